@@ -1,0 +1,57 @@
+"""Model surgery: BatchNorm layers whose running statistics gradients can reach, and back.
+
+Read in this order: `arithmetic` (the maths), `layer` (the learnable layer and its policies),
+`families` (its variants), `plan` (find and check), `convert` (swap and swap back). `context` holds
+the switch by which an engine keeps tracked statistics in the graph. This package imports torch
+only, and nothing else of dd_plugin.
+"""
+
+from dd_plugin.bn.context import statistics_in_graph
+from dd_plugin.bn.convert import (
+    ConversionUndoneWarning,
+    convert_bn,
+    converted_layers,
+    revert_bn,
+    tracking_tensors,
+    undone_layers,
+    warn_if_undone,
+)
+from dd_plugin.bn.families import learnable_class
+from dd_plugin.bn.layer import (
+    LearnableBatchNorm1d,
+    LearnableBatchNorm2d,
+    LearnableBatchNorm3d,
+    LearnableStatistics,
+    Statistics,
+    TrainWith,
+)
+from dd_plugin.bn.plan import (
+    ConversionPlan,
+    NoBatchNormFoundError,
+    PlannedLayer,
+    UnsupportedBatchNormError,
+    plan_conversion,
+)
+
+__all__ = [
+    "ConversionPlan",
+    "ConversionUndoneWarning",
+    "LearnableBatchNorm1d",
+    "LearnableBatchNorm2d",
+    "LearnableBatchNorm3d",
+    "LearnableStatistics",
+    "NoBatchNormFoundError",
+    "PlannedLayer",
+    "Statistics",
+    "TrainWith",
+    "UnsupportedBatchNormError",
+    "convert_bn",
+    "converted_layers",
+    "learnable_class",
+    "plan_conversion",
+    "revert_bn",
+    "statistics_in_graph",
+    "tracking_tensors",
+    "undone_layers",
+    "warn_if_undone",
+]

@@ -1,0 +1,172 @@
+"""`convert_bn` and `revert_bn`: the surgery itself.
+
+Converting a layer gives the same object another class (as `torch.nn.utils.parametrize` does) and
+makes its running statistics what the policy says. The object is not replaced, so everything that
+hangs on it stays: hooks, names, parents that share it, parameters an optimizer holds, training
+flag, device, dtype. The class remembers the stock class, which is all the record that the way back
+needs; a note on the model lists what was converted, so that layers which some other utility has
+replaced since can be pointed out.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dd_plugin.bn.families import learnable_class
+from dd_plugin.bn.layer import LearnableStatistics, Statistics, TrainWith
+from dd_plugin.bn.plan import (
+    Patterns,
+    UnsupportedBatchNormError,
+    check_is_module,
+    plan_conversion,
+)
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_NOTE = "_dd_plugin_converted"
+
+
+class ConversionUndoneWarning(UserWarning):
+    """Layers that were converted are stock layers again, and not through `revert_bn`."""
+
+
+def convert_bn(
+    model: Model,
+    statistics: Statistics = "learned",
+    train_with: TrainWith = "batch",
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    missing_ok: bool = False,
+) -> Model:
+    """Give every BatchNorm-type layer of a model running statistics that gradients can reach.
+
+    In place. Outputs do not change in either mode (``train_with="running"`` changes train mode),
+    nor do ``state_dict`` keys; weights, optimizers, hooks and names stay valid. Frozen layers
+    (torchvision's, timm's, the DETR family's) normalise with running statistics in both modes
+    whatever the policy, as they always did.
+
+    Args:
+        model: any module; a BatchNorm layer itself is fine.
+        statistics: who moves ``running_mean`` and ``running_var``: ``"learned"`` makes them
+            parameters, ``"tracked"`` the moving average of training steps, ``"frozen"`` nobody.
+        train_with: what train mode normalises with, the ``"batch"`` or the ``"running"``
+            statistics. Eval mode always uses the running ones.
+        include: convert only layers whose qualified name matches this pattern, or one of these
+            (shell style, ``*`` crosses dots; a pattern also matches everything below a module).
+        exclude: leave these out; stronger than ``include``.
+        missing_ok: return the model unchanged, instead of raising, where nothing is to convert.
+
+    Returns:
+        ``model`` itself. Layers that are converted already are switched to the policy; with the
+        same policy nothing changes.
+
+    Raises:
+        NoBatchNormFoundError: nothing to convert, or a pattern that matches nothing.
+        UnsupportedBatchNormError: a selected layer cannot be converted (TorchScript, lazy and not
+            materialised, an unknown class, ...). The model is untouched then.
+        ValueError, TypeError: an argument is not as described.
+    """
+    plan = plan_conversion(
+        model, statistics, train_with, include=include, exclude=exclude, missing_ok=missing_ok
+    )
+    warn_if_undone(model)
+    for planned in plan.layers:
+        layer: Any = planned.layer
+        if not isinstance(layer, LearnableStatistics):
+            layer.__class__ = learnable_class(planned.stock_class, planned.family)
+        layer.install_policy(statistics, train_with)
+    _write_note(model)
+    return model
+
+
+def revert_bn(model: Model) -> Model:
+    """Turn every layer that `convert_bn` made back into its stock class, statistics kept.
+
+    In place. Eval-mode outputs do not change: what was learned, tracked and corrected is folded
+    into ``running_mean`` and ``running_var``, a learned momentum into ``momentum``. A model
+    without converted layers is returned as it is.
+
+    Returns:
+        ``model`` itself, with the classes and buffers it had before `convert_bn`.
+
+    Raises:
+        UnsupportedBatchNormError: a layer was parametrized after its conversion.
+    """
+    check_is_module(model)
+    layers = converted_layers(model)
+    for name, layer in layers.items():
+        if parametrize.is_parametrized(layer):
+            raise UnsupportedBatchNormError(
+                f"cannot revert {name!r}: it was parametrized after convert_bn; call "
+                "torch.nn.utils.parametrize.remove_parametrizations on it first."
+            )
+    warn_if_undone(model)
+    for layer in layers.values():
+        layer.remove_policy()
+        del layer.train_with
+        layer.__class__ = layer.stock_class  # type: ignore[assignment]
+    for module in model.modules():
+        module.__dict__.pop(_NOTE, None)
+    return model
+
+
+def converted_layers(model: nn.Module) -> dict[str, LearnableStatistics]:
+    """The converted layers of a model: qualified name to layer, each once."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, LearnableStatistics)}
+
+
+def tracking_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The momentum shifts and corrections of all tracked layers: qualified name to scalar.
+
+    They are buffers with a gradient only on request. To learn them with an ordinary optimizer,
+    call ``requires_grad_()`` on them; under `torch.func.functional_call` pass tensors by these
+    names.
+    """
+    return {
+        f"{name}.{correction}" if name else correction: layer.get_buffer(correction)
+        for name, layer in converted_layers(model).items()
+        if layer.statistics == "tracked"
+        for correction in layer.correction_names()
+    }
+
+
+def undone_layers(model: nn.Module) -> dict[str, str]:
+    """Layers that `convert_bn` converted and that something else has replaced since.
+
+    Returns:
+        Qualified name to the name of the class that is there now. A layer that is gone altogether
+        is not listed.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {
+        name: type(modules[name]).__name__
+        for name in model.__dict__.get(_NOTE, ())
+        if name in modules
+        and not isinstance(modules[name], LearnableStatistics)
+        and "Norm" in type(modules[name]).__name__
+    }
+
+
+def warn_if_undone(model: nn.Module) -> None:
+    """Warn of `undone_layers`: their statistics are out of reach of gradients again."""
+    undone = undone_layers(model)
+    if undone:
+        name, kind = next(iter(undone.items()))
+        warnings.warn(
+            f"{len(undone)} layer(s) converted by convert_bn have been replaced since, {name!r} "
+            f"for one is a {kind} now: utilities such as freeze_batch_norm_2d and "
+            "convert_sync_batchnorm build new layers. Call them before convert_bn.",
+            ConversionUndoneWarning,
+            stacklevel=3,
+        )
+
+
+def _write_note(model: nn.Module) -> None:
+    names = tuple(converted_layers(model))
+    if names:
+        model.__dict__[_NOTE] = names
