@@ -248,8 +248,10 @@ class LearnableStatistics(nn.Module):
         momentum: float | Tensor
         if self.momentum is not None:
             momentum = self.momentum
+        elif batches is None:  # nothing to count with; the stock layer does not move then either
+            momentum = 0.0
         else:  # the cumulative average
-            assert batches is not None and self.running_var is not None
+            assert self.running_var is not None
             momentum = 1.0 / batches.to(arithmetic.at_least_float32(self.running_var).dtype)
         return arithmetic.effective_momentum(momentum, self.momentum_shift)
 
