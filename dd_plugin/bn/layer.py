@@ -361,15 +361,18 @@ class LearnableBatchNorm1d(LearnableStatistics, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` with learnable statistics: input ``(N, C)`` or ``(N, C, L)``."""
 
     stock_class = nn.BatchNorm1d
+    __module__ = nn.BatchNorm1d.__module__  # torch.fx takes modules of torch.nn as leaves
 
 
 class LearnableBatchNorm2d(LearnableStatistics, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` with learnable statistics: input ``(N, C, H, W)``."""
 
     stock_class = nn.BatchNorm2d
+    __module__ = nn.BatchNorm2d.__module__  # torch.fx takes modules of torch.nn as leaves
 
 
 class LearnableBatchNorm3d(LearnableStatistics, nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d` with learnable statistics: input ``(N, C, D, H, W)``."""
 
     stock_class = nn.BatchNorm3d
+    __module__ = nn.BatchNorm3d.__module__  # torch.fx takes modules of torch.nn as leaves
