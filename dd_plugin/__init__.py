@@ -1,0 +1,38 @@
+"""The public names of dd_plugin, and the version.
+
+Everything a user imports comes from here; the parts behind it (see CONTRIBUTING.md for their order)
+are where the names live. A name is imported when it is first used, so that `import dd_plugin`, and
+with it `dd-plugin --help`, does not pay for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dd_plugin.bn import NoBatchNormFoundError as NoBatchNormFoundError
+    from dd_plugin.bn import convert_bn as convert_bn
+    from dd_plugin.bn import revert_bn as revert_bn
+
+__version__ = "0.1.0.dev0"
+
+# Public name -> the part that holds it.
+_HOMES = {
+    "NoBatchNormFoundError": "dd_plugin.bn",
+    "convert_bn": "dd_plugin.bn",
+    "revert_bn": "dd_plugin.bn",
+}
+
+__all__ = ["NoBatchNormFoundError", "__version__", "convert_bn", "revert_bn"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,76 @@
+"""The `dd-plugin` command: finds the subcommand and hands over to its file.
+
+Top of the import order. Each subcommand is one module of this package with two functions:
+`add_arguments(parser)`, which is light, and `run(args) -> int`, inside which the heavy imports are.
+Only the module of the subcommand that was asked for is imported at all. To add one, write the
+module and name it in `_COMMANDS`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dd_plugin import __version__
+from dd_plugin.cli.errors import CommandError
+
+# Subcommand -> its line in `dd-plugin --help`. The module has the same name.
+_COMMANDS = {
+    "inspect": "show what convert_bn would convert in a model",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+        argv: The words after the program's name; those of the process when not given.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can mend, told in one line on stderr.
+
+    Raises:
+        SystemExit: From argparse, after `--help`, `--version` or a wrong option.
+        CommandError: Instead of the one line, with `--debug`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(words)
+    args = parser.parse_args(words)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        code: int = import_module(f"{__name__}.{args.command}").run(args)
+        sys.stdout.flush()
+    except CommandError as error:
+        if args.debug:
+            raise
+        print(f"dd-plugin {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it flushes
+        # stdout at exit, unless stdout is somewhere else by then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for `words`: options are filled in for the subcommands that `words` name."""
+    parser = argparse.ArgumentParser(
+        prog="dd-plugin",
+        description="Dataset distillation for timm and Hugging Face vision models.",
+    )
+    parser.add_argument("--version", action="version", version=f"dd-plugin {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name in words:
+            import_module(f"{__name__}.{name}").add_arguments(command)
+        command.add_argument(
+            "--debug", action="store_true", help="show the whole traceback of an error"
+        )
+    return parser

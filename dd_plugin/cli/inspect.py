@@ -1,0 +1,218 @@
+"""`dd-plugin inspect MODEL`: what `convert_bn` would do to a model, without doing it.
+
+Loads the model, asks `dd_plugin.bn` for the plan of the conversion and `dd_plugin.bilevel` for what
+needs help under second derivatives, and prints both, as tables or as JSON. The model is not
+changed.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from dd_plugin.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Report = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `inspect`; the choices are those of `convert_bn`."""
+    parser.description = (
+        "Show which layers of a model convert_bn would convert, which other normalisations it has, "
+        "and which of its parts need help under second derivatives. Nothing is changed."
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="timm/NAME, a Hugging Face Hub id, or a local folder"
+    )
+    parser.add_argument(
+        "--statistics",
+        choices=["learned", "tracked", "frozen"],
+        default="learned",
+        help="what moves the running statistics (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--train-with",
+        choices=["batch", "running"],
+        default="batch",
+        help="which statistics train mode normalises with (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--include", metavar="PATTERN", nargs="+", help="convert only layers whose name matches"
+    )
+    parser.add_argument(
+        "--exclude", metavar="PATTERN", nargs="+", help="leave layers whose name matches"
+    )
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="load the weights too (may download them; the answer is the same for most models)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report on `args.model`.
+
+    Returns:
+        0, also for a model without BatchNorm, since saying so is the answer.
+
+    Raises:
+        CommandError: The model cannot be made, or a pattern is wrong.
+    """
+    from dd_plugin.models import ModelLoadError, load_model
+
+    _quiet_libraries()
+    try:
+        model = load_model(args.model, pretrained=args.pretrained)
+    except ModelLoadError as error:
+        raise CommandError(str(error)) from error
+    report = _report(model, args)
+    print(json.dumps(report, indent=2) if args.json else _tables(report))
+    return 0
+
+
+def stage_of(names: Iterable[str]) -> dict[str, str]:
+    """Groups layers into stages by their names alone.
+
+    A stage is the layer's name up to the first component that ends in a digit, its own component
+    left out: `layer1.0.bn1` is in `layer1`, `blocks.2.0.bn1` in `blocks.2`. What all names begin
+    with decides nothing, so a model called `mobilenet_v2` is not one stage.
+
+    Args:
+        names: Dotted names of layers.
+
+    Returns:
+        Name -> stage, in the order of `names`.
+    """
+    paths = {name: name.split(".") for name in names}
+    shared = _shared_beginning(list(paths.values()))
+    stages = {}
+    for name, path in paths.items():
+        parents = path[:-1]
+        stops = (
+            place for place, part in enumerate(parents) if place >= shared and part[-1:].isdigit()
+        )
+        stages[name] = ".".join(parents[: next(stops, len(parents)) + 1]) or name
+    return stages
+
+
+def _shared_beginning(paths: list[list[str]]) -> int:
+    """How many components all of several paths begin with."""
+    if len(paths) < 2:
+        return 0
+    return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
+
+
+def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
+    planned = _planned(model, args)
+    all_of_them = _planned(
+        model, argparse.Namespace(**{**vars(args), "include": None, "exclude": None})
+    )
+    others = {
+        name: module
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and name not in all_of_them
+        and not any(name.startswith(f"{layer}.") for layer in all_of_them)
+    }
+    return {
+        "model": args.model,
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "policy": {
+            "statistics": args.statistics,
+            "train_with": args.train_with,
+            "include": args.include,
+            "exclude": args.exclude,
+        },
+        "convert": {
+            "layers": len(planned),
+            "by_class": _by_class(planned.values()),
+            "by_stage": dict(Counter(stage_of(planned).values())),
+        },
+        "left_by_pattern": sorted(all_of_them.keys() - planned.keys()),
+        "other_normalisations": _by_class(others.values()),
+        "second_order": _second_order(model),
+    }
+
+
+def _planned(model: "nn.Module", args: argparse.Namespace) -> "dict[str, nn.Module]":
+    """Name -> layer of everything that `convert_bn` with the options in `args` would convert."""
+    from dd_plugin.bn import plan_conversion
+
+    try:
+        plan = plan_conversion(
+            model,
+            statistics=args.statistics,
+            train_with=args.train_with,
+            include=args.include,
+            exclude=args.exclude,
+            missing_ok=True,
+        )
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"convert_bn would refuse {args.model!r}: {error}") from error
+    return {step.name: step.layer for step in plan}
+
+
+def _second_order(model: "nn.Module") -> list[dict[str, Any]]:
+    """What `dd_plugin.bilevel.second_order` would replace or switch off while the engine runs."""
+    from dd_plugin.bilevel.second_order import second_order_needs
+
+    return [dict(need) for need in second_order_needs(model)]
+
+
+def _by_class(modules: "Iterable[nn.Module]") -> dict[str, int]:
+    return dict(Counter(type(module).__name__ for module in modules).most_common())
+
+
+def _quiet_libraries() -> None:
+    """No progress bars or notices of other libraries between the lines of a report."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("timm").setLevel(logging.ERROR)
+
+
+def _tables(report: Report) -> str:
+    policy, convert = report["policy"], report["convert"]
+    lines = [
+        f"{report['model']}: {report['class']}, {report['parameters']:,} parameters",
+        f"policy: statistics={policy['statistics']!r}, train_with={policy['train_with']!r}"
+        + "".join(f", {side}={policy[side]!r}" for side in ("include", "exclude") if policy[side]),
+        "",
+    ]
+    if convert["layers"]:
+        lines += [f"convert_bn would convert {_count(convert['layers'], 'layer')}", ""]
+        lines += [*_table("class", convert["by_class"]), ""]
+        lines += _table("stage", convert["by_stage"])
+    else:
+        lines += ["convert_bn would convert nothing: no BatchNorm-type layer was found"]
+    if report["left_by_pattern"]:
+        lines += ["", f"left as they are by pattern: {', '.join(report['left_by_pattern'])}"]
+    lines += ["", "other normalisations, left as they are"]
+    lines += _table("class", report["other_normalisations"])
+    lines += ["", "second derivatives: parts that need help, given while the engine runs"]
+    lines += [
+        "  " + "  ".join(str(value) for value in need.values()) for need in report["second_order"]
+    ] or ["  none"]
+    return "\n".join(lines)
+
+
+def _table(title: str, counts: Mapping[str, int]) -> list[str]:
+    if not counts:
+        return ["  none"]
+    width = max(len(name) for name in [*counts, title])
+    rows = [f"  {name:<{width}}  {count:>6}" for name, count in counts.items()]
+    return [f"  {title:<{width}}  layers", f"  {'-' * width}  ------", *rows]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

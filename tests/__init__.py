@@ -1,0 +1,1 @@
+"""The test suite; its folders and files mirror those of `dd_plugin`."""

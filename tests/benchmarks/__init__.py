@@ -1,0 +1,1 @@
+"""Programs that measure; run by name (`python -m tests.benchmarks.NAME`), not by pytest."""

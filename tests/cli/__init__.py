@@ -1,0 +1,1 @@
+"""Tests of the subcommands, through `main` as the console script calls it."""

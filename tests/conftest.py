@@ -1,0 +1,51 @@
+"""What holds for every test: no network, one thread per worker, the same seeds.
+
+The environment is set before anything imports torch or huggingface_hub, since both read it then;
+processes that a test starts inherit it.
+"""
+
+import os
+import random
+import socket
+
+_ENVIRONMENT = {
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker is one of several on the machine's cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    """Every test draws the same numbers whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the global state
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """A connection to another machine fails the test that makes it; loopback is allowed."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = address[0]
+            if host not in ("localhost", "::1") and not host.startswith("127."):
+                raise OSError(f"tests make no network connections, got one to {host!r}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
