@@ -125,7 +125,9 @@ def effective_momentum(momentum: float | Tensor, shift: Tensor) -> Tensor:
     return odds / (1 - momentum + odds)
 
 
-def moving_average(running: Tensor, observed: Tensor, momentum: float | Tensor) -> Tensor:
+def moving_average(
+    running: Tensor, observed: Tensor, momentum: float | Tensor
+) -> Tensor:
     """``(1 - momentum) * running + momentum * observed`` in the dtype of ``running``."""
     return ((1 - momentum) * running + momentum * observed).to(running.dtype)
 
