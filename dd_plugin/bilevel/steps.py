@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from dd_plugin.bilevel.compile import CompiledFunction, warn_of_failure
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, PullResult, RunState, SweepResult
 from dd_plugin.bilevel.randomness import DrawSpec, predraw
+from dd_plugin.bilevel.second_order import missing_rule_operation
 
 
 class Steps:
@@ -31,7 +34,27 @@ class Steps:
         self.specs = specs
 
     def _run(self, name: str, eager: Callable[..., Any], *args: Any, noise_at: int = -1) -> Any:
-        return eager(*args)
+        """Run a function compiled, if the problem is to be compiled and it can be."""
+        problem = self.problem
+        if not problem.compile:
+            return eager(*args)
+        if noise_at >= 0:
+            numbers = self._numbers(args[noise_at])
+            drawn = (*args[:noise_at], numbers, *args[noise_at + 1 :])
+        else:
+            drawn = args
+        leaves = pytree.tree_leaves(drawn)
+        key = (name, len(leaves), *(leaf.shape for leaf in leaves if isinstance(leaf, Tensor)))
+        try:
+            if key not in problem.compiled:
+                problem.compiled[key] = CompiledFunction(getattr(problem, name), drawn)
+            return problem.compiled[key](*drawn)
+        except Exception as error:  # noqa: BLE001 - whatever the compiler raises, eager still runs
+            if name == "sweep" and missing_rule_operation(error) is not None:
+                raise
+            warn_of_failure(name, error)
+            problem.compile = False
+            return eager(*args)
 
     def gradient(
         self, state: RunState, constants: Tensors, batch: Batch, noise: int
@@ -80,7 +103,11 @@ class Steps:
         self, state: RunState, constants: Tensors, batch: Batch, noise: int
     ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """(Λ, θ̄, s̄, adjoint of the constants)."""
-        return self._run("outer", self.problem.outer, *self._args(state, constants, batch, noise))
+        args = self._args(state, constants, batch, noise)
+        if self.problem.outer_training:
+            # The random numbers of `specs` have the shape of an inner batch.
+            return self.problem.outer(*args)
+        return self._run("outer", self.problem.outer, *args[:-1], [])
 
     def _args(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> Any:
         return (
