@@ -155,7 +155,7 @@ class Schedule:
         self.given: dict[str, Any] = items
         self._values: dict[str, Tensor] = {}
         for group, item in items.items():
-            t = torch.as_tensor(item).detach().to(dtype=like.dtype, device=like.device)
+            t = torch.as_tensor(item, dtype=like.dtype, device=like.device).detach()
             allowed = [(), (steps,)] if per_step else [()]
             if tuple(t.shape) not in allowed:
                 raise ValueError(

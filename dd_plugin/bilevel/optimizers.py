@@ -183,8 +183,8 @@ def sgd(
                 share: Any = g
                 if "dampening" in hyper:
                     # The first gradient enters whole.
-                    first = state["count"] == 0
-                    share = torch.where(first, 1.0, 1 - hyper["dampening"][name]).to(g.dtype) * g
+                    later = (state["count"] > 0).to(g.dtype)
+                    share = (1 - hyper["dampening"][name] * later) * g
                 buffer = mu * state["momentum"][name] + share
                 new_state["momentum"][name] = buffer
                 g = g + mu * buffer if nesterov else buffer

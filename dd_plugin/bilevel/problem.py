@@ -349,10 +349,41 @@ class BilevelProblem:
         return value, *bars
 
 
-def _gradients(value: Tensor, leaves: Tensors) -> Tensors:
+    def outer_eager(
+        self,
+        parameters: Tensors,
+        statistics: Tensors,
+        counters: Tensors,
+        constants: Tensors,
+        fixed: Tensors,
+        images: Tensor,
+        labels: Tensor,
+        noise: Sequence[Tensor] | int,
+    ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+        """As `outer`, by torch's own autograd."""
+        with torch.enable_grad():
+            theta, s, c = (
+                {n: t.detach().requires_grad_() for n, t in tree.items()}
+                for tree in (parameters, statistics, constants)
+            )
+            state = (theta, s, counters, c)
+            value, _ = self._loss(
+                self.outer_loss, state, fixed, images, labels, noise, self.outer_training, True
+            )
+            wanted = [*theta.values(), *s.values(), *c.values()]
+            slopes = iter(_gradients(value, dict(enumerate(wanted))).values())
+        return (
+            value.detach(),
+            {n: next(slopes) for n in theta},
+            {n: next(slopes) for n in s},
+            {n: next(slopes) for n in c},
+        )
+
+
+def _gradients(value: Tensor, leaves: dict[Any, Tensor]) -> dict[Any, Tensor]:
     if not value.requires_grad:
         raise ValueError(
-            "the inner loss does not depend on any trainable parameter; it must not be detached, "
+            "the loss does not depend on any trainable parameter; it must not be detached, "
             "and the layers that are trained must have requires_grad"
         )
     found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)

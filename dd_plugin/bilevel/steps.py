@@ -106,8 +106,8 @@ class Steps:
         args = self._args(state, constants, batch, noise)
         if self.problem.outer_training:
             # The random numbers of `specs` have the shape of an inner batch.
-            return self.problem.outer(*args)
-        return self._run("outer", self.problem.outer, *args[:-1], [])
+            return self.problem.outer_eager(*args)
+        return self._run("outer", self.problem.outer_eager, *args[:-1], [])
 
     def _args(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> Any:
         return (
