@@ -39,7 +39,8 @@ class Steps:
         if not problem.compile:
             return eager(*args)
         if noise_at >= 0:
-            numbers = self._numbers(args[noise_at])
+            # The outer loss is compiled in eval mode, where models draw nothing.
+            numbers = [] if name == "outer" else self._numbers(args[noise_at])
             drawn = (*args[:noise_at], numbers, *args[noise_at + 1 :])
         else:
             drawn = args
@@ -107,7 +108,7 @@ class Steps:
         if self.problem.outer_training:
             # The random numbers of `specs` have the shape of an inner batch.
             return self.problem.outer_eager(*args)
-        return self._run("outer", self.problem.outer_eager, *args[:-1], [])
+        return self._run("outer", self.problem.outer_eager, *args, noise_at=7)
 
     def _args(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> Any:
         return (

@@ -17,10 +17,10 @@ ROLES = (
 )
 
 
-def convnet(width=3, classes=3, dropout=0.0):
-    """Two blocks with BatchNorm for images of 8x8, no bias where BatchNorm would cancel it."""
+def convnet(width=3, classes=3, dropout=0.0, blocks=2):
+    """Blocks with BatchNorm for images of 8x8, no bias where BatchNorm would cancel it."""
     layers, channels = [], 3
-    for _ in range(2):
+    for _ in range(blocks):
         layers += [
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
@@ -29,7 +29,7 @@ def convnet(width=3, classes=3, dropout=0.0):
         ]
         channels = width
     drop = [nn.Dropout(dropout)] if dropout else []
-    return nn.Sequential(*layers, *drop, nn.Flatten(), nn.Linear(width * 4, classes)).double()
+    return nn.Sequential(*layers, *drop, nn.Flatten(), nn.Linear(width * (8 >> blocks) ** 2, classes)).double()
 
 
 def soft_batches(steps, size=6, classes=3, shape=(3, 8, 8)):

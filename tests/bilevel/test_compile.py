@@ -12,7 +12,7 @@ from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_erro
     ("optimizer", "policy"), [(sgd(0.9), None), (adam(), ("tracked", "batch"))]
 )
 def test_compiled_equals_the_whole_graph_and_compiles_once(optimizer, policy):
-    model = convnet(width=2, dropout=0.4)
+    model = convnet(width=2, dropout=0.4, blocks=1)
     if policy is not None:
         convert_bn(model, *policy)
     problem = BilevelProblem(model, optimizer=optimizer, compile=True)
@@ -37,7 +37,7 @@ class _Branching(nn.Module):
 
 
 def test_what_cannot_be_compiled_runs_eagerly_with_one_warning():
-    model = nn.Sequential(*convnet(), _Branching())
+    model = nn.Sequential(*convnet(blocks=1), _Branching())
     problem = BilevelProblem(model, compile=True)
     batches, outer = soft_batches(2), hard_batch()
     with pytest.warns(CompileWarning, match="runs eagerly from here on") as caught:

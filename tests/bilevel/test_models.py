@@ -6,6 +6,7 @@ import transformers
 from dd_plugin.bilevel import BilevelProblem, adam, hypergradient, sgd
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import (
+    ROLES,
     assert_unchanged,
     frozen_copy,
     hard_batch,
@@ -61,7 +62,10 @@ def test_models_of_the_ecosystem(make, converted):
         for method in ("mixed", "reverse"):
             result = hypergradient(problem, batches, outer, step_size=0.02, method=method)
             assert result.method == method
-            error, where = worst_error(result, oracle)
+            # Where a weight's gradient is 0 (behind a gamma that starts at 0), Adam's second moment
+            # starts in the singularity of the square root: its adjoint is no check.
+            roles = ROLES if optimizer.name == "sgd" else set(ROLES) - {"optimizer_state"}
+            error, where = worst_error(result, oracle, roles)
             assert error < 1e-9, (method, optimizer.name, where)
     assert_unchanged(model, before)
 
