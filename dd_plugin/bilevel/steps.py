@@ -105,7 +105,7 @@ class Steps:
     ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """(Λ, θ̄, s̄, adjoint of the constants)."""
         args = self._args(state, constants, batch, noise)
-        if self.problem.outer_training:
+        if self.problem.outer_training and self.specs:
             # The random numbers of `specs` have the shape of an inner batch.
             return self.problem.outer_eager(*args)
         return self._run("outer", self.problem.outer_eager, *args, noise_at=7)
