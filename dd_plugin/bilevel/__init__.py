@@ -7,6 +7,8 @@ prepare ordinary models for it. The engine knows tensors and modules; images, da
 processes are other parts' business.
 """
 
+from dd_plugin.bilevel.compile import CompileWarning
+from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, initial_state
 from dd_plugin.bilevel.functional import FunctionalModel, logits_of
 from dd_plugin.bilevel.hypergradient import (
     BatchGradient,
@@ -28,7 +30,9 @@ from dd_plugin.bilevel.windows import Full, Last, Random, Window
 __all__ = [
     "BatchGradient",
     "BilevelProblem",
+    "CompileWarning",
     "Device",
+    "EnsembleHypergradient",
     "Full",
     "FunctionalModel",
     "Host",
@@ -46,6 +50,8 @@ __all__ = [
     "adamw",
     "cross_entropy",
     "hypergradient",
+    "hypergradients",
+    "initial_state",
     "logits_of",
     "missing_rule_operation",
     "second_order",

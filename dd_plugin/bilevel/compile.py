@@ -22,11 +22,9 @@ from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.graph_passes import clean
 
-
-# The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers run
-# through contiguous memory, which channels_last, the compiler's own choice, does not give them;
-# and inlining what is read in several places saves passes over activations (measured in
-# docs/concepts/engine.md).
+# The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
+# run through contiguous memory, which channels_last, the compiler's own choice, does not give
+# them; and inlining what is read in several places saves passes over activations.
 _CPU = {
     "layout_optimization": False,
     "realize_reads_threshold": 1000,

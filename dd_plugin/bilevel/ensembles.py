@@ -172,7 +172,8 @@ class BatchedProblem(BilevelProblem):
 
     def gradient(self, *args: Any) -> Any:
         """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""
-        run = vmap(super().gradient, in_dims=(0, 0, 0, None, None, None, None, 0))
+        one: Any = super().gradient
+        run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, 0))
         return run(*args[:7], self._noise(args[7]))
 
     def gradient_eager(self, *args: Any) -> Any:
@@ -188,12 +189,13 @@ class BatchedProblem(BilevelProblem):
             return {k: v for k, v in found.items() if v is not None}
 
         found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7]), *args[8:])
-        shared = {
+        shared: dict[str, Any] = {
             k: pytree.tree_map(lambda t: t.sum(0), found[k])
             for k in ("constants", "images", "labels")
             if k in found
         }
-        return SweepResult(**{"labels": None, **found, **shared})
+        bars: dict[str, Any] = {"labels": None, **found, **shared}
+        return SweepResult(**bars)
 
     def sweep_reverse(self, *args: Any) -> SweepResult:
         """Not batched.
@@ -201,17 +203,16 @@ class BatchedProblem(BilevelProblem):
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError(
-            'method="reverse" runs networks one by one; use mode="sequential"'
-        )
+        raise RuntimeError('method="reverse" runs networks one by one; use mode="sequential"')
 
     def outer(self, *args: Any) -> Any:
-        """See `BilevelProblem.outer`; of the mean over the networks."""
-        run = vmap(super().outer, in_dims=(0, 0, 0, None, None, None, None, None))
+        """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""
+        one: Any = super().outer
+        run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, None))
         value, theta, s, c = run(*args[:7], [])
         c = pytree.tree_map(lambda t: t.sum(0), c)
         bars = pytree.tree_map(lambda t: t / self.networks, (theta, s, c))
-        return value.mean(), *bars
+        return value, *bars
 
     def outer_eager(self, *args: Any) -> Any:
         """As `outer`."""
@@ -251,8 +252,8 @@ def _batched(
 
     own_bars = pytree.tree_map(lambda t: t * count, (result.parameters, result.statistics))
     return EnsembleHypergradient(
-        mean=result,
-        outer_losses=result.outer_loss.expand(count),
+        mean=replace(result, outer_loss=result.outer_loss.mean()),
+        outer_losses=result.outer_loss,
         finals=each(result.final),
         parameters=each(own_bars[0]),
         statistics=each(own_bars[1]),

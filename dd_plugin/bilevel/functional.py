@@ -8,7 +8,7 @@ have in an inner training run:
 | ``parameters`` | what the inner optimizer trains | θ |
 | ``statistics`` | floating buffers that each training step moves (running mean and variance) | s |
 | ``counters`` | integer buffers that each step moves (``num_batches_tracked``) | beside s |
-| ``constants`` | held during the run, with a gradient: learned or frozen statistics, tracking scalars | outer variables |
+| ``constants`` | held, with a gradient: learned or frozen statistics, tracking scalars | none |
 | ``fixed`` | everything else: index tables, frozen weights | none |
 
 It works on a private copy of the module's structure that shares the tensors, so flags, caches and

@@ -126,7 +126,7 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
     if target in _ZERO_MAKERS:
         return True
     if target in (aten.full.default, aten.full_like.default):
-        return args[1] == 0 and not isinstance(args[1], bool)
+        return not isinstance(args[1], bool) and args[1] in (0, 0.0)
     if target is operator.getitem or target in _LINEAR:
         return args[0] in zeros
     if target in _BILINEAR:
@@ -148,13 +148,9 @@ def _same_kind(a: Any, b: Node) -> bool:
     if not isinstance(a, Node):
         return False
     x, y = a.meta.get("val"), b.meta.get("val")
-    return (
-        isinstance(x, Tensor)
-        and isinstance(y, Tensor)
-        and x.shape == y.shape
-        and x.dtype == y.dtype
-        and x.stride() == y.stride()
-    )
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        return False
+    return (x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride())
 
 
 def _drop_summand(node: Node, zeros: set[Node]) -> None:

@@ -54,7 +54,7 @@ class Hypergradient:
     """What `hypergradient` returns. All tensors are detached.
 
     Attributes:
-        outer_loss: 0-d; the mean over networks where there are several.
+        outer_loss: 0-d.
         inner_losses: the inner loss of every step that was run, ``(steps,)`` or
             ``(steps, networks)``.
         finite: whether every loss and every gradient is finite. If not, nothing should be done
@@ -108,6 +108,7 @@ def hypergradient(
     method: Method = "mixed",
     storage: Storage | None = None,
     seed: int = 0,
+    model_seed: int | None = None,
     initial: RunState | None = None,
     parameters: Tensors | None = None,
     statistics: Tensors | None = None,
@@ -139,6 +140,8 @@ def hypergradient(
         storage: how the trajectory is kept: `Device` (default), `Host` or `Recompute`.
         seed: decides every random number of the run: of the model, of a function ``batches``, of
             a random window. Change it from one outer step to the next.
+        model_seed: decides the model's own random numbers instead of ``seed``, for networks that
+            share everything else.
         initial: the state to start from, such as the ``final`` of another run; by default the
             model's own tensors and a fresh optimizer state.
         parameters: weights to start from instead, by name; those left out are the model's.
@@ -161,6 +164,7 @@ def hypergradient(
     if not isinstance(problem, BilevelProblem):
         problem = BilevelProblem(problem)
     run = _Run(problem, batches, outer_batch, step_size, steps, seed, hyperparameters, leaves)
+    run.seed = seed if model_seed is None else model_seed
     start, stop = (window or Full()).bounds(run.batches.steps, mix(seed, 1 << 40))
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         run.set_start(initial, parameters, statistics, constants)
@@ -329,7 +333,7 @@ class _Run:
         stacked = torch.stack(self.losses)
         fine = torch.isfinite(stacked).reshape(len(stacked), -1).all(1)
         self.first_nonfinite = None if bool(fine.all()) else int((~fine).nonzero()[0])
-        return self.first_nonfinite is None and bool(torch.isfinite(self.outer_loss))
+        return self.first_nonfinite is None and bool(torch.isfinite(self.outer_loss).all())
 
     # Backward.
 
@@ -426,10 +430,8 @@ class _Run:
         self.leaves.pull(pairs)
 
     def _fill_with_nan(self) -> None:
-        nan = {"nan": float("nan")}["nan"]
-
         def fill(tree: Any) -> Any:
-            return pytree.tree_map(lambda t: torch.full_like(t, nan), tree)
+            return pytree.tree_map(lambda t: torch.full_like(t, float("nan")), tree)
 
         self.theta_bar, self.s_bar = fill(self.state.parameters), fill(self.state.statistics)
         self.o_bar = fill(split_state(self.state.optimizer)[0])
@@ -487,7 +489,7 @@ class _Run:
         )
         sums = [t.sum() for t in everything if isinstance(t, Tensor)]
         fine = self.first_nonfinite is None and all(
-            bool(torch.isfinite(s)) for s in (self.outer_loss, *sums)
+            bool(torch.isfinite(s).all()) for s in (self.outer_loss, *sums)
         )
         return Hypergradient(
             outer_loss=self.outer_loss,

@@ -156,7 +156,9 @@ class BilevelProblem:
             )
             return value, (*moved, value)
 
-        g, (new_statistics, new_counters, value) = grad(loss, has_aux=True)(parameters, statistics)
+        differentiate: Any = grad(loss, has_aux=True)
+        found: Any = differentiate(parameters, statistics)
+        g, (new_statistics, new_counters, value) = found
         return g, new_statistics, new_counters, value
 
     def gradient_eager(
@@ -261,9 +263,9 @@ class BilevelProblem:
                 extra["labels"] = labels
             return grad(objective, argnums=(0, 1))(theta, extra)
 
-        _, (theta_bar, extra_bar) = jvp(
-            gradient, (parameters, tau), (gradients_bar, torch.ones_like(tau))
-        )
+        tangents = (gradients_bar, torch.ones_like(tau))
+        swept: Any = jvp(gradient, (parameters, tau), tangents)
+        theta_bar, extra_bar = swept[1]
         return SweepResult(
             theta_bar,
             extra_bar["statistics"],
@@ -347,7 +349,6 @@ class BilevelProblem:
 
         bars, value = grad(loss, argnums=(0, 1, 2), has_aux=True)(parameters, statistics, constants)
         return value, *bars
-
 
     def outer_eager(
         self,

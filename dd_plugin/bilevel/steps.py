@@ -50,7 +50,8 @@ class Steps:
             if key not in problem.compiled:
                 problem.compiled[key] = CompiledFunction(getattr(problem, name), drawn)
             return problem.compiled[key](*drawn)
-        except Exception as error:  # noqa: BLE001 - whatever the compiler raises, eager still runs
+        except Exception as error:
+            # Whatever the compiler raises: eager still runs, and raises what is the user's.
             if name == "sweep" and missing_rule_operation(error) is not None:
                 raise
             warn_of_failure(name, error)

@@ -71,7 +71,8 @@ def _batch_norm(
             if old is not None:
                 record.note(old, arithmetic.moving_average(record.latest(old), new, momentum))
         return y
-    assert running_mean is not None and running_var is not None
+    assert running_mean is not None
+    assert running_var is not None
     mean, var = record.latest(running_mean), record.latest(running_var)
     return arithmetic.normalize(input, mean, var, weight, bias, eps)
 

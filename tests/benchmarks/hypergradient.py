@@ -124,7 +124,7 @@ def runner(case: dict, device: str):
 
         return plain
     if name == "higher":
-        import higher
+        import higher  # type: ignore[import-untyped]
 
         def with_higher():
             images = x.clone().requires_grad_()
@@ -257,10 +257,23 @@ def compare(rows: list[dict], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write the results here, beside those of other cases that are there already",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="keep the gradients here, to compare them with those of later calls",
+    )
     parser.add_argument("--quick", action="store_true", help="K = 5 and 10 only")
-    parser.add_argument("--only", default="", help="only cases whose description contains all of "
-                        "these words, comma separated; several sets separated by ;")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="only cases whose description contains all of "
+        "these words, comma separated; several sets separated by ;",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds per case")
@@ -279,12 +292,16 @@ def main() -> None:
         text = " ".join(f"{key}={value}" for key, value in case.items())
         if any(all(word in text for word in words) for words in wanted):
             chosen.append(case)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    rows: list[dict] = []
+    if options.json and options.json.exists():
+        rows = json.loads(options.json.read_text())["rows"]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
         for case in chosen:
-            rows.append(run_apart(case, options, Path(folder)))
+            rows = [r for r in rows if any(r[key] != value for key, value in case.items())]
+            rows.append(run_apart(case, options, folder))
             print(json.dumps(rows[-1]), flush=True)
-        compare(rows, Path(folder))
+        compare(rows, folder)
     if options.json:
         about = {
             "command": "python -m tests.benchmarks.hypergradient " + " ".join(sys.argv[1:]),

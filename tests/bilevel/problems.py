@@ -29,7 +29,9 @@ def convnet(width=3, classes=3, dropout=0.0, blocks=2):
         ]
         channels = width
     drop = [nn.Dropout(dropout)] if dropout else []
-    return nn.Sequential(*layers, *drop, nn.Flatten(), nn.Linear(width * (8 >> blocks) ** 2, classes)).double()
+    return nn.Sequential(
+        *layers, *drop, nn.Flatten(), nn.Linear(width * (8 >> blocks) ** 2, classes)
+    ).double()
 
 
 def soft_batches(steps, size=6, classes=3, shape=(3, 8, 8)):

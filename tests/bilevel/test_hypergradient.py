@@ -274,13 +274,13 @@ def test_no_object_is_changed(method):
     model = _model("tracked", dropout=0.3).eval()
     batches, outer = soft_batches(2), hard_batch()
     before = frozen_copy(model)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     first = hypergradient(model, batches, outer, step_size=0.1, method=method)
     second = hypergradient(model, batches, outer, step_size=0.1, method=method)
     assert_unchanged(model, before)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
-    assert np.array_equal(states[2], np.random.get_state()[1])
+    assert np.array_equal(states[2], np.random.get_state()[1])  # noqa: NPY002
     assert worst_error(first, second)[0] == 0.0
     assert all(not t.requires_grad for t in first.parameters.values())
 

@@ -43,9 +43,7 @@ def test_every_step_is_that_of_torch(case, tensors):
     step_size = 0.05
     if tensors:
         step_size = torch.tensor(0.05, dtype=torch.float64)
-        hyper = {
-            k: torch.tensor(v, dtype=torch.float64) for k, v in ours.hyperparameters.items()
-        }
+        hyper = {k: torch.tensor(v, dtype=torch.float64) for k, v in ours.hyperparameters.items()}
     for step in range(6):
         gradients = _gradients(step)
         for name, leaf in leaves.items():
