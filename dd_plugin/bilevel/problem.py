@@ -221,8 +221,8 @@ class BilevelProblem:
             new, new_state = self.optimizer.update(g, {**floats, **counts}, theta, alpha, hyper)
             return new, split_state(new_state)[0]
 
-        _, back = vjp(step, gradients, floats, parameters, step_size, hyperparameters)
-        return PullResult(*back((parameters_bar, state_bar)))
+        pulled: Any = vjp(step, gradients, floats, parameters, step_size, hyperparameters)
+        return PullResult(*pulled[1]((parameters_bar, state_bar)))
 
     def sweep(
         self,
