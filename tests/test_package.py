@@ -67,13 +67,11 @@ def test_import_loads_no_heavy_library():
 
 
 @pytest.mark.parametrize("part", ["dd_plugin.bn", "dd_plugin.bilevel"])
-def test_the_lower_parts_load_torch_alone(part):
+def test_the_lower_parts_load_no_other_library(part):
     if importlib.util.find_spec(part) is None:
         pytest.skip(f"{part} is not part of this version")
     optional = {"accelerate", "datasets", "huggingface_hub", "timm", "torchvision", "transformers"}
-    loaded = loaded_by(f"import {part}")
-    assert "torch" in loaded
-    assert not optional & loaded
+    assert not optional & loaded_by(f"import {part}")
 
 
 def test_installed_version_is_the_one_in_the_source():

@@ -19,18 +19,20 @@ from torch.nn import functional as F
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
-def fused_kernel_is_exact() -> bool:
-    """Whether the fused kernel's derivative rules hold for whatever is being computed now.
+def fused_kernel_is_exact(x: Tensor) -> bool:
+    """Whether the fused kernel's derivative rules hold for what is being computed from ``x`` now.
 
     They hold in plain eager mode (first derivatives and double backward). Under a function
     transform, under forward-mode differentiation, and inside a compiled region (which may hold a
-    transform, and fuses plain arithmetic by itself) the plain formulas are used instead.
+    transform, and fuses plain arithmetic by itself) the plain formulas are used instead. So they
+    are for a batch of one: torch 2.15's CPU kernel then takes an incoming gradient that is a
+    transposed view for a contiguous one, and returns a wrong gradient.
     """
     if torch.compiler.is_compiling():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
-    return forward_ad._current_level < 0
+    return forward_ad._current_level < 0 and x.shape[0] > 1
 
 
 def positive(variance: Tensor) -> Tensor:
@@ -125,9 +127,7 @@ def effective_momentum(momentum: float | Tensor, shift: Tensor) -> Tensor:
     return odds / (1 - momentum + odds)
 
 
-def moving_average(
-    running: Tensor, observed: Tensor, momentum: float | Tensor
-) -> Tensor:
+def moving_average(running: Tensor, observed: Tensor, momentum: float | Tensor) -> Tensor:
     """``(1 - momentum) * running + momentum * observed`` in the dtype of ``running``."""
     return ((1 - momentum) * running + momentum * observed).to(running.dtype)
 

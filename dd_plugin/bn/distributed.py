@@ -20,7 +20,7 @@ class _SumOverProcesses(torch.autograd.Function):
     """``all_reduce(sum)``, whose tangent and cotangent are again sums over processes."""
 
     @staticmethod
-    def forward(x: Tensor, group: Any) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, group: Any) -> Tensor:
         total = x.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=group)
         return total
@@ -30,11 +30,11 @@ class _SumOverProcesses(torch.autograd.Function):
         ctx.group = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _SumOverProcesses.apply(grad, ctx.group), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return _SumOverProcesses.apply(tangent, ctx.group)
 
 

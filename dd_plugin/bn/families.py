@@ -73,6 +73,8 @@ class FrozenLearnable(LearnableStatistics):
 
     looks_at_batch = False
     num_batches_tracked = None
+    drop: nn.Module
+    act: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (N, C, H, W)``, then drop and activate where the stock class does."""
@@ -108,7 +110,8 @@ class EvoNormB0Learnable(LearnableStatistics):
             var = self._variance(y)
             left = arithmetic.per_channel(var.add(self.eps).sqrt(), x)
             y = y / torch.maximum(left, self._instance_term(y))
-        assert self.weight is not None and self.bias is not None
+        assert self.weight is not None
+        assert self.bias is not None
         weight, bias = (arithmetic.per_channel(p, x) for p in (self.weight, self.bias))
         return (y * weight + bias).to(x.dtype)
 
@@ -174,7 +177,7 @@ _READY_MADE: dict[type[nn.Module], type[LearnableStatistics]] = {
 
 
 @functools.cache
-def _family(stock: type[nn.Module]) -> Family | None:
+def _family(stock: Any) -> Family | None:
     """The family of a stock class: that of the nearest class in its ancestry which has one."""
     timm_layers = sys.modules.get("timm.layers")
     torchvision_misc = sys.modules.get("torchvision.ops.misc")
@@ -257,4 +260,5 @@ def learnable_class(stock: type[nn.Module], family: Family | None = None) -> typ
 def blank_layer(stock: type[nn.Module]) -> nn.Module:
     """A learnable layer without state, for unpickling and copying to fill."""
     made = learnable_class(stock)
-    return made.__new__(made)
+    layer: nn.Module = object.__new__(made)
+    return layer

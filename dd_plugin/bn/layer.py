@@ -70,14 +70,15 @@ class LearnableStatistics(nn.Module):
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any  # Tensor | None; stock classes declare more than that
+    bias: Any
     eps: float
     momentum: float | None
     track_running_stats: bool
     momentum_shift: Tensor
     mean_correction: Tensor
     var_correction: Tensor
+    _check_input_dim: Callable[[Tensor], None]
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class LearnableStatistics(nn.Module):
         return names + (["var_correction"] if "running_var" in present else [])
 
     def effective_statistics(self) -> dict[str, Tensor]:
-        """The statistics that eval mode normalises with: name to tensor ``(C,)``, differentiable."""
+        """What eval mode normalises with: name to tensor ``(C,)``, differentiable."""
         effective: dict[str, Tensor] = {}
         if self.running_mean is not None:
             effective["running_mean"] = self.running_mean
@@ -173,7 +174,7 @@ class LearnableStatistics(nn.Module):
         if self._normalizes_with_batch():
             return self._normalize_with_batch(x)
         effective = self.effective_statistics()
-        fused = arithmetic.fused_kernel_is_exact()
+        fused = arithmetic.fused_kernel_is_exact(x)
         normalize = arithmetic.fused_normalize if fused else arithmetic.normalize
         y = normalize(
             x,
@@ -211,10 +212,12 @@ class LearnableStatistics(nn.Module):
     def _normalize_with_batch(self, x: Tensor) -> Tensor:
         moves = self._moves_statistics()
         bias = self._bias_seen_by_ddp()
-        if arithmetic.fused_kernel_is_exact() and not (moves and statistics_are_in_graph()):
+        in_graph = moves and statistics_are_in_graph()
+        if arithmetic.fused_kernel_is_exact(x) and not in_graph:
             if not moves:
                 return F.batch_norm(x, None, None, self.weight, bias, True, 0.0, self.eps)
-            assert self.running_mean is not None and self.running_var is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
             # At momentum 1 the kernel leaves the batch's own mean and unbiased variance here.
             mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
             y = F.batch_norm(x, mean, var, self.weight, bias, True, 1.0, self.eps)
@@ -249,7 +252,8 @@ class LearnableStatistics(nn.Module):
         if self.momentum is not None:
             momentum = self.momentum
         else:  # the cumulative average
-            assert batches is not None and self.running_var is not None
+            assert batches is not None
+            assert self.running_var is not None
             momentum = 1.0 / batches.to(arithmetic.at_least_float32(self.running_var).dtype)
         return arithmetic.effective_momentum(momentum, self.momentum_shift)
 

@@ -109,40 +109,6 @@ def _shared_beginning(paths: list[list[str]]) -> int:
 
 
 def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
-    planned = _planned(model, args)
-    all_of_them = _planned(
-        model, argparse.Namespace(**{**vars(args), "include": None, "exclude": None})
-    )
-    others = {
-        name: module
-        for name, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-        and name not in all_of_them
-        and not any(name.startswith(f"{layer}.") for layer in all_of_them)
-    }
-    return {
-        "model": args.model,
-        "class": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "policy": {
-            "statistics": args.statistics,
-            "train_with": args.train_with,
-            "include": args.include,
-            "exclude": args.exclude,
-        },
-        "convert": {
-            "layers": len(planned),
-            "by_class": _by_class(planned.values()),
-            "by_stage": dict(Counter(stage_of(planned).values())),
-        },
-        "left_by_pattern": sorted(all_of_them.keys() - planned.keys()),
-        "other_normalisations": _by_class(others.values()),
-        "second_order": _second_order(model),
-    }
-
-
-def _planned(model: "nn.Module", args: argparse.Namespace) -> "dict[str, nn.Module]":
-    """Name -> layer of everything that `convert_bn` with the options in `args` would convert."""
     from dd_plugin.bn import plan_conversion
 
     try:
@@ -152,11 +118,32 @@ def _planned(model: "nn.Module", args: argparse.Namespace) -> "dict[str, nn.Modu
             train_with=args.train_with,
             include=args.include,
             exclude=args.exclude,
-            missing_ok=True,
+            # That a model has no BatchNorm is an answer; that a pattern matches nothing, a mistake.
+            missing_ok=not (args.include or args.exclude),
         )
     except (TypeError, ValueError) as error:
-        raise CommandError(f"convert_bn would refuse {args.model!r}: {error}") from error
-    return {step.name: step.layer for step in plan}
+        raise CommandError(f"{args.model}: {error}") from error
+    # The stages are the model's, whatever part of it a pattern selects.
+    stages = stage_of([*(planned.name for planned in plan.layers), *plan.unselected])
+    return {
+        "model": args.model,
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "policy": {
+            "statistics": plan.statistics,
+            "train_with": plan.train_with,
+            "include": args.include,
+            "exclude": args.exclude,
+        },
+        "convert": {
+            "layers": len(plan.layers),
+            "by_class": _counts(planned.stock_class.__name__ for planned in plan.layers),
+            "by_stage": _counts(stages[planned.name] for planned in plan.layers),
+        },
+        "left_by_pattern": list(plan.unselected),
+        "other_normalisations": plan.other_norms,
+        "second_order": _second_order(model),
+    }
 
 
 def _second_order(model: "nn.Module") -> list[dict[str, Any]]:
@@ -166,8 +153,9 @@ def _second_order(model: "nn.Module") -> list[dict[str, Any]]:
     return [dict(need) for need in second_order_needs(model)]
 
 
-def _by_class(modules: "Iterable[nn.Module]") -> dict[str, int]:
-    return dict(Counter(type(module).__name__ for module in modules).most_common())
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    """How often each name occurs, in the order of first occurrence."""
+    return dict(Counter(names))
 
 
 def _quiet_libraries() -> None:
