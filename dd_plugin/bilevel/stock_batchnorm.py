@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,7 +44,7 @@ _record: StatisticsRecord | None = None
 
 @contextlib.contextmanager
 def recording(record: StatisticsRecord | None) -> Iterator[None]:
-    """Note new statistics in ``record``; with None the kernel is used and writes in place."""
+    """Note new statistics in ``record``; with None they are written in place."""
     global _record
     previous, _record = _record, record
     try:
@@ -63,14 +64,19 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     record = _record
-    if record is None:
+    if record is None and arithmetic.fused_kernel_is_exact(input):
         return _native(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if training:
         y, mean, var, count = batch_normalize(input, weight, bias, eps)
         for old, new in ((running_mean, mean), (running_var, arithmetic.unbiased(var, count))):
-            if old is not None:
+            if old is not None and record is not None:
                 record.note(old, arithmetic.moving_average(record.latest(old), new, momentum))
+            elif old is not None:
+                with torch.no_grad():
+                    old.copy_(arithmetic.moving_average(old, new, momentum))
         return y
+    if record is None:
+        record = StatisticsRecord()
     assert running_mean is not None
     assert running_var is not None
     mean, var = record.latest(running_mean), record.latest(running_var)

@@ -11,6 +11,7 @@ replaced since can be pointed out.
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from dd_plugin.bn.plan import (
 Model = TypeVar("Model", bound=nn.Module)
 
 _NOTE = "_dd_plugin_converted"
+_reverted: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # their notes may be on a parent
 
 
 class ConversionUndoneWarning(UserWarning):
@@ -71,14 +73,17 @@ def convert_bn(
             materialised, an unknown class, ...). The model is untouched then.
         ValueError, TypeError: an argument is not as described.
     """
+    check_is_module(model)
+    warn_if_undone(model)
     plan = plan_conversion(
         model, statistics, train_with, include=include, exclude=exclude, missing_ok=missing_ok
     )
-    warn_if_undone(model)
-    for planned in plan.layers:
+    # Every class before any swap: a stock class may refuse to be subclassed.
+    classes = [learnable_class(planned.stock_class, planned.family) for planned in plan.layers]
+    for planned, made in zip(plan.layers, classes, strict=True):
         layer: Any = planned.layer
         if not isinstance(layer, LearnableStatistics):
-            layer.__class__ = learnable_class(planned.stock_class, planned.family)
+            layer.__class__ = made
         layer.install_policy(statistics, train_with)
     _write_note(model)
     return model
@@ -95,7 +100,8 @@ def revert_bn(model: Model) -> Model:
         ``model`` itself, with the classes and buffers it had before `convert_bn`.
 
     Raises:
-        UnsupportedBatchNormError: a layer was parametrized after its conversion.
+        UnsupportedBatchNormError: a layer was parametrized, or its forward replaced, after its
+            conversion. The model is untouched then.
     """
     check_is_module(model)
     layers = converted_layers(model)
@@ -105,11 +111,20 @@ def revert_bn(model: Model) -> Model:
                 f"cannot revert {name!r}: it was parametrized after convert_bn; call "
                 "torch.nn.utils.parametrize.remove_parametrizations on it first."
             )
+        if "forward" in layer.__dict__:
+            raise UnsupportedBatchNormError(
+                f"cannot revert {name!r}: its forward was replaced on the instance after "
+                "convert_bn (accelerate's hooks do that) and goes on calling the converted "
+                "layer's; remove the hook, revert, and add it again."
+            )
     warn_if_undone(model)
+    for name in undone_layers(model):
+        _statistics_to_buffers(model.get_submodule(name))
     for layer in layers.values():
         layer.remove_policy()
         del layer.train_with
         layer.__class__ = layer.stock_class  # type: ignore[assignment]
+        _reverted.add(layer)
     for module in model.modules():
         module.__dict__.pop(_NOTE, None)
     return model
@@ -142,14 +157,20 @@ def undone_layers(model: nn.Module) -> dict[str, str]:
         Qualified name to the name of the class that is there now. A layer that is gone altogether
         is not listed.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return {
-        name: type(modules[name]).__name__
-        for name in model.__dict__.get(_NOTE, ())
-        if name in modules
-        and not isinstance(modules[name], LearnableStatistics)
-        and "Norm" in type(modules[name]).__name__
-    }
+    undone = {}
+    for root, noted in model.named_modules():
+        names = noted.__dict__.get(_NOTE, ())
+        modules = dict(noted.named_modules(remove_duplicate=False)) if names else {}
+        for name in names:
+            layer = modules.get(name)
+            if (
+                layer is not None
+                and not isinstance(layer, LearnableStatistics)
+                and layer not in _reverted
+                and "Norm" in type(layer).__name__
+            ):
+                undone[f"{root}.{name}" if root and name else root or name] = type(layer).__name__
+    return undone
 
 
 def warn_if_undone(model: nn.Module) -> None:
@@ -166,7 +187,17 @@ def warn_if_undone(model: nn.Module) -> None:
         )
 
 
+def _statistics_to_buffers(layer: nn.Module) -> None:
+    """Undo what a copy of a converted layer's attributes leaves: statistics as parameters."""
+    for name in ("running_mean", "running_var"):
+        parameter = layer._parameters.pop(name, None)
+        if parameter is not None:
+            layer.register_buffer(name, parameter.detach())
+
+
 def _write_note(model: nn.Module) -> None:
     names = tuple(converted_layers(model))
+    for module in model.modules():
+        module.__dict__.pop(_NOTE, None)
     if names:
         model.__dict__[_NOTE] = names

@@ -10,7 +10,6 @@ To support one more normalisation layer: write a mixin here and return it from `
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any, NamedTuple
 
@@ -176,7 +175,6 @@ _READY_MADE: dict[type[nn.Module], type[LearnableStatistics]] = {
 }
 
 
-@functools.cache
 def _family(stock: Any) -> Family | None:
     """The family of a stock class: that of the nearest class in its ancestry which has one."""
     timm_layers = sys.modules.get("timm.layers")

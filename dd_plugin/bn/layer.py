@@ -251,8 +251,9 @@ class LearnableStatistics(nn.Module):
         momentum: float | Tensor
         if self.momentum is not None:
             momentum = self.momentum
+        elif batches is None:  # nothing to count with; the stock layer does not move then either
+            momentum = 0.0
         else:  # the cumulative average
-            assert batches is not None
             assert self.running_var is not None
             momentum = 1.0 / batches.to(arithmetic.at_least_float32(self.running_var).dtype)
         return arithmetic.effective_momentum(momentum, self.momentum_shift)
@@ -363,15 +364,18 @@ class LearnableBatchNorm1d(LearnableStatistics, nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` with learnable statistics: input ``(N, C)`` or ``(N, C, L)``."""
 
     stock_class = nn.BatchNorm1d
+    __module__ = nn.BatchNorm1d.__module__  # torch.fx takes modules of torch.nn as leaves
 
 
 class LearnableBatchNorm2d(LearnableStatistics, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` with learnable statistics: input ``(N, C, H, W)``."""
 
     stock_class = nn.BatchNorm2d
+    __module__ = nn.BatchNorm2d.__module__  # torch.fx takes modules of torch.nn as leaves
 
 
 class LearnableBatchNorm3d(LearnableStatistics, nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d` with learnable statistics: input ``(N, C, D, H, W)``."""
 
     stock_class = nn.BatchNorm3d
+    __module__ = nn.BatchNorm3d.__module__  # torch.fx takes modules of torch.nn as leaves

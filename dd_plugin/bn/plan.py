@@ -152,12 +152,16 @@ def _other_norms(model: nn.Module, found: Iterable[PlannedLayer]) -> dict[str, i
 def _as_patterns(patterns: Patterns, argument: str) -> tuple[str, ...] | None:
     if patterns is None:
         return None
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+    listed = (patterns,) if isinstance(patterns, str) else patterns
+    if (
+        not isinstance(listed, Iterable)
+        or not (as_tuple := tuple(listed))
+        or not all(isinstance(pattern, str) for pattern in as_tuple)
+    ):
         raise TypeError(
             f"`{argument}` must be a name pattern or a non-empty sequence of them, got {patterns!r}"
         )
-    return patterns
+    return as_tuple
 
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
@@ -248,7 +252,7 @@ def _check_convertible(planned: PlannedLayer) -> None:
         )
     if isinstance(layer, LearnableStatistics):
         return
-    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
+    if isinstance(layer, LazyModuleMixin):  # its first forward gives it its final class
         raise refuse(
             "it is lazy and does not know its number of channels yet",
             "run one batch through the model first",
@@ -269,4 +273,15 @@ def _check_convertible(planned: PlannedLayer) -> None:
     if statistics & layer._non_persistent_buffers_set:
         raise refuse("its running statistics are not in its state_dict", remedy)
     if any(layer._parameters.get(name) is not None for name in statistics):
-        raise refuse("its running statistics are parameters already", remedy)
+        raise refuse(
+            "its running statistics are parameters, as when convert_sync_batchnorm or the like "
+            "rebuilt a converted layer",
+            "call revert_bn(model) first, which makes them buffers again, or leave the layer out "
+            "with `exclude`",
+        )
+    if any(b is not None and b.is_inference() for b in layer._buffers.values()):
+        raise refuse(
+            "its running statistics were made inside torch.inference_mode, so they can never have "
+            "a gradient",
+            "build or load the model outside of it",
+        )

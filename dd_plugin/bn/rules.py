@@ -134,8 +134,8 @@ class _Backward(Function):
             return _cotangents(x, w, m, torch.rsqrt(v + ctx.eps), *rest)
 
         # m and v came from _Normalize, so their cotangents go back to x through it.
-        _, pull = torch.func.vjp(plain, x, w, m, v, dy, dm, dv)
-        return *pull((gx, gw, gb)), None
+        pulled: Any = torch.func.vjp(plain, x, w, m, v, dy, dm, dv)
+        return *pulled[1]((gx, gw, gb)), None
 
     @staticmethod
     def jvp(

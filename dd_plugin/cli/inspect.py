@@ -8,7 +8,8 @@ changed.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 Report = dict[str, Any]
+
+# What `dd_plugin.bilevel.second_order` does about each kind of need.
+_KINDS = {
+    "operation": "has no rule of its own; a formula takes its place while the engine runs",
+    "cache": "is passed by while the engine runs",
+    "checkpointing": "is switched off while the engine runs",
+    "unsupported": "no help: expect an error",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +118,7 @@ def _shared_beginning(paths: list[list[str]]) -> int:
 
 
 def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
+    from dd_plugin.bilevel.second_order import second_order_needs
     from dd_plugin.bn import plan_conversion
 
     try:
@@ -142,15 +152,8 @@ def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
         },
         "left_by_pattern": list(plan.unselected),
         "other_normalisations": plan.other_norms,
-        "second_order": _second_order(model),
+        "second_order": [asdict(need) for need in second_order_needs(model)],
     }
-
-
-def _second_order(model: "nn.Module") -> list[dict[str, Any]]:
-    """What `dd_plugin.bilevel.second_order` would replace or switch off while the engine runs."""
-    from dd_plugin.bilevel.second_order import second_order_needs
-
-    return [dict(need) for need in second_order_needs(model)]
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
@@ -179,27 +182,47 @@ def _tables(report: Report) -> str:
     ]
     if convert["layers"]:
         lines += [f"convert_bn would convert {_count(convert['layers'], 'layer')}", ""]
-        lines += [*_table("class", convert["by_class"]), ""]
-        lines += _table("stage", convert["by_stage"])
+        lines += [*_table(["class", "layers"], convert["by_class"].items()), ""]
+        lines += _table(["stage", "layers"], convert["by_stage"].items())
     else:
         lines += ["convert_bn would convert nothing: no BatchNorm-type layer was found"]
     if report["left_by_pattern"]:
         lines += ["", f"left as they are by pattern: {', '.join(report['left_by_pattern'])}"]
-    lines += ["", "other normalisations, left as they are"]
-    lines += _table("class", report["other_normalisations"])
-    lines += ["", "second derivatives: parts that need help, given while the engine runs"]
-    lines += [
-        "  " + "  ".join(str(value) for value in need.values()) for need in report["second_order"]
-    ] or ["  none"]
+    lines += ["", "other normalisations, left as they are", ""]
+    lines += _table(["class", "layers"], report["other_normalisations"].items())
+    lines += ["", "what second derivatives need", ""]
+    lines += _table(
+        ["kind", "what", "modules", "first in"],
+        [
+            (need["kind"], need["what"], need["count"], need["where"] or "(the root)")
+            for need in report["second_order"]
+        ],
+    )
+    if report["second_order"]:
+        lines += ["", *_second_order_legend({need["kind"] for need in report["second_order"]})]
     return "\n".join(lines)
 
 
-def _table(title: str, counts: Mapping[str, int]) -> list[str]:
-    if not counts:
+def _second_order_legend(kinds: set[str]) -> list[str]:
+    """One line on each kind in the table: who does what about it."""
+    return [f"  {kind}: {meaning}" for kind, meaning in _KINDS.items() if kind in kinds]
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Indented columns under their titles, numbers to the right; `none` without rows."""
+    rows = [tuple(row) for row in rows]
+    if not rows:
         return ["  none"]
-    width = max(len(name) for name in [*counts, title])
-    rows = [f"  {name:<{width}}  {count:>6}" for name, count in counts.items()]
-    return [f"  {title:<{width}}  layers", f"  {'-' * width}  ------", *rows]
+    widths = [max(len(str(cell)) for cell in column) for column in zip(titles, *rows, strict=True)]
+
+    def line(cells: Sequence[object], like: Sequence[object]) -> str:
+        return "".join(
+            f"  {cell!s:>{width}}" if isinstance(kind, int) else f"  {cell!s:<{width}}"
+            for cell, kind, width in zip(cells, like, widths, strict=True)
+        ).rstrip()
+
+    ruler = ["-" * width for width in widths]
+    return [line(titles, rows[0]), line(ruler, rows[0]), *(line(row, row) for row in rows)]
 
 
 def _count(number: int, noun: str) -> str:

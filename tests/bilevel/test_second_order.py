@@ -27,9 +27,6 @@ from dd_plugin.bilevel.second_order import (
 )
 from tests.bilevel.operations import REPLACED, TABLE, second_derivatives
 
-# torch's own, when it imports its forward-mode decompositions.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
-
 
 def _close(a, b, tolerance):
     scale = max(1e-3, max(t.abs().max().item() for t in b))

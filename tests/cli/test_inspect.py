@@ -93,9 +93,21 @@ def test_model_without_batchnorm_is_an_answer(inspect_json, vit_folder):
 
 
 def test_needs_under_second_order_are_listed(inspect_json):
-    """mobilenetv3's hard-sigmoid gates have no second derivative in torch (SURVEY: hardsigmoid)."""
+    """The gates of squeeze-and-excite here are hard sigmoids: torch has their first derivative."""
     needs = inspect_json("timm/mobilenetv3_small_050")["second_order"]
-    assert any("hardsigmoid" in json.dumps(need).lower() for need in needs)
+    gates = next(need for need in needs if need["what"] == "hardsigmoid")
+    assert gates["kind"] == "operation"
+    assert gates["where"] == "blocks.0.0.se.gate"
+    # One squeeze-and-excite per block but the two of stage 1: eleven blocks, nine gates.
+    assert gates["count"] == 9
+
+
+def test_table_says_what_is_done_about_a_need(capsys):
+    assert main(["inspect", "timm/mobilenetv3_small_050"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["operation", "hardsigmoid", "9", "blocks.0.0.se.gate"] in [x.split() for x in lines]
+    assert "  operation: has no rule of its own" in "\n".join(lines)
+    assert "unsupported" not in "\n".join(lines)
 
 
 def test_table_shows_what_the_json_says(capsys, resnet_folder):
