@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.context import statistics_are_in_graph
+from dd_plugin.bn.rules import batch_normalize
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]
@@ -222,8 +223,7 @@ class LearnableStatistics(nn.Module):
             y = F.batch_norm(x, mean, var, self.weight, bias, True, 1.0, self.eps)
             self._track({"running_mean": mean, "running_var": var})
             return y
-        mean, batch_var, count = self.batch_moments(x)
-        y = arithmetic.normalize(x, mean, batch_var, self.weight, bias, self.eps)
+        y, mean, batch_var, count = batch_normalize(x, self.weight, bias, self.eps)
         if moves:
             var = arithmetic.unbiased(batch_var, count)
             self._track({"running_mean": mean, "running_var": var})
