@@ -19,7 +19,7 @@ _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 
 def _sources_with_batchnorm():
     """Text of the model files, by folder, that build or name a BatchNorm."""
-    found: dict[str, str] = {}
+    found = {}
     for path in sorted(_SOURCES.glob("*/modeling_*.py")):
         text = path.read_text(encoding="utf-8")
         if "BatchNorm" in text:
