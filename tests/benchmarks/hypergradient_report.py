@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 HEADER = (
-    "| network, optimizer | K | tool | seconds | x plain | peak MB | kept states per added step "
-    "| warm-up s |\n|---|---|---|---|---|---|---|---|"
+    "| network, optimizer | K | tool | seconds (fastest) | times plain | peak MB | warm-up s |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
@@ -24,21 +24,20 @@ def table(rows: list[dict]) -> str:
     for row in ordered:
         case = f"| {row['model']}, {row['optimizer']} | {row['steps']} | {row['tool']} | "
         if "error" in row:
-            lines.append(case + f"{row['error']} | | | | |")
+            lines.append(case + f"{row['error']} | | | |")
             continue
         ratio = row.get("ratio_to_plain")
-        kept = row.get("kept_states_per_added_step")
         lines.append(
             case
-            + f"{row['seconds']:.2f} | {'' if ratio is None else f'{ratio:.2f}'} | "
-            + f"{row['peak_bytes'] / 1e6:.0f} | {'' if kept is None else f'{kept:.2f}'} | "
-            + f"{row['warm_up_seconds']:.0f} |"
+            + f"{row['seconds']:.2f} ({row['fastest']:.2f}) | "
+            + f"{'' if ratio is None else f'{ratio:.2f}'} | "
+            + f"{row['peak_bytes'] / 1e6:.0f} | {row['warm_up_seconds']:.0f} |"
         )
     return "\n".join(lines)
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
+    """Fastest seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -49,7 +48,7 @@ def plot(rows: list[dict], path: Path) -> None:
     chosen = [r for r in rows if (r["model"], r["optimizer"]) == ("convnet", "sgd")]
     for tool in sorted({r["tool"] for r in chosen}):
         points = sorted(
-            (r["steps"], r["seconds"], r["peak_bytes"] / 1e9)
+            (r["steps"], r["fastest"], r["peak_bytes"] / 1e9)
             for r in chosen
             if r["tool"] == tool and "error" not in r
         )
