@@ -41,6 +41,8 @@ def positive(variance: Tensor) -> Tensor:
     A variance that an optimizer moved below zero is read as its absolute value, so that it stays
     a variance and still has a gradient; any variance that is one already is unchanged, to the bit.
     """
+    if not torch.is_grad_enabled() and fused_kernel_is_exact():
+        return variance.abs()  # no derivative can be asked for: one operation instead of three
     return torch.where(variance < 0, -variance, variance)
 
 
