@@ -34,6 +34,7 @@ TrainWith: TypeAlias = Literal["batch", "running"]
 
 STATISTICS: tuple[Statistics, ...] = ("learned", "tracked", "frozen")
 TRAIN_WITH: tuple[TrainWith, ...] = ("batch", "running")
+_CORRECTIONS = ("momentum_shift", "mean_correction", "var_correction")
 
 
 def check_policy(statistics: str, train_with: str) -> None:
@@ -345,6 +346,18 @@ class LearnableStatistics(nn.Module):
             if not getattr(self, name).is_meta:
                 getattr(self, name).detach().zero_()
         return result
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As `torch.nn.Module`, but a scalar that leaves the meta device starts at zero.
+
+        `from_pretrained` in transformers builds models there and then assigns memory as it was to
+        every buffer that no checkpoint holds.
+        """
+        if name in _CORRECTIONS and isinstance(value, Tensor) and not value.is_meta:
+            previous = self._buffers.get(name)
+            if previous is not None and previous.is_meta:
+                value = torch.zeros_like(value)
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the stock class, since a class made on the fly cannot be found by name."""
