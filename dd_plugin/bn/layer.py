@@ -24,10 +24,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.context import statistics_are_in_graph
+from dd_plugin.bn.distributed import several_processes
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]
@@ -261,13 +261,10 @@ class LearnableStatistics(nn.Module):
 
         In train mode with the batch, learned statistics take no part in the output. Their gradient
         is then None, as for any unused parameter, which DistributedDataParallel does not accept.
+        Whether it is around cannot be told in a compiled or a recomputed forward, so the zero is
+        there whenever there are several processes.
         """
-        if (
-            self.statistics != "learned"
-            or not self.training
-            or torch.compiler.is_compiling()
-            or DistributedDataParallel._get_active_ddp_module() is None
-        ):
+        if self.statistics != "learned" or not self.training or not several_processes():
             return self.bias
         stored = [getattr(self, name) for name in self.present_statistics()]
         if not stored:
