@@ -312,6 +312,9 @@ class LearnableStatistics(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.__dict__["_stock_buffer_order"]:  # torch puts parameters before buffers
+            if prefix + name in destination:
+                destination[prefix + name] = destination.pop(prefix + name)
         if self._stored_is_effective():
             return
         for name, value in self.effective_statistics().items():
