@@ -42,7 +42,8 @@ class Worker:
     def check(self, name: str, limit: float) -> Result:
         """The result of one model; `dead` afterwards where it took the process with it."""
         process = self.process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(name + "\n")
         process.stdin.flush()
         deadline = time.monotonic() + limit
