@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -92,12 +93,15 @@ def work() -> None:
         print(_RESULT + json.dumps(asdict(result)), flush=True)
 
 
-def sweep(names: list[str], jobs: int, limit: float) -> list[Result]:
-    """Check all ``names``, ``jobs`` at a time; results in the order of ``names``."""
+def sweep(
+    names: list[str], jobs: int, limit: float, keep: Callable[[dict[str, Result]], None]
+) -> None:
+    """Check all ``names``, ``jobs`` at a time, and ``keep`` the results after each."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in names:
         waiting.put(name)
     results: dict[str, Result] = {}
+    lock = threading.Lock()
 
     def serve() -> None:
         worker = Worker()
@@ -109,7 +113,10 @@ def sweep(names: list[str], jobs: int, limit: float) -> list[Result]:
                     return
                 if worker.dead:
                     worker = Worker()
-                results[name] = result = worker.check(name, limit)
+                result = worker.check(name, limit)
+                with lock:
+                    results[name] = result
+                    keep(results)
                 state = "ok  " if result.passed else "FAIL"
                 causes = "; ".join(
                     f"{k}: {c.error if c.error is not None else c.note}"
@@ -125,7 +132,6 @@ def sweep(names: list[str], jobs: int, limit: float) -> list[Result]:
         thread.start()
     for thread in threads:
         thread.join()
-    return [results[name] for name in names]
 
 
 def main() -> int:
@@ -147,19 +153,25 @@ def main() -> int:
     names = [n for n in catalogue if fnmatch.fnmatchcase(n, arguments.only)]
     if not names:
         parser.error(f"--only {arguments.only!r} matches none of {len(catalogue)} models")
+    known: dict[str, Result] = {}
+    data = arguments.json
+    if arguments.output and data is None:
+        data = arguments.output.parent / "results" / "compatibility.json"
+    if arguments.update and data is not None and data.exists():
+        known = {result.name: result for result in load_results(data)}
+
+    def keep(results: dict[str, Result]) -> None:
+        known.update(results)
+        if data is not None:
+            save_results(data, [known[name] for name in catalogue if name in known])
+
     begin = time.monotonic()
-    results = sweep(names, arguments.jobs, arguments.limit)
+    sweep(names, arguments.jobs, arguments.limit, keep)
     seconds = time.monotonic() - begin
-    bad = [result for result in results if not result.passed]
-    print(f"{len(results) - len(bad)} of {len(results)} pass, {seconds:.0f} s")
+    bad = [name for name in names if not known[name].passed]
+    print(f"{len(names) - len(bad)} of {len(names)} pass, {seconds:.0f} s")
     if arguments.output:
-        data = arguments.json or arguments.output.parent / "results" / "compatibility.json"
-        if arguments.update and data.exists():
-            known = {result.name: result for result in load_results(data)}
-            known |= {result.name: result for result in results}
-            results = [known[name] for name in catalogue if name in known]
-        save_results(data, results)
-        write_page(arguments.output, results)
+        write_page(arguments.output, [known[name] for name in catalogue if name in known])
     return 1 if bad else 0
 
 
