@@ -370,19 +370,8 @@ def _compiled_against_eager(statistics, train_with, backend):
     assert [type(m) for m in inner.modules()] == [type(m) for m in eager.modules()]
 
 
-# torch 2.15 computes gradients from the buffers as the update left them when a compiled function
-# reads a buffer, saves nothing computed from it for backward, and then changes it in place.
-stale = pytest.mark.xfail(reason="compiled backward reads buffers after their update", strict=True)
-
-
-@pytest.mark.parametrize(
-    ("statistics", "train_with"),
-    [
-        pytest.param(s, t, marks=[stale] if (s, t) == ("tracked", "running") else [])
-        for s in STATISTICS
-        for t in TRAIN_WITH
-    ],
-)
+@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize("train_with", TRAIN_WITH)
 def test_compiled_equals_eager(statistics, train_with):
     _compiled_against_eager(statistics, train_with, "aot_eager")
 
