@@ -62,7 +62,7 @@ TIMM_FAMILIES: dict[str, dict[str, tuple[int, dict[str, Any]]]] = {
     },
     "hardcorenas": {"hardcorenas_b": (48, {})},
     "hgnet": {"hgnetv2_b0": (48, {}), "hgnet_tiny": (48, {})},
-    "hrnet": {"hrnet_w18_small": (48, {})},
+    "hrnet": {"hrnet_w18_small": (64, {})},
     "iformer": {"iformer_t": (128, {})},
     "inception_next": {"inception_next_atto": (48, {})},
     "inception_resnet_v2": {"inception_resnet_v2": (96, {})},
