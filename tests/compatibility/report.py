@@ -19,13 +19,6 @@ COMMAND = "python -m tests.compatibility --output docs/compatibility.md"
 
 # Why a model fails that fails; a cause that is not here is printed as the check recorded it.
 KNOWN_CAUSES: dict[str, str] = {
-    name: "in train mode fused attention draws its dropout mask by itself, which the check did not "
-    "replay for the stock model; not a difference of the conversion."
-    for name in (
-        "transformers GroundingDinoForObjectDetection",
-        "transformers MMGroundingDinoForObjectDetection",
-    )
-} | {
     "transformers DabDetrForObjectDetection": (
         "makes its position tables in float32 whatever its precision, so the stock model itself "
         "does not run in float64."
