@@ -18,7 +18,16 @@ from tests.compatibility.checks import (
 COMMAND = "python -m tests.compatibility --output docs/compatibility.md"
 
 # Why a model fails that fails; a cause that is not here is printed as the check recorded it.
-KNOWN_CAUSES: dict[str, str] = {}
+KNOWN_CAUSES: dict[str, str] = {
+    "transformers DabDetrForObjectDetection": (
+        "makes its position tables in float32 whatever its precision, so the stock model itself "
+        "does not run in float64."
+    ),
+    "transformers DetrForObjectDetection": (
+        "with these random weights every activation of the last stage is negative, so the outputs "
+        "do not depend on the backbone; with other seeds it passes."
+    ),
+}
 
 _TOLERANCES: dict[str, float | str] = {
     "eval": EVAL_TOLERANCE,
