@@ -358,10 +358,10 @@ def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 @contextlib.contextmanager
 def in_double() -> Iterator[None]:
-    """``x.float()`` leaves float64 as it is.
+    """``x.float()`` and ``softmax(x, dtype=torch.float32)`` leave float64 as it is.
 
     Some models compute a part of themselves in float32 whatever their precision (the linear
-    attention of EfficientViT). It rounds what it passes on to 1e-7, in the second derivative too,
+    attention of EfficientViT, the last softmax of the PP-OCR recognisers). It rounds what it passes on to 1e-7, in the second derivative too,
     and nothing could be seen below that.
     """
     to_float = Tensor.float
@@ -369,10 +369,19 @@ def in_double() -> Iterator[None]:
     def keep_double(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self if self.dtype == torch.float64 else to_float(self, *args, **kwargs)
 
+    to_softmax = torch.nn.functional.softmax
+
+    def softmax_in_double(x: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
+        narrower = x.dtype == torch.float64 and dtype == torch.float32
+        return to_softmax(x, *args, dtype=None if narrower else dtype, **kwargs)
+
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # for the tables that models make as they run
     try:
-        with unittest.mock.patch.object(Tensor, "float", keep_double):
+        with (
+            unittest.mock.patch.object(Tensor, "float", keep_double),
+            unittest.mock.patch.object(torch.nn.functional, "softmax", softmax_in_double),
+        ):
             yield
     finally:
         torch.set_default_dtype(default)
