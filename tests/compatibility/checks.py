@@ -361,8 +361,8 @@ def in_double() -> Iterator[None]:
     """``x.float()`` and ``softmax(x, dtype=torch.float32)`` leave float64 as it is.
 
     Some models compute a part of themselves in float32 whatever their precision (the linear
-    attention of EfficientViT, the last softmax of the PP-OCR recognisers). It rounds what it passes on to 1e-7, in the second derivative too,
-    and nothing could be seen below that.
+    attention of EfficientViT, the last softmax of the PP-OCR recognisers). It rounds what it
+    passes on to 1e-7, in the second derivative too, and nothing could be seen below that.
     """
     to_float = Tensor.float
 
