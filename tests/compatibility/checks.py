@@ -371,9 +371,11 @@ def in_double() -> Iterator[None]:
 
     to_softmax = torch.nn.functional.softmax
 
-    def softmax_in_double(x: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
-        narrower = x.dtype == torch.float64 and dtype == torch.float32
-        return to_softmax(x, *args, dtype=None if narrower else dtype, **kwargs)
+    def softmax_in_double(
+        input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Tensor:
+        narrower = input.dtype == torch.float64 and dtype == torch.float32
+        return to_softmax(input, dim, _stacklevel, None if narrower else dtype)
 
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # for the tables that models make as they run
