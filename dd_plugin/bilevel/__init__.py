@@ -1,15 +1,60 @@
-"""The bilevel engine. So far: second derivatives through ordinary models.
+"""The bilevel engine: exact gradients of a trained network's loss for what it was trained on.
 
-`second_order` is the context to differentiate in, `second_order_needs` says what of a model it
-helps, `missing_rule_operation` reads which operation an error of torch is about. Knows tensors and
-modules; images, data sets and processes are other parts' business.
+Start at `hypergradient`. Read in this order: `functional` (a model as a pure function),
+`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, then
+`hypergradient`, which strings them together. `second_order`, `randomness` and `stock_batchnorm`
+prepare ordinary models for it. The engine knows tensors and modules; images, data sets and
+processes are other parts' business.
 """
 
+from dd_plugin.bilevel.compile import CompileWarning
+from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, initial_state
+from dd_plugin.bilevel.functional import FunctionalModel, logits_of
+from dd_plugin.bilevel.hypergradient import (
+    BatchGradient,
+    Hypergradient,
+    MissingRuleWarning,
+    hypergradient,
+)
+from dd_plugin.bilevel.optimizers import Optimizer, adam, adamw, sgd
+from dd_plugin.bilevel.problem import BilevelProblem, RunState, cross_entropy
 from dd_plugin.bilevel.second_order import (
     SecondOrderNeed,
     missing_rule_operation,
     second_order,
     second_order_needs,
 )
+from dd_plugin.bilevel.trajectory import Device, Host, Recompute, Storage
+from dd_plugin.bilevel.windows import Full, Last, Random, Window
 
-__all__ = ["SecondOrderNeed", "missing_rule_operation", "second_order", "second_order_needs"]
+__all__ = [
+    "BatchGradient",
+    "BilevelProblem",
+    "CompileWarning",
+    "Device",
+    "EnsembleHypergradient",
+    "Full",
+    "FunctionalModel",
+    "Host",
+    "Hypergradient",
+    "Last",
+    "MissingRuleWarning",
+    "Optimizer",
+    "Random",
+    "Recompute",
+    "RunState",
+    "SecondOrderNeed",
+    "Storage",
+    "Window",
+    "adam",
+    "adamw",
+    "cross_entropy",
+    "hypergradient",
+    "hypergradients",
+    "initial_state",
+    "logits_of",
+    "missing_rule_operation",
+    "second_order",
+    "second_order_needs",
+    "sgd",
+]

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,8 +100,12 @@ def _fix_dynamo_rules() -> None:
     It does so once per process, at the first jvp or compilation, and keeps what it finds: done
     inside of the context it would take the replacements for torch's functions ever after.
     """
-    importlib.import_module("torch._dynamo.variables.builder")
-    rules = importlib.import_module("torch._dynamo.trace_rules")
+    with warnings.catch_warnings():
+        # Parts of torch that are loaded at the first jvp use what torch itself has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
+        importlib.import_module("torch._dynamo.variables.builder")
+        rules = importlib.import_module("torch._dynamo.trace_rules")
     build = getattr(rules, "get_torch_obj_rule_map", None)
     if build is not None:
         build()

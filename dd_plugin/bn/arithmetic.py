@@ -19,6 +19,15 @@ from torch.nn import functional as F
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
+def in_plain_eager_mode() -> bool:
+    """Whether no function transform, forward-mode differentiation or compiler is at work."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return forward_ad._current_level < 0
+
+
 def fused_kernel_is_exact(x: Tensor) -> bool:
     """Whether the fused kernel's derivative rules hold for what is being computed from ``x`` now.
 
@@ -28,11 +37,7 @@ def fused_kernel_is_exact(x: Tensor) -> bool:
     are for a batch of one: torch 2.15's CPU kernel then takes an incoming gradient that is a
     transposed view for a contiguous one, and returns a wrong gradient.
     """
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    return forward_ad._current_level < 0 and x.shape[0] > 1
+    return in_plain_eager_mode() and x.shape[0] > 1
 
 
 def positive(variance: Tensor) -> Tensor:
@@ -41,6 +46,8 @@ def positive(variance: Tensor) -> Tensor:
     A variance that an optimizer moved below zero is read as its absolute value, so that it stays
     a variance and still has a gradient; any variance that is one already is unchanged, to the bit.
     """
+    if not torch.is_grad_enabled() and in_plain_eager_mode():
+        return variance.abs()  # no derivative can be asked for: one operation instead of three
     return torch.where(variance < 0, -variance, variance)
 
 

@@ -38,6 +38,11 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.apply(tangent, ctx.group)
 
 
+def several_processes() -> bool:
+    """Whether a process group of more than one process was started."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def process_group_of(layer: torch.nn.Module) -> Any | None:
     """The group that ``layer`` synchronises over, or None when there is only one process."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -24,16 +24,18 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.context import statistics_are_in_graph
+from dd_plugin.bn.distributed import several_processes
+from dd_plugin.bn.rules import batch_normalize
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]
 
 STATISTICS: tuple[Statistics, ...] = ("learned", "tracked", "frozen")
 TRAIN_WITH: tuple[TrainWith, ...] = ("batch", "running")
+_CORRECTIONS = ("momentum_shift", "mean_correction", "var_correction")
 
 
 def check_policy(statistics: str, train_with: str) -> None:
@@ -222,8 +224,7 @@ class LearnableStatistics(nn.Module):
             y = F.batch_norm(x, mean, var, self.weight, bias, True, 1.0, self.eps)
             self._track({"running_mean": mean, "running_var": var})
             return y
-        mean, batch_var, count = self.batch_moments(x)
-        y = arithmetic.normalize(x, mean, batch_var, self.weight, bias, self.eps)
+        y, mean, batch_var, count = batch_normalize(x, self.weight, bias, self.eps)
         if moves:
             var = arithmetic.unbiased(batch_var, count)
             self._track({"running_mean": mean, "running_var": var})
@@ -263,13 +264,10 @@ class LearnableStatistics(nn.Module):
 
         In train mode with the batch, learned statistics take no part in the output. Their gradient
         is then None, as for any unused parameter, which DistributedDataParallel does not accept.
+        Whether it is around cannot be told in a compiled or a recomputed forward, so the zero is
+        there whenever there are several processes.
         """
-        if (
-            self.statistics != "learned"
-            or not self.training
-            or torch.compiler.is_compiling()
-            or DistributedDataParallel._get_active_ddp_module() is None
-        ):
+        if self.statistics != "learned" or not self.training or not several_processes():
             return self.bias
         stored = [getattr(self, name) for name in self.present_statistics()]
         if not stored:
@@ -317,6 +315,9 @@ class LearnableStatistics(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.__dict__["_stock_buffer_order"]:  # torch puts parameters before buffers
+            if prefix + name in destination:
+                destination[prefix + name] = destination.pop(prefix + name)
         if self._stored_is_effective():
             return
         for name, value in self.effective_statistics().items():
@@ -348,6 +349,18 @@ class LearnableStatistics(nn.Module):
             if not getattr(self, name).is_meta:
                 getattr(self, name).detach().zero_()
         return result
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As `torch.nn.Module`, but a scalar that leaves the meta device starts at zero.
+
+        `from_pretrained` in transformers builds models there and then assigns memory as it was to
+        every buffer that no checkpoint holds.
+        """
+        if name in _CORRECTIONS and isinstance(value, Tensor) and not value.is_meta:
+            previous = self._buffers.get(name)
+            if previous is not None and previous.is_meta:
+                value = torch.zeros_like(value)
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the stock class, since a class made on the fly cannot be found by name."""

@@ -1,0 +1,260 @@
+"""Several networks at once: the hypergradient of their mean outer loss.
+
+An outer step is usually averaged over several initialisations of the network, all trained on the
+same synthetic batches. `sequential` runs them one after the other, in the memory of one. `batched`
+runs them as one, with `torch.func.vmap` over the functions of the problem: fewer and larger
+operations, which pays where single ones are too small to fill the device, at the memory of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils import _pytree as pytree
+
+from dd_plugin.bilevel.hypergradient import BatchGradient, Hypergradient, hypergradient
+from dd_plugin.bilevel.inputs import Batch
+from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.problem import BilevelProblem, RunState, SweepResult
+from dd_plugin.bilevel.randomness import mix, predraw
+
+
+@dataclass(frozen=True)
+class EnsembleHypergradient:
+    """What `hypergradients` returns.
+
+    Attributes:
+        mean: the gradients of the mean outer loss for everything that the networks share;
+            ``parameters``, ``statistics``, ``optimizer_state`` and ``final`` are the first
+            network's with ``mode="sequential"``, and stacked with ``"batched"``.
+        outer_losses: one per network.
+        finals: the final state of each network.
+        parameters: the gradient for each network's initial weights, of its own outer loss.
+        statistics: the same for its initial statistics.
+    """
+
+    mean: Hypergradient
+    outer_losses: Tensor
+    finals: list[RunState]
+    parameters: list[Tensors]
+    statistics: list[Tensors]
+
+
+def hypergradients(
+    problem: BilevelProblem,
+    batches: Sequence[Batch] | Callable[[int], Batch],
+    outer_batch: Batch | Sequence[Batch],
+    networks: Sequence[RunState],
+    *,
+    mode: str = "sequential",
+    seed: int = 0,
+    **options: Any,
+) -> EnsembleHypergradient:
+    """`hypergradient` of the mean outer loss over several networks.
+
+    Args:
+        problem: shared by the networks.
+        batches: shared by the networks.
+        outer_batch: shared by the networks.
+        networks: the state each starts from; see `initial_state`.
+        mode: ``"sequential"`` or ``"batched"``.
+        seed: network i draws its random numbers from ``mix(seed, i)`` in sequential mode. A
+            function ``batches`` and a random window use ``seed`` in both, so they are shared.
+        **options: as for `hypergradient`.
+
+    Returns:
+        Means over the networks, and what each has of its own.
+
+    Raises:
+        ValueError: no network, or an unknown mode; what `hypergradient` raises.
+    """
+    if not networks:
+        raise ValueError("`networks` must hold at least one state, got none")
+    if mode == "batched":
+        return _batched(problem, batches, outer_batch, networks, seed, options)
+    if mode != "sequential":
+        raise ValueError(f'`mode` must be "sequential" or "batched", got {mode!r}')
+    results = [
+        hypergradient(
+            problem,
+            batches,
+            outer_batch,
+            initial=state,
+            seed=seed,
+            model_seed=mix(seed, 2, index),
+            **options,
+        )
+        for index, state in enumerate(networks)
+    ]
+    return EnsembleHypergradient(
+        mean=_mean(results),
+        outer_losses=torch.stack([r.outer_loss for r in results]),
+        finals=[r.final for r in results],
+        parameters=[r.parameters for r in results],
+        statistics=[r.statistics for r in results],
+    )
+
+
+def initial_state(problem: BilevelProblem, model: torch.nn.Module | None = None) -> RunState:
+    """The state at which a run starts, for weights and statistics of another model of that kind.
+
+    Args:
+        problem: its optimizer gives the optimizer state, its model the roles of the tensors.
+        model: a model of the same architecture; by default the problem's own.
+    """
+    own = problem.model
+    tensors: dict[str, Tensor] = {}
+    if model is not None:
+        tensors = {
+            n: t.detach().clone() for n, t in (*model.named_parameters(), *model.named_buffers())
+        }
+
+    def pick(role: Tensors) -> Tensors:
+        return {n: tensors.get(n, t) for n, t in role.items()}
+
+    parameters = pick(own.parameters)
+    return RunState(
+        parameters, problem.optimizer.init(parameters), pick(own.statistics), pick(own.counters)
+    )
+
+
+def _average(trees: Sequence[Any]) -> Any:
+    return pytree.tree_map(lambda *t: torch.stack(t).mean(0), *trees)
+
+
+def _mean(results: Sequence[Hypergradient]) -> Hypergradient:
+    first = results[0]
+    broken = [r.first_nonfinite for r in results if r.first_nonfinite is not None]
+    batches = {}
+    for k, bar in first.batches.items():
+        labels = None
+        if bar.labels is not None:
+            labels = _average([r.batches[k].labels for r in results])
+        batches[k] = BatchGradient(_average([r.batches[k].images for r in results]), labels)
+    return replace(
+        first,
+        outer_loss=_average([r.outer_loss for r in results]),
+        inner_losses=torch.stack([r.inner_losses for r in results], 1),
+        finite=all(r.finite for r in results),
+        first_nonfinite=min(broken) if broken else None,
+        batches=batches,
+        leaves=tuple(_average([r.leaves for r in results])) if first.leaves else (),
+        step_size=_average([r.step_size for r in results]),
+        hyperparameters=_average([r.hyperparameters for r in results]),
+        constants=_average([r.constants for r in results]),
+        trajectory_bytes=max(r.trajectory_bytes for r in results),
+    )
+
+
+class BatchedProblem(BilevelProblem):
+    """A problem whose states hold several networks along a first dimension.
+
+    Its functions take the same arguments; what networks share is shared, adjoints of it are
+    summed, and losses come as ``(networks,)``. The optimizer is elementwise and needs no change.
+    """
+
+    def __init__(self, problem: BilevelProblem, networks: int) -> None:
+        self.__dict__.update(problem.__dict__)
+        self.networks = networks
+        self.compiled, self.probes = {}, dict(problem.probes)
+
+    def _noise(self, noise: Any) -> Any:
+        if not isinstance(noise, int):
+            return noise
+        specs = next(iter(self.probes.values()))[1]
+        drawn = [predraw(specs, mix(noise, index)) for index in range(self.networks)]
+        return [torch.stack(numbers) for numbers in zip(*drawn, strict=True)]
+
+    def gradient(self, *args: Any) -> Any:
+        """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""
+        one: Any = super().gradient
+        run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, 0))
+        return run(*args[:7], self._noise(args[7]))
+
+    def gradient_eager(self, *args: Any) -> Any:
+        """As `gradient`: torch's own autograd knows no batches of networks."""
+        return self.gradient(*args)
+
+    def sweep(self, *args: Any) -> SweepResult:
+        """See `BilevelProblem.sweep`; what networks share has its adjoints summed."""
+        dims = (0, 0, 0, None, None, None, None, 0, 0, 0)
+
+        def run(*args: Any) -> dict[str, Any]:
+            found = super(BatchedProblem, self).sweep(*args)._asdict()
+            return {k: v for k, v in found.items() if v is not None}
+
+        found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7]), *args[8:])
+        shared: dict[str, Any] = {
+            k: pytree.tree_map(lambda t: t.sum(0), found[k])
+            for k in ("constants", "images", "labels")
+            if k in found
+        }
+        bars: dict[str, Any] = {"labels": None, **found, **shared}
+        return SweepResult(**bars)
+
+    def sweep_reverse(self, *args: Any) -> SweepResult:
+        """Not batched.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError('method="reverse" runs networks one by one; use mode="sequential"')
+
+    def outer(self, *args: Any) -> Any:
+        """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""
+        one: Any = super().outer
+        run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, None))
+        value, theta, s, c = run(*args[:7], [])
+        c = pytree.tree_map(lambda t: t.sum(0), c)
+        bars = pytree.tree_map(lambda t: t / self.networks, (theta, s, c))
+        return value, *bars
+
+    def outer_eager(self, *args: Any) -> Any:
+        """As `outer`."""
+        return self.outer(*args)
+
+
+def _batched(
+    problem: BilevelProblem,
+    batches: Any,
+    outer_batch: Any,
+    networks: Sequence[RunState],
+    seed: int,
+    options: dict[str, Any],
+) -> EnsembleHypergradient:
+    if options.get("method", "mixed") != "mixed" or problem.outer_training:
+        raise ValueError(
+            'mode="batched" must go with method="mixed" and an outer loss in eval mode; use '
+            'mode="sequential"'
+        )
+    count = len(networks)
+    stacked = pytree.tree_map(lambda *t: torch.stack(t), *networks)
+    # Counters of the optimizer are the same for all networks, and one for all.
+    own = networks[0].optimizer
+    shared = {k: v for k, v in own.items() if isinstance(v, Tensor) and v.dim() == 0}
+    stacked = stacked._replace(optimizer={**stacked.optimizer, **shared})
+    key = ("batched", count)
+    if key not in problem.compiled:
+        problem.compiled[key] = BatchedProblem(problem, count)
+    batched = problem.compiled[key]
+    result = hypergradient(batched, batches, outer_batch, initial=stacked, seed=seed, **options)
+
+    def each(tree: Any) -> list[Any]:
+        return [
+            pytree.tree_map(lambda t, i=i: t[i] if t.dim() and len(t) == count else t, tree)
+            for i in range(count)
+        ]
+
+    own_bars = pytree.tree_map(lambda t: t * count, (result.parameters, result.statistics))
+    return EnsembleHypergradient(
+        mean=replace(result, outer_loss=result.outer_loss.mean()),
+        outer_losses=result.outer_loss,
+        finals=each(result.final),
+        parameters=each(own_bars[0]),
+        statistics=each(own_bars[1]),
+    )

@@ -1,0 +1,254 @@
+"""A network as a pure function: every tensor that matters is an argument, nothing is changed.
+
+First in the flow of the engine. `FunctionalModel` sorts the tensors of a module by the role they
+have in an inner training run:
+
+| role | what | in the recursion |
+|---|---|---|
+| ``parameters`` | what the inner optimizer trains | θ |
+| ``statistics`` | floating buffers that each training step moves (running mean and variance) | s |
+| ``counters`` | integer buffers that each step moves (``num_batches_tracked``) | beside s |
+| ``constants`` | held, with a gradient: learned or frozen statistics, tracking scalars | none |
+| ``fixed`` | everything else: index tables, frozen weights | none |
+
+It works on a private copy of the module's structure that shares the tensors, so flags, caches and
+buffers of the model that was passed in stay as they are whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.randomness import Draws, drawing_from, replayed
+from dd_plugin.bilevel.second_order import second_order
+from dd_plugin.bilevel.stock_batchnorm import (
+    StatisticsRecord,
+    differentiable_batch_norm,
+    recording,
+)
+from dd_plugin.bn import converted_layers, statistics_in_graph
+
+StockStatistics = Literal["tracked", "constant"]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returned: a tensor, or an object or mapping with ``logits``.
+
+    Raises:
+        TypeError: neither.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else None
+    if logits is None:
+        logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model must return a tensor or an output with `logits`, got {type(output)}; "
+            "wrap it in a module that returns the logits"
+        )
+    return logits
+
+
+class FunctionalModel:
+    """A module as a function of its tensors; see the roles above.
+
+    The dicts hold detached tensors that share memory with the model's.
+
+    Args:
+        model: any classifier that takes images; timm's, Hugging Face's, converted or not.
+        stock_statistics: what the statistics of BatchNorm layers that were not converted are:
+            ``"tracked"``, their moving average is part of the run and differentiated; or
+            ``"constant"``, they keep their initial values.
+        autocast: run the forward pass in this dtype where `torch.autocast` allows it; weights,
+            statistics and logits keep theirs.
+
+    Raises:
+        TypeError: not an `nn.Module`, or one whose structure cannot be copied.
+        ValueError: no trainable parameter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        stock_statistics: StockStatistics = "tracked",
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+        if stock_statistics not in ("tracked", "constant"):
+            raise ValueError(
+                f'`stock_statistics` must be "tracked" or "constant", got {stock_statistics!r}'
+            )
+        self.autocast = autocast
+        self.stock_statistics = stock_statistics
+        self.parameters: Tensors = {}
+        self.statistics: Tensors = {}
+        self.counters: Tensors = {}
+        self.constants: Tensors = {}
+        self.fixed: Tensors = {}
+        self._buffers: set[str] = set()
+        self._module = copy_structure(model)
+        self._sort()
+        if not self.parameters:
+            raise ValueError(
+                "the model has no trainable parameter; call `model.requires_grad_()` on what the "
+                "inner optimizer should train"
+            )
+        device = next(iter(self.parameters.values())).device
+        self.device_type = device.type
+
+    def _sort(self) -> None:
+        roles: dict[str, str] = {}
+        for prefix, module in self._module.named_modules():
+            stem = f"{prefix}." if prefix else ""
+            if isinstance(module, _BatchNorm):
+                tracked = self.stock_statistics == "tracked" and module.track_running_stats
+                role = "statistics" if tracked else "constants"
+                roles |= dict.fromkeys((f"{stem}running_mean", f"{stem}running_var"), role)
+                roles[f"{stem}num_batches_tracked"] = "counters" if tracked else "fixed"
+        for prefix, layer in converted_layers(self._module).items():
+            stem = f"{prefix}." if prefix else ""
+            tracked = layer.statistics == "tracked" and layer.looks_at_batch
+            trained = layer.statistics == "learned" and (
+                layer.train_with == "running" or not layer.looks_at_batch
+            )
+            role = "statistics" if tracked else "parameters" if trained else "constants"
+            roles |= dict.fromkeys((f"{stem}{n}" for n in layer.present_statistics()), role)
+            roles[f"{stem}num_batches_tracked"] = "counters" if tracked else "fixed"
+            if layer.statistics == "tracked":
+                roles |= dict.fromkeys(
+                    (f"{stem}{n}" for n in layer.correction_names()), "constants"
+                )
+        for name, p in self._module.named_parameters():
+            role = roles.get(name, "parameters")
+            if not p.requires_grad and role == "parameters":
+                role = "fixed"
+            getattr(self, role)[name] = p.detach()
+        self._buffers = {name for name, _ in self._module.named_buffers()}
+        for name, buffer in self._module.named_buffers():
+            role = roles.get(name, "constants" if buffer.requires_grad else "fixed")
+            getattr(self, role)[name] = buffer.detach()
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """Enter before the first call: whatever a model needs to be differentiated twice."""
+        with second_order(self._module), replayed(), differentiable_batch_norm():
+            yield
+
+    def __call__(
+        self,
+        parameters: Tensors,
+        statistics: Tensors,
+        counters: Tensors,
+        constants: Tensors,
+        fixed: Tensors,
+        images: Tensor,
+        *,
+        training: bool,
+        in_graph: bool = True,
+        draws: Draws | None = None,
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """One forward pass, inside `ready`.
+
+        Args:
+            parameters: like the attribute of that name, as the next four.
+            statistics: see ``parameters``.
+            counters: see ``parameters``.
+            constants: see ``parameters``.
+            fixed: see ``parameters``.
+            images: what the model takes, ``(N, ...)``.
+            training: train or eval mode.
+            in_graph: keep the new statistics differentiable; without it they are values only,
+                which lets layers use their fused kernels.
+            draws: where random numbers come from.
+
+        Returns:
+            Logits ``(N, classes)``, the new statistics and the new counters.
+        """
+        module = self._module.train(training)
+        # Clones, for layers that write their buffers in place; no layer does so in eval mode.
+        tensors = {**fixed, **constants, **statistics, **counters, **parameters}
+        if training:
+            tensors |= {n: tensors[n].clone() for n in self._buffers if n in tensors}
+        given = dict(tensors)
+        record = StatisticsRecord() if in_graph else None
+        graph = statistics_in_graph() if in_graph else contextlib.nullcontext()
+        # The cache of autocast would hand a tensor of one transform to another.
+        cast = torch.autocast(
+            self.device_type,
+            dtype=self.autocast,
+            enabled=self.autocast is not None,
+            cache_enabled=False,
+        )
+        with graph, recording(record), drawing_from(draws), cast:
+            logits = logits_of(functional_call(module, tensors, (images,)))
+        if self.autocast is not None:
+            logits = logits.to(next(iter(parameters.values())).dtype)
+        if not training:
+            return logits, statistics, counters
+        if record is not None:
+            for name in statistics:
+                if tensors[name] is given[name]:  # a converted layer has rebound it
+                    tensors[name] = record.latest(given[name])
+        return (
+            logits,
+            {name: tensors[name] for name in statistics},
+            {name: tensors[name] for name in counters},
+        )
+
+    def probe(self, images: Tensor, draws: Draws) -> Tensor:
+        """One training forward on values only, to find out what the model does.
+
+        Buffers of unknown kinds that it writes (power iteration vectors, a moving average of its
+        own) become ``statistics`` or ``counters``.
+
+        Returns:
+            The logits; ``draws.specs`` is what random numbers it took.
+        """
+        before = {name: self.fixed[name].clone() for name in self._buffers & self.fixed.keys()}
+        tensors = {name: t.clone() for name, t in before.items()}
+        passed = {**self.fixed, **tensors}
+        module = self._module.train(True)
+        state = {**self.statistics, **self.counters, **self.constants}
+        state = {n: t.clone() for n, t in state.items()}
+        with torch.no_grad(), drawing_from(draws):
+            every = {**passed, **self.parameters, **state}
+            logits = logits_of(functional_call(module, every, (images,)))
+        for name, t in before.items():
+            stock_counter = name.endswith("num_batches_tracked")
+            if not stock_counter and not torch.equal(every[name], t):
+                moved = self.fixed.pop(name)
+                (self.statistics if moved.is_floating_point() else self.counters)[name] = moved
+        return logits
+
+
+def copy_structure(model: nn.Module) -> nn.Module:
+    """A copy of the modules of a model that shares its parameters and buffers.
+
+    Raises:
+        TypeError: something in the model cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            memo |= {id(t): t for t in tensors.values() if t is not None}
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise TypeError(
+            f"the structure of `model` ({type(model).__name__}) cannot be copied: {error}; remove "
+            "or replace the attribute that is in the way"
+        ) from error

@@ -1,0 +1,126 @@
+"""The functions of a problem as the driver calls them: eager or compiled.
+
+Between `problem` and `hypergradient`. It decides how each function is run: eagerly, the forward
+run is plain training with torch's autograd and fused kernels, and random numbers are drawn on the
+way; compiled, they are drawn beforehand and passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dd_plugin.bilevel.compile import CompiledFunction, warn_of_failure
+from dd_plugin.bilevel.inputs import Batch
+from dd_plugin.bilevel.optimizers import State, Tensors
+from dd_plugin.bilevel.problem import BilevelProblem, PullResult, RunState, SweepResult
+from dd_plugin.bilevel.randomness import DrawSpec, predraw
+from dd_plugin.bilevel.second_order import missing_rule_operation
+
+
+class Steps:
+    """The five functions of a problem, in the form of states and batches.
+
+    Args:
+        problem: what they belong to.
+        specs: the random numbers that one training forward takes.
+    """
+
+    def __init__(self, problem: BilevelProblem, specs: Sequence[DrawSpec]) -> None:
+        self.problem = problem
+        self.specs = specs
+
+    def _run(self, name: str, eager: Callable[..., Any], *args: Any, noise_at: int = -1) -> Any:
+        """Run a function compiled, if the problem is to be compiled and it can be."""
+        problem = self.problem
+        if not problem.compile:
+            return eager(*args)
+        if noise_at >= 0:
+            # The outer loss is compiled in eval mode, where models draw nothing.
+            numbers = [] if name == "outer" else self._numbers(args[noise_at])
+            drawn = (*args[:noise_at], numbers, *args[noise_at + 1 :])
+        else:
+            drawn = args
+        leaves = pytree.tree_leaves(drawn)
+        key = (name, len(leaves), *(leaf.shape for leaf in leaves if isinstance(leaf, Tensor)))
+        try:
+            if key not in problem.compiled:
+                problem.compiled[key] = CompiledFunction(getattr(problem, name), drawn)
+            return problem.compiled[key](*drawn)
+        except Exception as error:
+            # Whatever the compiler raises: eager still runs, and raises what is the user's.
+            if name == "sweep" and missing_rule_operation(error) is not None:
+                raise
+            warn_of_failure(name, error)
+            problem.compile = False
+            return eager(*args)
+
+    def gradient(
+        self, state: RunState, constants: Tensors, batch: Batch, noise: int
+    ) -> tuple[Tensors, Tensors, Tensors, Tensor]:
+        """(g, new s, new counters, loss) of a step."""
+        args = self._args(state, constants, batch, noise)
+        return self._run("gradient", self.problem.gradient_eager, *args, noise_at=7)
+
+    def update(
+        self, g: Tensors, o: State, theta: Tensors, alpha: Any, hyper: Any
+    ) -> tuple[Tensors, State]:
+        """(θ, o) after a step."""
+        return self._run("update", self.problem.update, g, o, theta, alpha, hyper)
+
+    def pull(self, *args: Any) -> PullResult:
+        """See `BilevelProblem.pull`."""
+        return self._run("pull", self.problem.pull, *args)
+
+    def sweep(
+        self,
+        state: RunState,
+        constants: Tensors,
+        batch: Batch,
+        noise: int,
+        g_bar: Tensors,
+        s_bar: Tensors,
+    ) -> SweepResult:
+        """See `BilevelProblem.sweep`."""
+        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
+        return self._run("sweep", self.problem.sweep, *args, noise_at=7)
+
+    def sweep_reverse(
+        self,
+        state: RunState,
+        constants: Tensors,
+        batch: Batch,
+        noise: int,
+        g_bar: Tensors,
+        s_bar: Tensors,
+    ) -> SweepResult:
+        """See `BilevelProblem.sweep_reverse`."""
+        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
+        return self.problem.sweep_reverse(*args)
+
+    def outer(
+        self, state: RunState, constants: Tensors, batch: Batch, noise: int
+    ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+        """(Λ, θ̄, s̄, adjoint of the constants)."""
+        args = self._args(state, constants, batch, noise)
+        if self.problem.outer_training and self.specs:
+            # The random numbers of `specs` have the shape of an inner batch.
+            return self.problem.outer_eager(*args)
+        return self._run("outer", self.problem.outer_eager, *args, noise_at=7)
+
+    def _args(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> Any:
+        return (
+            state.parameters,
+            state.statistics,
+            state.counters,
+            constants,
+            self.problem.model.fixed,
+            *batch,
+            noise,
+        )
+
+    def _numbers(self, noise: int) -> list[Tensor]:
+        return predraw(self.specs, noise)

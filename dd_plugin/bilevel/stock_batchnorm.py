@@ -1,0 +1,93 @@
+"""Stock BatchNorm layers inside the engine: their moving average as a function, not a side effect.
+
+`torch.nn.functional.batch_norm` writes its running statistics in place and has no derivative for
+them. While the engine runs a model it replaces the function by plain arithmetic, and what the
+kernel would have written is noted down instead (`StatisticsRecord`), with its graph. So a model
+that was never converted has exact hypergradients, through its moving average as well. Layers made
+by `dd_plugin.bn.convert_bn` do not need this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dd_plugin.bilevel import patching
+from dd_plugin.bilevel.patching import Patch
+from dd_plugin.bn import arithmetic
+from dd_plugin.bn.rules import batch_normalize
+
+_native = F.batch_norm
+
+
+class StatisticsRecord:
+    """New running statistics by the identity of the tensors they replace."""
+
+    def __init__(self) -> None:
+        self._new: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def note(self, old: Tensor, new: Tensor) -> None:
+        """``new`` takes the place of ``old``; a layer used twice moves its average twice."""
+        self._new[id(old)] = (old, new)
+
+    def latest(self, old: Tensor) -> Tensor:
+        """What ``old`` has become, ``old`` itself if nothing moved it."""
+        return self._new[id(old)][1] if id(old) in self._new else old
+
+
+_record: StatisticsRecord | None = None
+
+
+@contextlib.contextmanager
+def recording(record: StatisticsRecord | None) -> Iterator[None]:
+    """Note new statistics in ``record``; with None they are written in place."""
+    global _record
+    previous, _record = _record, record
+    try:
+        yield
+    finally:
+        _record = previous
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    record = _record
+    if record is None and arithmetic.fused_kernel_is_exact(input):
+        return _native(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if training:
+        y, mean, var, count = batch_normalize(input, weight, bias, eps)
+        for old, new in ((running_mean, mean), (running_var, arithmetic.unbiased(var, count))):
+            if old is not None and record is not None:
+                record.note(old, arithmetic.moving_average(record.latest(old), new, momentum))
+            elif old is not None:
+                with torch.no_grad():
+                    old.copy_(arithmetic.moving_average(old, new, momentum))
+        return y
+    if record is None:
+        record = StatisticsRecord()
+    assert running_mean is not None
+    assert running_var is not None
+    mean, var = record.latest(running_mean), record.latest(running_var)
+    return arithmetic.normalize(input, mean, var, weight, bias, eps)
+
+
+@contextlib.contextmanager
+def differentiable_batch_norm() -> Iterator[None]:
+    """Replace `torch.nn.functional.batch_norm` by a function that obeys `recording`."""
+    tickets = patching.apply([Patch(F, "batch_norm", _batch_norm)])
+    try:
+        yield
+    finally:
+        patching.restore(tickets)

@@ -1,0 +1,209 @@
+"""What is kept of the inner run for the backward sweep, and how it is brought back.
+
+A run of M steps is cut into segments. The whole state is kept at the start of each; inside, only
+the inner gradient g and the small things (statistics, counters) of every step. On the way back the
+states of one segment are rebuilt by applying the optimizer to the kept gradients, which is
+elementwise, cheap and exact to the bit. So one more step costs the bytes of one gradient, a third
+of a state under Adam, and the sweep need not compute g again. `Recompute` keeps the segment starts
+only and runs the steps of a segment once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.problem import RunState
+
+
+class StepRecord(NamedTuple):
+    """A step as the backward sweep wants it: the state before it and its gradient."""
+
+    state: RunState
+    gradients: Tensors
+
+
+class Storage(Protocol):
+    """Where a trajectory lies and what of it."""
+
+    keep_gradients: bool
+    on_host: bool
+
+    def segment(self, steps: int) -> int:
+        """The length of a segment for a window of that many steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """Keep every step's gradient where the model is.
+
+    Attributes:
+        every: steps per segment. Longer segments keep fewer states, and rebuild more at a time.
+    """
+
+    every: int = 8
+    keep_gradients = True
+    on_host = False
+
+    def segment(self, steps: int) -> int:
+        """``every``."""
+        return _checked(self.every)
+
+
+@dataclass(frozen=True)
+class Host:
+    """As `Device`, in the memory of the host: pinned, copied on a stream of its own on CUDA."""
+
+    every: int = 8
+    keep_gradients = True
+    on_host = True
+
+    def segment(self, steps: int) -> int:
+        """``every``."""
+        return _checked(self.every)
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """Keep one state every so many steps and run the steps between again.
+
+    Attributes:
+        every: steps per segment; by default the square root of the window's length, which keeps
+            the fewest states.
+        on_host: keep the states in the memory of the host.
+    """
+
+    every: int | None = None
+    on_host: bool = False
+    keep_gradients = False
+
+    def segment(self, steps: int) -> int:
+        """``every``, or the square root of ``steps`` rounded up."""
+        return _checked(math.isqrt(max(steps - 1, 0)) + 1 if self.every is None else self.every)
+
+
+def _checked(every: int) -> int:
+    if every < 1:
+        raise ValueError(f"`every` must be at least 1, got {every}")
+    return every
+
+
+class Trajectory:
+    """The record of one window.
+
+    Args:
+        storage: where and what.
+        steps: the length of the window.
+    """
+
+    def __init__(self, storage: Storage, steps: int) -> None:
+        self.storage = storage
+        self.length = storage.segment(steps)
+        self.steps = steps
+        self._anchors: list[Any] = []
+        self._inside: list[Any] = []
+        self._stream: Any = None
+
+    def record(self, state: RunState, gradients: Tensors) -> None:
+        """Take note of the next step: the state before it, and its gradient."""
+        index = len(self._inside)
+        if index % self.length == 0:
+            self._anchors.append(self._put(state))
+        kept: Any = None
+        if self.storage.keep_gradients:
+            kept = self._put((gradients, state.statistics, state.counters))
+        self._inside.append(kept)
+
+    def segments(self) -> list[range]:
+        """The segments of the window, first to last, as ranges of step indices."""
+        return [
+            range(start, min(start + self.length, self.steps))
+            for start in range(0, self.steps, self.length)
+        ]
+
+    def rebuild(
+        self,
+        segment: range,
+        update: Callable[[int, RunState, Tensors], tuple[Tensors, Any]],
+        step: Callable[[int, RunState], tuple[Tensors, Tensors, Tensors]],
+    ) -> list[StepRecord]:
+        """The steps of a segment; its memory in the trajectory is given back.
+
+        Args:
+            segment: one of `segments`, from last to first.
+            update: ``(index, state, gradients) -> (parameters, optimizer state)``.
+            step: ``(index, state) -> (gradients, new statistics, new counters)``.
+        """
+        state: RunState = self._get(self._anchors.pop())
+        records: list[StepRecord] = []
+        for index in segment:
+            kept = self._inside[index]
+            self._inside[index] = None
+            last = index == segment[-1]
+            if kept is not None:
+                gradients, statistics, counters = self._get(kept)
+                state = state._replace(statistics=statistics, counters=counters)
+                after: tuple[Tensors, Tensors] = (statistics, counters)
+            else:
+                gradients, *moved = step(index, state)
+                after = (moved[0], moved[1])
+            records.append(StepRecord(state, gradients))
+            if not last:
+                parameters, optimizer = update(index, state, gradients)
+                state = RunState(parameters, optimizer, *after)
+        return records
+
+    def nbytes(self) -> int:
+        """The bytes held now, each storage counted once."""
+        seen = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+            for t in pytree.tree_leaves((self._anchors, self._inside))
+            if isinstance(t, Tensor)
+        }
+        return sum(seen.values())
+
+    def _put(self, tree: Any) -> Any:
+        if not self.storage.on_host:
+            return tree
+        return pytree.tree_map_only(Tensor, self._to_host, tree)
+
+    def _get(self, tree: Any) -> Any:
+        if not self.storage.on_host:
+            return tree
+        return pytree.tree_map_only(_OnHost, self._from_host, tree)
+
+    def _to_host(self, t: Tensor) -> Any:
+        if t.device.type != "cuda":
+            return _OnHost(t.to("cpu", copy=True), t.device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(t.device)
+        out = torch.empty_like(t, device="cpu", pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(t.device))
+        with torch.cuda.stream(self._stream):
+            out.copy_(t, non_blocking=True)
+        t.record_stream(self._stream)
+        return _OnHost(out, t.device)
+
+    def _from_host(self, kept: _OnHost) -> Tensor:
+        if kept.device.type != "cuda":
+            return kept.tensor.to(kept.device)
+        # The copy to the host may still be under way on its stream.
+        current = torch.cuda.current_stream(kept.device)
+        current.wait_stream(self._stream)
+        return kept.tensor.to(kept.device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _OnHost:
+    """A tensor in host memory, and where it came from."""
+
+    tensor: Tensor
+    device: torch.device

@@ -1,0 +1,70 @@
+"""Windows: which stretch of the inner run the hypergradient goes through.
+
+A window says, for a run of ``steps`` inner steps, where differentiation starts and where the run
+stops and the outer loss is taken. Steps before the window are plain training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+class Window(Protocol):
+    """Anything with `bounds`."""
+
+    def bounds(self, steps: int, seed: int) -> tuple[int, int]:
+        """The first differentiated step and the step at which the run stops (exclusive)."""
+        ...
+
+
+def _check(length: int, steps: int) -> None:
+    if length < 1:
+        raise ValueError(f"the window must hold at least one step, got {length}")
+    if length > steps:
+        raise ValueError(
+            f"the window must not be longer than the unroll, got {length} of {steps} steps; "
+            "shorten the window or give more batches"
+        )
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every step: exact backpropagation through the whole run."""
+
+    def bounds(self, steps: int, seed: int) -> tuple[int, int]:
+        """``(0, steps)``."""
+        _check(steps, steps)
+        return 0, steps
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last ``length`` steps of the run: truncated backpropagation."""
+
+    length: int
+
+    def bounds(self, steps: int, seed: int) -> tuple[int, int]:
+        """``(steps - length, steps)``."""
+        _check(self.length, steps)
+        return steps - self.length, steps
+
+
+@dataclass(frozen=True)
+class Random:
+    """A stretch of ``length`` steps that ends at a random step (RaT-BPTT, arXiv 2310.08137).
+
+    The end is uniform over ``length .. steps``; the run stops there. With the same seed it is the
+    same stretch.
+    """
+
+    length: int
+
+    def bounds(self, steps: int, seed: int) -> tuple[int, int]:
+        """``(end - length, end)`` with the end drawn from ``seed``."""
+        _check(self.length, steps)
+        generator = torch.Generator().manual_seed(seed)
+        end = self.length + int(torch.randint(steps - self.length + 1, (), generator=generator))
+        return end - self.length, end

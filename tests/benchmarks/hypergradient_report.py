@@ -1,0 +1,78 @@
+"""Table and plot of a result file of `tests.benchmarks.hypergradient`, for the documentation.
+
+    python -m tests.benchmarks.hypergradient_report RESULTS.json PLOT.svg
+
+prints the table in Markdown and draws time and memory against the number of inner steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HEADER = (
+    "| network, optimizer | K | tool | seconds (fastest) | times plain | peak MB | warm-up s |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+def table(rows: list[dict]) -> str:
+    """One line per case, in the order of network, optimizer and steps."""
+    lines = [HEADER]
+    ordered = sorted(rows, key=lambda r: (r["model"], r["optimizer"] == "adam", r["steps"]))
+    for row in ordered:
+        case = f"| {row['model']}, {row['optimizer']} | {row['steps']} | {row['tool']} | "
+        if "error" in row:
+            lines.append(case + f"{row['error']} | | | |")
+            continue
+        ratio = row.get("ratio_to_plain")
+        lines.append(
+            case
+            + f"{row['seconds']:.2f} ({row['fastest']:.2f}) | "
+            + f"{'' if ratio is None else f'{ratio:.2f}'} | "
+            + f"{row['peak_bytes'] / 1e6:.0f} | {row['warm_up_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Fastest seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "hypergradient"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
+    chosen = [r for r in rows if (r["model"], r["optimizer"]) == ("convnet", "sgd")]
+    for tool in sorted({r["tool"] for r in chosen}):
+        points = sorted(
+            (r["steps"], r["fastest"], r["peak_bytes"] / 1e9)
+            for r in chosen
+            if r["tool"] == tool and "error" not in r
+        )
+        if not points:
+            continue
+        steps, seconds, memory = zip(*points, strict=True)
+        style = "--" if tool.startswith("plain") else "-"
+        axes[0].plot(steps, seconds, style, marker="o", label=tool)
+        axes[1].plot(steps, memory, style, marker="o", label=tool)
+    for axis, label in zip(axes, ("seconds", "peak memory, GB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="inner steps K", ylabel=label)
+        axis.set_xticks([5, 10, 20, 40], labels=["5", "10", "20", "40"])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    results, target = map(Path, sys.argv[1:3])
+    rows = json.loads(results.read_text())["rows"]
+    print(table(rows))
+    plot(rows, target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from dd_plugin.bilevel import (
+    BilevelProblem,
+    adam,
+    hypergradient,
+    hypergradients,
+    initial_state,
+    sgd,
+)
+from dd_plugin.bn import convert_bn
+from tests.bilevel.problems import convnet, hard_batch, relative_error, soft_batches
+
+
+def _problem(optimizer, count=3, dropout=0.0):
+    models = [convert_bn(convnet(width=2, dropout=dropout), "tracked") for _ in range(count)]
+    problem = BilevelProblem(models[0], optimizer=optimizer)
+    return problem, [initial_state(problem, model) for model in models]
+
+
+@pytest.mark.parametrize("mode", ["sequential", "batched"])
+@pytest.mark.parametrize("optimizer", [sgd(0.9), adam()])
+def test_an_ensemble_is_the_mean_of_its_networks(mode, optimizer):
+    problem, networks = _problem(optimizer)
+    batches, outer = soft_batches(3), hard_batch()
+    step_size = torch.full((3,), 0.05, dtype=torch.float64)
+    found = hypergradients(problem, batches, outer, networks, mode=mode, step_size=step_size)
+    single = [
+        hypergradient(problem, batches, outer, initial=state, step_size=step_size)
+        for state in networks
+    ]
+    count = len(networks)
+    assert relative_error(found.mean.outer_loss, sum(r.outer_loss for r in single) / count) < 1e-10
+    assert relative_error(found.outer_losses, torch.stack([r.outer_loss for r in single])) < 1e-10
+    for k in range(3):
+        expected = sum(r.batches[k].images for r in single) / count
+        assert relative_error(found.mean.batches[k].images, expected) < 1e-9
+        expected = sum(r.batches[k].labels for r in single) / count
+        assert relative_error(found.mean.batches[k].labels, expected) < 1e-9
+    assert relative_error(found.mean.step_size, sum(r.step_size for r in single) / count) < 1e-9
+    for name, bar in found.mean.constants.items():
+        assert relative_error(bar, sum(r.constants[name] for r in single) / count) < 1e-9
+    for index, alone in enumerate(single):
+        assert relative_error(found.parameters[index], alone.parameters) < 1e-9
+        assert relative_error(found.finals[index].parameters, alone.final.parameters) < 1e-10
+    assert found.mean.inner_losses.shape == (3, count)
+
+
+def test_batched_networks_draw_their_own_random_numbers():
+    problem, networks = _problem(sgd(), count=2, dropout=0.5)
+    same = [networks[0], networks[0]]
+    found = hypergradients(
+        problem, soft_batches(2), hard_batch(), same, mode="batched", step_size=0.1
+    )
+    first, second = found.finals
+    assert relative_error(first.parameters, second.parameters) > 1e-3
+    again = hypergradients(
+        problem, soft_batches(2), hard_batch(), same, mode="sequential", step_size=0.1
+    )
+    first, second = again.finals
+    assert relative_error(first.parameters, second.parameters) > 1e-3
+
+
+def test_errors():
+    problem, networks = _problem(sgd(), count=1)
+    batches, outer = soft_batches(1), hard_batch()
+    with pytest.raises(ValueError, match="at least one state"):
+        hypergradients(problem, batches, outer, [], step_size=0.1)
+    with pytest.raises(ValueError, match="`mode` must be"):
+        hypergradients(problem, batches, outer, networks, mode="x", step_size=0.1)
+    with pytest.raises(ValueError, match='use mode="sequential"'):
+        hypergradients(
+            problem, batches, outer, networks, mode="batched", method="reverse", step_size=0.1
+        )

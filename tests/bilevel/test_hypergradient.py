@@ -1,0 +1,369 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dd_plugin.bilevel import (
+    BilevelProblem,
+    Device,
+    Host,
+    Last,
+    MissingRuleWarning,
+    Random,
+    Recompute,
+    adam,
+    adamw,
+    hypergradient,
+    sgd,
+)
+from dd_plugin.bn import convert_bn
+from tests.bilevel.problems import (
+    assert_unchanged,
+    convnet,
+    frozen_copy,
+    hard_batch,
+    relative_error,
+    soft_batches,
+    worst_error,
+)
+
+POLICIES = {
+    "stock": None,
+    "tracked": ("tracked", "batch"),
+    "learned": ("learned", "batch"),
+    "learned running": ("learned", "running"),
+    "frozen running": ("frozen", "running"),
+}
+STORAGES = (Device(2), Host(3), Recompute(), Recompute(2))
+
+
+def _model(policy, **options):
+    model = convnet(**options)
+    return model if POLICIES[policy] is None else convert_bn(model, *POLICIES[policy])
+
+
+def _mse(output, target):
+    return (output - target).square().mean()
+
+
+# Closed forms.
+
+
+class _Scalar(nn.Module):
+    def __init__(self, theta):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.theta * x
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse", "autograd"])
+def test_linear_regression_in_closed_form(method):
+    # Inner loss (theta x - y)^2 with one example x, y:  theta' = theta - a 2 x (theta x - y).
+    # With c = 1 - 2 a x^2 and d = 2 a x y:   theta_K = c^K theta_0 + d (1 - c^K) / (1 - c)
+    #                                                 = c^K (theta_0 - y / x) + y / x.
+    # Outer loss (theta_K z - t)^2, derivative s = 2 z (theta_K z - t) for theta_K, and
+    #   d theta_K / d theta_0 = c^K
+    #   d theta_K / d a       = K c^(K-1) (-2 x^2) (theta_0 - y/x)        (summed over the steps)
+    theta, x, y, z, t, a, steps = 0.3, 0.7, 1.1, 1.3, -0.4, 0.2, 5
+    model = _Scalar(theta)
+    problem = BilevelProblem(model, inner_loss=_mse, outer_loss=_mse)
+    pairs = torch.tensor([[x, y], [z, t]], dtype=torch.float64)
+    inner, outer = (pair.split(1) for pair in pairs)
+    result = hypergradient(problem, [inner] * steps, outer, step_size=a, method=method)
+    c = 1 - 2 * a * x * x
+    final = c**steps * (theta - y / x) + y / x
+    slope = 2 * z * (final * z - t)
+    assert float(result.outer_loss) == pytest.approx((final * z - t) ** 2, rel=1e-12)
+    assert float(result.final.parameters["theta"]) == pytest.approx(final, rel=1e-12)
+    assert float(result.parameters["theta"]) == pytest.approx(slope * c**steps, rel=1e-12)
+    expected = slope * steps * c ** (steps - 1) * (-2 * x * x) * (theta - y / x)
+    assert float(result.step_size) == pytest.approx(expected, rel=1e-12)
+    # The label of step k moves theta by 2 a x, and c^(K-1-k) of it is left at the end.
+    for k, bar in result.batches.items():
+        expected = slope * 2 * a * x * c ** (steps - 1 - k)
+        assert float(bar.labels) == pytest.approx(expected, rel=1e-12)
+
+
+class _MeanOfBatch(nn.Module):
+    """One BatchNorm feature, in eval mode its running mean is all that the output shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(1, affine=False, momentum=0.25).double()
+        self.theta = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        y = self.bn(x)
+        return y + self.theta if self.training else self.bn.running_mean.expand(len(x), 1)
+
+
+@pytest.mark.parametrize("policy", ["stock", "tracked"])
+def test_moving_average_in_closed_form(policy):
+    # m_K = (1 - p)^K m_0 + sum_k p (1 - p)^(K-1-k) mean(x_k), outer loss m_K: so each value of a
+    # batch of 4 at step k has gradient p (1 - p)^(K-1-k) / 4, and m_0 has (1 - p)^K.
+    model = _MeanOfBatch()
+    if policy == "tracked":
+        convert_bn(model, "tracked")
+    problem = BilevelProblem(
+        model, inner_loss=lambda out, y: out.square().mean(), outer_loss=lambda out, y: out.mean()
+    )
+    batches = [(torch.randn(4, 1).double(), torch.zeros(4, 1).double()) for _ in range(3)]
+    result = hypergradient(problem, batches, batches[0], step_size=0.1)
+    for k in range(3):
+        expected = torch.full((4, 1), 0.25 * 0.75 ** (2 - k) / 4, dtype=torch.float64)
+        torch.testing.assert_close(result.batches[k].images, expected)
+    start = result.statistics["bn.running_mean"]
+    torch.testing.assert_close(start, torch.tensor([0.75**3], dtype=torch.float64))
+
+
+# Against the whole graph, and against finite differences.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("optimizer", [sgd(0.9, nesterov=True, weight_decay=0.01), adamw()])
+def test_every_method_and_storage_equals_the_whole_graph(policy, optimizer):
+    problem = BilevelProblem(_model(policy), optimizer=optimizer)
+    batches, outer = soft_batches(5), hard_batch()
+    step_size = torch.rand(5, dtype=torch.float64) * 0.1
+    oracle = hypergradient(problem, batches, outer, step_size=step_size, method="autograd")
+    for method in ("mixed", "reverse"):
+        for storage in STORAGES if method == "mixed" else STORAGES[:1]:
+            result = hypergradient(
+                problem, batches, outer, step_size=step_size, method=method, storage=storage
+            )
+            assert result.finite
+            error, where = worst_error(result, oracle)
+            assert error < 1e-9, (method, storage, where)
+
+
+@pytest.mark.parametrize("optimizer", [sgd(), sgd(0.5, dampening=0.5), adam(weight_decay=0.1)])
+@pytest.mark.parametrize("window", [Last(2), Random(3)])
+def test_windows_equal_the_whole_graph_of_the_window(optimizer, window):
+    problem = BilevelProblem(_model("tracked"), optimizer=optimizer)
+    batches, outer = soft_batches(5), hard_batch()
+    options = {"step_size": 0.05, "window": window, "seed": 3}
+    oracle = hypergradient(problem, batches, outer, method="autograd", **options)
+    result = hypergradient(problem, batches, outer, **options)
+    assert (result.start, result.stop) == window.bounds(5, _window_seed(3))
+    assert list(result.batches) == list(range(result.start, result.stop))
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
+def _window_seed(seed):
+    from dd_plugin.bilevel.randomness import mix
+
+    return mix(seed, 1 << 40)
+
+
+def test_a_window_is_the_full_run_from_its_start():
+    problem = BilevelProblem(_model("tracked"), optimizer=sgd(0.9))
+    batches, outer = soft_batches(4), hard_batch()
+    before = hypergradient(problem, batches[:2], outer, step_size=0.05).final
+    full = hypergradient(problem, batches[2:], outer, step_size=0.05, initial=before)
+    last = hypergradient(problem, batches, outer, step_size=0.05, window=Last(2))
+    assert relative_error(last.parameters, full.parameters) < 1e-12
+    assert relative_error(last.batches[3].images, full.batches[1].images) < 1e-12
+
+
+def test_finite_differences():
+    # Everything at once along one random direction: central differences at 1e-5 leave an error
+    # of order 1e-10 relative to third derivatives of order one.
+    model = convnet(width=2)
+    model = nn.Sequential(*(nn.Softplus() if isinstance(m, nn.ReLU) else m for m in model))
+    problem = BilevelProblem(convert_bn(model, "tracked"), optimizer=sgd(0.9))
+    (images, labels), outer = soft_batches(1)[0], hard_batch()
+    start = {n: p + 0.0 for n, p in problem.model.parameters.items()}
+    shift = {n: torch.zeros((), dtype=torch.float64) for n in problem.model.constants}
+    alpha, mu = torch.tensor(0.1).double(), torch.tensor(0.9).double()
+    point = (images, labels, start, shift, alpha, mu)
+    generator = torch.Generator().manual_seed(5)
+    flat, spec = torch.utils._pytree.tree_flatten(point)
+    direction = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in flat]
+
+    def run(eps):
+        moved = [t + eps * d for t, d in zip(flat, direction, strict=True)]
+        x, y, theta, c, a, m = torch.utils._pytree.tree_unflatten(moved, spec)
+        return hypergradient(
+            problem,
+            [(x, y)] * 3,
+            outer,
+            step_size=a,
+            parameters=theta,
+            constants=c,
+            hyperparameters={"momentum": m},
+        )
+
+    result = run(0.0)
+    gradient = (
+        sum(b.images for b in result.batches.values()),
+        sum(b.labels for b in result.batches.values()),
+        result.parameters,
+        result.constants,
+        result.step_size,
+        result.hyperparameters["momentum"],
+    )
+    slopes = torch.utils._pytree.tree_leaves(gradient)
+    expected = sum((g * d).sum() for g, d in zip(slopes, direction, strict=True))
+    measured = (run(1e-5).outer_loss - run(-1e-5).outer_loss) / 2e-5
+    assert float(measured) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_several_outer_batches_are_their_mean():
+    problem = BilevelProblem(_model("tracked"))
+    batches, (images, labels) = soft_batches(2), hard_batch(size=6)
+    whole = hypergradient(problem, batches, (images, labels), step_size=0.1)
+    parts = [(images[:4], labels[:4]), (images[4:], labels[4:])]
+    split = hypergradient(problem, batches, parts, step_size=0.1)
+    assert worst_error(split, whole)[0] < 1e-11
+
+
+# Inputs made from other tensors.
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_leaves_get_what_autograd_would_give_them(as_function):
+    problem = BilevelProblem(_model("tracked"), optimizer=sgd(0.5))
+    outer = hard_batch()
+    pool = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    soft = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    raw = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
+
+    def batch(step):
+        noise = torch.rand(3, 3, 8, 8, dtype=torch.float64) if as_function else 0.5
+        chosen = torch.arange(step, step + 3) % 4
+        return pool[chosen].tanh() * noise, soft[chosen].softmax(1)
+
+    batches = batch if as_function else [batch(k) for k in range(4)]
+    alpha = nn.functional.softplus(raw)
+    result = hypergradient(
+        problem, batches, outer, step_size=alpha, steps=4, leaves=[pool, soft, raw], seed=1
+    )
+    for leaf, slope_of in zip((pool, soft, raw), result.leaves, strict=True):
+        generator = torch.Generator().manual_seed(1)
+        d = torch.randn(leaf.shape, generator=generator, dtype=torch.float64)
+        losses = []
+        for eps in (1e-6, -1e-6):
+            with torch.no_grad():
+                leaf += eps * d
+                again = batch if as_function else [batch(k) for k in range(4)]
+                losses.append(
+                    hypergradient(
+                        problem,
+                        again,
+                        outer,
+                        step_size=nn.functional.softplus(raw).item(),
+                        steps=4,
+                        seed=1,
+                    ).outer_loss
+                )
+                leaf -= eps * d
+        slope = float((slope_of * d).sum())
+        assert float((losses[0] - losses[1]) / 2e-6) == pytest.approx(slope, rel=1e-5)
+    assert pool.grad is None
+
+
+# Nothing leaks.
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse", "autograd"])
+def test_no_object_is_changed(method):
+    model = _model("tracked", dropout=0.3).eval()
+    batches, outer = soft_batches(2), hard_batch()
+    before = frozen_copy(model)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first = hypergradient(model, batches, outer, step_size=0.1, method=method)
+    second = hypergradient(model, batches, outer, step_size=0.1, method=method)
+    assert_unchanged(model, before)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert np.array_equal(states[2], np.random.get_state()[1])  # noqa: NPY002
+    assert worst_error(first, second)[0] == 0.0
+    assert all(not t.requires_grad for t in first.parameters.values())
+
+
+# What can go wrong.
+
+
+def test_a_loss_that_is_not_finite_is_a_result():
+    problem = BilevelProblem(_model("stock"))
+    batches = soft_batches(4)
+    batches[2][0][0, 0, 0, 0] = float("inf")
+    for method in ("mixed", "autograd"):
+        result = hypergradient(problem, batches, hard_batch(), step_size=0.1, method=method)
+        assert not result.finite
+        assert result.first_nonfinite == 2
+        assert all(t.isnan().all() for t in result.parameters.values())
+        assert result.batches[0].images.isnan().all()
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+class _WithoutForwardRule(nn.Module):
+    def forward(self, x):
+        return _Doubled.apply(x)
+
+
+def test_an_operation_without_a_forward_rule_is_named_and_handled():
+    model = nn.Sequential(*convnet(), _WithoutForwardRule())
+    batches, outer = soft_batches(2), hard_batch()
+    with pytest.warns(MissingRuleWarning, match=r"autograd.Function has no forward-mode rule"):
+        result = hypergradient(model, batches, outer, step_size=0.1)
+    oracle = hypergradient(model, batches, outer, step_size=0.1, method="autograd")
+    assert result.method == "reverse"
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
+def test_input_errors_name_cause_and_remedy():
+    model, outer = convnet(), hard_batch()
+    batches = soft_batches(2)
+    images, labels = batches[0]
+    cases = [
+        ([(images, labels[:3])], {}, ValueError, "as many labels as images"),
+        ([(images.float(), labels)], {}, TypeError, "dtype"),
+        ([(images, torch.full((6,), 3))], {}, ValueError, r"must lie in 0 \.\. 2"),
+        ([(images, labels[:, :2])], {}, ValueError, "3 columns, one per class"),
+        ([(images.long(), labels)], {}, TypeError, "must be floating point"),
+        ([], {}, ValueError, "at least one step"),
+        (batches, {"steps": 3}, ValueError, "one batch per step, got 2 for 3"),
+        (batches, {"step_size": torch.ones(3)}, ValueError, r"shape \(2,\), one per step"),
+        (batches, {"window": Last(3)}, ValueError, "longer than the unroll"),
+        (batches, {"method": "forward"}, ValueError, "`method` must be"),
+        (batches, {"hyperparameters": {"momentum": 0.9}}, ValueError, "was made without"),
+        (batches, {"parameters": {"nope": images}}, ValueError, "none of the model's parameters"),
+        (batches, {"leaves": [images]}, ValueError, "requires a gradient"),
+        (lambda k: batches[k], {}, ValueError, "`steps` must be given"),
+    ]
+    for given, options, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            hypergradient(model, given, outer, **{"step_size": 0.1, **options})
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        hypergradient(model, batches, outer, step_size=0.1)
+
+
+def test_autocast_keeps_a_float32_trajectory():
+    model = convnet().float()
+    problem = BilevelProblem(model, autocast=torch.bfloat16)
+    batches = [(x.float(), y.float()) for x, y in soft_batches(2)]
+    images, labels = hard_batch()
+    result = hypergradient(problem, batches, (images.float(), labels), step_size=0.1)
+    plain = hypergradient(model, batches, (images.float(), labels), step_size=0.1)
+    assert result.finite
+    assert all(t.dtype == torch.float32 for t in result.final.parameters.values())
+    # bfloat16 has 8 bits: the two agree in direction, not in value.
+    a, b = result.batches[0].images.flatten(), plain.batches[0].images.flatten()
+    assert not torch.equal(a, b)
+    assert float(torch.cosine_similarity(a, b, dim=0)) > 0.8
