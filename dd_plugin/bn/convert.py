@@ -23,6 +23,7 @@ from dd_plugin.bn.plan import (
     Patterns,
     UnsupportedBatchNormError,
     check_is_module,
+    forward_is_replaced,
     plan_conversion,
 )
 
@@ -83,6 +84,7 @@ def convert_bn(
     for planned, made in zip(plan.layers, classes, strict=True):
         layer: Any = planned.layer
         if not isinstance(layer, LearnableStatistics):
+            layer.__dict__.pop("forward", None)  # the stock class's own, or the plan had refused
             layer.__class__ = made
         layer.install_policy(statistics, train_with)
     _write_note(model)
@@ -111,7 +113,7 @@ def revert_bn(model: Model) -> Model:
                 f"cannot revert {name!r}: it was parametrized after convert_bn; call "
                 "torch.nn.utils.parametrize.remove_parametrizations on it first."
             )
-        if "forward" in layer.__dict__:
+        if forward_is_replaced(layer):
             raise UnsupportedBatchNormError(
                 f"cannot revert {name!r}: its forward was replaced on the instance after "
                 "convert_bn (accelerate's hooks do that) and goes on calling the converted "
@@ -123,6 +125,7 @@ def revert_bn(model: Model) -> Model:
     for layer in layers.values():
         layer.remove_policy()
         del layer.train_with
+        layer.__dict__.pop("forward", None)
         layer.__class__ = layer.stock_class  # type: ignore[assignment]
         _reverted.add(layer)
     for module in model.modules():

@@ -77,7 +77,12 @@ class FrozenLearnable(LearnableStatistics):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (N, C, H, W)``, then drop and activate where the stock class does."""
-        x = self.normalize(x)
+        self._check_channels(x)
+        effective = self.effective_statistics()
+        # The stock classes' own order of operations, so that outputs are theirs to the bit.
+        scale = self.weight * (effective["running_var"] + self.eps).rsqrt()
+        offset = self.bias - effective["running_mean"] * scale
+        x = x * arithmetic.per_channel(scale, x) + arithmetic.per_channel(offset, x)
         if "drop" in self._modules:
             x = self.drop(x)
         return self.act(x) if "act" in self._modules else x

@@ -175,6 +175,7 @@ class LearnableStatistics(nn.Module):
         if self._normalizes_with_batch():
             return self._normalize_with_batch(x)
         effective = self.effective_statistics()
+        moves = self._moves_statistics()
         fused = arithmetic.fused_kernel_is_exact(x)
         normalize = arithmetic.fused_normalize if fused else arithmetic.normalize
         y = normalize(
@@ -185,7 +186,7 @@ class LearnableStatistics(nn.Module):
             self.bias,
             self.eps,
         )
-        if self._moves_statistics():
+        if moves:
             mean, var, count = self.batch_moments(x if statistics_are_in_graph() else x.detach())
             self._track({"running_mean": mean, "running_var": arithmetic.unbiased(var, count)})
         return y
@@ -246,7 +247,13 @@ class LearnableStatistics(nn.Module):
             momentum = self._momentum_now(self.num_batches_tracked)
             for name, value in observed.items():
                 running = getattr(self, name)
-                running.copy_(arithmetic.moving_average(running, value.detach(), momentum))
+                moved = arithmetic.moving_average(running, value.detach(), momentum)
+                if torch.compiler.is_compiling() and not self._normalizes_with_batch():
+                    # The output was computed from this buffer; in torch 2.15 a compiled backward
+                    # would read it as an update in place leaves it.
+                    setattr(self, name, moved)
+                else:
+                    running.copy_(moved)
 
     def _momentum_now(self, batches: Tensor | None) -> Tensor:
         momentum: float | Tensor

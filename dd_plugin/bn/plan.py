@@ -111,6 +111,15 @@ def check_is_module(model: object) -> None:
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
 
 
+def forward_is_replaced(layer: nn.Module) -> bool:
+    """Whether the instance has another forward than its class.
+
+    Removing one of accelerate's hooks leaves the class's own, bound; that is no other.
+    """
+    forward = layer.__dict__.get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(layer).forward
+
+
 def find_batch_norms(model: nn.Module) -> list[PlannedLayer]:
     """Every BatchNorm-type layer of a model, once each, in the order of `named_modules`."""
     names: dict[int, list[str]] = {}
@@ -244,7 +253,7 @@ def _check_convertible(planned: PlannedLayer) -> None:
             "it has parametrizations, which replaced its class",
             "convert before parametrizing, or remove_parametrizations first",
         )
-    if "forward" in layer.__dict__:
+    if forward_is_replaced(layer):
         raise refuse(
             "its forward was replaced on the instance (accelerate's hooks do that), so a new "
             "class would have no effect",

@@ -45,6 +45,9 @@ def batch_normalize(
     count = x.numel() // max(x.shape[1], 1)
     if count == 1:
         batch_moments(x)  # raises
+    if torch.compiler.is_dynamo_compiling():  # which refuses a Function with a forward-mode rule
+        mean, var, _ = batch_moments(x)
+        return normalize(x, mean, var, weight, bias, eps), mean, var, count
     wide = at_least_float32(x)
     like = wide.new_ones(x.shape[1])
     w = like if weight is None else weight

@@ -124,7 +124,7 @@ def runner(case: dict, device: str):
 
         return plain
     if name == "higher":
-        import higher  # type: ignore[import-untyped]
+        import higher
 
         def with_higher():
             images = x.clone().requires_grad_()

@@ -122,7 +122,7 @@ _DETECTORS = {
         c.DEFORMABLE | {"backbone_config": c.TIMM | {"out_indices": [3, 4]}}, images()
     ),
     "Deimv2ForObjectDetection": Tiny(c.RT_DETR_HGNET, images()),
-    "DetrForObjectDetection": Tiny(c.DETR_RESNET, images()),
+    "DetrForObjectDetection": Tiny(c.DETR_RESNET, images(64)),
     "DetrForObjectDetection/timm": Tiny(c.DETR_TIMM, images()),
     "DetrForSegmentation": Tiny(c.DETR_MASKS, images()),
     "DFineForObjectDetection": Tiny(c.RT_DETR_HGNET, images()),

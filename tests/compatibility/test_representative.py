@@ -33,8 +33,8 @@ REPRESENTATIVE = [
     "timm efficientvit_b0",  # linear attention
     "transformers ResNetForImageClassification",
     "transformers MobileNetV2ForImageClassification",
-    "transformers DetrForObjectDetection",  # frozen layers of its own
-    "transformers RTDetrForObjectDetection",  # process-wide caches, grid_sample
+    "transformers DetrForObjectDetection/timm",  # a detector on a backbone of timm
+    "transformers ConditionalDetrForObjectDetection",  # frozen layers of its own
 ]
 
 
