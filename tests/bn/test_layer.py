@@ -166,7 +166,8 @@ def test_one_layer_called_twice_moves_twice():
 
 def test_correction_closed_form():
     # mean 2 * (1 + 0.5) = 3, var 4 * exp(log 9) = 36: (9 - 3) / 6 = 1.
-    layer = nn.BatchNorm1d(1, eps=0.0, dtype=torch.float64).eval()
+    # 36 + 1e-300 is 36 in float64; older torch refuses an eps of zero.
+    layer = nn.BatchNorm1d(1, eps=1e-300, dtype=torch.float64).eval()
     layer.running_mean.fill_(2), layer.running_var.fill_(4)
     convert_bn(layer, "tracked")
     layer.mean_correction.fill_(0.5)
