@@ -190,7 +190,7 @@ class Classes:
         *,
         declared: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
-        values: Iterable[Any] | None = None,
+        values: Sequence[Any] | None = None,
     ) -> Classes:
         """Works out the classes.
 
@@ -220,10 +220,10 @@ class Classes:
             )
         else:
             distinct = _distinct(values)
-            names, lookup = (
-                [str(value) for value in distinct],
-                {value: index for index, value in enumerate(distinct)},
-            )
+            names = [str(value) for value in distinct]
+            lookup = {value: index for index, value in enumerate(distinct)}
+            if len(names) < 2:
+                cls(names, lookup).encode(values)  # labels that are none would be the reason
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DataError(f"class names must differ, got {', '.join(repeated)} more than once")

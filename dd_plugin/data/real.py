@@ -104,7 +104,7 @@ class RealData:
                 (scaled to cover it, the middle cut out). By default the size that all images have;
                 if they differ, this argument has to be given, since the choice settles what the
                 distilled images will be.
-            channels: 1 or 3. By default 3 if any image has colour.
+            channels: 1 or 3. By default 3 if any of the images that are read here has colour.
             class_names: see `Classes.make`; pass `train.class_names` for a test set.
             device: where batches are wanted, and the pixels kept if they fit.
             max_bytes: how much memory the pixels, or a stream's buffer, may take.
@@ -348,17 +348,16 @@ def _load(
         from dd_plugin.data.digits import load_digits
 
         return load_digits(), split
+    if not name:
+        raise DataError(f"the data set needs a name: a folder, an id on the Hub, or {DIGITS!r}")
     folder = Path(name).expanduser()
-    if not folder.exists():
-        if name.startswith((".", "~")) or folder.is_absolute():
-            raise DataError(f"there is no folder {name!r}")
-        place = name
-    else:
-        place = str(folder)
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return datasets.load_from_disk(place), split
+    if not folder.exists() and (name.startswith((".", "~")) or folder.is_absolute()):
+        raise DataError(f"there is no folder {name!r}")
+    place = str(folder) if folder.exists() else name
     arguments: dict[str, Any] = {"name": config, "split": split, "streaming": streaming}
     try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            return datasets.load_from_disk(place), split
         if folder.suffix == ".parquet" and folder.is_file():
             loaded = datasets.load_dataset("parquet", data_files=place, **arguments)
         else:
@@ -566,6 +565,7 @@ def _open_stream(
     """The rows of an `IterableDataset`, and (C, H, W)."""
     from datasets import Image
 
+    dataset = dataset.select_columns([columns.image, columns.label])
     if dataset.features is not None and isinstance(dataset.features[columns.image], Image):
         dataset = dataset.cast_column(columns.image, Image(decode=False))
     first = next(iter(copy.deepcopy(dataset)), None)
@@ -989,4 +989,4 @@ class _Stream:
 
 def _checksum(block: tuple[Tensor, Tensor]) -> int:
     pixels, labels = block
-    return zlib.crc32(labels.numpy(), zlib.crc32(pixels.numpy()))
+    return zlib.crc32(labels.numpy().data, zlib.crc32(pixels.numpy().data))

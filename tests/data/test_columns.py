@@ -185,6 +185,8 @@ def test_bad_labels_do_not_become_classes():
     assert classes.names == ["0", "1"]
     with pytest.raises(DataError, match="None"):
         classes.encode([0, None])
+    with pytest.raises(DataError, match="row 0 has the label -1; negative labels"):
+        Classes.make(values=[-1, -1])
 
 
 # --- pixels -------------------------------------------------------------------------------------

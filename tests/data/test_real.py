@@ -180,6 +180,16 @@ def test_state_of_rows_is_checked(real):
         RealData.from_dataset(table(images(10))).load_state_dict(state)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_bytes": 100}, {"streamed": True}])
+def test_batches_are_on_the_device(options):
+    dataset = table(images())
+    if options.pop("streamed", False):
+        dataset, options = dataset.to_iterable_dataset(), {"buffer_size": 8}
+    real = RealData.from_dataset(dataset, device="meta", **options)
+    for part in (*real.batch(4, 0), *real.of_each_class(2, 0), *next(real.batches(3))):
+        assert part.device.type == "meta"
+
+
 # --- images of all kinds ------------------------------------------------------------------------
 
 
@@ -577,6 +587,10 @@ def test_load_what_save_to_disk_wrote(tmp_path):
     table(images(5)).save_to_disk(tmp_path / "one")
     assert len(load_real(tmp_path / "both", "test")) == 6
     assert len(load_real(tmp_path / "one")) == 5
+    for file in (tmp_path / "one").glob("*.arrow"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="could not be read"):
+        load_real(tmp_path / "one")
 
 
 def test_load_digits_and_objects():
@@ -587,6 +601,8 @@ def test_load_digits_and_objects():
 
 
 def test_what_cannot_be_loaded(tmp_path):
+    with pytest.raises(DataError, match="needs a name"):
+        load_real("")
     with pytest.raises(DataError, match=r"there is no folder './nowhere'"):
         load_real("./nowhere")
     with pytest.raises(DataError, match=r"data set 'nobody/nothing' could not be had: .*'digits'"):

@@ -240,8 +240,11 @@ def test_journey_through_files_changes_nothing(transform, tmp_path):
 def test_it_can_be_moved(transform):
     moved = transform.to("cpu")
     assert torch.equal(moved(images()), transform(images()))
-    meta = transform.to("meta")
-    assert meta(images().to("meta")).shape == (200, 3, 4, 5)
+    elsewhere = transform.to("meta")
+    for each, device in ((transform, "cpu"), (elsewhere, "meta")):
+        tensors = [value for value in vars(each).values() if isinstance(value, torch.Tensor)]
+        assert tensors
+        assert all(tensor.device.type == device for tensor in tensors)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 4, 5), (4, 5), (2, 5, 3, 4)])
