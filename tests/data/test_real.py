@@ -448,6 +448,15 @@ def test_resumed_stream_shows_what_an_undisturbed_one_would_have(kind, dataset, 
     assert list(walk(resumed, steps, steps + 10)) == list(walk(undisturbed, steps, steps + 10))
 
 
+def test_stream_that_shuffles_itself_is_told_the_epoch():
+    dataset = table(images(100)).to_iterable_dataset().shuffle(seed=1, buffer_size=50)
+    real = RealData.from_dataset(dataset, buffer_size=16)
+    first, second = (rows_of(real.batch(100, 0)[0]) for _ in range(2))
+    assert sorted(first) == sorted(second)
+    # A buffer holds what the data set gave it, which depends on the epoch.
+    assert set(first[:16]) != set(second[:16])
+
+
 def test_looking_at_a_stream_does_not_move_it(stream):
     dataset = table(images(100)).to_iterable_dataset(num_shards=4)
     untouched = RealData.from_dataset(dataset, buffer_size=16, seed=3)
