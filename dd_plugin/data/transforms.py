@@ -171,7 +171,7 @@ class Whitening:
 
     For pixels x, divided by the deviation of their channel, with covariance U diag(s) Uᵀ over the
     real images, it is (x - mean) U diag(s + eps)^(-1/2) Uᵀ. RaT-BPTT (Feng et al., ICLR 2024,
-    arXiv 2310.04592) and the codes before it use it on CIFAR, with `kornia.enhance.ZCAWhitening` at
+    arXiv 2311.07025) and the codes before it use it on CIFAR, with `kornia.enhance.ZCAWhitening` at
     eps = 0.1 on normalised images, which this agrees with.
 
     Made by `fit`, or by `transform_from` from what was stored.
