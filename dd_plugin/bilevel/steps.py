@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel.compile import CompiledFunction, warn_of_failure
+from dd_plugin.bilevel.compile import CompiledFunction, CompiledHalves, warn_of_failure
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, PullResult, RunState, SweepResult
@@ -64,6 +64,55 @@ class Steps:
         """(g, new s, new counters, loss) of a step."""
         args = self._args(state, constants, batch, noise)
         return self._run("gradient", self.problem.gradient_eager, *args, noise_at=7)
+
+    def kept_bytes(self, state: RunState, constants: Tensors, batch: Batch) -> int | None:
+        """What `gradient_keeping` would keep of each step; None where it cannot be used."""
+        problem = self.problem
+        if not problem.compile:
+            return None
+        key = ("halves", *(t.shape for t in batch))
+        if key not in problem.compiled:
+            early = self._drawn(self._args(state, constants, batch, 0))
+            late = (state.parameters, state.statistics)
+            try:
+                halves = CompiledHalves(problem.gradient_and_sweep, early, late)
+            except Exception:
+                # Without forward rules, for one; the sweep itself will say what is the matter.
+                halves = None
+            problem.compiled[key] = halves
+        self._halves = problem.compiled[key]
+        return None if self._halves is None else self._halves.kept_bytes
+
+    def gradient_keeping(
+        self, state: RunState, constants: Tensors, batch: Batch, noise: int
+    ) -> tuple[Any, list[Tensor]]:
+        """As `gradient`, and the values that `sweep_kept` takes over."""
+        args = self._args(state, constants, batch, noise)
+        try:
+            return self._halves.first(*self._drawn(args))
+        except Exception as error:
+            warn_of_failure("gradient", error)
+            self.problem.compile = False
+            return self.problem.gradient_eager(*args), []
+
+    def sweep_kept(
+        self,
+        kept: list[Tensor],
+        state: RunState,
+        constants: Tensors,
+        batch: Batch,
+        noise: int,
+        g_bar: Tensors,
+        s_bar: Tensors,
+    ) -> SweepResult:
+        """As `sweep`, from what `gradient_keeping` kept."""
+        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
+        try:
+            return self._halves.second(kept, *self._drawn(args))
+        except Exception as error:
+            warn_of_failure("sweep", error)
+            self.problem.compile = False
+            return self.problem.sweep(*args)
 
     def update(
         self, g: Tensors, o: State, theta: Tensors, alpha: Any, hyper: Any
@@ -121,6 +170,10 @@ class Steps:
             *batch,
             noise,
         )
+
+    def _drawn(self, args: Any) -> Any:
+        """Arguments with the random numbers themselves in the place of their seed."""
+        return (*args[:7], self._numbers(args[7]), *args[8:])
 
     def _numbers(self, noise: int) -> list[Tensor]:
         return predraw(self.specs, noise)
