@@ -161,5 +161,3 @@ def _ancestors(results: Sequence[Any]) -> set[Node]:
             found.add(node)
             stack.extend(node.all_input_nodes)
     return found
-
-
