@@ -33,9 +33,20 @@ class StepRecord(NamedTuple):
 class Storage(Protocol):
     """Where a trajectory lies and what of it."""
 
-    keep_gradients: bool
-    on_host: bool
-    activations: int
+    @property
+    def keep_gradients(self) -> bool:
+        """Whether the inner gradient of every step is kept, or each step is run again."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the trajectory lies in the memory of the host."""
+        ...
+
+    @property
+    def activations(self) -> int:
+        """Bytes for the activations of the last steps."""
+        ...
 
     def segment(self, steps: int) -> int:
         """The length of a segment for a window of that many steps."""

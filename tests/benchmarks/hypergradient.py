@@ -232,7 +232,7 @@ class Child:
         command = [sys.executable, "-m", "tests.benchmarks.hypergradient"]
         command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
         command += ["--device", options.device, "--threads", str(options.threads)]
-        self.messages = tempfile.TemporaryFile("w+")
+        self.messages = (folder / f"{self.gradient.stem}.txt").open("w+")
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -268,6 +268,7 @@ class Child:
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process.wait()
+        self.messages.close()
 
     def row(self, tools: dict[str, Child]) -> dict:
         """What was measured, with ratios taken round by round."""
