@@ -359,11 +359,11 @@ def test_state_of_another_run_is_refused():
     runs = pool(optimizer=adam())
     runs.take(0, 0)
     saved = runs.state_dict()
-    with pytest.raises(ValueError, match="must have .*0.weight.* of another model or inner opt"):
+    with pytest.raises(ValueError, match=r"must have .*0\.weight.* of another model or inner opt"):
         pool(optimizer=adam()).load_state_dict(
             {name: value for name, value in saved.items() if "0.weight" not in name}
         )
-    with pytest.raises(ValueError, match="that these do not, such as .* of another model or inner"):
+    with pytest.raises(ValueError, match=r"these do not, such as .* of another model or inner"):
         pool(optimizer=sgd()).load_state_dict(saved)
     with pytest.raises(ValueError, match="those of mode=\"pool\", these have mode='random'"):
         networks(optimizer=adam()).load_state_dict(saved)
