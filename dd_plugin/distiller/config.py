@@ -31,6 +31,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+_CONVNET = "timm/dd_convnet"
+# The network of the run without options: small, for images of 8x8.
+_FOR_DIGITS = {"width": 32, "depth": 2, "norm_layer": "batchnorm2d"}
+
+
 class NoEffectWarning(UserWarning):
     """An option was set that does nothing in the chosen mode."""
 
@@ -92,7 +97,7 @@ class DistillerConfig:
     per_device_eval_batch_size: int = _option(500, "Images per batch of an evaluation.")
 
     # The network.
-    model: str = _option("timm/dd_convnet", "timm/NAME, a model's id on the Hub, or a folder.")
+    model: str = _option(_CONVNET, "timm/NAME, a model's id on the Hub, or a folder.")
     model_args: dict[str, Any] | str | None = _option(
         None, 'Arguments of the model, JSON on the command line: \'{"width": 64}\'.'
     )
@@ -162,6 +167,8 @@ class DistillerConfig:
     hub_token: str | None = _option(None, "Token; by default the one of `hf auth login`.")
 
     def __post_init__(self) -> None:
+        if self.model_args is None and (self.dataset, self.model) == ("digits", _CONVNET):
+            self.model_args = dict(_FOR_DIGITS)
         self.model_args = _dictionary(self.model_args, "model_args")
         self.inner_optimizer_args = _dictionary(self.inner_optimizer_args, "inner_optimizer_args")
         self._check_values()

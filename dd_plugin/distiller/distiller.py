@@ -29,6 +29,7 @@ from dd_plugin.bilevel import RunState, hypergradient, initial_state
 from dd_plugin.bilevel import cross_entropy as default_loss
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bn import revert_bn
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
     DistillerControl,
@@ -465,7 +466,9 @@ class Distiller:
 
     def _baseline(self, name: str, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
         seed = mix(self.config.seed, 10, index)
-        network = self.networks.new_model(mix(self.config.seed, 9, index))
+        network = revert_bn(
+            self.networks.new_model(mix(self.config.seed, 9, index)), missing_ok=True
+        )
         per_class = self.config.images_per_class
         if name == "random real":
             images, labels = self.train_data.of_each_class(per_class, seed)
