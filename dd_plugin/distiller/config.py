@@ -99,7 +99,7 @@ class DistillerConfig:
     # The network.
     model: str = _option(_CONVNET, "timm/NAME, a model's id on the Hub, or a folder.")
     model_args: dict[str, Any] | str | None = _option(
-        None, 'Arguments of the model, JSON on the command line: \'{"width": 64}\'.'
+        None, "Arguments of the model, JSON on the command line: '{\"width\": 64}'."
     )
     init: str = _option("random", "Where inner runs start: fixed, random or pool.")
     pool_size: int = _option(10, "Partly trained networks in the pool.")
@@ -125,7 +125,7 @@ class DistillerConfig:
     batch_size: int | None = _option(None, "Synthetic images per step for batching=minibatches.")
     inner_optimizer: str = _option("sgd", "sgd, adam or adamw.")
     inner_optimizer_args: dict[str, Any] | str | None = _option(
-        None, 'Its hyperparameters, JSON on the command line: \'{"momentum": 0.9}\'.'
+        None, "Its hyperparameters, JSON on the command line: '{\"momentum\": 0.9}'."
     )
     inner_lr: float = _option(0.02, "Initial step size.")
     step_sizes: str = _option("per_step", "Learn one step size per step, one shared, or none.")
@@ -235,7 +235,7 @@ class DistillerConfig:
             "label_lr": not self.soft_labels,
             "step_size_lr": self.step_sizes == "constant",
             "statistics_lr": self.statistics == "frozen",
-            "eval_networks": self.init == "fixed" or self.eval_steps == 0,
+            "eval_networks": self.init == "fixed",
             "final_eval_networks": self.init == "fixed",
             "hub_dataset_id": not self.push_to_hub,
             "hub_private_repo": not self.push_to_hub,

@@ -205,8 +205,10 @@ class Distiller:
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
         if given:
-            folder = latest_checkpoint(self.output_dir) if given in (True, "latest") else given
-            load_checkpoint(self, Path(folder))
+            newest = given is True or given == "latest"
+            load_checkpoint(
+                self, latest_checkpoint(self.output_dir) if newest else Path(str(given))
+            )
         self.state.interrupted = None
         self._start_trackers()
         self._call("on_train_begin")
@@ -252,7 +254,13 @@ class Distiller:
             self._skip(step)
         else:
             state.consecutive_skipped = 0
-            self._move(leaves, total)
+            for leaf, gradient in zip(leaves, total, strict=True):
+                leaf.grad = gradient
+            self._clip()
+        # Without gradients, after a step that was left out, nothing moves.
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.synthetic.constrain_()
         self.lr_scheduler.step()
         state.global_step += 1
         return float(outer_loss)
@@ -281,14 +289,6 @@ class Distiller:
         self.networks.give_back(index, found.final, age + found.stop)
         self.state.inner_steps += found.stop
         return found
-
-    def _move(self, leaves: list[Tensor], gradients: list[Tensor]) -> None:
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = gradient
-        self._clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.synthetic.constrain_()
 
     def _clip(self) -> None:
         """Limit each kind of gradient to a multiple of its own moving norm."""
@@ -363,9 +363,7 @@ class Distiller:
 
     def _call(self, event: str, **more: Any) -> None:
         for callback in self.callbacks:
-            getattr(callback, event)(
-                self.config, self.state, self.control, distiller=self, **more
-            )
+            getattr(callback, event)(self.config, self.state, self.control, distiller=self, **more)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -378,10 +376,10 @@ class Distiller:
             signal.signal(number, before[number])
             logger.warning("%s: ending after this step", self._stop_signal)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for watched in (signal.SIGINT, signal.SIGTERM):
             # Only the main thread may; a notebook's worker thread goes without.
             with suppress(ValueError):
-                before[number] = signal.signal(number, note)
+                before[watched] = signal.signal(watched, note)
         try:
             yield
         finally:
@@ -466,9 +464,7 @@ class Distiller:
 
     def _baseline(self, name: str, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
         seed = mix(self.config.seed, 10, index)
-        network = revert_bn(
-            self.networks.new_model(mix(self.config.seed, 9, index)), missing_ok=True
-        )
+        network = revert_bn(self.networks.new_model(mix(self.config.seed, 9, index)))
         per_class = self.config.images_per_class
         if name == "random real":
             images, labels = self.train_data.of_each_class(per_class, seed)
@@ -483,9 +479,9 @@ class Distiller:
             if name != "random real":
                 x, y = self.train_data.batch(size, now)
             elif len(y) > 256:
-                chosen = torch.randperm(
-                    len(y), generator=torch.Generator().manual_seed(now)
-                )[:256].to(y.device)
+                chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(now))[
+                    :256
+                ].to(y.device)
                 x, y = x[chosen], y[chosen]
             x = self.synthetic.augmentation(x.to(self.dtype), now)
             return self.transform(x), y
