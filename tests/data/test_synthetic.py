@@ -8,9 +8,7 @@ from dd_plugin.data.transforms import Normalization
 
 
 def make(count=6, classes=3, step_sizes=None, soft=False, **options):
-    recipe = Recipe(
-        shape=(1, 4, 4), class_names=tuple("abc"[:classes]), **{"steps": 4, **options}
-    )
+    recipe = Recipe(shape=(1, 4, 4), class_names=tuple("abc"[:classes]), **{"steps": 4, **options})
     images = torch.rand(count, 1, 4, 4, dtype=torch.float64)
     sizes = torch.full((recipe.steps,), 0.1, dtype=torch.float64)
     return SyntheticSet(
@@ -44,7 +42,9 @@ def test_minibatches_go_once_through_all_images_before_any_comes_again():
         for begin in (0, 3, 6):
             seen = torch.cat([own.indices(begin + k, seed) for k in range(3)])
             assert sorted(seen.tolist()) == list(range(6))
-    orders = {tuple(torch.cat([own.indices(k, seed) for k in range(3)]).tolist()) for seed in range(9)}
+    orders = {
+        tuple(torch.cat([own.indices(k, seed) for k in range(3)]).tolist()) for seed in range(9)
+    }
     assert len(orders) > 1
     assert torch.equal(own.indices(2, 5), own.indices(2, 5))
 
@@ -62,9 +62,7 @@ def test_soft_labels_start_close_to_the_hard_ones():
     assert torch.allclose(probabilities.sum(1), torch.ones(6, dtype=torch.float64))
     assert torch.equal(probabilities.argmax(1), own.labels)
     # 0.9 for its own class, the rest shared by the other two.
-    assert torch.allclose(
-        probabilities[0], torch.tensor([0.9, 0.05, 0.05], dtype=torch.float64)
-    )
+    assert torch.allclose(probabilities[0], torch.tensor([0.9, 0.05, 0.05], dtype=torch.float64))
 
 
 def test_augmentation_differs_from_step_to_step_and_repeats_itself():
