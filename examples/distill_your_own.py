@@ -1,8 +1,7 @@
 """Distils a data set of your own for a network of your own: everything else is a default.
 
-python examples/distill_your_own.py
-accelerate launch examples/distill_your_own.py
-ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/distill_your_own.py
+Run it with `python`, `accelerate launch`, or, for two processes on a CPU,
+`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/distill_your_own.py`.
 """
 
 import argparse

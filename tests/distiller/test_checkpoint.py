@@ -128,7 +128,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
 
 def test_an_unwritable_folder_is_told_at_once(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="`output_dir` .* cannot be written"):
+    with pytest.raises(OSError, match=r"`output_dir` .* cannot be written"):
         toy_distiller(tmp_path / "file" / "inside")
 
 

@@ -1,4 +1,4 @@
-"""Several processes: the gradients of one process with all networks, and an end for all if one dies.
+"""Several processes: the gradients of one with all networks; an end for all if one dies.
 
 Real processes over gloo, started by torchrun as a user would.
 """
@@ -97,7 +97,7 @@ def test_networks_that_do_not_divide_among_the_processes(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(ValueError, match="`networks_per_step` must be a multiple of .* 2, got 3"):
+    with pytest.raises(ValueError, match=r"`networks_per_step` must be a multiple of .* 2, got 3"):
         toy_distiller(tmp_path, networks_per_step=3)
 
 
