@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -50,6 +51,7 @@ from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
 from dd_plugin.evaluation import Scores, score
 from dd_plugin.evaluation.baselines import accuracy_of_module, train_on_real
+from dd_plugin.hub.folder import preview
 
 logger = logging.getLogger(__name__)
 
@@ -408,8 +410,16 @@ class Distiller:
             "networks": float(len(scores.accuracies)),
         }
         self.log({f"eval_{name}": value for name, value in metrics.items()})
+        self._log_images()
         self._call("on_evaluate", metrics=metrics)
         return metrics
+
+    def _log_images(self) -> None:
+        """The synthetic images as one picture, to trackers that take pictures."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                picture = np.asarray(preview(self.synthetic).convert("RGB"))[None]
+                tracker.log_images({"distilled": picture}, step=self.state.global_step)
 
     def _share(self, count: int) -> range:
         """The networks of an evaluation that are this process's."""
@@ -504,6 +514,41 @@ class Distiller:
             write_report(self, folder)
         self.accelerator.wait_for_everyone()
         return folder
+
+    def push_to_hub(self, repo_id: str | None = None) -> str:
+        """Publish what `save_model` writes as a data set on the Hub, in one commit.
+
+        Args:
+            repo_id: where; by default ``config.hub_dataset_id``.
+
+        Returns:
+            The address of the commit; empty on all but the main process.
+
+        Raises:
+            ValueError: it is not known where to.
+            HfHubHTTPError: the Hub refuses.
+        """
+        repo_id = repo_id or self.config.hub_dataset_id
+        if not repo_id:
+            raise ValueError("`repo_id` must be given, or `hub_dataset_id` in the configuration")
+        folder = self.save_model()
+        address = ""
+        if self.accelerator.is_main_process:
+            from huggingface_hub import HfApi
+
+            api = HfApi(token=self.config.hub_token)
+            private = self.config.hub_private_repo
+            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repo_id,
+                repo_type="dataset",
+                folder_path=folder,
+                ignore_patterns=["checkpoint-*", ".*"],
+                commit_message="Distilled by dd_plugin",
+            )
+            address = str(done.commit_url)
+        self.accelerator.wait_for_everyone()
+        return address
 
     def _save_checkpoint(self) -> None:
         try:

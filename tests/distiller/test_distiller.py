@@ -206,3 +206,45 @@ def test_bad_input_is_told_before_any_work(tmp_path):
         Distiller(wrong_head, toy_config(tmp_path), data)
     with pytest.raises(ValueError, match="no evaluation data"):
         Distiller(None, toy_config(tmp_path / "e"), data).evaluate()
+
+
+def test_trackers_get_values_and_the_picture(tmp_path):
+    pytest.importorskip("tensorboard", reason="the tracker comes with the extra demo")
+    distiller = toy_distiller(tmp_path, report_to=["tensorboard"], eval_steps=2)
+    distiller.train()
+    distiller.accelerator.end_training()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (log,) = [p.parent for p in tmp_path.rglob("events.out.*") if b"outer_loss" in p.read_bytes()]
+    events = EventAccumulator(str(log), {"images": 0, "scalars": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("outer_loss")] == [2, 4]
+    assert [e.step for e in events.Images("distilled")] == [2]
+
+
+def test_publishing_is_one_commit_without_checkpoints(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, **options):
+            calls.append(("create", repo_id, options["repo_type"], options["private"]))
+
+        def upload_folder(self, **options):
+            calls.append(("upload", options["repo_id"], options["ignore_patterns"]))
+            return type("Commit", (), {"commit_url": "https://example.org/commit"})()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    distiller = toy_distiller(tmp_path)
+    with pytest.raises(ValueError, match="`repo_id` must be given"):
+        distiller.push_to_hub()
+    assert calls == []
+    assert distiller.push_to_hub("me/toy") == "https://example.org/commit"
+    assert calls[1:] == [
+        ("create", "me/toy", "dataset", False),
+        ("upload", "me/toy", ["checkpoint-*", ".*"]),
+    ]
