@@ -24,13 +24,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel import RunState, hypergradient, initial_state
 from dd_plugin.bilevel import cross_entropy as default_loss
+from dd_plugin.bilevel import hypergradient
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
-from dd_plugin.bn import revert_bn
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
     DistillerControl,
@@ -46,20 +44,17 @@ from dd_plugin.distiller.checkpoint import (
     save_checkpoint,
 )
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.networks import ModelInit
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
-from dd_plugin.evaluation import Scores, score
-from dd_plugin.evaluation.baselines import accuracy_of_module, train_on_real
+from dd_plugin.evaluation import Scores
 from dd_plugin.hub.folder import preview
 
 logger = logging.getLogger(__name__)
 
 # How much of the moving norm of a gradient each step leaves.
 _NORM_DECAY = 0.95
-# Steps of ordinary training on real images.
-_RANDOM_REAL_STEPS = 400
-_FULL_DATA_IMAGES = 60_000
 
 
 class NonFiniteError(RuntimeError):
@@ -402,8 +397,7 @@ class Distiller:
         Raises:
             ValueError: there is no evaluation data.
         """
-        wanted = networks or self.config.eval_networks
-        scores = self._gather(self._score(1 if self.networks.mode == "fixed" else wanted))
+        scores = distilled_scores(self, networks or self.config.eval_networks)
         metrics = {
             "accuracy_mean": scores.mean,
             "accuracy_std": scores.std,
@@ -414,92 +408,26 @@ class Distiller:
         self._call("on_evaluate", metrics=metrics)
         return metrics
 
+    def compare(self) -> dict[str, Scores]:
+        """The table of a run: the distilled set, as many random real images, and the full data.
+
+        Returns:
+            Scores by name; the baselines only with ``config.baselines``.
+
+        Raises:
+            ValueError: there is no evaluation data.
+        """
+        self.results = {"distilled": distilled_scores(self, self.config.final_eval_networks)}
+        if self.config.baselines:
+            self.results |= baseline_scores(self)
+        return self.results
+
     def _log_images(self) -> None:
         """The synthetic images as one picture, to trackers that take pictures."""
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 picture = np.asarray(preview(self.synthetic).convert("RGB"))[None]
                 tracker.log_images({"distilled": picture}, step=self.state.global_step)
-
-    def _share(self, count: int) -> range:
-        """The networks of an evaluation that are this process's."""
-        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
-
-    def _score(self, count: int) -> dict[int, float]:
-        batches = self._eval_batches()
-        seeds = {i: mix(self.config.seed, 9, i) for i in self._share(count)}
-        states = [self._fresh_state(seed) for seed in seeds.values()]
-        if not states:
-            return {}
-        found = score(self.synthetic, self.problem, states, list(seeds.values()), batches)
-        return dict(zip(seeds, found.accuracies, strict=True))
-
-    def _fresh_state(self, seed: int) -> RunState:
-        state = initial_state(self.problem, self.networks.new_model(seed))
-        return pytree.tree_map(lambda t: t.to(self.accelerator.device), state)
-
-    def _gather(self, own: dict[int, float]) -> Scores:
-        from accelerate.utils import gather_object
-
-        pairs = gather_object(list(own.items()))
-        return Scores(tuple(value for _, value in sorted(pairs)))
-
-    def _eval_batches(self) -> list[tuple[Tensor, Tensor]]:
-        if self.eval_data is None:
-            raise ValueError(
-                "there is no evaluation data: no split `validation` or `test` was found; give "
-                "`eval_dataset` or `eval_split`"
-            )
-        size = self.config.per_device_eval_batch_size
-        return [
-            (self.transform(images.to(self.dtype)), labels)
-            for images, labels in self.eval_data.batches(size)
-        ]
-
-    def compare(self) -> dict[str, Scores]:
-        """The table of a run: the distilled set, as many random real images, and the full data.
-
-        Returns:
-            Scores by name; the baselines only with ``config.baselines``.
-        """
-        count = 1 if self.networks.mode == "fixed" else self.config.final_eval_networks
-        self.results = {"distilled": self._gather(self._score(count))}
-        if self.config.baselines:
-            batches = self._eval_batches()
-            for name in ("random real", "full data"):
-                self.results[name] = self._gather(
-                    {i: self._baseline(name, i, batches) for i in self._share(count)}
-                )
-        return self.results
-
-    def _baseline(self, name: str, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
-        seed = mix(self.config.seed, 10, index)
-        network = revert_bn(self.networks.new_model(mix(self.config.seed, 9, index)))
-        per_class = self.config.images_per_class
-        if name == "random real":
-            images, labels = self.train_data.of_each_class(per_class, seed)
-            steps = _RANDOM_REAL_STEPS
-        else:
-            size = min(128, len(self.train_data))
-            steps = max(_RANDOM_REAL_STEPS, _FULL_DATA_IMAGES // size)
-
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            now = mix(seed, step)
-            x, y = (images, labels)
-            if name != "random real":
-                x, y = self.train_data.batch(size, now)
-            elif len(y) > 256:
-                chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(now))[
-                    :256
-                ].to(y.device)
-                x, y = x[chosen], y[chosen]
-            x = self.synthetic.augmentation(x.to(self.dtype), now)
-            return self.transform(x), y
-
-        if name != "random real":
-            images, labels = torch.empty(0), torch.empty(0)
-        train_on_real(network, batch, steps)
-        return accuracy_of_module(network, batches)
 
     # Files.
 
