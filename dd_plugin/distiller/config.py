@@ -236,7 +236,7 @@ class DistillerConfig:
             "step_size_lr": self.step_sizes == "constant",
             "statistics_lr": self.statistics == "frozen",
             "eval_networks": self.init == "fixed",
-            "final_eval_networks": self.init == "fixed",
+            "final_eval_networks": self.init == "fixed" and not self.baselines,
             "hub_dataset_id": not self.push_to_hub,
             "hub_private_repo": not self.push_to_hub,
             "hub_token": not self.push_to_hub,

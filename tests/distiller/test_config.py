@@ -47,7 +47,7 @@ def test_impossible_settings(options, message):
         {"upsample_factor": 3},
         {"step_sizes": "constant", "step_size_lr": 0.5},
         {"hub_private_repo": True},
-        {"init": "fixed", "final_eval_networks": 9},
+        {"init": "fixed", "baselines": False, "final_eval_networks": 9},
     ],
 )
 def test_an_option_without_effect_warns(options):
