@@ -39,7 +39,12 @@ def test_distill_your_own(tmp_path, launcher):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     command = [*LAUNCHERS[launcher], str(EXAMPLES / "distill_your_own.py")]
     command += ["--output_dir", str(tmp_path), "--max_steps", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(EXAMPLES.parent),
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("ten images teach fresh networks") == 1

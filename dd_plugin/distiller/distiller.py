@@ -427,7 +427,8 @@ class Distiller:
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 picture = np.asarray(preview(self.synthetic).convert("RGB"))[None]
-                tracker.log_images({"distilled": picture}, step=self.state.global_step)
+                how = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"distilled": picture}, step=self.state.global_step, **how)
 
     # Files.
 
