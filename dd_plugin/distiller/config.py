@@ -66,7 +66,7 @@ class DistillerConfig:
         None, "A checkpoint folder, or 'latest' for the newest in output_dir."
     )
     seed: int = _option(0, "Decides every random number of the run.")
-    max_steps: int = _option(300, "Outer steps.")
+    max_steps: int = _option(200, "Outer steps.")
     logging_steps: int = _option(10, "Outer steps between two lines of the log.")
     eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
     eval_networks: int = _option(3, "Fresh networks per evaluation.")
@@ -150,7 +150,7 @@ class DistillerConfig:
     max_grad_norm: float = _option(
         2.0, "Clip gradients at this many times their moving norm; 0 for no clipping."
     )
-    real_batch_size: int = _option(512, "Real images per network and outer step.")
+    real_batch_size: int = _option(256, "Real images per network and outer step.")
     max_skipped_steps: int = _option(20, "End the run after so many non-finite steps in a row.")
 
     # How it is computed.
