@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -329,13 +330,17 @@ class Distiller:
         now, state = time.perf_counter(), self.state
         since, steps, inner = self._clock
         seconds = max(now - since, 1e-9)
+        inner_per_second = (state.inner_steps - inner) * self.accelerator.num_processes / seconds
+        outer_per_second = (state.global_step - steps) / seconds
+        batch = len(self.synthetic.indices(0, 0))
+        real = self.config.real_batch_size * self.networks_per_step
         logs: dict[str, Any] = {
             "outer_loss": sum(self._losses) / max(len(self._losses), 1),
             "learning_rate": self.lr_scheduler.get_last_lr()[0],
-            "outer_steps_per_second": (state.global_step - steps) / seconds,
-            "inner_steps_per_second": (state.inner_steps - inner)
-            * self.accelerator.num_processes
-            / seconds,
+            "outer_steps_per_second": outer_per_second,
+            "inner_steps_per_second": inner_per_second,
+            "images_per_second": inner_per_second * batch + outer_per_second * real,
+            "peak_memory_mb": _peak_memory(self.accelerator.device) / 1e6,
             "skipped_steps": state.skipped_steps,
             **{f"grad_norm_{name}": norm for name, norm in state.gradient_norms.items()},
         }
@@ -510,3 +515,15 @@ def check_output_dir(config: DistillerConfig) -> None:
             "`overwrite_output_dir` to lose it"
         )
     check_writable(folder)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the allocator on a GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    # In kilobytes, but on macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
