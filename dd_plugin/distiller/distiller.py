@@ -521,6 +521,8 @@ def _peak_memory(device: torch.device) -> int:
     """Bytes: of the allocator on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
     import resource
 
     # In kilobytes, but on macOS in bytes.

@@ -29,7 +29,7 @@ from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
 
 BASE = {"inner_steps": 20, "images_per_class": 1, "image": 32, "networks_per_step": 1}
-CASES = {
+CASES: dict[str, dict] = {
     "base": {},
     "unroll 40": {"inner_steps": 40},
     "unroll 80": {"inner_steps": 80},
@@ -85,7 +85,7 @@ def main() -> None:
                 distiller.training_step()
                 seconds[name].append(time.perf_counter() - began)
                 memory[name] = max(memory.get(name, 0), peak.peak())
-    rows = []
+    rows: list[dict] = []
     for name, own in seconds.items():
         ratios = [a / b for a, b in zip(own, seconds["base"], strict=True)]
         rows.append(
