@@ -1,8 +1,9 @@
 """Table and plot of a result file of `tests.benchmarks.hypergradient`, for the documentation.
 
-    python -m tests.benchmarks.hypergradient_report RESULTS.json PLOT.svg
+    python -m tests.benchmarks.hypergradient_report RESULTS.json PLOT.svg PAGE.md
 
-prints the table in Markdown and draws time and memory against the number of inner steps.
+puts the table between the markers of the page and draws time and memory against the number of inner
+steps.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import json
 import sys
 from pathlib import Path
 
+from tests.benchmarks.layers import write_page
+
 HEADER = (
-    "| network, optimizer | K | tool | seconds (fastest) | times plain | peak MB | warm-up s |\n"
-    "|---|---|---|---|---|---|---|"
+    "| network, optimizer | K | tool | seconds | times plain | times higher | peak MB "
+    "| error | warm-up s |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -24,20 +28,30 @@ def table(rows: list[dict]) -> str:
     for row in ordered:
         case = f"| {row['model']}, {row['optimizer']} | {row['steps']} | {row['tool']} | "
         if "error" in row:
-            lines.append(case + f"{row['error']} | | | |")
+            lines.append(case + f"{row['error']} | | | | | |")
             continue
-        ratio = row.get("ratio_to_plain")
-        lines.append(
-            case
-            + f"{row['seconds']:.2f} ({row['fastest']:.2f}) | "
-            + f"{'' if ratio is None else f'{ratio:.2f}'} | "
-            + f"{row['peak_bytes'] / 1e6:.0f} | {row['warm_up_seconds']:.0f} |"
-        )
+        cells = [
+            f"{row['seconds']:.2f}",
+            ratio(row, "plain"),
+            ratio(row, "higher"),
+            f"{row['peak_bytes'] / 1e6:.0f}",
+            f"{row['error_against_autograd']:.0e}" if "error_against_autograd" in row else "",
+            f"{row['warm_up_seconds']:.0f}",
+        ]
+        lines.append(case + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def ratio(row: dict, other: str) -> str:
+    """The median over the rounds, and the least and the greatest."""
+    if f"ratio_to_{other}" not in row:
+        return ""
+    low, high = row[f"ratios_to_{other}"]
+    return f"{row[f'ratio_to_{other}']:.2f} ({low:.2f}-{high:.2f})"
+
+
 def plot(rows: list[dict], path: Path) -> None:
-    """Fastest seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
+    """Median seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -48,7 +62,7 @@ def plot(rows: list[dict], path: Path) -> None:
     chosen = [r for r in rows if (r["model"], r["optimizer"]) == ("convnet", "sgd")]
     for tool in sorted({r["tool"] for r in chosen}):
         points = sorted(
-            (r["steps"], r["fastest"], r["peak_bytes"] / 1e9)
+            (r["steps"], r["seconds"], r["peak_bytes"] / 1e9)
             for r in chosen
             if r["tool"] == tool and "error" not in r
         )
@@ -68,9 +82,15 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    results, target = map(Path, sys.argv[1:3])
-    rows = json.loads(results.read_text())["rows"]
-    print(table(rows))
+    results, target, page = map(Path, sys.argv[1:4])
+    report = json.loads(results.read_text())
+    about, rows = report["about"], report["rows"]
+    rounds = sorted({row["rounds"] for row in rows if "rounds" in row})
+    setting = (
+        f"torch {about['torch']}, {about['device']} ({about['processor']}), "
+        f"{about['threads']} threads, {rounds[0]} to {rounds[-1]} rounds."
+    )
+    write_page(page, f"{setting}\n\n{table(rows)}")
     plot(rows, target)
 
 
