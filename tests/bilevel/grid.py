@@ -34,6 +34,7 @@ from dd_plugin.bilevel import (
     Last,
     Random,
     Recompute,
+    Window,
     adam,
     adamw,
     hypergradient,
@@ -140,7 +141,7 @@ POLICIES: dict[str, Any] = {
         for train_with in ("batch", "running")
     },
 }
-WINDOWS = {"full": Full(), "last": Last(2), "random": Random(2)}
+WINDOWS: dict[str, Window] = {"full": Full(), "last": Last(2), "random": Random(2)}
 STORAGES = {"device": Device(2), "host": Host(3), "recompute": Recompute(2)}
 OPTIONS: dict[str, tuple[str, ...]] = {
     "problem": tuple(PROBLEMS),
@@ -189,13 +190,13 @@ def covering(options: Mapping[str, Sequence[str]]) -> list[Case]:
         chosen = dict(min(missing))
         chosen.setdefault(len(columns) - 1, columns[-1][0])
         for index, values in enumerate(columns):
+
+            def gain(value: str, index: int = index, chosen: dict[int, str] = chosen) -> int:
+                here = (index, value)
+                return sum(tuple(sorted([here, other])) in missing for other in chosen.items())
+
             if index not in chosen:
-                chosen[index] = max(
-                    values,
-                    key=lambda v, i=index: sum(
-                        tuple(sorted([(i, v), other])) in missing for other in chosen.items()
-                    ),
-                )
+                chosen[index] = max(values, key=gain)
         case = tuple(chosen[index] for index in range(len(columns)))
         missing -= pairs_of(case)
         cases.append(case)
@@ -214,13 +215,10 @@ def _generic(model: nn.Module) -> nn.Module:
     """Statistics and affine parameters with no special values: none is 0 or 1."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for t, low in (
-                (module.weight, 0.5),
-                (module.bias, -0.5),
-                (module.running_mean, -0.5),
-                (module.running_var, 0.5),
-            ):
-                with torch.no_grad():
+            tensors = (module.weight, module.bias, module.running_mean, module.running_var)
+            with torch.no_grad():
+                for t, low in zip(tensors, (0.5, -0.5, -0.5, 0.5), strict=True):
+                    assert t is not None
                     t.copy_(low + torch.rand(t.shape))
     return model.double()
 
