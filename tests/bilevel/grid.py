@@ -190,13 +190,15 @@ def covering(options: Mapping[str, Sequence[str]]) -> list[Case]:
         chosen = dict(min(missing))
         chosen.setdefault(len(columns) - 1, columns[-1][0])
         for index, values in enumerate(columns):
-
-            def gain(value: str, index: int = index, chosen: dict[int, str] = chosen) -> int:
-                here = (index, value)
-                return sum(tuple(sorted([here, other])) in missing for other in chosen.items())
-
             if index not in chosen:
-                chosen[index] = max(values, key=gain)
+                gains = [
+                    sum(
+                        tuple(sorted([(index, value), other])) in missing
+                        for other in chosen.items()
+                    )
+                    for value in values
+                ]
+                chosen[index] = values[gains.index(max(gains))]
         case = tuple(chosen[index] for index in range(len(columns)))
         missing -= pairs_of(case)
         cases.append(case)
