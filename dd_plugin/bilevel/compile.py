@@ -10,17 +10,18 @@ is an input of the graph, so nothing is compiled again.
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.graph_passes import clean
+from dd_plugin.bilevel.partition import split
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
 # run through contiguous memory, which channels_last, the compiler's own choice, does not give
@@ -36,19 +37,20 @@ class CompileWarning(UserWarning):
     """The compiler failed; the engine goes on without it."""
 
 
-class CompiledFunction:
-    """A function of trees of tensors, compiled for the shapes of its first arguments.
+class Traced:
+    """A function of trees of tensors as a flat graph of tensor operations.
 
     Args:
         function: pure; takes and returns trees of tensors (and None).
         args: what it is going to be called with; only shapes, dtypes and devices matter.
 
     Attributes:
-        seconds: how long tracing took; the compiler itself runs at the first call.
+        graph: takes the list of all tensors in the arguments, returns the list of those in the
+            result.
+        on_cuda: whether any argument is on a GPU.
     """
 
     def __init__(self, function: Callable[..., Any], args: Any) -> None:
-        began = time.perf_counter()
         flat, self._in_spec = pytree.tree_flatten(args)
         self._out_spec: Any = None
         self._is_tensor: list[bool] = []
@@ -59,21 +61,36 @@ class CompiledFunction:
             self._is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
             return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-        inputs = [t.detach().contiguous() for t in flat]
-        self._key = [(t.shape, t.dtype, t.device) for t in inputs]
-        graph = make_fx(of_list, tracing_mode="fake", _allow_non_fake_inputs=True)(inputs)
-        self.graph = clean(graph)
-        self._cuda = any(t.is_cuda for t in inputs)
-        # Small inner batches on a GPU are bound by launches: replay them as one CUDA graph.
-        how: dict[str, Any] = {"mode": "reduce-overhead"} if self._cuda else {"options": _CPU}
-        self._compiled = torch.compile(self.graph, fullgraph=True, dynamic=False, **how)
-        self._first = True
-        self.seconds = time.perf_counter() - began
+        self.inputs = [t.detach().contiguous() for t in flat]
+        self.on_cuda = any(t.is_cuda for t in self.inputs)
+        self.graph = clean(make_graph(of_list, self.inputs))
 
-    def __call__(self, *args: Any) -> Any:
-        """The function's result for arguments of the same shapes."""
-        inputs = [t.contiguous() for t in pytree.tree_leaves(args)]
-        if self._cuda:
+    def pack(self, tensors: Iterable[Tensor]) -> Any:
+        """The function's result from the list that the graph returned."""
+        found = iter(tensors)
+        leaves = [next(found) if is_tensor else None for is_tensor in self._is_tensor]
+        return pytree.tree_unflatten(leaves, self._out_spec)
+
+
+def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]) -> Any:
+    """The operations of a function, found by running it on tensors without data."""
+    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(inputs)
+
+
+class CompiledGraph:
+    """A graph in the hands of the compiler, which runs at the first call."""
+
+    def __init__(self, graph: Callable[[list[Tensor]], list[Tensor]], on_cuda: bool) -> None:
+        self.on_cuda = on_cuda
+        # Small inner batches on a GPU are bound by launches: replay them as one CUDA graph.
+        how: dict[str, Any] = {"mode": "reduce-overhead"} if on_cuda else {"options": _CPU}
+        self._compiled = torch.compile(graph, fullgraph=True, dynamic=False, **how)
+        self._first = True
+
+    def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """The graph's results."""
+        inputs = [t.contiguous() for t in tensors]
+        if self.on_cuda:
             torch.compiler.cudagraph_mark_step_begin()
         if self._first:
             # The compiler's own imports and choices are not the user's to act on.
@@ -83,12 +100,78 @@ class CompiledFunction:
             self._first = False
         else:
             outputs = self._compiled(inputs)
-        if self._cuda:
-            # The next replay writes into the same memory.
-            outputs = [t.clone() for t in outputs]
-        found = iter(outputs)
-        leaves = [next(found) if is_tensor else None for is_tensor in self._is_tensor]
-        return pytree.tree_unflatten(leaves, self._out_spec)
+        # The next replay of a CUDA graph writes into the same memory.
+        return [t.clone() for t in outputs] if self.on_cuda else outputs
+
+
+class CompiledFunction:
+    """A function of trees of tensors, compiled for the shapes of its first arguments.
+
+    Args:
+        function: as for `Traced`.
+        args: as for `Traced`.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: Any) -> None:
+        self._traced = Traced(function, args)
+        self.graph = self._traced.graph
+        self._run = CompiledGraph(self.graph, self._traced.on_cuda)
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's result for arguments of the same shapes."""
+        return self._traced.pack(self._run(pytree.tree_leaves(args)))
+
+
+class CompiledHalves:
+    """A function ``(early..., late...) -> (first, second)`` run in two calls.
+
+    Args:
+        function: as for `Traced`; ``first`` must not depend on the late arguments.
+        early: the arguments of the first call.
+        late: the arguments that come with the second call only.
+
+    Attributes:
+        kept_bytes: what a first call leaves for its second.
+
+    Raises:
+        ValueError: the function cannot be cut so.
+    """
+
+    def __init__(
+        self, function: Callable[..., tuple[Any, Any]], early: Sequence[Any], late: Sequence[Any]
+    ) -> None:
+        def parts(*args: Any) -> tuple[Any, Any]:
+            first, second = function(*args)
+            self._first_results = sum(isinstance(t, Tensor) for t in pytree.tree_leaves(first))
+            return first, second
+
+        traced = Traced(parts, (*early, *late))
+        # Operations in place cannot be moved about: write them as ordinary ones.
+        graph = clean(make_graph(functionalize(traced.graph), traced.inputs))
+        early_inputs = len(pytree.tree_leaves(tuple(early)))
+        known = [position < early_inputs for position in range(len(traced.inputs))]
+        halves = split(graph, known, self._first_results)
+        if halves is None:
+            raise ValueError("the function cannot be cut into two halves")
+        self.kept_bytes = halves.kept_bytes
+        self._traced = traced
+        self._run_first = CompiledGraph(halves.first, traced.on_cuda)
+        self._run_second = CompiledGraph(halves.second, traced.on_cuda)
+
+    def first(self, *early: Any) -> tuple[Any, list[Tensor]]:
+        """``first``, and what is to be kept."""
+        results = self._run_first(pytree.tree_leaves(early))
+        own, kept = results[: self._first_results], results[self._first_results :]
+        missing: list[Any] = [None] * (sum(self._traced._is_tensor) - len(own))
+        return self._traced.pack([*own, *missing])[0], kept
+
+    def second(self, kept: list[Tensor], *args: Any) -> Any:
+        """``second``, from what was kept, early and late arguments; ``kept`` is emptied."""
+        tensors = [*kept, *pytree.tree_leaves(args)]
+        kept.clear()
+        results = self._run_second(tensors)
+        missing: list[Any] = [None] * self._first_results
+        return self._traced.pack([*missing, *results])[1]
 
 
 def warn_of_failure(name: str, error: BaseException) -> None:

@@ -180,22 +180,22 @@ class BatchedProblem(BilevelProblem):
         """As `gradient`: torch's own autograd knows no batches of networks."""
         return self.gradient(*args)
 
-    def sweep(self, *args: Any) -> SweepResult:
-        """See `BilevelProblem.sweep`; what networks share has its adjoints summed."""
+    def gradient_and_sweep(self, *args: Any) -> Any:
+        """See `BilevelProblem.gradient_and_sweep`; adjoints of what is shared are summed."""
         dims = (0, 0, 0, None, None, None, None, 0, 0, 0)
 
-        def run(*args: Any) -> dict[str, Any]:
-            found = super(BatchedProblem, self).sweep(*args)._asdict()
-            return {k: v for k, v in found.items() if v is not None}
+        def run(*args: Any) -> Any:
+            first, swept = super(BatchedProblem, self).gradient_and_sweep(*args)
+            return first, {k: v for k, v in swept._asdict().items() if v is not None}
 
-        found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7]), *args[8:])
+        first, found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7]), *args[8:])
         shared: dict[str, Any] = {
             k: pytree.tree_map(lambda t: t.sum(0), found[k])
             for k in ("constants", "images", "labels")
             if k in found
         }
         bars: dict[str, Any] = {"labels": None, **found, **shared}
-        return SweepResult(**bars)
+        return first, SweepResult(**bars)
 
     def sweep_reverse(self, *args: Any) -> SweepResult:
         """Not batched.

@@ -159,6 +159,11 @@ def _drop_summand(node: Node, zeros: set[Node]) -> None:
         node.replace_all_uses_with(first)  # type: ignore[arg-type]
     elif node.target is aten.add.Tensor and first in zeros and _same_kind(second, node):
         node.replace_all_uses_with(second)  # type: ignore[arg-type]
+    elif first in zeros and _same_kind(second, node):
+        with node.graph.inserting_before(node):
+            negative = node.graph.call_function(aten.neg.default, (second,))
+        negative.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(negative)
 
 
 def spread_by_matmul(graph_module: GraphModule) -> None:

@@ -229,6 +229,7 @@ class _Run:
         self.batch_bars: dict[int, BatchGradient] = {}
         self.given: list[tuple[str, Tensors]] = []
         self.trajectory_bytes = 0
+        self.kept: dict[int, list[Tensor]] = {}
 
     def set_start(
         self,
@@ -291,10 +292,17 @@ class _Run:
         """Run, judge and differentiate."""
         self.start, self.stop, self.method = start, stop, str(method)
         trajectory = Trajectory(storage, stop - start)
+        keep_from = self._keep_from(start, stop, storage) if method == "mixed" else stop
         for k in range(start if method == "autograd" else stop):
             batch, noise = self.batches.values(k), mix(self.seed, k)
             before = self.state
-            g, s, counters, loss = self.steps.gradient(before, self.constants, batch, noise)
+            if k >= keep_from and self.problem.compile:
+                step, self.kept[k] = self.steps.gradient_keeping(
+                    before, self.constants, batch, noise
+                )
+            else:
+                step = self.steps.gradient(before, self.constants, batch, noise)
+            g, s, counters, loss = step
             self.losses.append(loss)
             if k >= start:
                 trajectory.record(before, g)
@@ -302,13 +310,22 @@ class _Run:
         if method == "autograd":
             self._differentiate_whole(start, stop)
             return
-        self.trajectory_bytes = trajectory.nbytes()
+        self.trajectory_bytes = trajectory.nbytes() + sum(
+            t.untyped_storage().nbytes() for kept in self.kept.values() for t in kept
+        )
         self._judge()
         if self._losses_are_finite():
             self._backward(trajectory)
         else:
             self._fill_with_nan()
         self._finish()
+
+    def _keep_from(self, start: int, stop: int, storage: Storage) -> int:
+        """The first step whose activations are kept: as many of the last as fit."""
+        if not storage.activations:
+            return stop
+        each = self.steps.kept_bytes(self.state, self.constants, self.batches.values(start))
+        return stop if each is None else max(start, stop - storage.activations // max(each, 1))
 
     def _update(self, k: int, state: RunState, g: Tensors) -> tuple[Tensors, State]:
         return self.steps.update(
@@ -380,6 +397,9 @@ class _Run:
         batch, noise = self.batches.values(k), mix(self.seed, k)
         args = (state, self.constants, batch, noise, g_bar, s_bar)
         if self.method == "mixed":
+            kept = self.kept.pop(k, None)
+            if kept:
+                return self.steps.sweep_kept(kept, *args)
             try:
                 return self.steps.sweep(*args)
             except (RuntimeError, NotImplementedError) as error:

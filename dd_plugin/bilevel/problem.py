@@ -238,13 +238,40 @@ class BilevelProblem:
         statistics_bar: Tensors,
     ) -> SweepResult:
         """One forward-over-reverse sweep: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1)."""
+        return self.gradient_and_sweep(
+            parameters,
+            statistics,
+            counters,
+            constants,
+            fixed,
+            images,
+            labels,
+            noise,
+            gradients_bar,
+            statistics_bar,
+        )[1]
+
+    def gradient_and_sweep(
+        self,
+        parameters: Tensors,
+        statistics: Tensors,
+        counters: Tensors,
+        constants: Tensors,
+        fixed: Tensors,
+        images: Tensor,
+        labels: Tensor,
+        noise: Sequence[Tensor] | int,
+        gradients_bar: Tensors,
+        statistics_bar: Tensors,
+    ) -> tuple[tuple[Tensors, Tensors, Tensors, Tensor], SweepResult]:
+        """What `gradient` returns and what `sweep` returns: the jvp computes both."""
         soft = labels.is_floating_point()
         # At least one of these tangents is the engine's; τ makes <s̄, S> enter only as a tangent.
         tau = images.new_zeros((), dtype=next(iter(parameters.values())).dtype)
 
         def gradient(theta: Tensors, tau: Tensor) -> Any:
-            def objective(theta: Tensors, extra: dict[str, Any]) -> Tensor:
-                value, (new, _) = self._loss(
+            def objective(theta: Tensors, extra: dict[str, Any]) -> Any:
+                value, (new, moved) = self._loss(
                     self.inner_loss,
                     (theta, extra["statistics"], counters, extra["constants"]),
                     fixed,
@@ -254,19 +281,21 @@ class BilevelProblem:
                     True,
                     True,
                 )
+                total = value
                 for name, bar in statistics_bar.items():
-                    value = value + tau * (bar * new[name]).sum()
-                return value
+                    total = total + tau * (bar * new[name]).sum()
+                return total, (new, moved, value)
 
             extra = {"statistics": statistics, "constants": constants, "images": images}
             if soft:
                 extra["labels"] = labels
-            return grad(objective, argnums=(0, 1))(theta, extra)
+            differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
+            return differentiate(theta, extra)
 
         tangents = (gradients_bar, torch.ones_like(tau))
-        swept: Any = jvp(gradient, (parameters, tau), tangents)
-        theta_bar, extra_bar = swept[1]
-        return SweepResult(
+        swept: Any = jvp(gradient, (parameters, tau), tangents, has_aux=True)
+        (g, _), (theta_bar, extra_bar), after = swept
+        return (g, *after), SweepResult(
             theta_bar,
             extra_bar["statistics"],
             extra_bar["constants"],

@@ -7,13 +7,14 @@ way; compiled, they are drawn beforehand and passed in.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel.compile import CompiledFunction, warn_of_failure
+from dd_plugin.bilevel.compile import CompiledFunction, CompiledHalves, warn_of_failure
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, PullResult, RunState, SweepResult
@@ -32,6 +33,7 @@ class Steps:
     def __init__(self, problem: BilevelProblem, specs: Sequence[DrawSpec]) -> None:
         self.problem = problem
         self.specs = specs
+        self._halves: CompiledHalves | None = None
 
     def _run(self, name: str, eager: Callable[..., Any], *args: Any, noise_at: int = -1) -> Any:
         """Run a function compiled, if the problem is to be compiled and it can be."""
@@ -46,17 +48,24 @@ class Steps:
             drawn = args
         leaves = pytree.tree_leaves(drawn)
         key = (name, len(leaves), *(leaf.shape for leaf in leaves if isinstance(leaf, Tensor)))
-        try:
+
+        def compiled() -> Any:
             if key not in problem.compiled:
                 problem.compiled[key] = CompiledFunction(getattr(problem, name), drawn)
             return problem.compiled[key](*drawn)
+
+        return self._or_eagerly(name, compiled, lambda: eager(*args))
+
+    def _or_eagerly(self, name: str, compiled: Callable[[], Any], eager: Callable[[], Any]) -> Any:
+        try:
+            return compiled()
         except Exception as error:
             # Whatever the compiler raises: eager still runs, and raises what is the user's.
             if name == "sweep" and missing_rule_operation(error) is not None:
                 raise
             warn_of_failure(name, error)
-            problem.compile = False
-            return eager(*args)
+            self.problem.compile = False
+            return eager()
 
     def gradient(
         self, state: RunState, constants: Tensors, batch: Batch, noise: int
@@ -64,6 +73,56 @@ class Steps:
         """(g, new s, new counters, loss) of a step."""
         args = self._args(state, constants, batch, noise)
         return self._run("gradient", self.problem.gradient_eager, *args, noise_at=7)
+
+    def kept_bytes(self, state: RunState, constants: Tensors, batch: Batch) -> int | None:
+        """What `gradient_keeping` would keep of each step; None where it cannot be used."""
+        problem = self.problem
+        if not problem.compile:
+            return None
+        key = ("halves", *(t.shape for t in batch))
+        if key not in problem.compiled:
+            early = self._drawn(self._args(state, constants, batch, 0))
+            late = (state.parameters, state.statistics)
+            halves: CompiledHalves | None = None
+            # What goes wrong here goes wrong again in the sweep, which says what is the matter.
+            with contextlib.suppress(Exception):
+                halves = CompiledHalves(problem.gradient_and_sweep, early, late)
+            problem.compiled[key] = halves
+        self._halves = problem.compiled[key]
+        return None if self._halves is None else self._halves.kept_bytes
+
+    def gradient_keeping(
+        self, state: RunState, constants: Tensors, batch: Batch, noise: int
+    ) -> tuple[Any, list[Tensor]]:
+        """As `gradient`, and the values that `sweep_kept` takes over."""
+        args = self._args(state, constants, batch, noise)
+        halves = self._halves
+        assert halves is not None
+        return self._or_eagerly(
+            "gradient",
+            lambda: halves.first(*self._drawn(args)),
+            lambda: (self.problem.gradient_eager(*args), []),
+        )
+
+    def sweep_kept(
+        self,
+        kept: list[Tensor],
+        state: RunState,
+        constants: Tensors,
+        batch: Batch,
+        noise: int,
+        g_bar: Tensors,
+        s_bar: Tensors,
+    ) -> SweepResult:
+        """As `sweep`, from what `gradient_keeping` kept."""
+        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
+        halves = self._halves
+        assert halves is not None
+        return self._or_eagerly(
+            "sweep",
+            lambda: halves.second(kept, *self._drawn(args)),
+            lambda: self.problem.sweep(*args),
+        )
 
     def update(
         self, g: Tensors, o: State, theta: Tensors, alpha: Any, hyper: Any
@@ -121,6 +180,10 @@ class Steps:
             *batch,
             noise,
         )
+
+    def _drawn(self, args: Any) -> Any:
+        """Arguments with the random numbers themselves in the place of their seed."""
+        return (*args[:7], self._numbers(args[7]), *args[8:])
 
     def _numbers(self, noise: int) -> list[Tensor]:
         return predraw(self.specs, noise)

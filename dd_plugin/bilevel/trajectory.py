@@ -33,8 +33,20 @@ class StepRecord(NamedTuple):
 class Storage(Protocol):
     """Where a trajectory lies and what of it."""
 
-    keep_gradients: bool
-    on_host: bool
+    @property
+    def keep_gradients(self) -> bool:
+        """Whether the inner gradient of every step is kept, or each step is run again."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the trajectory lies in the memory of the host."""
+        ...
+
+    @property
+    def activations(self) -> int:
+        """Bytes for the activations of the last steps."""
+        ...
 
     def segment(self, steps: int) -> int:
         """The length of a segment for a window of that many steps."""
@@ -47,9 +59,12 @@ class Device:
 
     Attributes:
         every: steps per segment. Longer segments keep fewer states, and rebuild more at a time.
+        activations: bytes for the activations of the last steps of the window. Those steps need
+            not be computed again on the way back. Compiled problems only.
     """
 
     every: int = 8
+    activations: int = 0
     keep_gradients = True
     on_host = False
 
@@ -60,9 +75,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Host:
-    """As `Device`, in the memory of the host: pinned, copied on a stream of its own on CUDA."""
+    """As `Device`, in the memory of the host: pinned, copied on a stream of its own on CUDA.
+
+    Attributes:
+        every: as for `Device`.
+        activations: as for `Device`; they stay on the device.
+    """
 
     every: int = 8
+    activations: int = 0
     keep_gradients = True
     on_host = True
 
@@ -84,6 +105,7 @@ class Recompute:
     every: int | None = None
     on_host: bool = False
     keep_gradients = False
+    activations = 0
 
     def segment(self, steps: int) -> int:
         """``every``, or the square root of ``steps`` rounded up."""

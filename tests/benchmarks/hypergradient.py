@@ -2,14 +2,19 @@
 
     python -m tests.benchmarks.hypergradient --json FILE
 
-Each case runs in a process of its own: a tool takes the gradient of the outer loss (256 images)
-for the inner images (100 of 32x32, the same in every step) after K steps of SGD or Adam on a
-ConvNet of three blocks (width 64, BatchNorm), and for a timm ResNet-18. Both losses are taken in
-train mode, so that every tool differentiates the same function. Reported per case: seconds of one
-hypergradient (median after a warm-up), peak memory over the memory before it (resident set on
-CPU, allocator on CUDA), seconds of the warm-up (compilation included), and the relative error of
-the gradient against plain autograd. "plain" is inner training alone: a model, `torch.optim`, no
-outer gradient; compiled, with `torch.compile`.
+A case is a tool that takes the gradient of the outer loss (256 images) for the inner images (100
+of 32x32, the same in every step) after K steps of SGD or Adam on a ConvNet of three blocks (width
+64, BatchNorm); and the same on a timm ResNet-18. Both losses are taken in train mode, so that every
+tool differentiates the same function. "ours keeping" is the compiled engine with 1 GiB for
+activations. "plain" is inner training alone: a model, `torch.optim`, no outer gradient;
+compiled, with `torch.compile`.
+
+The tools of one K run in processes of their own that are all there at the same time and take
+turns, round after round, one at work and the others waiting. So a ratio is taken between
+neighbours in time and its median over the rounds is not moved by what else a machine does. Reported
+per case: seconds of one hypergradient, ratios to plain training and to `higher`, peak memory over
+the memory before it (resident set on CPU, allocator on CUDA), seconds of the warm-up (compilation
+included), and the relative error of the gradient against plain autograd.
 
 `higher` and `torchopt` come with the extra ``bench``; where one is missing or fails, its row says
 so.
@@ -32,9 +37,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-TOOLS = ("ours compiled", "ours eager", "higher", "torchopt", "autograd")
+TOOLS = ("ours compiled", "ours keeping", "ours eager", "higher", "torchopt", "autograd")
+KEEPING = 1 << 30
 PLAIN = ("plain compiled", "plain eager")
 STEP_SIZE = 0.01
+KEYS = ("model", "optimizer", "steps", "tool")
 
 
 def cases(quick: bool) -> list[dict]:
@@ -45,7 +52,7 @@ def cases(quick: bool) -> list[dict]:
         for k in steps:
             for tool in (*TOOLS, *PLAIN):
                 found.append({"model": "convnet", "optimizer": optimizer, "steps": k, "tool": tool})
-    for tool in (*TOOLS[:3], *PLAIN):
+    for tool in (*TOOLS[:4], *PLAIN):
         found.append({"model": "resnet18", "optimizer": "sgd", "steps": 5, "tool": tool})
     return found
 
@@ -84,7 +91,8 @@ def runner(case: dict, device: str):
     model, (x, y), (real_x, real_y) = make(case, device)
     tool, k, adam = case["tool"], case["steps"], case["optimizer"] == "adam"
     name, *how = tool.split()
-    compiled = how == ["compiled"]
+    keeping = how == ["keeping"]
+    compiled = keeping or how == ["compiled"]
     if name in ("ours", "autograd"):
         from dd_plugin import bilevel
 
@@ -103,6 +111,7 @@ def runner(case: dict, device: str):
                 (real_x, real_y),
                 step_size=STEP_SIZE,
                 method=method,
+                storage=bilevel.Device(activations=KEEPING if keeping else 0),
             )
             if compiled and not problem.compile:
                 raise RuntimeError("the compiler failed and the engine went on eagerly")
@@ -180,79 +189,150 @@ class Memory:
         return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
-def run_case(case: dict, device: str, repeats: int, gradient_file: str) -> dict:
-    """Run a case in this process."""
+def serve(case: dict, device: str, gradient_file: str) -> None:
+    """Warm up, then run the case once for every line on standard input, and report in JSON."""
+
+    def report(found: dict) -> None:
+        print("RESULT " + json.dumps(found), flush=True)
+
     began = time.perf_counter()
     run = runner(case, device)
-    run()
+    gradient, _ = run()
     warm_up = time.perf_counter() - began
-    seconds, peak, extras, gradient = [], 0, {}, None
-    for _ in range(repeats):
-        memory = Memory(device)
-        began = time.perf_counter()
-        gradient, extras = run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-        peak = max(peak, memory.peak())
     if gradient is not None:
         torch.save(gradient.detach().cpu(), gradient_file)
+    del gradient
     model, _, _ = make(case, device)
     bytes_of = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
     weights = bytes_of(model.parameters())
     state = weights * (3 if case["optimizer"] == "adam" else 1) + bytes_of(model.buffers())
-    return {
-        **case,
-        "seconds": statistics.median(seconds),
-        "fastest": min(seconds),
-        "peak_bytes": peak,
-        "warm_up_seconds": warm_up,
-        "state_bytes": state,
-        **extras,
-    }
+    report({"warm_up_seconds": warm_up, "state_bytes": state})
+    for _ in sys.stdin:
+        memory = Memory(device)
+        began = time.perf_counter()
+        _, extras = run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        report({"seconds": seconds, "peak_bytes": memory.peak(), **extras})
+        Memory(device)  # gives back what is free, for the others
 
 
 # The whole run.
 
 
-def run_apart(case: dict, options: argparse.Namespace, folder: Path) -> dict:
-    """Run a case in a process of its own, and compare its gradient with autograd's."""
-    key = "-".join(str(v).replace(" ", "_") for v in case.values())
-    command = [sys.executable, "-m", "tests.benchmarks.hypergradient", "--case", json.dumps(case)]
-    command += ["--gradient", str(folder / f"{key}.pt"), "--device", options.device]
-    command += ["--repeats", str(options.repeats), "--threads", str(options.threads)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.timeout)
-    except subprocess.TimeoutExpired:
-        return {**case, "error": f"took longer than {options.timeout} s"}
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
+class Child:
+    """A case in a process of its own."""
+
+    def __init__(self, case: dict, options: argparse.Namespace, folder: Path) -> None:
+        self.case, self.error = case, ""
+        self.about: dict = {}
+        self.rounds: dict[int, dict] = {}
+        self.gradient = folder / ("-".join(str(v).replace(" ", "_") for v in case.values()) + ".pt")
+        command = [sys.executable, "-m", "tests.benchmarks.hypergradient"]
+        command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
+        command += ["--device", options.device, "--threads", str(options.threads)]
+        self.messages = (folder / f"{self.gradient.stem}.txt").open("w+")
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.messages,
+            text=True,
+        )
+        self.about = self.answer()
+
+    def answer(self) -> dict:
+        """The next report; an empty one when the process has died."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("RESULT "):
+                return json.loads(line.removeprefix("RESULT "))
+        self.messages.seek(0)
+        lines = self.messages.read().strip().splitlines()
         reason = lines[-1] if lines else "no message"
-        return {**case, "error": f"exit {done.returncode}: {reason[:300]}"}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        self.error = f"exit {self.process.wait()}: {reason[:300]}"
+        return {}
+
+    def run(self, number: int) -> None:
+        """One round."""
+        if self.error:
+            return
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.rounds[number] = self.answer()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+        self.messages.close()
+
+    def row(self, tools: dict[str, Child]) -> dict:
+        """What was measured, with ratios taken round by round."""
+        if self.error:
+            return {**self.case, "error": self.error}
+        seconds = [found["seconds"] for found in self.rounds.values()]
+        last = next(reversed(self.rounds.values()))
+        row = {
+            **self.case,
+            **self.about,
+            **last,
+            "seconds": statistics.median(seconds),
+            "fastest": min(seconds),
+            "peak_bytes": max(found["peak_bytes"] for found in self.rounds.values()),
+            "rounds": len(seconds),
+        }
+        tool = self.case["tool"]
+        compiled = tool in ("ours compiled", "ours keeping")
+        pairs = {"plain": "plain compiled" if compiled else "plain eager", "higher": "higher"}
+        for name, other in pairs.items():
+            if tool.startswith("plain") or other not in tools or tools[other].error:
+                continue
+            ratios = [
+                self.rounds[n]["seconds"] / tools[other].rounds[n]["seconds"] for n in self.rounds
+            ]
+            row[f"ratio_to_{name}"] = statistics.median(ratios)
+            row[f"ratios_to_{name}"] = [min(ratios), max(ratios)]
+        oracle = tools.get("autograd")
+        if oracle and not oracle.error and self.gradient.exists():
+            found, expected = (
+                torch.load(c.gradient, weights_only=True).double() for c in (self, oracle)
+            )
+            row["error_against_autograd"] = float((found - expected).norm() / expected.norm())
+        return row
 
 
-def compare(rows: list[dict], folder: Path) -> None:
-    """Add errors against autograd, ratios to plain training, and memory per added step."""
+def run_group(chosen: list[dict], options: argparse.Namespace) -> list[dict]:
+    """The tools of one model, optimizer and K, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        tools: dict[str, Child] = {}
+        for case in chosen:
+            tools[case["tool"]] = Child(case, options, Path(folder))
+        children = list(tools.values())
+        for number in range(options.repeats):
+            for child in children:
+                child.run(number)
+            children = children[1:] + children[:1]
+        for child in children:
+            child.stop()
+        return [child.row(tools) for child in tools.values()]
+
+
+def compare(rows: list[dict]) -> None:
+    """Add the memory of an added step, from rows of the same tool at K and K / 2."""
     by_key = {(r["model"], r["optimizer"], r["steps"], r["tool"]): r for r in rows}
     for (model, optimizer, k, tool), row in by_key.items():
-        if "error" in row:
-            continue
-        names = [f"{model}-{optimizer}-{k}-{t.replace(' ', '_')}.pt" for t in (tool, "autograd")]
-        if all((folder / name).exists() for name in names):
-            found, expected = (torch.load(folder / n, weights_only=True) for n in names)
-            row["error_against_autograd"] = float((found - expected).norm() / expected.norm())
-        kind = "plain compiled" if tool == "ours compiled" else "plain eager"
-        plain = by_key.get((model, optimizer, k, kind), {})
-        if not tool.startswith("plain") and "seconds" in plain:
-            row["ratio_to_plain"] = row["seconds"] / plain["seconds"]
         half = by_key.get((model, optimizer, k // 2, tool), {})
-        if "peak_bytes" in half and k % 2 == 0:
-            added = (row["peak_bytes"] - half["peak_bytes"]) / (k - k // 2)
-            row["states_per_added_step"] = added / row["state_bytes"]
-            if row.get("trajectory_bytes") and half.get("trajectory_bytes"):
-                kept = (row["trajectory_bytes"] - half["trajectory_bytes"]) / (k - k // 2)
-                row["kept_states_per_added_step"] = kept / row["state_bytes"]
+        if "peak_bytes" not in row or "peak_bytes" not in half or k % 2:
+            continue
+        added = (row["peak_bytes"] - half["peak_bytes"]) / (k - k // 2)
+        row["states_per_added_step"] = added / row["state_bytes"]
+        if row.get("trajectory_bytes") and half.get("trajectory_bytes"):
+            kept = (row["trajectory_bytes"] - half["trajectory_bytes"]) / (k - k // 2)
+            row["kept_states_per_added_step"] = kept / row["state_bytes"]
 
 
 def main() -> None:
@@ -261,11 +341,6 @@ def main() -> None:
         "--json",
         type=Path,
         help="write the results here, beside those of other cases that are there already",
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        help="keep the gradients here, to compare them with those of later calls",
     )
     parser.add_argument("--quick", action="store_true", help="K = 5 and 10 only")
     parser.add_argument(
@@ -276,15 +351,13 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds per case")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--gradient", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.case:
-        row = run_case(json.loads(options.case), options.device, options.repeats, options.gradient)
-        print(json.dumps(row))
+        serve(json.loads(options.case), options.device, options.gradient)
         return
     wanted = [part.split(",") for part in options.only.split(";")]
     chosen = []
@@ -295,13 +368,20 @@ def main() -> None:
     rows: list[dict] = []
     if options.json and options.json.exists():
         rows = json.loads(options.json.read_text())["rows"]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        for case in chosen:
-            rows = [r for r in rows if any(r[key] != value for key, value in case.items())]
-            rows.append(run_apart(case, options, folder))
-            print(json.dumps(rows[-1]), flush=True)
-        compare(rows, folder)
+    groups: dict[tuple, list[dict]] = {}
+    for case in chosen:
+        groups.setdefault((case["model"], case["optimizer"], case["steps"]), []).append(case)
+    for group in groups.values():
+        for row in run_group(group, options):
+            same = [r for r in rows if all(r[key] == row[key] for key in KEYS)]
+            rows = [r for r in rows if r not in same] + [row]
+            print(json.dumps(row), flush=True)
+        compare(rows)
+        save(options, rows)
+
+
+def save(options: argparse.Namespace, rows: list[dict]) -> None:
+    """Write what there is, in the order of `cases`."""
     if options.json:
         about = {
             "command": "python -m tests.benchmarks.hypergradient " + " ".join(sys.argv[1:]),
@@ -310,6 +390,8 @@ def main() -> None:
             "processor": platform.processor() or platform.machine(),
             "threads": options.threads,
         }
+        order = [tuple(case[key] for key in KEYS) for case in cases(quick=False)]
+        rows = sorted(rows, key=lambda r: order.index(tuple(r[key] for key in KEYS)))
         options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 

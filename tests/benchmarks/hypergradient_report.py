@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 HEADER = (
-    "| network, optimizer | K | tool | seconds (fastest) | times plain | peak MB | warm-up s |\n"
-    "|---|---|---|---|---|---|---|"
+    "| network, optimizer | K | tool | seconds | times plain | times higher | peak MB "
+    "| error | warm-up s |\n"
+    "|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -24,20 +25,30 @@ def table(rows: list[dict]) -> str:
     for row in ordered:
         case = f"| {row['model']}, {row['optimizer']} | {row['steps']} | {row['tool']} | "
         if "error" in row:
-            lines.append(case + f"{row['error']} | | | |")
+            lines.append(case + f"{row['error']} | | | | | |")
             continue
-        ratio = row.get("ratio_to_plain")
-        lines.append(
-            case
-            + f"{row['seconds']:.2f} ({row['fastest']:.2f}) | "
-            + f"{'' if ratio is None else f'{ratio:.2f}'} | "
-            + f"{row['peak_bytes'] / 1e6:.0f} | {row['warm_up_seconds']:.0f} |"
-        )
+        cells = [
+            f"{row['seconds']:.2f}",
+            ratio(row, "plain"),
+            ratio(row, "higher"),
+            f"{row['peak_bytes'] / 1e6:.0f}",
+            f"{row['error_against_autograd']:.0e}" if "error_against_autograd" in row else "",
+            f"{row['warm_up_seconds']:.0f}",
+        ]
+        lines.append(case + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def ratio(row: dict, other: str) -> str:
+    """The median over the rounds, and the least and the greatest."""
+    if f"ratio_to_{other}" not in row:
+        return ""
+    low, high = row[f"ratios_to_{other}"]
+    return f"{row[f'ratio_to_{other}']:.2f} ({low:.2f}-{high:.2f})"
+
+
 def plot(rows: list[dict], path: Path) -> None:
-    """Fastest seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
+    """Median seconds and peak memory against K, ConvNet with SGD, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -48,7 +59,7 @@ def plot(rows: list[dict], path: Path) -> None:
     chosen = [r for r in rows if (r["model"], r["optimizer"]) == ("convnet", "sgd")]
     for tool in sorted({r["tool"] for r in chosen}):
         points = sorted(
-            (r["steps"], r["fastest"], r["peak_bytes"] / 1e9)
+            (r["steps"], r["seconds"], r["peak_bytes"] / 1e9)
             for r in chosen
             if r["tool"] == tool and "error" not in r
         )
