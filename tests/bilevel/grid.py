@@ -142,7 +142,13 @@ POLICIES: dict[str, Any] = {
     },
 }
 WINDOWS: dict[str, Window] = {"full": Full(), "last": Last(2), "random": Random(2)}
-STORAGES = {"device": Device(2), "host": Host(3), "recompute": Recompute(2)}
+STORAGES = {
+    "device": Device(2),
+    "host": Host(3),
+    "recompute": Recompute(2),
+    # Compiled with "mixed", those of every step; eagerly, and with "reverse", none.
+    "activations": Device(2, activations=1 << 30),
+}
 OPTIONS: dict[str, tuple[str, ...]] = {
     "problem": tuple(PROBLEMS),
     "optimizer": tuple(OPTIMIZERS),
@@ -181,7 +187,8 @@ def covering(options: Mapping[str, Sequence[str]]) -> list[Case]:
     longest = max(map(len, columns[1:-1]))
     firsts = [columns[0][0]] * longest + list(columns[0][1:])
     cases = [
-        (first, *(values[row % len(values)] for values in columns[1:-1]), dear)
+        # Not all cycles in step: columns of 2 and of 4 values would otherwise meet in half of them.
+        (first, *(v[(row + row // len(v)) % len(v)] for v in columns[1:-1]), dear)
         for dear in columns[-1][1:]
         for row, first in enumerate(firsts)
     ]
