@@ -1,9 +1,12 @@
 import pytest
+import timm
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
-from dd_plugin.bilevel import BilevelProblem, adam, hypergradient, sgd
+from dd_plugin.bilevel import BilevelProblem, Host, Last, adam, hypergradient, sgd
 from dd_plugin.bilevel.compile import CompiledFunction, CompileWarning
+from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 
@@ -29,6 +32,82 @@ def test_compiled_equals_the_whole_graph_and_compiles_once(optimizer, policy):
     # Nothing was traced again for another seed, step size or step, nor compiled again.
     assert problem.compiled == compiled
     assert sorted(key[0] for key in compiled) == ["gradient", "outer", "pull", "sweep", "update"]
+
+
+class _Residual(nn.Module):
+    """timm's stochastic depth around a layer with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(0.3))
+        self.drop = timm.layers.DropPath(0.4)
+
+    def forward(self, x):
+        return x + self.drop(self.layer(x))
+
+
+@pytest.fixture(scope="module")
+def random_problem():
+    """A compiled problem with two kinds of random layers; the tests share what is compiled."""
+    torch.manual_seed(0)
+    model = nn.Sequential(_Residual(), _Residual(), nn.Linear(4, 3)).double()
+    return BilevelProblem(model, optimizer=adam(eps=1e-3), compile=True)
+
+
+def test_compiled_models_replay_dropout_and_stochastic_depth(random_problem, monkeypatch):
+    problem = random_problem
+    batches, outer = soft_batches(3, shape=(4,)), hard_batch(shape=(4,))
+    options = {"step_size": 0.1, "seed": 4}
+    oracle = hypergradient(problem, batches, outer, method="autograd", **options)
+    # Two dropouts and two paths; the masks differ from step to step and from seed to seed.
+    (_, specs), *_ = problem.probes.values()
+    assert len(specs) == 4
+    result = hypergradient(problem, batches, outer, **options)
+    assert worst_error(result, oracle)[0] < 1e-9
+    assert problem.compile
+    other = hypergradient(problem, batches, outer, step_size=0.1, seed=5)
+    assert float((other.outer_loss - oracle.outer_loss).abs()) > 1e-6
+
+    # Without the replay, the backward sweep drawing numbers of its own, it would be wrong.
+    numbers = Steps._numbers
+    sweep = Steps.sweep
+
+    def spoilt(self, *args):
+        monkeypatch.setattr(Steps, "_numbers", lambda self, noise: numbers(self, noise + 1))
+        try:
+            return sweep(self, *args)
+        finally:
+            monkeypatch.setattr(Steps, "_numbers", numbers)
+
+    monkeypatch.setattr(Steps, "sweep", spoilt)
+    result = hypergradient(problem, batches, outer, **options)
+    assert worst_error(result, oracle)[0] > 1e-3
+
+
+def test_nothing_is_compiled_again(random_problem):
+    problem = random_problem
+    batches, outer = soft_batches(5, shape=(4,)), hard_batch(shape=(4,))
+
+    def work():
+        return counters["stats"]["unique_graphs"], counters["aot_autograd"]["total"]
+
+    first = hypergradient(problem, batches[:2], outer, step_size=0.1)
+    compiled = work()
+    assert min(compiled) >= len(problem.compiled) >= 5
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for options in (
+            {"seed": 1},
+            {"step_size": 0.2},
+            {"step_size": torch.rand(5)},
+            {"hyperparameters": {"beta1": 0.5}, "initial": first.final},
+            {"window": Last(2), "storage": Host(2)},
+        ):
+            result = hypergradient(problem, batches, outer, **{"step_size": 0.1, **options})
+            assert result.finite
+        with torch.no_grad():
+            hypergradient(problem, [batches[0]] * 7, outer, step_size=0.1)
+    assert work() == compiled
+    assert problem.compile
 
 
 class _Branching(nn.Module):
