@@ -12,17 +12,28 @@ if TYPE_CHECKING:
     from dd_plugin.bn import NoBatchNormFoundError as NoBatchNormFoundError
     from dd_plugin.bn import convert_bn as convert_bn
     from dd_plugin.bn import revert_bn as revert_bn
+    from dd_plugin.distiller import Distiller as Distiller
+    from dd_plugin.distiller import DistillerConfig as DistillerConfig
 
 __version__ = "0.1.0.dev0"
 
 # Public name -> the part that holds it.
 _HOMES = {
+    "Distiller": "dd_plugin.distiller",
+    "DistillerConfig": "dd_plugin.distiller",
     "NoBatchNormFoundError": "dd_plugin.bn",
     "convert_bn": "dd_plugin.bn",
     "revert_bn": "dd_plugin.bn",
 }
 
-__all__ = ["NoBatchNormFoundError", "__version__", "convert_bn", "revert_bn"]
+__all__ = [
+    "Distiller",
+    "DistillerConfig",
+    "NoBatchNormFoundError",
+    "__version__",
+    "convert_bn",
+    "revert_bn",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,14 @@ import pytest
 import dd_plugin
 
 # A change of this list is a change for users: it belongs into CHANGELOG.md.
-PUBLIC_NAMES = ["NoBatchNormFoundError", "__version__", "convert_bn", "revert_bn"]
+PUBLIC_NAMES = [
+    "Distiller",
+    "DistillerConfig",
+    "NoBatchNormFoundError",
+    "__version__",
+    "convert_bn",
+    "revert_bn",
+]
 
 
 def loaded_by(code: str) -> set[str]:

@@ -14,7 +14,9 @@ from dd_plugin.bilevel.hypergradient import (
     BatchGradient,
     Hypergradient,
     MissingRuleWarning,
+    Unrolled,
     hypergradient,
+    unroll,
 )
 from dd_plugin.bilevel.optimizers import Optimizer, adam, adamw, sgd
 from dd_plugin.bilevel.problem import BilevelProblem, RunState, cross_entropy
@@ -45,6 +47,7 @@ __all__ = [
     "RunState",
     "SecondOrderNeed",
     "Storage",
+    "Unrolled",
     "Window",
     "adam",
     "adamw",
@@ -57,4 +60,5 @@ __all__ = [
     "second_order",
     "second_order_needs",
     "sgd",
+    "unroll",
 ]

@@ -164,12 +164,51 @@ def hypergradient(
     if not isinstance(problem, BilevelProblem):
         problem = BilevelProblem(problem)
     run = _Run(problem, batches, outer_batch, step_size, steps, seed, hyperparameters, leaves)
+    if not run.outer_batches:
+        raise ValueError("`outer_batch` must hold at least one batch, got none")
     run.seed = seed if model_seed is None else model_seed
     start, stop = (window or Full()).bounds(run.batches.steps, mix(seed, 1 << 40))
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         run.set_start(initial, parameters, statistics, constants)
         run.go(start, stop, method, storage or Device())
         return run.result()
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """What `unroll` returns, detached: the final state and the inner loss of every step."""
+
+    final: RunState
+    inner_losses: Tensor
+
+
+def unroll(
+    problem: BilevelProblem | nn.Module | FunctionalModel,
+    batches: Sequence[Batch] | Callable[[int], Batch],
+    *,
+    step_size: float | Tensor | Mapping[str, float | Tensor],
+    steps: int | None = None,
+    seed: int = 0,
+    model_seed: int | None = None,
+    initial: RunState | None = None,
+    parameters: Tensors | None = None,
+    statistics: Tensors | None = None,
+    constants: Tensors | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> Unrolled:
+    """The inner training run alone: the same steps that `hypergradient` takes, to the bit.
+
+    Args and errors are those of `hypergradient`.
+    """
+    if not isinstance(problem, BilevelProblem):
+        problem = BilevelProblem(problem)
+    run = _Run(problem, batches, (), step_size, steps, seed, hyperparameters, ())
+    run.seed = seed if model_seed is None else model_seed
+    with untouched_generators(), problem.model.ready(), torch.no_grad():
+        run.set_start(initial, parameters, statistics, constants)
+        for k in range(run.batches.steps):
+            run.step(k)
+    return Unrolled(run.state, torch.stack(run.losses))
 
 
 def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
@@ -207,7 +246,9 @@ class _Run:
         self.problem, self.seed = problem, seed
         self.model = problem.model
         self.batches = Batches(batches, steps, seed)
-        several = isinstance(outer_batch, Sequence) and not isinstance(outer_batch[0], Tensor)
+        several = isinstance(outer_batch, Sequence) and not (
+            outer_batch and isinstance(outer_batch[0], Tensor)
+        )
         parts = outer_batch if several else [outer_batch]
         self.outer_batches = [check_batch(part, "the outer batch") for part in parts]
         like = next(iter(self.model.parameters.values()))
@@ -294,19 +335,10 @@ class _Run:
         trajectory = Trajectory(storage, stop - start)
         keep_from = self._keep_from(start, stop, storage) if method == "mixed" else stop
         for k in range(start if method == "autograd" else stop):
-            batch, noise = self.batches.values(k), mix(self.seed, k)
             before = self.state
-            if k >= keep_from and self.problem.compile:
-                step, self.kept[k] = self.steps.gradient_keeping(
-                    before, self.constants, batch, noise
-                )
-            else:
-                step = self.steps.gradient(before, self.constants, batch, noise)
-            g, s, counters, loss = step
-            self.losses.append(loss)
+            g = self.step(k, keep=k >= keep_from)
             if k >= start:
                 trajectory.record(before, g)
-            self.state = RunState(*self._update(k, before, g), s, counters)
         if method == "autograd":
             self._differentiate_whole(start, stop)
             return
@@ -319,6 +351,18 @@ class _Run:
         else:
             self._fill_with_nan()
         self._finish()
+
+    def step(self, k: int, keep: bool = False) -> Tensors:
+        """One inner step; returns its gradient."""
+        batch, noise = self.batches.values(k), mix(self.seed, k)
+        args = (self.state, self.constants, batch, noise)
+        if keep and self.problem.compile:
+            (g, s, counters, loss), self.kept[k] = self.steps.gradient_keeping(*args)
+        else:
+            g, s, counters, loss = self.steps.gradient(*args)
+        self.losses.append(loss)
+        self.state = RunState(*self._update(k, self.state, g), s, counters)
+        return g
 
     def _keep_from(self, start: int, stop: int, storage: Storage) -> int:
         """The first step whose activations are kept: as many of the last as fit."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import (
     BilevelProblem,
@@ -17,6 +18,7 @@ from dd_plugin.bilevel import (
     adamw,
     hypergradient,
     sgd,
+    unroll,
 )
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import (
@@ -367,3 +369,17 @@ def test_autocast_keeps_a_float32_trajectory():
     a, b = result.batches[0].images.flatten(), plain.batches[0].images.flatten()
     assert not torch.equal(a, b)
     assert float(torch.cosine_similarity(a, b, dim=0)) > 0.8
+
+
+def test_unroll_takes_the_steps_of_a_hypergradient_to_the_bit():
+    model = convert_bn(convnet(dropout=0.3), "tracked")
+    problem = BilevelProblem(model, optimizer=adam())
+    batches = soft_batches(3)
+    options = {"step_size": torch.full((3,), 0.1, dtype=torch.float64), "seed": 4}
+    whole = hypergradient(problem, batches, hard_batch(), **options)
+    alone = unroll(problem, batches, **options)
+    assert torch.equal(alone.inner_losses, whole.inner_losses)
+    for one, other in zip(
+        pytree.tree_leaves(alone.final), pytree.tree_leaves(whole.final), strict=True
+    ):
+        assert torch.equal(one, other)

@@ -1,0 +1,22 @@
+"""What is trained on and with: real images, synthetic images, and what happens to both on the way.
+
+Real data goes through `columns` (what a data set holds) into `RealData`, from which the trainer
+draws; `digits` makes the data set that is always there. A `Transform` maps pixels in [0, 1] to what
+a network is fed.
+"""
+
+from dd_plugin.data.columns import DataError
+from dd_plugin.data.digits import load_digits
+from dd_plugin.data.real import RealData, load_real
+from dd_plugin.data.transforms import Normalization, Transform, Whitening, transform_from
+
+__all__ = [
+    "DataError",
+    "Normalization",
+    "RealData",
+    "Transform",
+    "Whitening",
+    "load_digits",
+    "load_real",
+    "transform_from",
+]

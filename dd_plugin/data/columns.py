@@ -1,0 +1,457 @@
+"""What a labelled image data set holds: which column is what, which classes, and its pixels.
+
+Data sets of the ecosystem agree on little: columns are named `image`, `img` or `pixel_values`,
+labels are `ClassLabel`s, numbers or words, images are palette PNGs, CMYK JPEGs or arrays. Here this
+ends: `find_columns` says where to look, `Classes` turns labels into indices, `read_pixels` turns
+whatever stands for an image into uint8. What cannot be used is a `DataError` that names the row and
+the remedy. `real` builds on this; nothing here knows how images are sampled.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+IMAGE_NAMES = ("image", "images", "img", "imgs", "pixel_values", "pixels", "picture", "photo")
+LABEL_NAMES = (
+    "label", "labels", "class", "classes", "target", "targets", "category", "y",
+    "fine_label", "fine_labels", "coarse_label", "coarse_labels", "cls", "digit",
+)  # fmt: skip
+
+
+class DataError(ValueError):
+    """The data set cannot be used as it is; the message says why and what to do."""
+
+
+# --- columns ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the image and the label column, with the label's feature where it is known."""
+
+    image: str
+    label: str
+    label_feature: Any = None
+
+
+def find_columns(
+    dataset: Any, *, image_column: str | None = None, label_column: str | None = None
+) -> Columns:
+    """Finds the columns of images and labels.
+
+    A column of type `datasets.Image` (`ClassLabel` for the labels) is taken first. If no column is
+    of that type, one with a usual name (`IMAGE_NAMES`, `LABEL_NAMES`) is; if several are, a usual
+    name decides between them.
+
+    Args:
+        dataset: a `datasets.Dataset` or `datasets.IterableDataset`. Where a stream does not tell
+            its features, the first example is looked at.
+        image_column: the column to use, instead of searching.
+        label_column: the same for the labels.
+
+    Raises:
+        DataError: no column, or several, could be meant; or a given one is not there or holds
+            something else. The message lists the columns.
+    """
+    from datasets import ClassLabel, Features
+    from datasets import Image as ImageFeature
+
+    features: Mapping[str, Any] | None = dataset.features
+    if features is None:
+        example = next(iter(dataset), None)
+        if example is None:
+            raise DataError("the data set has no rows; give another split or data set")
+        features = {name: _feature_of(value) for name, value in example.items()}
+    elif not isinstance(features, Features):
+        raise TypeError(f"`dataset.features` must be datasets.Features, got {type(features)}")
+
+    image = _choose(
+        "image",
+        features,
+        image_column,
+        [name for name, feature in features.items() if isinstance(feature, ImageFeature)],
+        [name for name, feature in features.items() if _may_hold_images(feature)],
+        IMAGE_NAMES,
+    )
+    label = _choose(
+        "label",
+        features,
+        label_column,
+        [name for name, feature in features.items() if isinstance(feature, ClassLabel)],
+        [name for name, feature in features.items() if _may_hold_labels(feature)],
+        LABEL_NAMES,
+    )
+    if image == label:
+        raise DataError(f"`image_column` and `label_column` must differ, got {image!r} for both")
+    return Columns(image, label, features[label])
+
+
+def _choose(
+    what: str,
+    features: Mapping[str, Any],
+    given: str | None,
+    typed: list[str],
+    possible: list[str],
+    usual: Sequence[str],
+) -> str:
+    there = ", ".join(f"{name} ({_describe(feature)})" for name, feature in features.items())
+    if given is not None:
+        if given not in features:
+            raise DataError(f"there is no column {given!r}; columns: {there}")
+        if given not in possible:
+            raise DataError(
+                f"`{what}_column` is {given!r}, whose type {_describe(features[given])} cannot "
+                f"hold {what}s; columns: {there}"
+            )
+        return given
+    named = [name for name in (typed or possible) if name.lower() in usual]
+    candidates = typed if len(typed) == 1 else named or typed
+    if len(candidates) == 1:
+        return candidates[0]
+    problem = (
+        f"{len(candidates)} columns may be the {what}s ({', '.join(candidates)})"
+        if candidates
+        else f"no {what} column found"
+    )
+    raise DataError(f"{problem}; name it with `{what}_column`; columns: {there or 'none'}")
+
+
+def _feature_of(value: Any) -> Any:
+    """The feature of a value in a stream that declares none."""
+    from datasets import Image as ImageFeature
+    from datasets import Value
+
+    if isinstance(value, Image.Image) or (isinstance(value, Mapping) and {"bytes"} <= set(value)):
+        return ImageFeature()
+    for kind, dtype in ((bool, "bool"), (int, "int64"), (float, "float64"), (str, "string")):
+        if isinstance(value, kind):
+            return Value(dtype)
+    if isinstance(value, bytes):
+        return Value("binary")
+    return Value("int64") if isinstance(value, np.integer) else type(value).__name__
+
+
+def _describe(feature: Any) -> str:
+    dtype = getattr(feature, "dtype", None)
+    kind = type(feature).__name__
+    if isinstance(feature, str):
+        return feature
+    return str(dtype) if kind == "Value" else kind
+
+
+def _may_hold_images(feature: Any) -> bool:
+    if type(feature).__name__ == "Value":
+        return feature.dtype in ("binary", "large_binary", "string", "large_string")
+    return type(feature).__name__ not in ("ClassLabel", "dict", "Audio", "Video", "Translation")
+
+
+def _may_hold_labels(feature: Any) -> bool:
+    if type(feature).__name__ == "Value":
+        return feature.dtype == "bool" or feature.dtype.startswith(
+            ("int", "uint", "string", "large_string")
+        )
+    return type(feature).__name__ == "ClassLabel"
+
+
+# --- classes ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes: their names in order, and the index that each label of the data set has."""
+
+    names: list[str]
+    lookup: Mapping[Any, int]
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        feature: Any = None,
+        class_names: Sequence[str] | None = None,
+        values: Iterable[Any] | None = None,
+    ) -> Classes:
+        """Works out the classes.
+
+        Args:
+            feature: the label column's feature; the names of a `ClassLabel` are taken.
+            class_names: the names and their order, e.g. those of the training data when this is a
+                test set. Labels are matched to them by name where all their names are among them
+                (a `ClassLabel`'s names, words, or numbers as they are written); otherwise the given
+                names are taken for the labels 0, 1, 2, ...
+            values: all labels, when they are in memory. Without a `ClassLabel` and without
+                `class_names` the classes are the distinct ones, sorted.
+
+        Raises:
+            DataError: there are fewer than two classes, names appear twice, or the names of the
+                data set and the given ones are different sets that overlap.
+        """
+        declared = list(getattr(feature, "names", None) or ())
+        if class_names is not None:
+            names = [str(name) for name in class_names]
+            lookup = _match(names, declared, values)
+        elif declared:
+            names, lookup = declared, {index: index for index in range(len(declared))}
+        elif values is None:
+            raise DataError(
+                "the labels of this stream do not say which classes there are; pass `class_names`"
+            )
+        else:
+            distinct = _distinct(values)
+            names, lookup = (
+                [str(value) for value in distinct],
+                {value: index for index, value in enumerate(distinct)},
+            )
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise DataError(f"class names must differ, got {', '.join(repeated)} more than once")
+        if len(names) < 2:
+            raise DataError(
+                f"there must be at least two classes, got {len(names)} ({', '.join(names)}); "
+                "take another split or label column, or pass `class_names`"
+            )
+        return cls(names, lookup)
+
+    def encode(self, labels: Iterable[Any], *, first_row: int = 0) -> Tensor:
+        """Class indices, int64 of shape (N,), of labels as the data set has them.
+
+        Args:
+            labels: one per row.
+            first_row: the row of the first one, for the message.
+
+        Raises:
+            DataError: a label is missing, unknown, or not a class at all; with its row.
+        """
+        indices = []
+        for row, label in enumerate(labels, start=first_row):
+            try:
+                index = self.lookup.get(label)
+            except TypeError:  # unhashable: several labels, or a box
+                index = None
+            if index is None:
+                raise DataError(f"row {row} {self._complaint(label)}")
+            indices.append(index)
+        return torch.tensor(indices, dtype=torch.int64)
+
+    def _complaint(self, label: Any) -> str:
+        if label is None:
+            return "has no label (None); remove rows without one, e.g. with dataset.filter"
+        if isinstance(label, (list, tuple, dict, np.ndarray)):
+            return f"has the label {_short(label)}; there must be one class per image"
+        if isinstance(label, (int, np.integer)) and label < 0:
+            return (
+                f"has the label {label}; negative labels mark rows without a class, as in test "
+                "splits whose labels are withheld: take another split, or filter them out"
+            )
+        known = (
+            f"0 to {len(self.names) - 1}"
+            if list(self.lookup) == list(range(len(self.names)))
+            else ", ".join(repr(value) for value in list(self.lookup)[:10])
+        )
+        return f"has the label {_short(label)}, the {len(self.names)} classes have {known}"
+
+
+def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) -> dict[Any, int]:
+    """Index in the given names of each label."""
+    index = {name: position for position, name in enumerate(names)}
+    in_order: dict[Any, int] = {position: position for position in range(len(names))}
+    if declared:
+        missing = [name for name in declared if name not in index]
+        if not missing:
+            return {label: index[name] for label, name in enumerate(declared)}
+        if len(missing) == len(declared) == len(names):
+            return in_order  # other names for the same classes
+        raise DataError(
+            f"`class_names` must hold all classes of the data set or rename all {len(declared)}; "
+            f"not among the given ones: {', '.join(missing[:10])}"
+        )
+    by_text: dict[Any, int] = dict(index)
+    if values is None:
+        return {**in_order, **by_text}
+    distinct = {value for value in values if isinstance(value, (int, np.integer))}
+    if distinct and all(str(value) in index for value in distinct):
+        return {**by_text, **{value: index[str(value)] for value in distinct}}
+    return {**in_order, **by_text}
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Sorted distinct labels; whatever cannot be one is left for `Classes.encode` to name."""
+    found: set[Any] = set()
+    for value in values:
+        if isinstance(value, (str, int, np.integer)) and not (
+            isinstance(value, (int, np.integer)) and value < 0
+        ):
+            found.add(value)
+    if any(isinstance(value, str) for value in found) and not all(
+        isinstance(value, str) for value in found
+    ):
+        raise DataError("labels must be all numbers or all words, got both; pass `class_names`")
+    return sorted(found)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+# --- pixels -------------------------------------------------------------------------------------
+
+# What Pillow's readers raise on bytes that are no image, or a damaged one.
+_UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError,
+    AssertionError, NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error,
+    zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+def read_pixels(
+    value: Any, row: int, *, size: tuple[int, int] | None = None, channels: int | None = None
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The pixels of one image, whatever it is stored as.
+
+    Files are decoded by Pillow, turned upright by their EXIF tag, and converted as Pillow does:
+    palettes become colour, opacity is dropped, CMYK becomes RGB; 16-bit grey is scaled to 8 bits.
+    Arrays are height by width, by 1 to 4 channels where there is a third dimension; tensors have
+    the channels first. Their values are uint8, other integers from 0 to 255, or real numbers from 0
+    to 1, which are rounded to 8 bits.
+
+    Args:
+        value: a `datasets.Image` value, encoded bytes, a path, a Pillow image, array or tensor.
+        row: the number of the row, for messages.
+        size: (height, width) of the result. An image of another size is scaled (bicubic, with
+            antialiasing) until it covers that and its middle is cut out.
+        channels: 1 or 3; colour is turned into luminance, and grey is repeated. By default 1 for a
+            grey image, 3 otherwise.
+
+    Returns:
+        uint8 array (height, width, channels).
+
+    Raises:
+        DataError: the image is missing, damaged, or holds something else, with the row.
+    """
+    try:
+        image = _upright(_open(value, size))
+        grey = image.mode in ("1", "L", "LA", "La")
+        if channels is None:
+            channels = 1 if grey else 3
+        mode = "L" if grey or channels == 1 else "RGB"
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # without this step Pillow warns
+        if image.mode != mode:
+            image = image.convert(mode)
+        if size is not None and image.size != (size[1], size[0]):
+            image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
+        pixels = np.array(image)
+    except _UNREADABLE as error:
+        name = value.get("path") if isinstance(value, Mapping) else None
+        file = f" {name}" if name else ""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"row {row}: the image{file} cannot be read ({reason}); "
+            "mend it, or leave the row out, e.g. with dataset.select"
+        ) from error
+    pixels = pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
+    if pixels.shape[2] < channels:
+        pixels = np.repeat(pixels, channels, axis=2)
+    return pixels
+
+
+def _open(value: Any, size: tuple[int, int] | None) -> Image.Image:
+    """A loaded Pillow image of 8 bits per channel."""
+    if value is None:
+        raise ValueError("it is None")
+    if isinstance(value, Image.Image):
+        image = value
+    elif isinstance(value, Tensor):
+        return _from_array(_last(value.detach().cpu()))
+    elif isinstance(value, (np.ndarray, list)):
+        return _from_array(np.asarray(value))
+    else:
+        image = _open_file(value)
+        if size is not None and image.format == "JPEG":
+            # The decoder leaves out what would be scaled away; twice the size keeps it sharp, and
+            # a square holds for images that are to be turned.
+            image.draft(None, (2 * max(size), 2 * max(size)))
+    image.load()
+    if image.mode == "F":
+        return _from_array(np.array(image))
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    return image
+
+
+def _open_file(value: Any) -> Image.Image:
+    path: Any = None
+    if isinstance(value, Mapping):
+        value, path = value.get("bytes"), value.get("path")
+        if value is None and path is not None and not Path(path).is_file():
+            # Inside an archive or on the Hub: the library that wrote the path knows how to open it.
+            from datasets import Image as ImageFeature
+
+            opened: Image.Image = ImageFeature().decode_example({"bytes": None, "path": path})
+            return opened
+    if isinstance(value, (str, Path)):
+        value, path = None, value
+    if value is None and path is None:
+        raise ValueError("it has neither bytes nor a path")
+    return Image.open(path if value is None else io.BytesIO(value))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Asking for the tag costs as much as decoding a small image, so only where there may be one.
+    if "exif" in image.info or image.format in ("TIFF", "MPO"):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    values = np.array(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"its values go from {low} to {high}, which are more than 16 bits")
+    if image.format is None and image.mode == "I" and high <= 255:
+        return _from_array(values)  # made in memory from whole numbers
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _last(image: Tensor) -> np.ndarray[Any, Any]:
+    """A tensor, channels first, as an array, channels last."""
+    if image.dtype == torch.bfloat16:
+        image = image.float()
+    array: np.ndarray[Any, Any] = image.numpy()
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+
+
+def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)  # channels first after all, as `pixel_values` have it
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
+        raise ValueError(f"its shape is {array.shape}, not height x width x 1 to 4 channels")
+    if array.size == 0:
+        raise ValueError(f"its shape is {array.shape}")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        low, high = array.min(), array.max()
+        whole = np.issubdtype(array.dtype, np.integer)
+        limit = 255 if whole else 1
+        if not (low >= 0 and high <= limit):  # false for NaN too
+            raise ValueError(
+                f"its values go from {low:.6g} to {high:.6g}, but must lie in 0 to {limit}: "
+                "give pixels, without a normalisation"
+            )
+        array = (array if whole else np.rint(array * 255)).astype(np.uint8)
+    return Image.fromarray(
+        np.ascontiguousarray(array[..., 0] if array.shape[2:] == (1,) else array)
+    )

@@ -1,0 +1,151 @@
+"""The synthetic set: the outer parameters, and the batches that inner training makes of them.
+
+After `recipe`, `parametrization`, `transforms` and `augmentation`, which it combines; before the
+trainer, which moves its parameters, and the evaluation, which trains on its batches. Everything
+random in a batch is a function of a seed and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.data.parametrization import Parametrization
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.transforms import Normalization
+
+# Probability that a soft label starts with on its own class.
+_OWN_CLASS = 0.9
+
+
+class SyntheticSet(nn.Module):
+    """Images, labels, step sizes and learned constants, as parameters of the outer problem.
+
+    Args:
+        recipe: how they are trained on.
+        images: where the images come from.
+        labels: class indices ``(N,)``, sorted by group where there are groups.
+        step_sizes: initial step sizes, positive: ``(steps,)``, or 0-d for all steps alike.
+        transform: from pixel space to the network's input.
+        soft_labels: learn labels as probabilities, starting close to ``labels``.
+        learn_step_sizes: whether the step sizes are parameters or stay.
+        constants: what is learned about BatchNorm, by name in the network.
+
+    Raises:
+        ValueError: the numbers of images, labels, groups and step sizes do not fit together.
+    """
+
+    labels: Tensor
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images: Parametrization,
+        labels: Tensor,
+        step_sizes: Tensor,
+        *,
+        transform: Callable[[Tensor], Tensor],
+        soft_labels: bool = False,
+        learn_step_sizes: bool = True,
+        constants: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.recipe, self.transform = recipe, transform
+        # What comes in at the borders is what the transform makes to 0, as in DSA.
+        fill = transform.mean if isinstance(transform, Normalization) else 0.0
+        self.augmentation = Augmentation(recipe.augmentation, fill=fill)
+        self.parametrization = images
+        self.register_buffer("labels", labels)
+        self._check(recipe, images().detach(), labels, step_sizes)
+        self.log_step_sizes = nn.Parameter(
+            step_sizes.detach().log(), requires_grad=learn_step_sizes
+        )
+        self.label_logits: nn.Parameter | None = None
+        if soft_labels:
+            own = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
+            others = (1 - _OWN_CLASS) / max(recipe.num_classes - 1, 1)
+            self.label_logits = nn.Parameter((own * (_OWN_CLASS - others) + others).log())
+        self._constant_names = list(constants or {})
+        self._constants = nn.ParameterList(
+            [nn.Parameter(t.detach().clone()) for t in (constants or {}).values()]
+        )
+
+    @staticmethod
+    def _check(recipe: Recipe, images: Tensor, labels: Tensor, step_sizes: Tensor) -> None:
+        count = len(images)
+        if tuple(images.shape[1:]) != recipe.shape or labels.shape != (count,):
+            raise ValueError(
+                f"images and labels must have shapes (N, {', '.join(map(str, recipe.shape))}) and "
+                f"(N,), got {tuple(images.shape)} and {tuple(labels.shape)}"
+            )
+        if count % recipe.groups:
+            raise ValueError(
+                f"`groups` must divide the number of images, {count}, got {recipe.groups}"
+            )
+        if recipe.batch_size is not None and recipe.batch_size > count:
+            raise ValueError(
+                f"`batch_size` must not exceed the number of images, {count}, got "
+                f'{recipe.batch_size}; use batching="all"'
+            )
+        if tuple(step_sizes.shape) not in ((), (recipe.steps,)) or not bool((step_sizes > 0).all()):
+            raise ValueError(
+                f"`step_sizes` must be positive and of shape () or ({recipe.steps},), got "
+                f"{step_sizes}"
+            )
+
+    def images(self) -> Tensor:
+        """All images ``(N, C, H, W)`` in pixel space."""
+        images: Tensor = self.parametrization()
+        return images
+
+    def targets(self) -> Tensor:
+        """Class indices ``(N,)``, or probabilities ``(N, classes)`` where labels are learned."""
+        return self.labels if self.label_logits is None else self.label_logits.softmax(1)
+
+    def step_sizes(self) -> Tensor:
+        """Positive, ``(steps,)`` or 0-d."""
+        return self.log_step_sizes.exp()
+
+    def constants(self) -> dict[str, Tensor]:
+        """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it."""
+        return dict(zip(self._constant_names, self._constants, strict=True))
+
+    def indices(self, step: int, seed: int) -> Tensor:
+        """Which images a step trains on, ``(batch,)``."""
+        recipe, count = self.recipe, len(self.labels)
+        if recipe.batching == "groups":
+            size = count // recipe.groups
+            begin = step % recipe.groups * size
+            return torch.arange(begin, begin + size, device=self.labels.device)
+        if recipe.batch_size is None:
+            return torch.arange(count, device=self.labels.device)
+        per_pass = count // recipe.batch_size
+        generator = torch.Generator().manual_seed(mix(seed, 3, step // per_pass))
+        order = torch.randperm(count, generator=generator)
+        begin = step % per_pass * recipe.batch_size
+        return order[begin : begin + recipe.batch_size].to(self.labels.device)
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step: network input ``(batch, C, H, W)`` and labels, with their graph."""
+        chosen = self.indices(step, seed)
+        images = self.images()[chosen]
+        images = self.augmentation(images, mix(seed, 4, step), groups=self.labels[chosen])
+        return self.transform(images), self.targets()[chosen]
+
+    def leaves(self) -> dict[str, list[nn.Parameter]]:
+        """The outer parameters by kind: images, labels, step_sizes, constants; empty ones too."""
+        return {
+            "images": list(self.parametrization.parameters()),
+            "labels": [] if self.label_logits is None else [self.label_logits],
+            "step_sizes": [self.log_step_sizes] if self.log_step_sizes.requires_grad else [],
+            "constants": list(self._constants),
+        }
+
+    def constrain_(self) -> None:
+        """Put everything back into its range after an outer step."""
+        self.parametrization.constrain_()

@@ -1,0 +1,125 @@
+"""Callbacks in the style of `transformers.Trainer`, and those that every run has.
+
+Beside `distiller`, which calls them. A callback sees the configuration, the state of the run and a
+control through which it can ask for a log, an evaluation, a checkpoint, or the end of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dd_plugin.distiller.config import DistillerConfig
+
+
+@dataclass
+class DistillerState:
+    """Where a run is.
+
+    Attributes:
+        global_step: outer steps done.
+        max_steps: outer steps in all.
+        log_history: every line that was logged.
+        skipped_steps: steps left out because something was not finite.
+        consecutive_skipped: how many of them just now in a row.
+        gradient_norms: moving norm of each kind of gradient.
+        inner_steps: inner training steps done by all networks.
+        interrupted: the signal that ended the run early, or None.
+    """
+
+    global_step: int = 0
+    max_steps: int = 0
+    log_history: list[dict[str, Any]] = field(default_factory=list)
+    skipped_steps: int = 0
+    consecutive_skipped: int = 0
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+    inner_steps: int = 0
+    interrupted: str | None = None
+
+
+@dataclass
+class DistillerControl:
+    """What callbacks ask for after a step; the loop takes it back when it is done."""
+
+    should_log: bool = False
+    should_evaluate: bool = False
+    should_save: bool = False
+    should_training_stop: bool = False
+
+
+Config, State, Control = DistillerConfig, DistillerState, DistillerControl
+
+
+class DistillerCallback:
+    """Override what you need; every method gets the configuration, the state and the control.
+
+    Among the keyword arguments ``distiller`` is always the running `Distiller`, on every process.
+    """
+
+    def on_train_begin(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """Before the first step."""
+
+    def on_step_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """After an outer step, before what it asks for is done."""
+
+    def on_log(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """After values, the keyword argument ``logs``, were added to the log."""
+
+    def on_evaluate(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """After an evaluation; its results are the keyword argument ``metrics``."""
+
+    def on_save(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """After a checkpoint was written."""
+
+    def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """After the last step."""
+
+
+class IntervalCallback(DistillerCallback):
+    """Logs, evaluates and saves at the intervals of the configuration."""
+
+    def on_step_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+
+        def due(every: int) -> bool:
+            return every > 0 and state.global_step % every == 0
+
+        last = state.global_step >= state.max_steps
+        control.should_log |= due(config.logging_steps) or last
+        control.should_evaluate |= due(config.eval_steps) and not last
+        control.should_save |= due(config.save_steps) or (last and config.save_steps > 0)
+        control.should_training_stop |= last
+
+
+class ProgressCallback(DistillerCallback):
+    """A progress bar on the main process, with the latest losses and accuracies."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._shown: dict[str, str] = {}
+
+    def on_train_begin(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+        if kwargs["distiller"].accelerator.is_main_process and not config.disable_tqdm:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="distil", unit="step"
+            )
+
+    def on_step_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+        if self._bar is not None:
+            names = {"outer_loss": "loss", "eval_accuracy_mean": "accuracy"}
+            self._shown |= {names[k]: f"{v:.3f}" for k, v in kwargs["logs"].items() if k in names}
+            self._bar.set_postfix(self._shown)
+
+    def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+        if self._bar is not None:
+            self._bar.close()

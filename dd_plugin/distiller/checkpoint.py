@@ -1,0 +1,285 @@
+"""Checkpoints: a run on disk, so that it goes on bit for bit after any kind of end.
+
+Beside `distiller`. A checkpoint is a folder ``checkpoint-N`` that exists whole or not at all: it is
+written under another name, flushed to the disk, and then renamed. Batches, networks and
+augmentation are functions of the seed and the step; what is saved is what is not: the outer
+parameters and their optimizer, the pool of networks, the position in streamed data, the history,
+and the generators of Python, NumPy and torch for code of the user's own. Tensors go into
+safetensors and the rest into JSON; nothing in a checkpoint is executed when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dd_plugin.distiller.callbacks import DistillerState
+
+if TYPE_CHECKING:
+    from dd_plugin.distiller.distiller import Distiller
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+# Settings that may change between a checkpoint and what goes on from it.
+_FREE = {
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "logging_steps",
+    "eval_steps",
+    "eval_networks",
+    "final_eval_networks",
+    "save_steps",
+    "save_total_limit",
+    "report_to",
+    "run_name",
+    "disable_tqdm",
+    "baselines",
+    "per_device_eval_batch_size",
+    "push_to_hub",
+    "hub_dataset_id",
+    "hub_private_repo",
+    "hub_token",
+}
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and try it.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"`output_dir` {str(folder)!r} cannot be written ({error}); choose another folder or "
+            "make room"
+        ) from error
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    if not output_dir.is_dir():
+        return []
+    found = [(_NAME.fullmatch(path.name), path) for path in output_dir.iterdir()]
+    return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
+
+
+def latest_checkpoint(output_dir: Path) -> Path:
+    """The newest checkpoint.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = checkpoints(output_dir)
+    if not found:
+        raise ValueError(
+            f"`output_dir` {str(output_dir)!r} holds no checkpoint to resume from; start without "
+            "`resume_from_checkpoint`"
+        )
+    return found[-1]
+
+
+def save_checkpoint(distiller: Distiller) -> Path:
+    """Write ``checkpoint-N`` of where the run is, and delete the oldest over the limit.
+
+    Raises:
+        OSError: it could not be written, on this process or another; nothing is left of it.
+    """
+    accelerator, state = distiller.accelerator, distiller.state
+    final = distiller.output_dir / f"checkpoint-{state.global_step}"
+    partial = distiller.output_dir / f".checkpoint-{state.global_step}.partial"
+    problem = ""
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _save_shared(distiller, partial)
+        accelerator.wait_for_everyone()
+        _save_own(distiller, partial, accelerator.process_index)
+    except OSError as error:
+        problem = str(error)
+    if _any_problem(distiller, problem):
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(problem or "another process could not write its part")
+    if accelerator.is_main_process:
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        _flush(distiller.output_dir)
+        limit = distiller.config.save_total_limit
+        for old in checkpoints(distiller.output_dir)[: -limit if limit else 0]:
+            shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    return final
+
+
+def _any_problem(distiller: Distiller, problem: str) -> bool:
+    if distiller.accelerator.num_processes == 1:
+        return bool(problem)
+    flag = torch.tensor(float(bool(problem)), device=distiller.accelerator.device)
+    return bool(torch.as_tensor(distiller.accelerator.reduce(flag, reduction="sum")) > 0)
+
+
+def _save_shared(distiller: Distiller, folder: Path) -> None:
+    tensors = {f"synthetic.{k}": t for k, t in distiller.synthetic.state_dict().items()}
+    numbers: dict[str, Any] = {}
+    optimizer = distiller.optimizer.state_dict()
+    for index, values in optimizer["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+    numbers["optimizer_groups"] = [
+        {k: v for k, v in group.items() if isinstance(v, (int, float, str, bool, list, tuple))}
+        for group in optimizer["param_groups"]
+    ]
+    numbers["scheduler"] = {
+        k: v
+        for k, v in distiller.lr_scheduler.state_dict().items()
+        if isinstance(v, (int, float, list))
+    }
+    numbers["state"] = {
+        k: v for k, v in asdict(distiller.state).items() if k not in ("max_steps", "interrupted")
+    }
+    numbers["config"] = distiller.config.to_dict()
+    numbers["processes"] = distiller.accelerator.num_processes
+    _write(folder, "state", tensors, numbers)
+
+
+def _save_own(distiller: Distiller, folder: Path, process: int) -> None:
+    tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
+    numbers: dict[str, Any] = {}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    numbers["numpy"] = [kind, np.asarray(keys).tolist(), position, has_gauss, gauss]
+    version, internal, following = random.getstate()
+    numbers["python"] = [version, list(internal), following]
+    numbers["train_data"] = distiller.train_data.state_dict()
+    for name, value in distiller.networks.state_dict().items():
+        if isinstance(value, Tensor):
+            tensors[f"networks.{name}"] = value
+        else:
+            numbers.setdefault("networks", {})[name] = value
+    _write(folder, f"process-{process}", tensors, numbers)
+
+
+def _write(folder: Path, stem: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    try:
+        save_file(own, folder / f"{stem}.safetensors")
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    (folder / f"{stem}.json").write_text(json.dumps(numbers))
+    for suffix in ("safetensors", "json"):
+        _flush(folder / f"{stem}.{suffix}")
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    """To the disk, so that a rename never outruns the content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_checkpoint(distiller: Distiller, folder: Path) -> None:
+    """Go back to where a checkpoint was.
+
+    Raises:
+        ValueError: it cannot be read, or belongs to a run with other settings.
+    """
+    tensors, numbers = _read(folder, "state")
+    _check_settings(distiller, folder, numbers)
+    own, more = _read(folder, f"process-{distiller.accelerator.process_index}")
+    device = distiller.accelerator.device
+    distiller.synthetic.load_state_dict(_under("synthetic.", tensors))
+    optimizer = distiller.optimizer.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, t in _under("optimizer.", tensors).items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = t
+    groups = [
+        {**now, **saved}
+        for now, saved in zip(
+            optimizer["param_groups"], numbers["optimizer_groups"], strict=True
+        )
+    ]
+    distiller.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    distiller.lr_scheduler.load_state_dict(
+        {**distiller.lr_scheduler.state_dict(), **numbers["scheduler"]}
+    )
+    distiller.state = DistillerState(
+        **{**numbers["state"], "max_steps": distiller.config.max_steps}
+    )
+    networks: dict[str, Any] = {
+        name: t.to(device) for name, t in _under("networks.", own).items()
+    }
+    distiller.networks.load_state_dict({**networks, **more.get("networks", {})})
+    distiller.train_data.load_state_dict(more["train_data"])
+    torch.set_rng_state(own["rng.torch"])
+    if "rng.cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["rng.cuda"])
+    kind, keys, *rest = more["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    version, internal, following = more["python"]
+    random.setstate((version, tuple(internal), following))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _read(folder: Path, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        numbers: dict[str, Any] = json.loads((folder / f"{stem}.json").read_text())
+        return load_file(folder / f"{stem}.safetensors"), numbers
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{str(folder)!r} is not a checkpoint that can be read ({error}); give the path of a "
+            "checkpoint-N folder, or another one"
+        ) from error
+
+
+def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any]) -> None:
+    now, then = json.loads(json.dumps(distiller.config.to_dict())), numbers["config"]
+    changed = sorted(
+        k for k in set(now) | set(then) if k not in _FREE and now.get(k) != then.get(k)
+    )
+    if numbers["processes"] != distiller.accelerator.num_processes and (
+        distiller.config.init == "pool" or not distiller.train_data.in_memory
+    ):
+        raise ValueError(
+            f"{str(folder)!r} was written by {numbers['processes']} processes, each with networks "
+            f"or data of its own; resume with as many, got {distiller.accelerator.num_processes}"
+        )
+    if "max_steps" in changed:
+        changed.remove("max_steps")
+        warnings.warn(
+            f"`max_steps` was {then['max_steps']} and is {now['max_steps']} now: the schedule of "
+            "the learning rates differs from an undisturbed run",
+            stacklevel=5,
+        )
+    if changed:
+        lines = ", ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in changed)
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run with other settings ({lines}); give the same, or "
+            "start a new run in another folder"
+        )

@@ -1,0 +1,268 @@
+"""`DistillerConfig`: everything about a distillation run that is a plain value.
+
+First in the flow of the trainer: the command line and YAML files fill it, `distiller` reads it.
+Names are those of `transformers.TrainingArguments` where it has the same thing. What can be
+checked without data or model is checked here, before any work.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "init": ("fixed", "random", "pool"),
+    "statistics": ("learned", "tracked", "frozen"),
+    "train_with": ("batch", "running"),
+    "image_init": ("real", "noise", "mean"),
+    "parametrization": ("pixels", "upsampled"),
+    "batching": ("all", "groups", "minibatches"),
+    "step_sizes": ("per_step", "shared", "constant"),
+    "inner_optimizer": ("sgd", "adam", "adamw"),
+    "window": ("full", "last", "random"),
+    "method": ("mixed", "reverse", "autograd"),
+    "storage": ("device", "host", "recompute"),
+    "normalization": ("auto", "data", "none", "zca"),
+    "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "mixed_precision": ("no", "bf16"),
+    "dtype": ("float32", "float64"),
+}
+
+
+_CONVNET = "timm/dd_convnet"
+# The network of the run without options: small, for images of 8x8.
+_FOR_DIGITS = {"width": 32, "depth": 2, "norm_layer": "batchnorm2d"}
+
+
+class NoEffectWarning(UserWarning):
+    """An option was set that does nothing in the chosen mode."""
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: default, metadata={"help": text}, **more)
+    return field(default=default, metadata={"help": text}, **more)
+
+
+@dataclass
+class DistillerConfig:
+    """The settings of a run; every one has a default that works.
+
+    The defaults distil scikit-learn's handwritten digits on a CPU in a minute or two. See
+    ``examples/configs`` for the settings of published methods.
+
+    Raises:
+        ValueError: a value is not possible, or two do not go together.
+    """
+
+    # The run.
+    output_dir: str = _option("distilled", "Where everything is written.")
+    overwrite_output_dir: bool = _option(
+        False, "Write into a folder that holds another run, and lose that one."
+    )
+    resume_from_checkpoint: str | None = _option(
+        None, "A checkpoint folder, or 'latest' for the newest in output_dir."
+    )
+    seed: int = _option(0, "Decides every random number of the run.")
+    max_steps: int = _option(300, "Outer steps.")
+    logging_steps: int = _option(10, "Outer steps between two lines of the log.")
+    eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
+    eval_networks: int = _option(3, "Fresh networks per evaluation.")
+    final_eval_networks: int = _option(5, "Fresh networks in the table at the end.")
+    save_steps: int = _option(100, "Outer steps between two checkpoints; 0 for none.")
+    save_total_limit: int | None = _option(2, "Checkpoints to keep; the oldest are deleted.")
+    report_to: list[str] = _option(
+        [], "Trackers, as Accelerate names them: tensorboard, wandb, trackio, ..."
+    )
+    run_name: str | None = _option(None, "Name of the run in the trackers.")
+    disable_tqdm: bool = _option(False, "No progress bar.")
+    baselines: bool = _option(True, "Compare with random real images and the full data at the end.")
+
+    # Real data.
+    dataset: str = _option("digits", "'digits', a folder, or a data set's id on the Hub.")
+    train_split: str | None = _option(None, "Split to distil; 'train' if there is one.")
+    eval_split: str | None = _option(
+        None, "Split to evaluate on; 'validation' or else 'test' if there is one."
+    )
+    image_column: str | None = _option(None, "Column of the images; found if not given.")
+    label_column: str | None = _option(None, "Column of the labels; found if not given.")
+    image_size: int | None = _option(None, "Resize images to this height and width.")
+    normalization: str = _option(
+        "auto",
+        "auto: the model's own if it has one, or else that of the data; data; none; zca: whitening "
+        "fitted on the training images.",
+    )
+    per_device_eval_batch_size: int = _option(500, "Images per batch of an evaluation.")
+
+    # The network.
+    model: str = _option(_CONVNET, "timm/NAME, a model's id on the Hub, or a folder.")
+    model_args: dict[str, Any] | str | None = _option(
+        None, 'Arguments of the model, JSON on the command line: \'{"width": 64}\'.'
+    )
+    init: str = _option("random", "Where inner runs start: fixed, random or pool.")
+    pool_size: int = _option(10, "Partly trained networks in the pool.")
+    pool_max_steps: int = _option(200, "Inner steps after which a network of the pool is replaced.")
+    statistics: str | None = _option(
+        None,
+        "BatchNorm policy: learned, tracked or frozen; by default learned for a fixed "
+        "initialisation and tracked otherwise.",
+    )
+    train_with: str = _option("batch", "What BatchNorm normalises with in train mode.")
+
+    # The synthetic set.
+    images_per_class: int = _option(1, "Stored images per class.")
+    image_init: str = _option("real", "Start from real images, noise, or the mean of each class.")
+    parametrization: str = _option("pixels", "pixels, or upsampled: more images, less resolution.")
+    upsample_factor: int = _option(2, "How much smaller upsampled images are stored.")
+    soft_labels: bool = _option(False, "Learn the labels as probabilities.")
+
+    # The inner run.
+    inner_steps: int = _option(20, "Training steps of the unroll.")
+    batching: str = _option("all", "A step trains on all images, its own group, or minibatches.")
+    groups: int = _option(1, "Groups for batching=groups.")
+    batch_size: int | None = _option(None, "Synthetic images per step for batching=minibatches.")
+    inner_optimizer: str = _option("sgd", "sgd, adam or adamw.")
+    inner_optimizer_args: dict[str, Any] | str | None = _option(
+        None, 'Its hyperparameters, JSON on the command line: \'{"momentum": 0.9}\'.'
+    )
+    inner_lr: float = _option(0.02, "Initial step size.")
+    step_sizes: str = _option("per_step", "Learn one step size per step, one shared, or none.")
+    window: str = _option("full", "Steps that are differentiated: full, last or random.")
+    window_length: int | None = _option(None, "How many, for last and random.")
+    augmentation: str = _option(
+        "", "Differentiable augmentation of synthetic and real images, such as flip_rotate or dsa."
+    )
+    networks_per_step: int | None = _option(
+        None, "Networks per outer step, over all processes; by default one per process."
+    )
+
+    # The outer optimizer.
+    learning_rate: float = _option(0.01, "Adam's step size for the images.")
+    label_lr: float = _option(0.01, "The same for soft labels.")
+    step_size_lr: float = _option(0.02, "The same for the logarithm of step sizes.")
+    statistics_lr: float = _option(0.02, "The same for what is learned about BatchNorm.")
+    adam_beta1: float = _option(0.9, "First decay rate of Adam.")
+    adam_beta2: float = _option(0.99, "Second decay rate of Adam.")
+    lr_scheduler_type: str = _option("cosine", "Course of the learning rates.")
+    warmup_steps: int = _option(0, "Outer steps until the learning rates are reached.")
+    max_grad_norm: float = _option(
+        2.0, "Clip gradients at this many times their moving norm; 0 for no clipping."
+    )
+    real_batch_size: int = _option(512, "Real images per network and outer step.")
+    max_skipped_steps: int = _option(20, "End the run after so many non-finite steps in a row.")
+
+    # How it is computed.
+    method: str = _option("mixed", "How to differentiate: mixed, reverse or autograd.")
+    storage: str = _option("device", "Where the trajectory lies: device, host or recompute.")
+    compile: bool = _option(False, "Compile the inner step and the backward sweep.")
+    mixed_precision: str = _option("no", "no or bf16.")
+    dtype: str = _option("float32", "Of weights and images: float32 or float64.")
+
+    # The Hub.
+    push_to_hub: bool = _option(False, "Publish the distilled set at the end.")
+    hub_dataset_id: str | None = _option(None, "Where, such as me/cifar10-ipc10.")
+    hub_private_repo: bool = _option(False, "Make the repository private.")
+    hub_token: str | None = _option(None, "Token; by default the one of `hf auth login`.")
+
+    def __post_init__(self) -> None:
+        if self.model_args is None and (self.dataset, self.model) == ("digits", _CONVNET):
+            self.model_args = dict(_FOR_DIGITS)
+        self.model_args = _dictionary(self.model_args, "model_args")
+        self.inner_optimizer_args = _dictionary(self.inner_optimizer_args, "inner_optimizer_args")
+        self._check_values()
+        self._check_combinations()
+        self._warn_of_no_effect()
+
+    def _check_values(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (value is None and name == "statistics"):
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
+        at_least_1 = (
+            "max_steps logging_steps eval_networks final_eval_networks pool_size pool_max_steps "
+            "images_per_class upsample_factor inner_steps groups "
+            "real_batch_size max_skipped_steps per_device_eval_batch_size"
+        )
+        for name in at_least_1.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in ("eval_steps", "save_steps", "warmup_steps", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
+        if self.save_total_limit is not None and self.save_total_limit < 1:
+            raise ValueError(
+                f"`save_total_limit` must be at least 1 or None, got {self.save_total_limit}"
+            )
+
+    def _check_combinations(self) -> None:
+        if self.window != "full":
+            if self.window_length is None:
+                raise ValueError(f'`window_length` must be given with window="{self.window}"')
+            if not 1 <= self.window_length <= self.inner_steps:
+                raise ValueError(
+                    "`window_length` must lie between 1 and `inner_steps` = "
+                    f"{self.inner_steps}, got {self.window_length}"
+                )
+        if self.batching == "groups" and self.images_per_class % self.groups:
+            raise ValueError(
+                f"`groups` must divide `images_per_class` = {self.images_per_class}, so that every "
+                f"group has images of every class, got {self.groups}"
+            )
+        if self.batching == "minibatches" and self.batch_size is None:
+            raise ValueError('`batch_size` must be given with batching="minibatches"')
+        if self.init == "pool" and self.window == "full":
+            raise ValueError(
+                'init="pool" starts from partly trained networks, so a full unroll is not what is '
+                'differentiated; use window="last" with a `window_length`'
+            )
+        if self.push_to_hub and not self.hub_dataset_id:
+            raise ValueError("`hub_dataset_id` must be given with push_to_hub")
+
+    def _warn_of_no_effect(self) -> None:
+        default = {f.name: f.default for f in fields(self)}
+        unused = {
+            "groups": self.batching != "groups",
+            "batch_size": self.batching != "minibatches",
+            "window_length": self.window == "full",
+            "pool_size": self.init != "pool",
+            "pool_max_steps": self.init != "pool",
+            "upsample_factor": self.parametrization != "upsampled",
+            "label_lr": not self.soft_labels,
+            "step_size_lr": self.step_sizes == "constant",
+            "statistics_lr": self.statistics == "frozen",
+            "eval_networks": self.init == "fixed" or self.eval_steps == 0,
+            "final_eval_networks": self.init == "fixed",
+            "hub_dataset_id": not self.push_to_hub,
+            "hub_private_repo": not self.push_to_hub,
+            "hub_token": not self.push_to_hub,
+            "save_total_limit": self.save_steps == 0,
+        }
+        for name, idle in unused.items():
+            if idle and getattr(self, name) != default[name]:
+                warnings.warn(
+                    f"`{name}` = {getattr(self, name)!r} has no effect with the other settings",
+                    NoEffectWarning,
+                    stacklevel=4,
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it, without the token."""
+        return {name: v for name, v in asdict(self).items() if name != "hub_token"}
+
+
+def _dictionary(value: Any, name: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`{name}` must be JSON, got {value!r}: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a dictionary, got {value!r}")
+    return dict(value)

@@ -1,0 +1,542 @@
+"""`Distiller`: the trainer, from data and a network to a distilled set.
+
+The middle of the package: `setup` makes the parts from a `DistillerConfig`; here are the outer
+loop, its evaluation and its bookkeeping; `checkpoint` saves and restores a run and `report` draws
+its results. It runs on Accelerate: every process unrolls its own networks on its own real batches,
+and the gradients are averaged. Whatever is random is a function of the seed, the outer step and the
+index of the network, so a resumed run and one on other processes take the same steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dd_plugin.bilevel import RunState, hypergradient, initial_state
+from dd_plugin.bilevel import cross_entropy as default_loss
+from dd_plugin.bilevel.problem import Loss
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bn import revert_bn
+from dd_plugin.distiller.callbacks import (
+    DistillerCallback,
+    DistillerControl,
+    DistillerState,
+    IntervalCallback,
+    ProgressCallback,
+)
+from dd_plugin.distiller.checkpoint import (
+    check_writable,
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.networks import ModelInit
+from dd_plugin.distiller.report import write_report
+from dd_plugin.distiller.setup import make_parts, make_storage, make_window
+from dd_plugin.evaluation import Scores, score
+from dd_plugin.evaluation.baselines import accuracy_of_module, train_on_real
+
+logger = logging.getLogger(__name__)
+
+# How much of the moving norm of a gradient each step leaves.
+_NORM_DECAY = 0.95
+# Steps of ordinary training on real images.
+_RANDOM_REAL_STEPS = 400
+_FULL_DATA_IMAGES = 60_000
+
+
+class NonFiniteError(RuntimeError):
+    """Outer steps were not finite too many times in a row."""
+
+
+class Distiller:
+    """Distils a data set into a few synthetic images.
+
+    Args:
+        model_init: a function that makes a network, a network (a fixed initialisation), or a
+            name; by default ``config.model``.
+        config: the settings.
+        train_dataset: what is distilled: anything that `dd_plugin.data.load_real` takes; by
+            default ``config.dataset``.
+        eval_dataset: images on which distilled sets are evaluated, never trained on.
+        inner_loss: ``(logits, labels) -> scalar`` of inner training; labels may be probabilities.
+        outer_loss: the same, of the trained network on real images.
+        callbacks: more of them.
+        accelerator: one of your own making.
+
+    Raises:
+        DataError: the data cannot be used.
+        ValueError: something does not fit together, or the output folder holds another run.
+        OSError: the output folder cannot be written.
+
+    Attributes:
+        synthetic: the distilled set as it is now.
+        state: where the run is.
+        accelerator: what the run computes with.
+    """
+
+    def __init__(
+        self,
+        model_init: ModelInit | None = None,
+        config: DistillerConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        *,
+        inner_loss: Loss | None = None,
+        outer_loss: Loss | None = None,
+        callbacks: Sequence[DistillerCallback] = (),
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.config = config = config or DistillerConfig()
+        self.output_dir = Path(config.output_dir)
+        self._inner_loss, self._outer_loss = inner_loss, outer_loss
+        trackers = [name for name in config.report_to if name != "none"]
+        self.accelerator = accelerator or Accelerator(
+            log_with=trackers or None, project_dir=config.output_dir
+        )
+        world = self.accelerator.num_processes
+        self.networks_per_step = config.networks_per_step or world
+        if self.networks_per_step % world:
+            raise ValueError(
+                f"`networks_per_step` must be a multiple of the number of processes, {world}, got "
+                f"{self.networks_per_step}; leave it out for one per process"
+            )
+        if self.accelerator.is_main_process:
+            check_writable(self.output_dir)
+        self.dtype = getattr(torch, config.dtype)
+        parts = make_parts(
+            config,
+            model_init,
+            train_dataset,
+            eval_dataset,
+            self.accelerator.device,
+            self.dtype,
+            self.compute_inner_loss,
+            self.compute_outer_loss,
+        )
+        self.train_data, self.eval_data = parts.train, parts.evaluation
+        self.transform, self.networks = parts.transform, parts.networks
+        self.problem, self.synthetic = parts.problem, parts.synthetic
+        self.window, self.storage = make_window(config), make_storage(config)
+        self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()
+        self.state = DistillerState(max_steps=config.max_steps)
+        self.control = DistillerControl()
+        self.callbacks = [IntervalCallback(), ProgressCallback(), *callbacks]
+        self.results: dict[str, Scores] = {}
+        self._stop_signal: str | None = None
+
+    # What a subclass may override.
+
+    def compute_inner_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of inner training; ``labels`` are indices or, when learned, probabilities."""
+        return (self._inner_loss or default_loss)(logits, labels)
+
+    def compute_outer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the trained network on real images."""
+        return (self._outer_loss or default_loss)(logits, labels)
+
+    def create_optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
+        """The outer optimizer and its schedule."""
+        from transformers import get_scheduler
+
+        config = self.config
+        rates = {
+            "images": config.learning_rate,
+            "labels": config.label_lr,
+            "step_sizes": config.step_size_lr,
+            "constants": config.statistics_lr,
+        }
+        groups = [
+            {"params": leaves, "lr": rates[kind], "name": kind}
+            for kind, leaves in self.synthetic.leaves().items()
+            if leaves
+        ]
+        optimizer = torch.optim.Adam(groups, betas=(config.adam_beta1, config.adam_beta2))
+        scheduler = get_scheduler(
+            config.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=config.max_steps,
+        )
+        return optimizer, scheduler
+
+    def real_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
+        """The real images on which a network of an outer step is judged, as network input."""
+        config = self.config
+        seed = mix(config.seed, 6, step, index)
+        images, labels = self.train_data.batch(config.real_batch_size, seed, balanced=True)
+        images = self.synthetic.augmentation(images.to(self.dtype), seed, groups=labels)
+        return self.transform(images), labels
+
+    # The loop.
+
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> DistillerState:
+        """Run the outer steps that are left.
+
+        SIGINT and SIGTERM end the run after the step under way, with a checkpoint; `state` then
+        says so.
+
+        Args:
+            resume_from_checkpoint: a checkpoint folder, or True or ``"latest"`` for the newest of
+                the output folder; by default ``config.resume_from_checkpoint``.
+
+        Raises:
+            NonFiniteError: too many steps in a row were not finite.
+            ValueError: there is no such checkpoint, or it belongs to another run.
+        """
+        given = resume_from_checkpoint or self.config.resume_from_checkpoint
+        if not given and self.accelerator.is_main_process:
+            check_output_dir(self.config)
+            for old in checkpoints(self.output_dir):
+                shutil.rmtree(old)
+        if given:
+            folder = latest_checkpoint(self.output_dir) if given in (True, "latest") else given
+            load_checkpoint(self, Path(folder))
+        self.state.interrupted = None
+        self._start_trackers()
+        self._call("on_train_begin")
+        self._clock = (time.perf_counter(), self.state.global_step, self.state.inner_steps)
+        with self._signals():
+            while self.state.global_step < self.config.max_steps:
+                loss = self.training_step()
+                self._after_step(loss)
+                if self.control.should_training_stop or self.state.interrupted:
+                    break
+        self._call("on_train_end")
+        return self.state
+
+    def training_step(self) -> float:
+        """One outer step: average the networks' gradients and move the synthetic set.
+
+        Returns:
+            The mean outer loss, not finite if the step was skipped.
+        """
+        accelerator, state = self.accelerator, self.state
+        step, count = state.global_step, self.networks_per_step
+        leaves = [leaf for group in self.synthetic.leaves().values() for leaf in group]
+        total = [torch.zeros_like(leaf) for leaf in leaves]
+        outer_loss = torch.zeros((), dtype=self.dtype, device=accelerator.device)
+        finite = True
+        for index in range(accelerator.process_index, count, accelerator.num_processes):
+            found = self._hypergradient(step, index, leaves)
+            finite &= found.finite
+            outer_loss += found.outer_loss / count
+            total = [sum_ + g / count for sum_, g in zip(total, found.leaves, strict=True)]
+        stop = self._stop_signal is not None
+        flags = torch.tensor([not finite, stop], dtype=self.dtype, device=accelerator.device)
+        if accelerator.num_processes > 1:
+            flat = torch.cat([flags, outer_loss.reshape(1), *(g.flatten() for g in total)])
+            flat = torch.as_tensor(accelerator.reduce(flat, reduction="sum"))
+            flags, outer_loss = flat[:2], flat[2]
+            sizes = [g.numel() for g in total]
+            parts = flat[3:].split(sizes)
+            total = [p.view_as(g) for p, g in zip(parts, total, strict=True)]
+        if flags[1] > 0:
+            state.interrupted = self._stop_signal or "a signal to another process"
+        if flags[0] > 0:
+            self._skip(step)
+        else:
+            state.consecutive_skipped = 0
+            self._move(leaves, total)
+        self.lr_scheduler.step()
+        state.global_step += 1
+        return float(outer_loss)
+
+    def _hypergradient(self, step: int, index: int, leaves: list[Any]) -> Any:
+        """The gradient of one network's outer loss."""
+        config, synthetic = self.config, self.synthetic
+        start = self.networks.take(step, index)
+        age = self.networks.age(index)
+        seed = mix(config.seed, 7, step)
+        found = hypergradient(
+            self.problem,
+            lambda k: synthetic.batch(k, seed),
+            self.real_batch(step, index),
+            step_size=synthetic.step_sizes(),
+            steps=config.inner_steps,
+            window=self.window,
+            method=config.method,  # type: ignore[arg-type]
+            storage=self.storage,
+            seed=seed,
+            model_seed=mix(config.seed, 8, step, index),
+            initial=start,
+            constants=synthetic.constants() or None,
+            leaves=leaves,
+        )
+        self.networks.give_back(index, found.final, age + found.stop)
+        self.state.inner_steps += found.stop
+        return found
+
+    def _move(self, leaves: list[Tensor], gradients: list[Tensor]) -> None:
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.synthetic.constrain_()
+
+    def _clip(self) -> None:
+        """Limit each kind of gradient to a multiple of its own moving norm."""
+        limit, norms = self.config.max_grad_norm, self.state.gradient_norms
+        for group in self.optimizer.param_groups:
+            gradients = [p.grad for p in group["params"]]
+            norm = float(torch.stack([g.norm() for g in gradients]).norm())
+            usual = norms.get(group["name"], norm)
+            if limit and norm > limit * usual:
+                for g in gradients:
+                    g.mul_(limit * usual / norm)
+                norm = limit * usual
+            norms[group["name"]] = _NORM_DECAY * usual + (1 - _NORM_DECAY) * norm
+
+    def _skip(self, step: int) -> None:
+        state = self.state
+        state.skipped_steps += 1
+        state.consecutive_skipped += 1
+        logger.warning("outer step %d was not finite and is left out", step)
+        if state.consecutive_skipped >= self.config.max_skipped_steps:
+            raise NonFiniteError(
+                f"{state.consecutive_skipped} outer steps in a row were not finite (up to step "
+                f"{step}); the inner training diverges. Lower `inner_lr` or `step_size_lr`, or "
+                "shorten `inner_steps`; the last checkpoint is as it was before"
+            )
+
+    def _after_step(self, loss: float) -> None:
+        state, control = self.state, self.control
+        if math.isfinite(loss):
+            self._losses.append(loss)
+        self._call("on_step_end")
+        if control.should_log:
+            self._log_progress()
+        if control.should_evaluate and self.eval_data is not None:
+            self.evaluate()
+        if control.should_save or (state.interrupted and self.config.save_steps):
+            self._save_checkpoint()
+        control.should_log = control.should_evaluate = control.should_save = False
+
+    def _log_progress(self) -> None:
+        now, state = time.perf_counter(), self.state
+        since, steps, inner = self._clock
+        seconds = max(now - since, 1e-9)
+        logs: dict[str, Any] = {
+            "outer_loss": sum(self._losses) / max(len(self._losses), 1),
+            "learning_rate": self.lr_scheduler.get_last_lr()[0],
+            "outer_steps_per_second": (state.global_step - steps) / seconds,
+            "inner_steps_per_second": (state.inner_steps - inner)
+            * self.accelerator.num_processes
+            / seconds,
+            "skipped_steps": state.skipped_steps,
+            **{f"grad_norm_{name}": norm for name, norm in state.gradient_norms.items()},
+        }
+        self._losses.clear()
+        self._clock = (now, state.global_step, state.inner_steps)
+        self.log(logs)
+
+    def log(self, logs: dict[str, Any]) -> None:
+        """Add values to the log and hand them to trackers and callbacks."""
+        self.state.log_history.append({"step": self.state.global_step, **logs})
+        self.accelerator.log(logs, step=self.state.global_step)
+        self._call("on_log", logs=logs)
+
+    def _start_trackers(self) -> None:
+        self._losses: list[float] = []
+        if self.config.report_to:
+            plain = {
+                k: v if isinstance(v, (int, float, str, bool)) else str(v)
+                for k, v in self.config.to_dict().items()
+            }
+            self.accelerator.init_trackers(self.config.run_name or "dd_plugin", plain)
+
+    def _call(self, event: str, **more: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(
+                self.config, self.state, self.control, distiller=self, **more
+            )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note SIGINT and SIGTERM; a second one of the kind acts as usual."""
+        self._stop_signal = None
+        before: dict[int, Any] = {}
+
+        def note(number: int, _frame: Any) -> None:
+            self._stop_signal = signal.Signals(number).name
+            signal.signal(number, before[number])
+            logger.warning("%s: ending after this step", self._stop_signal)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Only the main thread may; a notebook's worker thread goes without.
+            with suppress(ValueError):
+                before[number] = signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # Evaluation.
+
+    def evaluate(self, networks: int | None = None) -> dict[str, float]:
+        """Train fresh networks on the distilled set as it is and test them.
+
+        Args:
+            networks: how many; by default ``config.eval_networks``. A fixed initialisation is one.
+
+        Returns:
+            ``accuracy_mean``, ``accuracy_std`` and ``networks``.
+
+        Raises:
+            ValueError: there is no evaluation data.
+        """
+        wanted = networks or self.config.eval_networks
+        scores = self._gather(self._score(1 if self.networks.mode == "fixed" else wanted))
+        metrics = {
+            "accuracy_mean": scores.mean,
+            "accuracy_std": scores.std,
+            "networks": float(len(scores.accuracies)),
+        }
+        self.log({f"eval_{name}": value for name, value in metrics.items()})
+        self._call("on_evaluate", metrics=metrics)
+        return metrics
+
+    def _share(self, count: int) -> range:
+        """The networks of an evaluation that are this process's."""
+        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
+
+    def _score(self, count: int) -> dict[int, float]:
+        batches = self._eval_batches()
+        seeds = {i: mix(self.config.seed, 9, i) for i in self._share(count)}
+        states = [self._fresh_state(seed) for seed in seeds.values()]
+        if not states:
+            return {}
+        found = score(self.synthetic, self.problem, states, list(seeds.values()), batches)
+        return dict(zip(seeds, found.accuracies, strict=True))
+
+    def _fresh_state(self, seed: int) -> RunState:
+        state = initial_state(self.problem, self.networks.new_model(seed))
+        return pytree.tree_map(lambda t: t.to(self.accelerator.device), state)
+
+    def _gather(self, own: dict[int, float]) -> Scores:
+        from accelerate.utils import gather_object
+
+        pairs = gather_object(list(own.items()))
+        return Scores(tuple(value for _, value in sorted(pairs)))
+
+    def _eval_batches(self) -> list[tuple[Tensor, Tensor]]:
+        if self.eval_data is None:
+            raise ValueError(
+                "there is no evaluation data: no split `validation` or `test` was found; give "
+                "`eval_dataset` or `eval_split`"
+            )
+        size = self.config.per_device_eval_batch_size
+        return [
+            (self.transform(images.to(self.dtype)), labels)
+            for images, labels in self.eval_data.batches(size)
+        ]
+
+    def compare(self) -> dict[str, Scores]:
+        """The table of a run: the distilled set, as many random real images, and the full data.
+
+        Returns:
+            Scores by name; the baselines only with ``config.baselines``.
+        """
+        count = 1 if self.networks.mode == "fixed" else self.config.final_eval_networks
+        self.results = {"distilled": self._gather(self._score(count))}
+        if self.config.baselines:
+            batches = self._eval_batches()
+            for name in ("random real", "full data"):
+                self.results[name] = self._gather(
+                    {i: self._baseline(name, i, batches) for i in self._share(count)}
+                )
+        return self.results
+
+    def _baseline(self, name: str, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
+        seed = mix(self.config.seed, 10, index)
+        network = revert_bn(
+            self.networks.new_model(mix(self.config.seed, 9, index)), missing_ok=True
+        )
+        per_class = self.config.images_per_class
+        if name == "random real":
+            images, labels = self.train_data.of_each_class(per_class, seed)
+            steps = _RANDOM_REAL_STEPS
+        else:
+            size = min(128, len(self.train_data))
+            steps = max(_RANDOM_REAL_STEPS, _FULL_DATA_IMAGES // size)
+
+        def batch(step: int) -> tuple[Tensor, Tensor]:
+            now = mix(seed, step)
+            x, y = (images, labels)
+            if name != "random real":
+                x, y = self.train_data.batch(size, now)
+            elif len(y) > 256:
+                chosen = torch.randperm(
+                    len(y), generator=torch.Generator().manual_seed(now)
+                )[:256].to(y.device)
+                x, y = x[chosen], y[chosen]
+            x = self.synthetic.augmentation(x.to(self.dtype), now)
+            return self.transform(x), y
+
+        if name != "random real":
+            images, labels = torch.empty(0), torch.empty(0)
+        train_on_real(network, batch, steps)
+        return accuracy_of_module(network, batches)
+
+    # Files.
+
+    def save_model(self, output_dir: str | Path | None = None) -> Path:
+        """Write the distilled set, its picture, the curve of the run and the table.
+
+        Args:
+            output_dir: where; by default ``config.output_dir``.
+        """
+        folder = Path(output_dir or self.output_dir)
+        if self.accelerator.is_main_process:
+            write_report(self, folder)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def _save_checkpoint(self) -> None:
+        try:
+            save_checkpoint(self)
+        except OSError as error:
+            # The run itself is in memory and sound; losing it for want of a file would be worse.
+            warnings.warn(
+                f"checkpoint {self.state.global_step} could not be written ({error}); the run goes "
+                "on, earlier checkpoints are intact. Make room, or the work since the last one is "
+                "lost when the run is stopped",
+                stacklevel=3,
+            )
+            return
+        self._call("on_save")
+
+
+def check_output_dir(config: DistillerConfig) -> None:
+    """See whether a run may write into its folder.
+
+    Raises:
+        ValueError: it holds another run.
+        OSError: it cannot be written.
+    """
+    folder = Path(config.output_dir)
+    taken = (folder / "recipe.json").exists() or bool(checkpoints(folder))
+    if taken and not (config.overwrite_output_dir or config.resume_from_checkpoint):
+        raise ValueError(
+            f"`output_dir` {config.output_dir!r} holds another run; choose another folder, "
+            "continue that run with `resume_from_checkpoint=latest`, or give "
+            "`overwrite_output_dir` to lose it"
+        )
+    check_writable(folder)

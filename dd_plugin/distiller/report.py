@@ -1,0 +1,107 @@
+"""What a run leaves behind: the distilled set, its curve, its log and the table of accuracies.
+
+Last in the flow of the trainer; `Distiller.save_model` calls it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dd_plugin import __version__
+from dd_plugin.evaluation import Scores
+from dd_plugin.hub.folder import write_set, write_whole
+
+if TYPE_CHECKING:
+    from dd_plugin.distiller.distiller import Distiller
+
+_ROWS = {
+    "distilled": "distilled images",
+    "random real": "as many random real images",
+    "full data": "all real images",
+}
+
+
+def write_report(distiller: Distiller, folder: Path) -> None:
+    """Write everything into a folder; called on one process."""
+    config, state = distiller.config, distiller.state
+    initial = None
+    if distiller.networks.mode == "fixed":
+        start = distiller.networks.take(0, 0)
+        initial = {**start.parameters, **start.statistics}
+    results = {
+        name: {"mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)}
+        for name, s in distiller.results.items()
+    }
+    about = {
+        "config": config.to_dict(),
+        "outer_steps": state.global_step,
+        "versions": {
+            "dd_plugin": __version__,
+            "torch": torch.__version__,
+            **{name: version(name) for name in ("timm", "transformers", "datasets")},
+        },
+    }
+    write_set(folder, distiller.synthetic, initial=initial, results=results, about=about)
+    lines = "".join(json.dumps(line) + "\n" for line in state.log_history)
+    write_whole(folder / "log.jsonl", lines.encode())
+    if distiller.results:
+        text = results_table(distiller.results, distiller.synthetic.recipe.num_classes, config)
+        write_whole(folder / "results.md", (text + "\n").encode())
+    curve = training_curve(state.log_history)
+    if curve is not None:
+        write_whole(folder / "curve.png", curve)
+
+
+def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) -> str:
+    """The table of accuracies, in Markdown, aligned to be read as plain text too."""
+    stored = config.images_per_class * num_classes
+    counts = {"distilled": f"{stored}", "random real": f"{stored}", "full data": "all"}
+    body = [
+        (_ROWS[name], counts[name], str(scores), str(len(scores.accuracies)))
+        for name, scores in results.items()
+    ]
+    header = ("trained on", "images", "accuracy", "networks")
+    widths = [max(len(row[i]) for row in [header, *body]) for i in range(4)]
+
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, body)])
+
+
+def training_curve(history: list[dict[str, Any]]) -> bytes | None:
+    """A plot of outer loss and accuracy over outer steps as PNG; None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    left = figure.add_subplot()
+    losses = [(h["step"], h["outer_loss"]) for h in history if "outer_loss" in h]
+    scores = [
+        (h["step"], h["eval_accuracy_mean"], h["eval_accuracy_std"])
+        for h in history
+        if "eval_accuracy_mean" in h
+    ]
+    left.set(xlabel="outer step", ylabel="outer loss")
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="tab:blue", label="outer loss")
+    if scores:
+        right = left.twinx()
+        steps, means, spreads = zip(*scores, strict=True)
+        right.errorbar(
+            steps, means, spreads, color="tab:orange", marker="o", capsize=3, label="accuracy"
+        )
+        right.set(ylabel="accuracy of fresh networks")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()

@@ -1,0 +1,229 @@
+"""From a configuration to the parts of a run, each checked before any long work.
+
+Between `config` and `distiller`: it reads the real data, chooses the transform, makes the networks
+and lays out the synthetic set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dd_plugin.bilevel import (
+    BilevelProblem,
+    Device,
+    Full,
+    Host,
+    Last,
+    Random,
+    Recompute,
+    Storage,
+    Window,
+)
+from dd_plugin.bilevel.optimizers import OPTIMIZERS
+from dd_plugin.bilevel.problem import Loss
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.data import DataError, Normalization, RealData, Transform, Whitening, load_real
+from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.networks import ModelInit, Networks
+
+
+@dataclass
+class Parts:
+    """What a run works on."""
+
+    train: RealData
+    evaluation: RealData | None
+    transform: Transform
+    networks: Networks
+    problem: BilevelProblem
+    synthetic: SyntheticSet
+
+
+def make_parts(
+    config: DistillerConfig,
+    model_init: ModelInit | None,
+    train_dataset: Any,
+    eval_dataset: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    inner_loss: Loss,
+    outer_loss: Loss,
+) -> Parts:
+    """Read, choose, make and check everything.
+
+    Raises:
+        DataError: the data cannot be used.
+        ValueError: model, data and configuration do not fit together.
+    """
+    train, evaluation = _read(config, train_dataset, eval_dataset, device)
+    networks = Networks(
+        config.model if model_init is None else model_init,
+        mode=_mode(config, model_init),
+        pool_size=config.pool_size,
+        max_age=config.pool_max_steps,
+        num_classes=train.num_classes,
+        shape=train.shape,
+        statistics=config.statistics,  # type: ignore[arg-type]
+        train_with=config.train_with,  # type: ignore[arg-type]
+        device=device,
+        dtype=dtype,
+        model_args=config.model_args if model_init is None else None,  # type: ignore[arg-type]
+        seed=config.seed,
+    )
+    problem = networks.problem(
+        OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args),  # type: ignore[arg-type]
+        inner_loss=inner_loss,
+        outer_loss=outer_loss,
+        compile=config.compile,
+        autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
+    )
+    transform = _transform(config, networks, train).to(device)
+    recipe = _recipe(config, networks, train, model_init)
+    synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
+    return Parts(train, evaluation, transform, networks, problem, synthetic)
+
+
+def _read(
+    config: DistillerConfig, train_dataset: Any, eval_dataset: Any, device: torch.device
+) -> tuple[RealData, RealData | None]:
+    options: dict[str, Any] = {
+        "image_column": config.image_column,
+        "label_column": config.label_column,
+        "image_size": config.image_size,
+        "device": device,
+        "seed": config.seed,
+    }
+    source = config.dataset if train_dataset is None else train_dataset
+    split = config.train_split
+    if split is None and isinstance(source, (str, dict)):
+        split = "train"
+    train = load_real(source, split, **options)
+    if train.in_memory:
+        train.check_classes(config.images_per_class)
+    options |= {
+        "image_size": train.shape[1:],
+        "channels": train.shape[0],
+        "class_names": train.class_names,
+    }
+    if eval_dataset is None and train_dataset is not None and not isinstance(source, (str, dict)):
+        return train, None
+    source = source if eval_dataset is None else eval_dataset
+    if not isinstance(source, (str, dict)):
+        return train, load_real(source, **options)
+    if config.eval_split is not None:
+        return train, load_real(source, config.eval_split, **options)
+    for name in ("validation", "test"):
+        try:
+            return train, load_real(source, name, **options)
+        except DataError as error:
+            missing = error
+    if eval_dataset is not None:
+        raise missing
+    return train, None
+
+
+def _mode(config: DistillerConfig, model_init: ModelInit | None) -> Any:
+    if isinstance(model_init, nn.Module) and config.init == "random":
+        return "fixed"
+    return config.init
+
+
+def _transform(config: DistillerConfig, networks: Networks, train: RealData) -> Transform:
+    if config.normalization == "zca":
+        return Whitening.fit(train)
+    if config.normalization == "none":
+        return Normalization([0.0] * train.shape[0], [1.0] * train.shape[0])
+    own = None
+    if config.normalization == "auto":
+        own = Normalization.from_model(networks.new_model(config.seed), channels=train.shape[0])
+    return own or Normalization.from_data(train)
+
+
+def _recipe(
+    config: DistillerConfig, networks: Networks, train: RealData, model_init: ModelInit | None
+) -> Recipe:
+    has_statistics = bool(networks.problem().model.statistics) or bool(networks.constants())
+    return Recipe(
+        shape=train.shape,
+        class_names=tuple(train.class_names),
+        steps=config.inner_steps,
+        batching=config.batching,  # type: ignore[arg-type]
+        groups=config.groups if config.batching == "groups" else 1,
+        batch_size=config.batch_size if config.batching == "minibatches" else None,
+        optimizer=config.inner_optimizer,
+        optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
+        augmentation=config.augmentation,
+        init=networks.mode,
+        statistics=networks.statistics if has_statistics else None,
+        train_with=config.train_with,
+        model=config.model if model_init is None else None,
+        model_args=config.model_args if model_init is None else {},  # type: ignore[arg-type]
+    )
+
+
+def _synthetic(
+    config: DistillerConfig,
+    recipe: Recipe,
+    train: RealData,
+    transform: Callable[[Tensor], Tensor],
+    constants: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> SyntheticSet:
+    upsampled = config.parametrization == "upsampled"
+    per_class = config.images_per_class * (config.upsample_factor**2 if upsampled else 1)
+    labels = torch.arange(recipe.num_classes, device=device).repeat_interleave(per_class)
+    seed = mix(config.seed, 5)
+    if config.image_init == "real":
+        images, labels = train.of_each_class(per_class, seed)
+    elif config.image_init == "mean":
+        images = train.class_means().repeat_interleave(per_class, 0)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.rand(len(labels), *recipe.shape, generator=generator)
+    images, labels = images.to(device, dtype), labels.to(device)
+    # Sorted by class so far; a group takes its share of every class.
+    place = torch.arange(len(labels), device=device) % per_class
+    order = torch.argsort(place * recipe.groups // per_class, stable=True)
+    parametrization: Parametrization
+    if upsampled:
+        parametrization = Upsampled(images[order], config.upsample_factor)
+    else:
+        parametrization = Pixels(images[order])
+    shape = (recipe.steps,) if config.step_sizes == "per_step" else ()
+    return SyntheticSet(
+        recipe,
+        parametrization,
+        labels[order],
+        torch.full(shape, config.inner_lr, device=device, dtype=dtype),
+        transform=transform,
+        soft_labels=config.soft_labels,
+        learn_step_sizes=config.step_sizes != "constant",
+        constants=constants,
+    )
+
+
+def make_window(config: DistillerConfig) -> Window:
+    """The window that a configuration names."""
+    if config.window == "full":
+        return Full()
+    assert config.window_length is not None
+    return (Last if config.window == "last" else Random)(config.window_length)
+
+
+def make_storage(config: DistillerConfig) -> Storage:
+    """The trajectory storage that a configuration names."""
+    storages: dict[str, Storage] = {
+        "device": Device(),
+        "host": Host(),
+        "recompute": Recompute(),
+    }
+    return storages[config.storage]

@@ -1,0 +1,11 @@
+"""Honest evaluation: fresh networks trained on a distilled set, tested in eval mode.
+
+After `data` and `bilevel`, before `distiller` and `hub`. `scores` trains and tests on a synthetic
+set, `baselines` gives what it has to be compared with: as many random real images, and the full
+data.
+"""
+
+from dd_plugin.evaluation.baselines import train_on_real
+from dd_plugin.evaluation.scores import Scores, accuracy_of, score
+
+__all__ = ["Scores", "accuracy_of", "score", "train_on_real"]

@@ -1,0 +1,131 @@
+"""Accuracy of fresh networks that were trained on a synthetic set.
+
+The protocol: every network starts afresh from its own seed, is trained by the recipe with exactly
+the steps that the outer gradient saw, and is tested in eval mode, so that its accuracy does not
+depend on how the test images are batched. Reported are the mean and the standard deviation over
+networks.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dd_plugin.bilevel import BilevelProblem, RunState, unroll
+from dd_plugin.bilevel.randomness import untouched_generators
+from dd_plugin.data.synthetic import SyntheticSet
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in [0, 1], one per network."""
+
+    accuracies: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Their standard deviation (of a sample); 0 for one network."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
+
+    def __str__(self) -> str:
+        spread = f" ± {100 * self.std:.1f}" if len(self.accuracies) > 1 else ""
+        return f"{100 * self.mean:.1f}{spread} %"
+
+
+def train_on(
+    synthetic: SyntheticSet, problem: BilevelProblem, state: RunState, seed: int
+) -> RunState:
+    """Train a network on a synthetic set by its recipe.
+
+    Args:
+        synthetic: the set.
+        problem: the kind of network, and its inner optimizer and loss.
+        state: where it starts.
+        seed: decides augmentation, the order of minibatches and the network's random numbers.
+
+    Returns:
+        The state at the end.
+    """
+    run = unroll(
+        problem,
+        lambda step: synthetic.batch(step, seed),
+        steps=synthetic.recipe.steps,
+        step_size=synthetic.step_sizes().detach(),
+        initial=state,
+        constants=synthetic.constants() or None,
+        seed=seed,
+    )
+    return run.final
+
+
+def accuracy_of(
+    problem: BilevelProblem,
+    state: RunState,
+    constants: dict[str, Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> float:
+    """The accuracy of a network in eval mode.
+
+    Args:
+        problem: the kind of network.
+        state: its weights and statistics.
+        constants: what a synthetic set has learned about BatchNorm, by name.
+        batches: network input and class indices.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    model = problem.model
+    fixed = {name: constants.get(name, t).detach() for name, t in model.constants.items()}
+    right = total = 0
+    with untouched_generators(), model.ready(), torch.no_grad():
+        for images, labels in batches:
+            logits, _, _ = model(
+                state.parameters,
+                state.statistics,
+                state.counters,
+                fixed,
+                model.fixed,
+                images,
+                training=False,
+                in_graph=False,
+            )
+            right += int((logits.argmax(1) == labels).sum())
+            total += len(labels)
+    if not total:
+        raise ValueError("the evaluation data must hold at least one image, got none")
+    return right / total
+
+
+def score(
+    synthetic: SyntheticSet,
+    problem: BilevelProblem,
+    states: Sequence[RunState],
+    seeds: Sequence[int],
+    batches: Sequence[tuple[Tensor, Tensor]],
+) -> Scores:
+    """Train networks on a synthetic set and test each.
+
+    Args:
+        synthetic: the set.
+        problem: the kind of network.
+        states: where each network starts.
+        seeds: of each network's training.
+        batches: network input and class indices of the evaluation data.
+    """
+    constants = synthetic.constants()
+    return Scores(
+        tuple(
+            accuracy_of(problem, train_on(synthetic, problem, state, seed), constants, batches)
+            for state, seed in zip(states, seeds, strict=True)
+        )
+    )
