@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from dd_plugin.bilevel import BilevelProblem, Host, Last, adam, hypergradient, sgd
+from dd_plugin.bilevel import BilevelProblem, Device, Host, Last, adam, hypergradient, sgd
 from dd_plugin.bilevel.compile import CompiledFunction, CompileWarning
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bn import convert_bn
@@ -108,6 +108,31 @@ def test_nothing_is_compiled_again(random_problem):
             hypergradient(problem, [batches[0]] * 7, outer, step_size=0.1)
     assert work() == compiled
     assert problem.compile
+
+
+def test_batches_of_two_sizes_draw_numbers_of_two_shapes(monkeypatch):
+    # The compiler is left out: this is about what goes into its graphs.
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.4), nn.Linear(4, 3)).double()
+    problem = BilevelProblem(model, compile=True)
+    first, second = soft_batches(2, shape=(4,))
+    batches, outer = [first, tuple(t[:3] for t in second), first], hard_batch(shape=(4,))
+    for storage in (Device(), Device(activations=1 << 30)):
+        result = hypergradient(problem, batches, outer, step_size=0.3, storage=storage)
+        assert problem.compile
+        oracle = hypergradient(problem, batches, outer, step_size=0.3, method="autograd")
+        assert worst_error(result, oracle)[0] < 1e-9
+
+
+def test_what_is_wrong_with_the_loss_is_said_before_anything_is_compiled():
+    # Function transforms give a loss that nothing reaches a gradient of 0.
+    model = nn.Linear(4, 3).double()
+    problem = BilevelProblem(model, inner_loss=lambda x, y: x.detach().sum(), compile=True)
+    batches, outer = soft_batches(1, shape=(4,)), hard_batch(shape=(4,))
+    with pytest.raises(ValueError, match="the inner loss does not depend on any trainable"):
+        hypergradient(problem, batches, outer, step_size=0.1)
+    assert problem.compile
+    assert not problem.compiled
 
 
 class _Branching(nn.Module):
