@@ -78,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
             classes = distiller.synthetic.recipe.num_classes
             print("\n" + results_table(distiller.results, classes, config))
         print(f"\nwritten to {folder}/: " + ", ".join(sorted(_names(folder))))
+    if config.push_to_hub:
+        address = distiller.push_to_hub()
+        if main:
+            print(f"published: {address}")
     distiller.accelerator.end_training()
     return 0
 

@@ -38,11 +38,19 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the image and the label column, with the label's feature where it is known."""
+    """Where images and labels are, and what the columns' types declare.
+
+    Attributes:
+        image: the column's name.
+        label: the column's name.
+        class_names: of a `ClassLabel`, otherwise None.
+        channels: 1 or 3 if the `Image` feature says so by its mode, otherwise None.
+    """
 
     image: str
     label: str
-    label_feature: Any = None
+    class_names: list[str] | None = None
+    channels: int | None = None
 
 
 def find_columns(
@@ -94,7 +102,9 @@ def find_columns(
     )
     if image == label:
         raise DataError(f"`image_column` and `label_column` must differ, got {image!r} for both")
-    return Columns(image, label, features[label])
+    names = getattr(features[label], "names", None)
+    channels = {"L": 1, "RGB": 3}.get(getattr(features[image], "mode", None) or "")
+    return Columns(image, label, list(names) if names else None, channels)
 
 
 def _choose(
@@ -178,26 +188,27 @@ class Classes:
     def make(
         cls,
         *,
-        feature: Any = None,
+        declared: Sequence[str] | None = None,
         class_names: Sequence[str] | None = None,
-        values: Iterable[Any] | None = None,
+        values: Sequence[Any] | None = None,
     ) -> Classes:
         """Works out the classes.
 
         Args:
-            feature: the label column's feature; the names of a `ClassLabel` are taken.
+            declared: the names that the data set itself gives to the labels 0, 1, 2, ..., as a
+                `ClassLabel` does.
             class_names: the names and their order, e.g. those of the training data when this is a
                 test set. Labels are matched to them by name where all their names are among them
                 (a `ClassLabel`'s names, words, or numbers as they are written); otherwise the given
                 names are taken for the labels 0, 1, 2, ...
-            values: all labels, when they are in memory. Without a `ClassLabel` and without
-                `class_names` the classes are the distinct ones, sorted.
+            values: all labels, when they are in memory. Without any names the classes are the
+                distinct ones, sorted.
 
         Raises:
             DataError: there are fewer than two classes, names appear twice, or the names of the
                 data set and the given ones are different sets that overlap.
         """
-        declared = list(getattr(feature, "names", None) or ())
+        declared = list(declared or ())
         if class_names is not None:
             names = [str(name) for name in class_names]
             lookup = _match(names, declared, values)
@@ -209,10 +220,10 @@ class Classes:
             )
         else:
             distinct = _distinct(values)
-            names, lookup = (
-                [str(value) for value in distinct],
-                {value: index for index, value in enumerate(distinct)},
-            )
+            names = [str(value) for value in distinct]
+            lookup = {value: index for index, value in enumerate(distinct)}
+            if len(names) < 2:
+                cls(names, lookup).encode(values)  # labels that are none would be the reason
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DataError(f"class names must differ, got {', '.join(repeated)} more than once")
@@ -254,9 +265,10 @@ class Classes:
                 f"has the label {label}; negative labels mark rows without a class, as in test "
                 "splits whose labels are withheld: take another split, or filter them out"
             )
+        numbers = [value for value in self.lookup if not isinstance(value, str)]
         known = (
             f"0 to {len(self.names) - 1}"
-            if list(self.lookup) == list(range(len(self.names)))
+            if numbers == list(range(len(self.names)))
             else ", ".join(repr(value) for value in list(self.lookup)[:10])
         )
         return f"has the label {_short(label)}, the {len(self.names)} classes have {known}"

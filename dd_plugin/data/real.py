@@ -22,6 +22,7 @@ import functools
 import itertools
 import os
 import random
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ from dd_plugin.data.columns import Classes, Columns, DataError, find_columns, re
 
 DIGITS: Final = "digits"
 
-_CHUNK = 1024  # rows that are read at a time
+_CHUNK = 256  # rows that are read at a time
 _SMALL_FILE = 8 << 10  # bytes below which decoding is mostly Python, and threads only cost
 _CHECKED = 1_000  # rows of a table that is not kept in memory that are tried before a run
 _SAMPLE = 10_000  # rows that stand for all where reading all would take hours
@@ -103,7 +104,7 @@ class RealData:
                 (scaled to cover it, the middle cut out). By default the size that all images have;
                 if they differ, this argument has to be given, since the choice settles what the
                 distilled images will be.
-            channels: 1 or 3. By default 3 if any image has colour.
+            channels: 1 or 3. By default 3 if any of the images that are read here has colour.
             class_names: see `Classes.make`; pass `train.class_names` for a test set.
             device: where batches are wanted, and the pixels kept if they fit.
             max_bytes: how much memory the pixels, or a stream's buffer, may take.
@@ -117,35 +118,31 @@ class RealData:
         """
         options = _Options(image_size, channels, torch.device(device), max_bytes, buffer_size, seed)
         dataset = _one_split(dataset, split)
+        named = {"image_column": image_column, "label_column": label_column}
         if _is_a(dataset, "IterableDataset"):
             dataset = dataset.with_format(None)
-            columns = find_columns(dataset, image_column=image_column, label_column=label_column)
-            classes = Classes.make(feature=columns.label_feature, class_names=class_names)
+            columns = find_columns(dataset, **named)
+            options.channels = options.channels or columns.channels
+            classes = Classes.make(declared=columns.class_names, class_names=class_names)
             rows, shape = _open_stream(dataset, columns, classes, options)
             return cls(rows, classes.names, shape, options.device)
         source: _Source
         if _is_a(dataset, "Dataset"):
-            columns = find_columns(dataset, image_column=image_column, label_column=label_column)
+            columns = find_columns(dataset, **named)
+            options.channels = options.channels or columns.channels
             source = _TableSource(dataset, columns)
-            feature = columns.label_feature
         else:
-            source, feature = _SequenceSource(dataset), None
-            class_names = class_names or getattr(dataset, "classes", None)
+            source = _SequenceSource(dataset)
         if len(source) == 0:
             where = f"split {split!r}" if split else "the data set"
             raise DataError(f"{where} has no rows; give another split or data set")
-        values = source.labels() if source.labels_are_cheap else None
-        if values is not None:
-            classes = Classes.make(feature=feature, class_names=class_names, values=values)
-            labels = classes.encode(values)
+        if source.labels_are_cheap:
+            classes, labels = _classes_of(source, class_names)
         take, shape, in_memory = _open_rows(source, options)
-        if values is None:
-            values = source.labels()
-            classes = Classes.make(class_names=class_names, values=values)
-            labels = classes.encode(values)
-        return cls(
-            _Rows(take, labels, classes.names, in_memory), classes.names, shape, options.device
-        )
+        if not source.labels_are_cheap:
+            classes, labels = _classes_of(source, class_names)
+        held = _Rows(take, labels, classes.names, in_memory)
+        return cls(held, classes.names, shape, options.device)
 
     def batch(self, size: int, seed: int, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
         """A random batch.
@@ -351,17 +348,16 @@ def _load(
         from dd_plugin.data.digits import load_digits
 
         return load_digits(), split
+    if not name:
+        raise DataError(f"the data set needs a name: a folder, an id on the Hub, or {DIGITS!r}")
     folder = Path(name).expanduser()
-    if not folder.exists():
-        if name.startswith((".", "~")) or folder.is_absolute():
-            raise DataError(f"there is no folder {name!r}")
-        place = name
-    else:
-        place = str(folder)
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return datasets.load_from_disk(place), split
+    if not folder.exists() and (name.startswith((".", "~")) or folder.is_absolute()):
+        raise DataError(f"there is no folder {name!r}")
+    place = str(folder) if folder.exists() else name
     arguments: dict[str, Any] = {"name": config, "split": split, "streaming": streaming}
     try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            return datasets.load_from_disk(place), split
         if folder.suffix == ".parquet" and folder.is_file():
             loaded = datasets.load_dataset("parquet", data_files=place, **arguments)
         else:
@@ -399,7 +395,11 @@ class _Options:
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None:
-            if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+            if (
+                not isinstance(size, (tuple, list))
+                or len(size) != 2
+                or not all(isinstance(n, int) and n > 0 for n in size)
+            ):
                 raise ValueError(
                     f"`image_size` must be a positive number or (height, width), got {image_size!r}"
                 )
@@ -447,12 +447,19 @@ def _one_split(dataset: Any, split: str | None) -> Any:
     return dataset
 
 
+def _classes_of(source: _Source, class_names: Sequence[str] | None) -> tuple[Classes, Tensor]:
+    values = source.labels()
+    classes = Classes.make(declared=source.class_names, class_names=class_names, values=values)
+    return classes, classes.encode(values)
+
+
 class _TableSource:
     """Rows of a `datasets.Dataset`."""
 
     labels_are_cheap = True
 
     def __init__(self, dataset: Any, columns: Columns) -> None:
+        self.class_names = columns.class_names
         feature = dataset.features[columns.image]
         # Images and bytes as Arrow has them, undecoded; arrays through NumPy.
         encoded = type(feature).__name__ in ("Image", "Value")
@@ -490,6 +497,8 @@ class _SequenceSource:
                 "`dataset` must be a datasets.Dataset, DatasetDict or IterableDataset, or a "
                 f"sequence of (image, label), got {type(sequence).__name__}"
             )
+        classes = getattr(sequence, "classes", None)  # as torchvision's data sets name them
+        self.class_names = list(classes) if isinstance(classes, (list, tuple)) else None
         self._sequence = sequence
         self._known: dict[int, Any] = {}
 
@@ -514,7 +523,9 @@ class _SequenceSource:
                 + (f" of length {len(item)}" if isinstance(item, (tuple, list)) else "")
             )
         image, label = item
-        self._known[row] = label.item() if hasattr(label, "item") and label.size == 1 else label
+        if isinstance(label, (Tensor, np.ndarray, np.generic)):
+            label = label.tolist()
+        self._known[row] = label
         return image
 
 
@@ -554,6 +565,7 @@ def _open_stream(
     """The rows of an `IterableDataset`, and (C, H, W)."""
     from datasets import Image
 
+    dataset = dataset.select_columns([columns.image, columns.label])
     if dataset.features is not None and isinstance(dataset.features[columns.image], Image):
         dataset = dataset.cast_column(columns.image, Image(decode=False))
     first = next(iter(copy.deepcopy(dataset)), None)
@@ -715,6 +727,10 @@ class _Rows:
             raise DataError("the saved position is one in a stream, but the data is not streamed")
 
 
+def _join(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
 def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
     """`size` indices below `count`, each used equally often, give or take one."""
     rounds = -(-size // count)
@@ -800,7 +816,7 @@ class _Stream:
             parts.append((pixels[rows], labels[rows]))
             self._use(len(rows))
             size -= len(rows)
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return _join(parts)
 
     def _balanced_batch(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
         pixels, labels = self._current()
@@ -816,18 +832,26 @@ class _Stream:
 
     def _current(self) -> tuple[Tensor, Tensor]:
         """The current block, read if need be."""
-        if self._block is not None:
-            return self._block
-        if self._live is None:
-            self._live = self._begin(self._epoch, self._row, self._state)
-        examples = list(itertools.islice(self._live[1], self._buffer_size))
-        if not examples:
+        if self._block is None:
+            if self._live is None:
+                self._live = self._begin(self._epoch, self._row)
+            self._block = self._read_block(self._live[1])
+        if self._block is None:
             if self._row == 0:
                 raise DataError("the stream has no rows; give another split or data set")
             self._epoch, self._row, self._state, self._live = self._epoch + 1, 0, None, None
             return self._current()
-        self._block = self._read(examples, self._row)
         return self._block
+
+    def _read_block(self, examples: Iterator[Any]) -> tuple[Tensor, Tensor] | None:
+        """What follows in a pass that has come to `self._row`; None at its end."""
+        parts = []
+        left, row = self._buffer_size, self._row
+        while left and (piece := list(itertools.islice(examples, min(left, _CHUNK)))):
+            parts.append(self._read(piece, row))
+            left -= len(piece)
+            row += len(piece)
+        return _join(parts) if parts else None
 
     def _use(self, count: int) -> None:
         """Counts rows as used, and goes on to the next block when all are."""
@@ -840,14 +864,13 @@ class _Stream:
             self._used, self._block = 0, None
 
     def _begin(self, epoch: int = 0, row: int = 0, state: Any = None) -> tuple[Any, Iterator[Any]]:
-        """A pass over the data set from a row on."""
+        """A pass over the data set from a row on, by its own state there if that is given."""
         dataset = copy.deepcopy(self._dataset)
         dataset.set_epoch(epoch)
-        if state is not None and "BufferShuffled" not in str(state):
-            dataset.load_state_dict(state)
-            return dataset, iter(dataset)
-        # A shuffle buffer of the data set's own is not part of its state: read up to the row.
-        return dataset, itertools.islice(iter(dataset), row, None)
+        if state is None:
+            return dataset, itertools.islice(iter(dataset), row, None)
+        dataset.load_state_dict(state)
+        return dataset, iter(dataset)
 
     def _read(self, examples: Sequence[Any], row: int) -> tuple[Tensor, Tensor]:
         values, labels = self._columns_of(examples)
@@ -926,7 +949,9 @@ class _Stream:
         return None
 
     def position(self) -> dict[str, Any] | None:
+        block = self._current()  # the next batch wants it anyway
         return {
+            "checksum": _checksum(block),
             "epoch": self._epoch,
             "row": self._row,
             "used": self._used,
@@ -948,4 +973,20 @@ class _Stream:
         self._row = position["row"]
         self._used = position["used"]
         self._state = position["state"]
-        self._block = self._live = None
+        # A state can be inexact: it leaves out, for one, what is in a shuffle buffer of the data
+        # set's own. Then all rows up to the position are read again.
+        for state in (self._state, None):
+            self._live = self._begin(self._epoch, self._row, state)
+            self._block = self._read_block(self._live[1])
+            if self._block is not None and _checksum(self._block) == position["checksum"]:
+                return
+        raise DataError(
+            f"the stream does not show the images that it showed before at row {self._row}, so the "
+            "run cannot go on as it was; a stream must repeat itself: give its shuffling a seed, "
+            "and leave out random transforms"
+        )
+
+
+def _checksum(block: tuple[Tensor, Tensor]) -> int:
+    pixels, labels = block
+    return zlib.crc32(labels.numpy().data, zlib.crc32(pixels.numpy().data))

@@ -7,7 +7,7 @@ random in a batch is a function of a seed and the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
-from dd_plugin.data.transforms import Normalization
+from dd_plugin.data.transforms import Normalization, Transform
 
 # Probability that a soft label starts with on its own class.
 _OWN_CLASS = 0.9
@@ -49,7 +49,7 @@ class SyntheticSet(nn.Module):
         labels: Tensor,
         step_sizes: Tensor,
         *,
-        transform: Callable[[Tensor], Tensor],
+        transform: Transform,
         soft_labels: bool = False,
         learn_step_sizes: bool = True,
         constants: Mapping[str, Tensor] | None = None,

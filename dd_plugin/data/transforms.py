@@ -8,6 +8,7 @@ together again (`transform_from`). Fitted on `real.RealData`.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -110,7 +111,7 @@ class Normalization:
 
     def to(self, device: torch.device | str) -> Normalization:
         """The same transform with its tensors on a device."""
-        moved = Normalization(self.mean, self.std)
+        moved = copy.copy(self)
         moved._mean, moved._std = self._mean.to(device), self._std.to(device)
         return moved
 
@@ -202,8 +203,7 @@ class Whitening:
     def fit(cls, data: RealData | Tensor, *, eps: float = 0.1) -> Self:
         """Fits it to real images, in float64; the result is kept in float32.
 
-        Takes (C H W)² times the number of images, which for CIFAR-10 is most of a minute on two
-        cores, plus some ten times (C H W)³ for the eigenvectors.
+        The work grows with (C H W)² times the number of images, and with (C H W)³.
 
         Args:
             data: the real images, of which those that `RealData.sample` gives are used, or a tensor
@@ -266,7 +266,9 @@ class Whitening:
 
     def to(self, device: torch.device | str) -> Self:
         """The same transform with its tensors on a device."""
-        return type(self)(*(x.to(device) for x in self._all()), eps=self.eps)
+        moved = copy.copy(self)
+        moved.mean, moved.std, moved.matrix = (x.to(device) for x in self._all())
+        return moved
 
     def metadata(self) -> dict[str, Any]:
         """Kind, eps and the shape of the images."""

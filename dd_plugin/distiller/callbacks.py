@@ -7,7 +7,7 @@ control through which it can ask for a log, an evaluation, a checkpoint, or the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from dd_plugin.distiller.config import DistillerConfig
 
@@ -47,7 +47,9 @@ class DistillerControl:
     should_training_stop: bool = False
 
 
-Config, State, Control = DistillerConfig, DistillerState, DistillerControl
+Config: TypeAlias = DistillerConfig
+State: TypeAlias = DistillerState
+Control: TypeAlias = DistillerControl
 
 
 class DistillerCallback:

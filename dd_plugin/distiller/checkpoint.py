@@ -218,9 +218,7 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
         entries.setdefault(int(index), {})[key] = t
     groups = [
         {**now, **saved}
-        for now, saved in zip(
-            optimizer["param_groups"], numbers["optimizer_groups"], strict=True
-        )
+        for now, saved in zip(optimizer["param_groups"], numbers["optimizer_groups"], strict=True)
     ]
     distiller.optimizer.load_state_dict({"state": entries, "param_groups": groups})
     distiller.lr_scheduler.load_state_dict(
@@ -229,9 +227,7 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     distiller.state = DistillerState(
         **{**numbers["state"], "max_steps": distiller.config.max_steps}
     )
-    networks: dict[str, Any] = {
-        name: t.to(device) for name, t in _under("networks.", own).items()
-    }
+    networks: dict[str, Any] = {name: t.to(device) for name, t in _under("networks.", own).items()}
     distiller.networks.load_state_dict({**networks, **more.get("networks", {})})
     distiller.train_data.load_state_dict(more["train_data"])
     torch.set_rng_state(own["rng.torch"])

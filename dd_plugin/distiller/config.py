@@ -66,7 +66,7 @@ class DistillerConfig:
         None, "A checkpoint folder, or 'latest' for the newest in output_dir."
     )
     seed: int = _option(0, "Decides every random number of the run.")
-    max_steps: int = _option(300, "Outer steps.")
+    max_steps: int = _option(200, "Outer steps.")
     logging_steps: int = _option(10, "Outer steps between two lines of the log.")
     eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
     eval_networks: int = _option(3, "Fresh networks per evaluation.")
@@ -99,7 +99,7 @@ class DistillerConfig:
     # The network.
     model: str = _option(_CONVNET, "timm/NAME, a model's id on the Hub, or a folder.")
     model_args: dict[str, Any] | str | None = _option(
-        None, 'Arguments of the model, JSON on the command line: \'{"width": 64}\'.'
+        None, "Arguments of the model, JSON on the command line: '{\"width\": 64}'."
     )
     init: str = _option("random", "Where inner runs start: fixed, random or pool.")
     pool_size: int = _option(10, "Partly trained networks in the pool.")
@@ -125,7 +125,7 @@ class DistillerConfig:
     batch_size: int | None = _option(None, "Synthetic images per step for batching=minibatches.")
     inner_optimizer: str = _option("sgd", "sgd, adam or adamw.")
     inner_optimizer_args: dict[str, Any] | str | None = _option(
-        None, 'Its hyperparameters, JSON on the command line: \'{"momentum": 0.9}\'.'
+        None, "Its hyperparameters, JSON on the command line: '{\"momentum\": 0.9}'."
     )
     inner_lr: float = _option(0.02, "Initial step size.")
     step_sizes: str = _option("per_step", "Learn one step size per step, one shared, or none.")
@@ -150,7 +150,7 @@ class DistillerConfig:
     max_grad_norm: float = _option(
         2.0, "Clip gradients at this many times their moving norm; 0 for no clipping."
     )
-    real_batch_size: int = _option(512, "Real images per network and outer step.")
+    real_batch_size: int = _option(256, "Real images per network and outer step.")
     max_skipped_steps: int = _option(20, "End the run after so many non-finite steps in a row.")
 
     # How it is computed.
@@ -235,8 +235,8 @@ class DistillerConfig:
             "label_lr": not self.soft_labels,
             "step_size_lr": self.step_sizes == "constant",
             "statistics_lr": self.statistics == "frozen",
-            "eval_networks": self.init == "fixed" or self.eval_steps == 0,
-            "final_eval_networks": self.init == "fixed",
+            "eval_networks": self.init == "fixed",
+            "final_eval_networks": self.init == "fixed" and not self.baselines,
             "hub_dataset_id": not self.push_to_hub,
             "hub_private_repo": not self.push_to_hub,
             "hub_token": not self.push_to_hub,

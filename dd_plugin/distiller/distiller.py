@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,16 +21,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel import RunState, hypergradient, initial_state
 from dd_plugin.bilevel import cross_entropy as default_loss
+from dd_plugin.bilevel import hypergradient
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
-from dd_plugin.bn import revert_bn
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
     DistillerControl,
@@ -45,19 +45,17 @@ from dd_plugin.distiller.checkpoint import (
     save_checkpoint,
 )
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.networks import ModelInit
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
-from dd_plugin.evaluation import Scores, score
-from dd_plugin.evaluation.baselines import accuracy_of_module, train_on_real
+from dd_plugin.evaluation import Scores
+from dd_plugin.hub.folder import preview
 
 logger = logging.getLogger(__name__)
 
 # How much of the moving norm of a gradient each step leaves.
 _NORM_DECAY = 0.95
-# Steps of ordinary training on real images.
-_RANDOM_REAL_STEPS = 400
-_FULL_DATA_IMAGES = 60_000
 
 
 class NonFiniteError(RuntimeError):
@@ -205,8 +203,10 @@ class Distiller:
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
         if given:
-            folder = latest_checkpoint(self.output_dir) if given in (True, "latest") else given
-            load_checkpoint(self, Path(folder))
+            newest = given is True or given == "latest"
+            load_checkpoint(
+                self, latest_checkpoint(self.output_dir) if newest else Path(str(given))
+            )
         self.state.interrupted = None
         self._start_trackers()
         self._call("on_train_begin")
@@ -252,7 +252,13 @@ class Distiller:
             self._skip(step)
         else:
             state.consecutive_skipped = 0
-            self._move(leaves, total)
+            for leaf, gradient in zip(leaves, total, strict=True):
+                leaf.grad = gradient
+            self._clip()
+        # Without gradients, after a step that was left out, nothing moves.
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.synthetic.constrain_()
         self.lr_scheduler.step()
         state.global_step += 1
         return float(outer_loss)
@@ -281,14 +287,6 @@ class Distiller:
         self.networks.give_back(index, found.final, age + found.stop)
         self.state.inner_steps += found.stop
         return found
-
-    def _move(self, leaves: list[Tensor], gradients: list[Tensor]) -> None:
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = gradient
-        self._clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.synthetic.constrain_()
 
     def _clip(self) -> None:
         """Limit each kind of gradient to a multiple of its own moving norm."""
@@ -332,13 +330,17 @@ class Distiller:
         now, state = time.perf_counter(), self.state
         since, steps, inner = self._clock
         seconds = max(now - since, 1e-9)
+        inner_per_second = (state.inner_steps - inner) * self.accelerator.num_processes / seconds
+        outer_per_second = (state.global_step - steps) / seconds
+        batch = len(self.synthetic.indices(0, 0))
+        real = self.config.real_batch_size * self.networks_per_step
         logs: dict[str, Any] = {
             "outer_loss": sum(self._losses) / max(len(self._losses), 1),
             "learning_rate": self.lr_scheduler.get_last_lr()[0],
-            "outer_steps_per_second": (state.global_step - steps) / seconds,
-            "inner_steps_per_second": (state.inner_steps - inner)
-            * self.accelerator.num_processes
-            / seconds,
+            "outer_steps_per_second": outer_per_second,
+            "inner_steps_per_second": inner_per_second,
+            "images_per_second": inner_per_second * batch + outer_per_second * real,
+            "peak_memory_mb": _peak_memory(self.accelerator.device) / 1e6,
             "skipped_steps": state.skipped_steps,
             **{f"grad_norm_{name}": norm for name, norm in state.gradient_norms.items()},
         }
@@ -363,9 +365,7 @@ class Distiller:
 
     def _call(self, event: str, **more: Any) -> None:
         for callback in self.callbacks:
-            getattr(callback, event)(
-                self.config, self.state, self.control, distiller=self, **more
-            )
+            getattr(callback, event)(self.config, self.state, self.control, distiller=self, **more)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -378,10 +378,10 @@ class Distiller:
             signal.signal(number, before[number])
             logger.warning("%s: ending after this step", self._stop_signal)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for watched in (signal.SIGINT, signal.SIGTERM):
             # Only the main thread may; a notebook's worker thread goes without.
             with suppress(ValueError):
-                before[number] = signal.signal(number, note)
+                before[watched] = signal.signal(watched, note)
         try:
             yield
         finally:
@@ -402,98 +402,38 @@ class Distiller:
         Raises:
             ValueError: there is no evaluation data.
         """
-        wanted = networks or self.config.eval_networks
-        scores = self._gather(self._score(1 if self.networks.mode == "fixed" else wanted))
+        scores = distilled_scores(self, networks or self.config.eval_networks)
         metrics = {
             "accuracy_mean": scores.mean,
             "accuracy_std": scores.std,
             "networks": float(len(scores.accuracies)),
         }
         self.log({f"eval_{name}": value for name, value in metrics.items()})
+        self._log_images()
         self._call("on_evaluate", metrics=metrics)
         return metrics
-
-    def _share(self, count: int) -> range:
-        """The networks of an evaluation that are this process's."""
-        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
-
-    def _score(self, count: int) -> dict[int, float]:
-        batches = self._eval_batches()
-        seeds = {i: mix(self.config.seed, 9, i) for i in self._share(count)}
-        states = [self._fresh_state(seed) for seed in seeds.values()]
-        if not states:
-            return {}
-        found = score(self.synthetic, self.problem, states, list(seeds.values()), batches)
-        return dict(zip(seeds, found.accuracies, strict=True))
-
-    def _fresh_state(self, seed: int) -> RunState:
-        state = initial_state(self.problem, self.networks.new_model(seed))
-        return pytree.tree_map(lambda t: t.to(self.accelerator.device), state)
-
-    def _gather(self, own: dict[int, float]) -> Scores:
-        from accelerate.utils import gather_object
-
-        pairs = gather_object(list(own.items()))
-        return Scores(tuple(value for _, value in sorted(pairs)))
-
-    def _eval_batches(self) -> list[tuple[Tensor, Tensor]]:
-        if self.eval_data is None:
-            raise ValueError(
-                "there is no evaluation data: no split `validation` or `test` was found; give "
-                "`eval_dataset` or `eval_split`"
-            )
-        size = self.config.per_device_eval_batch_size
-        return [
-            (self.transform(images.to(self.dtype)), labels)
-            for images, labels in self.eval_data.batches(size)
-        ]
 
     def compare(self) -> dict[str, Scores]:
         """The table of a run: the distilled set, as many random real images, and the full data.
 
         Returns:
             Scores by name; the baselines only with ``config.baselines``.
+
+        Raises:
+            ValueError: there is no evaluation data.
         """
-        count = 1 if self.networks.mode == "fixed" else self.config.final_eval_networks
-        self.results = {"distilled": self._gather(self._score(count))}
+        self.results = {"distilled": distilled_scores(self, self.config.final_eval_networks)}
         if self.config.baselines:
-            batches = self._eval_batches()
-            for name in ("random real", "full data"):
-                self.results[name] = self._gather(
-                    {i: self._baseline(name, i, batches) for i in self._share(count)}
-                )
+            self.results |= baseline_scores(self)
         return self.results
 
-    def _baseline(self, name: str, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
-        seed = mix(self.config.seed, 10, index)
-        network = revert_bn(
-            self.networks.new_model(mix(self.config.seed, 9, index)), missing_ok=True
-        )
-        per_class = self.config.images_per_class
-        if name == "random real":
-            images, labels = self.train_data.of_each_class(per_class, seed)
-            steps = _RANDOM_REAL_STEPS
-        else:
-            size = min(128, len(self.train_data))
-            steps = max(_RANDOM_REAL_STEPS, _FULL_DATA_IMAGES // size)
-
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            now = mix(seed, step)
-            x, y = (images, labels)
-            if name != "random real":
-                x, y = self.train_data.batch(size, now)
-            elif len(y) > 256:
-                chosen = torch.randperm(
-                    len(y), generator=torch.Generator().manual_seed(now)
-                )[:256].to(y.device)
-                x, y = x[chosen], y[chosen]
-            x = self.synthetic.augmentation(x.to(self.dtype), now)
-            return self.transform(x), y
-
-        if name != "random real":
-            images, labels = torch.empty(0), torch.empty(0)
-        train_on_real(network, batch, steps)
-        return accuracy_of_module(network, batches)
+    def _log_images(self) -> None:
+        """The synthetic images as one picture, to trackers that take pictures."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                picture = np.asarray(preview(self.synthetic).convert("RGB"))[None]
+                how = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"distilled": picture}, step=self.state.global_step, **how)
 
     # Files.
 
@@ -508,6 +448,41 @@ class Distiller:
             write_report(self, folder)
         self.accelerator.wait_for_everyone()
         return folder
+
+    def push_to_hub(self, repo_id: str | None = None) -> str:
+        """Publish what `save_model` writes as a data set on the Hub, in one commit.
+
+        Args:
+            repo_id: where; by default ``config.hub_dataset_id``.
+
+        Returns:
+            The address of the commit; empty on all but the main process.
+
+        Raises:
+            ValueError: it is not known where to.
+            HfHubHTTPError: the Hub refuses.
+        """
+        repo_id = repo_id or self.config.hub_dataset_id
+        if not repo_id:
+            raise ValueError("`repo_id` must be given, or `hub_dataset_id` in the configuration")
+        folder = self.save_model()
+        address = ""
+        if self.accelerator.is_main_process:
+            from huggingface_hub import HfApi
+
+            api = HfApi(token=self.config.hub_token)
+            private = self.config.hub_private_repo
+            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repo_id,
+                repo_type="dataset",
+                folder_path=folder,
+                ignore_patterns=["checkpoint-*", ".*"],
+                commit_message="Distilled by dd_plugin",
+            )
+            address = str(done.commit_url)
+        self.accelerator.wait_for_everyone()
+        return address
 
     def _save_checkpoint(self) -> None:
         try:
@@ -540,3 +515,17 @@ def check_output_dir(config: DistillerConfig) -> None:
             "`overwrite_output_dir` to lose it"
         )
     check_writable(folder)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the allocator on a GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    # In kilobytes, but on macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

@@ -23,7 +23,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import (
@@ -32,10 +31,11 @@ from dd_plugin.bilevel import (
     Optimizer,
     RunState,
     initial_state,
-    logits_of,
 )
 from dd_plugin.bilevel.randomness import Draws, mix, untouched_generators
 from dd_plugin.bn import Statistics, TrainWith, convert_bn, converted_layers, tracking_tensors
+from dd_plugin.distiller.network_checks import check_model, check_outputs
+from dd_plugin.distiller.states import flat, like_saved, restored
 from dd_plugin.models import model_factory
 
 Mode = Literal["fixed", "random", "pool"]
@@ -131,11 +131,11 @@ class Networks:
             first = copy.deepcopy(model_init)
         else:
             first = self._made(mix(seed, _FIRST))
-        _check_model(first)
+        check_model(first)
         self._prototype = first.to(self.device, dtype)
         convert_bn(self._prototype, self.statistics, train_with, missing_ok=True)
         with untouched_generators():
-            _check_outputs(self._prototype, self._images(), num_classes)
+            check_outputs(self._prototype, self._images(), num_classes)
         self.redraws_in_place = False
         if self._make is not None and self.mode != "fixed":
             self._check_factory(first)
@@ -240,7 +240,7 @@ class Networks:
             return False
         like = initial_state(self._have_problem())
         # Copies, since the state may be a view of all networks of the step.
-        own = _restored(like, dict(_flat(state)), "")
+        own = restored(like, dict(flat(state)), "")
         self._members[index, slot] = _Member(own, age)
         return True
 
@@ -287,7 +287,7 @@ class Networks:
         for (index, slot), member in self._members.items():
             stem = f"pool.{index}.{slot}."
             saved[f"{stem}age"] = member.age
-            saved |= {f"{stem}{name}": t for name, t in _flat(member.state)}
+            saved |= {f"{stem}{name}": t for name, t in flat(member.state)}
         return saved
 
     def load_state_dict(self, saved: Mapping[str, Tensor | int]) -> None:
@@ -298,7 +298,7 @@ class Networks:
             ValueError: it belongs to another model, mode or optimizer. Nothing is changed then.
         """
         like = initial_state(self._have_problem())
-        given = [(t, _tensor(saved, f"start.{name}", t)) for name, t in self._given()]
+        given = [(t, like_saved(saved, f"start.{name}", t)) for name, t in self._given()]
         places = {
             (int(index), int(slot))
             for index, slot in (name.split(".")[1:3] for name in saved if name.startswith("pool."))
@@ -313,11 +313,11 @@ class Networks:
             age = saved.get(f"{stem}age")
             if not isinstance(age, int):
                 raise ValueError(f"the saved networks have no whole number {stem}age")
-            members[index, slot] = _Member(_restored(like, saved, stem), age)
+            members[index, slot] = _Member(restored(like, saved, stem), age)
         known = {f"start.{name}" for name, _ in self._given()}
         for index, slot in places:
             stem = f"pool.{index}.{slot}."
-            known |= {f"{stem}age"} | {f"{stem}{name}" for name, _ in _flat(like)}
+            known |= {f"{stem}age"} | {f"{stem}{name}" for name, _ in flat(like)}
         extra = sorted(saved.keys() - known)
         if extra:
             raise ValueError(
@@ -515,111 +515,6 @@ def _shape(shape: torch.Size | None) -> str:
     return "none" if shape is None else str(tuple(shape))
 
 
-# States as flat names.
-
-
-def _flat(state: RunState) -> list[tuple[str, Tensor]]:
-    def flat(stem: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
-        if isinstance(tree, dict):
-            for key in tree:
-                yield from flat(f"{stem}.{key}", tree[key])
-        else:
-            yield stem, tree
-
-    trees = zip(state._fields, state, strict=True)
-    return [pair for field, tree in trees for pair in flat(field, tree)]
-
-
-def _restored(like: RunState, saved: Mapping[str, Any], stem: str) -> RunState:
-    """A state with the structure and order of another, and copies of the tensors saved by name."""
-
-    def restored(name: str, tree: Any) -> Any:
-        if isinstance(tree, dict):
-            return {key: restored(f"{name}.{key}", value) for key, value in tree.items()}
-        return _tensor(saved, name, tree).clone()
-
-    trees = zip(like._fields, like, strict=True)
-    return RunState(*(restored(f"{stem}{field}", tree) for field, tree in trees))
-
-
-def _tensor(saved: Mapping[str, Any], name: str, like: Tensor) -> Tensor:
-    found = saved.get(name)
-    if not isinstance(found, Tensor) or found.shape != like.shape:
-        got = tuple(found.shape) if isinstance(found, Tensor) else "nothing"
-        raise ValueError(
-            f"the saved networks must have {name} of shape {tuple(like.shape)}, got {got}; they "
-            "are of another model or inner optimizer"
-        )
-    return found.detach().to(like.device, like.dtype)
-
-
 def _is_finite(state: RunState) -> bool:
     leaves = [t for t in pytree.tree_leaves(state) if t.is_floating_point()]
     return bool(torch.stack([t.isfinite().all() for t in leaves]).all())
-
-
-# Checks against the data.
-
-
-def _check_model(model: nn.Module) -> None:
-    lazy = [name for name, p in _tensors(model) if is_lazy(p)]
-    if lazy:
-        raise ValueError(
-            f"the model has parameters whose shapes are not known yet, such as {lazy[0]!r}; run "
-            "one batch through it first"
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError(
-            "the model has no trainable parameter; call `model.requires_grad_()` on what the inner "
-            "optimizer should train"
-        )
-
-
-def _check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
-    """Run two images through a copy of the model, in both modes, and look at what comes out."""
-    trial = copy.deepcopy(model)
-    expected = "x".join(str(n) for n in images.shape[1:])
-    for training in (False, True):
-        try:
-            with torch.no_grad():
-                output = trial.train(training)(images)
-        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"the model cannot take images of {expected} (channels x height x width) in "
-                f"{'training' if training else 'eval'} mode: {_first_line(error)}"
-                f"{_channel_hint(model, images.shape[1])}"
-            ) from error
-        logits = logits_of(output)
-        if logits.dim() != 2 or len(logits) != 2:
-            raise ValueError(
-                f"the model must return logits (N, {num_classes}), got shape "
-                f"{tuple(logits.shape)} for 2 images; it is no image classifier"
-            )
-        if logits.shape[1] != num_classes:
-            raise ValueError(
-                f"the model must have an output for each of the {num_classes} classes of the data, "
-                f"got {logits.shape[1]}; make it with num_classes={num_classes}"
-            )
-        sums = logits.double().sum(1)
-        if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
-            raise ValueError(
-                "the model must return logits, got probabilities (they sum to 1); leave out its "
-                "last softmax"
-            )
-
-
-def _channel_hint(model: nn.Module, channels: int) -> str:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            if module.in_channels != channels:
-                return (
-                    f". Its first convolution, {name!r}, takes {module.in_channels} channel(s) and "
-                    f"the images have {channels}: make it for {channels} (`in_chans` in timm), or "
-                    "convert the images"
-                )
-            break
-    return ""
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

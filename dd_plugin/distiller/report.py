@@ -78,19 +78,24 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) 
 
 
 def training_curve(history: list[dict[str, Any]]) -> bytes | None:
-    """A plot of outer loss and accuracy over outer steps as PNG; None without matplotlib."""
+    """A plot of outer loss and accuracy over outer steps as PNG.
+
+    None where there is nothing to plot, and without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    left = figure.add_subplot()
     losses = [(h["step"], h["outer_loss"]) for h in history if "outer_loss" in h]
     scores = [
         (h["step"], h["eval_accuracy_mean"], h["eval_accuracy_std"])
         for h in history
         if "eval_accuracy_mean" in h
     ]
+    if not losses and not scores:
+        return None
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    left = figure.add_subplot()
     left.set(xlabel="outer step", ylabel="outer loss")
     if losses:
         left.plot(*zip(*losses, strict=True), color="tab:blue", label="outer loss")

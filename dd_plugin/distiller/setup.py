@@ -6,7 +6,6 @@ and lays out the synthetic set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,7 +172,7 @@ def _synthetic(
     config: DistillerConfig,
     recipe: Recipe,
     train: RealData,
-    transform: Callable[[Tensor], Tensor],
+    transform: Transform,
     constants: dict[str, Tensor],
     device: torch.device,
     dtype: torch.dtype,

@@ -14,7 +14,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
-    """Images ``(N, C, H, W)`` in [0, 1] as one Pillow image, row by row with a border of a pixel."""
+    """Images ``(N, C, H, W)`` in [0, 1] as one Pillow image, row by row."""
     from PIL import Image
     from torchvision.utils import make_grid
 
@@ -117,6 +118,20 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the progress bars of `datasets`, which say nothing about a set of this size."""
+    import datasets
+
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()
+
+
 def _parquet(synthetic: SyntheticSet) -> bytes:
     from datasets import ClassLabel, Dataset, Features, Image, List, Value
     from PIL import Image as PillowImage
@@ -135,5 +150,6 @@ def _parquet(synthetic: SyntheticSet) -> bytes:
         rows["soft_label"] = synthetic.targets().detach().cpu().tolist()
         features["soft_label"] = List(Value("float32"))
     content = io.BytesIO()
-    Dataset.from_dict(rows, features=Features(features)).to_parquet(content)
+    with _quietly():
+        Dataset.from_dict(rows, features=Features(features)).to_parquet(content)
     return content.getvalue()

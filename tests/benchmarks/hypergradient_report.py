@@ -1,8 +1,9 @@
 """Table and plot of a result file of `tests.benchmarks.hypergradient`, for the documentation.
 
-    python -m tests.benchmarks.hypergradient_report RESULTS.json PLOT.svg
+    python -m tests.benchmarks.hypergradient_report RESULTS.json PLOT.svg PAGE.md
 
-prints the table in Markdown and draws time and memory against the number of inner steps.
+puts the table between the markers of the page and draws time and memory against the number of inner
+steps.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+
+from tests.benchmarks.layers import write_page
 
 HEADER = (
     "| network, optimizer | K | tool | seconds | times plain | times higher | peak MB "
@@ -79,9 +82,15 @@ def plot(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    results, target = map(Path, sys.argv[1:3])
-    rows = json.loads(results.read_text())["rows"]
-    print(table(rows))
+    results, target, page = map(Path, sys.argv[1:4])
+    report = json.loads(results.read_text())
+    about, rows = report["about"], report["rows"]
+    rounds = sorted({row["rounds"] for row in rows if "rounds" in row})
+    setting = (
+        f"torch {about['torch']}, {about['device']} ({about['processor']}), "
+        f"{about['threads']} threads, {rounds[0]} to {rounds[-1]} rounds."
+    )
+    write_page(page, f"{setting}\n\n{table(rows)}")
     plot(rows, target)
 
 

@@ -1,0 +1,122 @@
+"""The evaluations of a run: on the distilled set as it is, and the baselines beside it.
+
+Between `distiller`, which asks for them, and `dd_plugin.evaluation`, which trains and tests. The
+networks of an evaluation are shared out among the processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dd_plugin.bilevel import RunState, initial_state
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bn import revert_bn
+from dd_plugin.evaluation import Scores, score, train_on_real
+from dd_plugin.evaluation.baselines import accuracy_of_module
+
+if TYPE_CHECKING:
+    from dd_plugin.distiller.distiller import Distiller
+
+# Ordinary training on real images: steps on the few, and images seen in all of the many.
+_FEW_STEPS = 400
+_MANY_IMAGES = 60_000
+_LARGEST_BATCH = 256
+_BATCH = 128
+
+
+def distilled_scores(distiller: Distiller, networks: int) -> Scores:
+    """Accuracy of fresh networks trained on the distilled set; one for a fixed initialisation."""
+    batches = _eval_batches(distiller)
+    count = 1 if distiller.networks.mode == "fixed" else networks
+    seeds = {index: mix(distiller.config.seed, 9, index) for index in _share(distiller, count)}
+    states = [_fresh_state(distiller, seed) for seed in seeds.values()]
+    found: tuple[float, ...] = ()
+    if states:
+        synthetic, problem = distiller.synthetic, distiller.problem
+        found = score(synthetic, problem, states, list(seeds.values()), batches).accuracies
+    return _gather(dict(zip(seeds, found, strict=True)))
+
+
+def baseline_scores(distiller: Distiller) -> dict[str, Scores]:
+    """Accuracy of ordinary networks trained on as many random real images, and on all."""
+    batches = _eval_batches(distiller)
+    share = _share(distiller, distiller.config.final_eval_networks)
+    return {
+        "random real": _gather({i: _on_few(distiller, i, batches) for i in share}),
+        "full data": _gather({i: _on_all(distiller, i, batches) for i in share}),
+    }
+
+
+def _share(distiller: Distiller, count: int) -> range:
+    """The networks of an evaluation that are this process's."""
+    accelerator = distiller.accelerator
+    return range(accelerator.process_index, count, accelerator.num_processes)
+
+
+def _gather(own: dict[int, float]) -> Scores:
+    from accelerate.utils import gather_object
+
+    return Scores(tuple(value for _, value in sorted(gather_object(list(own.items())))))
+
+
+def _fresh_state(distiller: Distiller, seed: int) -> RunState:
+    state = initial_state(distiller.problem, distiller.networks.new_model(seed))
+    return pytree.tree_map(lambda t: t.to(distiller.accelerator.device), state)
+
+
+def _eval_batches(distiller: Distiller) -> list[tuple[Tensor, Tensor]]:
+    if distiller.eval_data is None:
+        raise ValueError(
+            "there is no evaluation data: no split `validation` or `test` was found; give "
+            "`eval_dataset` or `eval_split`"
+        )
+    size = distiller.config.per_device_eval_batch_size
+    return [
+        (distiller.transform(images.to(distiller.dtype)), labels)
+        for images, labels in distiller.eval_data.batches(size)
+    ]
+
+
+def _on_few(distiller: Distiller, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
+    seed = mix(distiller.config.seed, 10, index)
+    images, labels = distiller.train_data.of_each_class(distiller.config.images_per_class, seed)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        if len(labels) <= _LARGEST_BATCH:
+            return _prepared(distiller, images, labels, mix(seed, step))
+        generator = torch.Generator().manual_seed(mix(seed, step))
+        chosen = torch.randperm(len(labels), generator=generator)[:_LARGEST_BATCH]
+        chosen = chosen.to(labels.device)
+        return _prepared(distiller, images[chosen], labels[chosen], mix(seed, step))
+
+    network = _ordinary(distiller, index)
+    train_on_real(network, batch, _FEW_STEPS)
+    return accuracy_of_module(network, batches)
+
+
+def _on_all(distiller: Distiller, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
+    seed = mix(distiller.config.seed, 11, index)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        now = mix(seed, step)
+        return _prepared(distiller, *distiller.train_data.batch(_BATCH, now), now)
+
+    network = _ordinary(distiller, index)
+    train_on_real(network, batch, max(_FEW_STEPS, _MANY_IMAGES // _BATCH))
+    return accuracy_of_module(network, batches)
+
+
+def _ordinary(distiller: Distiller, index: int) -> torch.nn.Module:
+    """The network that an evaluation of this index starts from, with its stock layers."""
+    return revert_bn(distiller.networks.new_model(mix(distiller.config.seed, 9, index)))
+
+
+def _prepared(
+    distiller: Distiller, images: Tensor, labels: Tensor, seed: int
+) -> tuple[Tensor, Tensor]:
+    augmented = distiller.synthetic.augmentation(images.to(distiller.dtype), seed)
+    return distiller.transform(augmented), labels

@@ -1,0 +1,83 @@
+"""Whether a network fits the data, found out before any work.
+
+Used by `networks` on the first network that is made.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from dd_plugin.bilevel import logits_of
+
+
+def check_model(model: nn.Module) -> None:
+    """Look for what no inner run can work with.
+
+    Raises:
+        ValueError: lazy parameters, or none that is trained.
+    """
+    lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"the model has parameters whose shapes are not known yet, such as {lazy[0]!r}; run "
+            "one batch through it first"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "the model has no trainable parameter; call `model.requires_grad_()` on what the inner "
+            "optimizer should train"
+        )
+
+
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Run two images through a copy of the model, in both modes, and look at what comes out."""
+    trial = copy.deepcopy(model)
+    expected = "x".join(str(n) for n in images.shape[1:])
+    for training in (False, True):
+        try:
+            with torch.no_grad():
+                output = trial.train(training)(images)
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the model cannot take images of {expected} (channels x height x width) in "
+                f"{'training' if training else 'eval'} mode: {_first_line(error)}"
+                f"{_channel_hint(model, images.shape[1])}"
+            ) from error
+        logits = logits_of(output)
+        if logits.dim() != 2 or len(logits) != 2:
+            raise ValueError(
+                f"the model must return logits (N, {num_classes}), got shape "
+                f"{tuple(logits.shape)} for 2 images; it is no image classifier"
+            )
+        if logits.shape[1] != num_classes:
+            raise ValueError(
+                f"the model must have an output for each of the {num_classes} classes of the data, "
+                f"got {logits.shape[1]}; make it with num_classes={num_classes}"
+            )
+        sums = logits.double().sum(1)
+        if bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            raise ValueError(
+                "the model must return logits, got probabilities (they sum to 1); leave out its "
+                "last softmax"
+            )
+
+
+def _channel_hint(model: nn.Module, channels: int) -> str:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if module.in_channels != channels:
+                return (
+                    f". Its first convolution, {name!r}, takes {module.in_channels} channel(s) and "
+                    f"the images have {channels}: make it for {channels} (`in_chans` in timm), or "
+                    "convert the images"
+                )
+            break
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

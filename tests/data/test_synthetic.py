@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data.transforms import Normalization
+
+
+def make(count=6, classes=3, step_sizes=None, soft=False, **options):
+    recipe = Recipe(shape=(1, 4, 4), class_names=tuple("abc"[:classes]), **{"steps": 4, **options})
+    images = torch.rand(count, 1, 4, 4, dtype=torch.float64)
+    sizes = torch.full((recipe.steps,), 0.1, dtype=torch.float64)
+    return SyntheticSet(
+        recipe,
+        Pixels(images),
+        torch.arange(count) % classes,
+        sizes if step_sizes is None else step_sizes,
+        transform=Normalization([0.5], [0.25]),
+        soft_labels=soft,
+    )
+
+
+def test_a_batch_is_the_images_as_the_network_gets_them():
+    own = make()
+    images, labels = own.batch(0, 0)
+    assert torch.equal(images, (own.images() - 0.5) / 0.25)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    images.sum().backward()
+    # The transform divides by 0.25.
+    assert torch.equal(own.parametrization.pixels.grad, torch.full_like(own.images(), 4.0))
+
+
+def test_groups_are_taken_in_turn():
+    own = make(batching="groups", groups=2)
+    assert [own.indices(k, 0).tolist() for k in range(3)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+
+
+def test_minibatches_go_once_through_all_images_before_any_comes_again():
+    own = make(batching="minibatches", batch_size=2)
+    for seed in range(3):
+        for begin in (0, 3, 6):
+            seen = torch.cat([own.indices(begin + k, seed) for k in range(3)])
+            assert sorted(seen.tolist()) == list(range(6))
+    orders = {
+        tuple(torch.cat([own.indices(k, seed) for k in range(3)]).tolist()) for seed in range(9)
+    }
+    assert len(orders) > 1
+    assert torch.equal(own.indices(2, 5), own.indices(2, 5))
+
+
+def test_step_sizes_stay_positive_under_a_hostile_step():
+    own = make()
+    with torch.no_grad():
+        own.log_step_sizes.sub_(50)
+    assert bool((own.step_sizes() > 0).all())
+
+
+def test_soft_labels_start_close_to_the_hard_ones():
+    own = make(soft=True)
+    probabilities = own.targets()
+    assert torch.allclose(probabilities.sum(1), torch.ones(6, dtype=torch.float64))
+    assert torch.equal(probabilities.argmax(1), own.labels)
+    # 0.9 for its own class, the rest shared by the other two.
+    assert torch.allclose(probabilities[0], torch.tensor([0.9, 0.05, 0.05], dtype=torch.float64))
+
+
+def test_augmentation_differs_from_step_to_step_and_repeats_itself():
+    own = make(augmentation="shift")
+    batches = [own.batch(step, 1)[0] for step in range(8)]
+    assert any(not torch.equal(batches[0], other) for other in batches[1:])
+    assert torch.equal(own.batch(3, 1)[0], batches[3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batching": "groups", "groups": 4}, "`groups` must divide the number of images, 6"),
+        ({"batching": "minibatches", "batch_size": 7}, "must not exceed the number of images, 6"),
+        ({"step_sizes": torch.zeros(4)}, "must be positive"),
+        ({"step_sizes": torch.ones(5)}, r"of shape \(\) or \(4,\)"),
+    ],
+)
+def test_numbers_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

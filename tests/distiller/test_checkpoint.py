@@ -1,0 +1,148 @@
+"""Checkpoints: resumed runs are the undisturbed run, bit for bit, whatever ended them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dd_plugin.distiller import checkpoint
+from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
+from tests.distiller.toy import toy_distiller
+
+ROOT = Path(__file__).parents[2]
+POOL = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2, "pool_max_steps": 6}
+
+RUN = """
+import sys, time
+from tests.distiller.toy import toy_distiller
+from dd_plugin.distiller import DistillerCallback
+
+class Slow(DistillerCallback):
+    def on_step_end(self, config, state, control, **kwargs):
+        print("step", state.global_step, flush=True)
+        time.sleep(0.05)
+
+folder, resume = sys.argv[1], sys.argv[2] == "resume"
+distiller = toy_distiller(folder, callbacks=[Slow()], max_steps=12, save_steps=1, soft_labels=True)
+state = distiller.train(resume_from_checkpoint=resume or None)
+print("interrupted", state.interrupted, flush=True)
+if not state.interrupted:
+    distiller.save_model()
+"""
+
+
+def start(folder, how="new"):
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(folder), how],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, line):
+    for found in process.stdout:
+        if found.strip() == line:
+            return
+    raise AssertionError(f"the run ended before {line!r}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(folder)
+    assert process.communicate(timeout=120)[0].strip().endswith("interrupted None")
+    return load_file(folder / "tensors.safetensors")
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_killed_at_any_moment_and_resumed(tmp_path, undisturbed, step):
+    process = start(tmp_path)
+    wait_for(process, f"step {step}")
+    time.sleep(0.013 * step)  # somewhere in the middle of what follows
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    process = start(tmp_path, "resume")
+    assert process.communicate(timeout=120)[0].strip().endswith("interrupted None")
+    found = load_file(tmp_path / "tensors.safetensors")
+    assert found.keys() == undisturbed.keys()
+    assert all(torch.equal(found[k], undisturbed[k]) for k in found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_cleanly(tmp_path, undisturbed, number):
+    process = start(tmp_path)
+    wait_for(process, "step 4")
+    process.send_signal(number)
+    rest = process.communicate(timeout=120)[0]
+    assert process.returncode == 0
+    assert rest.strip().endswith(f"interrupted {number.name}")
+    assert latest_checkpoint(tmp_path).name in ("checkpoint-5", "checkpoint-6")
+    process = start(tmp_path, "resume")
+    process.communicate(timeout=120)
+    found = load_file(tmp_path / "tensors.safetensors")
+    assert all(torch.equal(found[k], undisturbed[k]) for k in found)
+
+
+def test_a_pool_and_the_optimizer_go_on_where_they_were(tmp_path):
+    whole = toy_distiller(tmp_path / "a", max_steps=8, **POOL)
+    whole.train()
+    first = toy_distiller(tmp_path / "b", max_steps=8, save_steps=5, **POOL)
+    first.train()
+    (tmp_path / "b" / "checkpoint-8").rename(tmp_path / "gone")
+    second = toy_distiller(tmp_path / "b", max_steps=8, save_steps=5, **POOL)
+    second.train(resume_from_checkpoint="latest")
+    for name, t in whole.synthetic.state_dict().items():
+        assert torch.equal(t, second.synthetic.state_dict()[name]), name
+    assert second.state.inner_steps == whole.state.inner_steps
+    assert [line["step"] for line in second.state.log_history] == [2, 4, 6, 8]
+
+
+def test_old_checkpoints_are_deleted_over_the_limit(tmp_path):
+    toy_distiller(tmp_path, max_steps=5, save_steps=1, save_total_limit=2).train()
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-5"]
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    whole = toy_distiller(tmp_path / "a")
+    whole.train()
+    distiller = toy_distiller(tmp_path / "b", save_steps=4)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.warns(UserWarning, match=r"checkpoint 4 could not be written .*No space left"):
+        distiller.train()
+    assert not list((tmp_path / "b").glob("*checkpoint*"))
+    assert torch.equal(distiller.synthetic.images(), whole.synthetic.images())
+
+
+def test_an_unwritable_folder_is_told_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"`output_dir` .* cannot be written"):
+        toy_distiller(tmp_path / "file" / "inside")
+
+
+def test_checkpoints_that_do_not_fit(tmp_path):
+    toy_distiller(tmp_path, save_steps=2).train()
+    other = toy_distiller(tmp_path, save_steps=2, inner_steps=5)
+    with pytest.raises(ValueError, match=r"other settings \(inner_steps: 3 then, 5 now\)"):
+        other.train(resume_from_checkpoint=True)
+    same = toy_distiller(tmp_path, save_steps=2)
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        same.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    whole = tmp_path / "checkpoint-4" / "state.safetensors"
+    whole.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        same.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        toy_distiller(tmp_path / "none").train(resume_from_checkpoint=True)

@@ -1,0 +1,250 @@
+"""`Distiller`: what a run does to the synthetic set, what it leaves behind, what it refuses."""
+
+import json
+
+import pytest
+import torch
+from datasets import load_dataset
+from torch import nn
+
+from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
+from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
+
+
+def test_distilling_beats_the_images_it_started_from(tmp_path):
+    options = {"max_steps": 40, "learning_rate": 0.05, "step_size_lr": 0.05, "image_init": "noise"}
+    distiller = toy_distiller(tmp_path, **options)
+    before = distiller.evaluate(networks=4)
+    distiller.train()
+    after = distiller.evaluate(networks=4)
+    # Three classes; noise images teach nothing, 40 outer steps do.
+    assert before["accuracy_mean"] < 0.6
+    assert after["accuracy_mean"] > before["accuracy_mean"] + 0.2
+    losses = [line["outer_loss"] for line in distiller.state.log_history if "outer_loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_what_a_run_leaves_behind(tmp_path):
+    distiller = toy_distiller(tmp_path, soft_labels=True, eval_steps=2, save_steps=2)
+    distiller.train()
+    distiller.compare()
+    assert distiller.save_model() == tmp_path
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"tensors.safetensors", "recipe.json", "preview.png", "results.md", "log.jsonl"} <= names
+    assert {"checkpoint-2", "checkpoint-4"} <= names
+    assert not any(".partial" in name for name in names)
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["recipe"]["class_names"] == list(CLASSES)
+    assert record["results"]["distilled"]["mean"] == distiller.results["distilled"].mean
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "outer_loss" in line] == [2, 4]
+    # An ordinary image data set, to whoever loads it.
+    loaded = load_dataset(str(tmp_path / "data"), split="train", cache_dir=tmp_path / "cache")
+    assert loaded.features["label"].names == list(CLASSES)
+    assert loaded["label"] == [0, 1, 2]
+    assert loaded[0]["image"].size == (8, 8)
+    assert sum(loaded[0]["soft_label"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init": "fixed"},
+        {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
+        {"window": "random", "window_length": 2},
+        {"batching": "groups", "groups": 2, "images_per_class": 2},
+        {"batching": "minibatches", "batch_size": 3, "images_per_class": 2},
+        {"parametrization": "upsampled"},
+        {"image_init": "mean", "step_sizes": "shared"},
+        {"step_sizes": "constant", "inner_optimizer": "adam"},
+        {"normalization": "zca", "augmentation": "flip_rotate"},
+        {"networks_per_step": 2, "inner_optimizer_args": {"momentum": 0.5}},
+        {"statistics": "frozen", "train_with": "running"},
+        {"storage": "recompute", "method": "reverse"},
+        {"mixed_precision": "bf16", "dtype": "float32"},
+        {"model_args": {"width": 4, "depth": 2}},  # InstanceNorm: nothing to convert
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::dd_plugin.distiller.NoEffectWarning")
+def test_every_mode_runs_moves_the_images_and_is_reproducible(tmp_path, options):
+    finals = []
+    for name in "ab":
+        distiller = toy_distiller(tmp_path / name, max_steps=2, **options)
+        start = distiller.synthetic.images().detach().clone()
+        distiller.train()
+        finals.append({k: t.clone() for k, t in distiller.synthetic.state_dict().items()})
+        assert distiller.state.skipped_steps == 0
+        assert not torch.equal(distiller.synthetic.images(), start)
+    assert all(torch.equal(finals[0][k], finals[1][k]) for k in finals[0])
+
+
+def test_a_module_is_a_fixed_initialisation_and_stays_as_it_is(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    before = network[1].weight.detach().clone()
+    distiller = toy_distiller(tmp_path, model_init=network)
+    assert distiller.networks.mode == "fixed"
+    distiller.train()
+    assert torch.equal(network[1].weight, before)
+
+
+def test_losses_are_arguments_or_methods(tmp_path):
+    def mean_square(logits, labels):
+        return (logits - nn.functional.one_hot(labels, 3)).square().mean()
+
+    class MeanSquare(Distiller):
+        def compute_outer_loss(self, logits, labels):
+            return mean_square(logits, labels)
+
+    overridden = toy_distiller(tmp_path / "a", kind=MeanSquare)
+    overridden.train()
+    given = Distiller(
+        None, toy_config(tmp_path / "b"), toy_dataset(), toy_dataset(30, 1), outer_loss=mean_square
+    )
+    given.train()
+    assert torch.equal(overridden.synthetic.images(), given.synthetic.images())
+    plain = toy_distiller(tmp_path / "c")
+    plain.train()
+    assert not torch.equal(overridden.synthetic.images(), plain.synthetic.images())
+
+
+def test_callbacks_see_everything_and_can_end_the_run(tmp_path):
+    class Recorder(DistillerCallback):
+        def __init__(self):
+            self.events = []
+
+        def on_train_begin(self, config, state, control, **kwargs):
+            self.events.append("begin")
+
+        def on_step_end(self, config, state, control, **kwargs):
+            self.events.append(f"step {state.global_step}")
+            control.should_training_stop |= state.global_step == 3
+            control.should_evaluate |= state.global_step == 1
+
+        def on_log(self, config, state, control, **kwargs):
+            self.events.append("log " + " ".join(sorted(kwargs["logs"]))[:14])
+
+        def on_evaluate(self, config, state, control, **kwargs):
+            assert 0 <= kwargs["metrics"]["accuracy_mean"] <= 1
+            self.events.append("evaluate")
+
+        def on_train_end(self, config, state, control, **kwargs):
+            assert isinstance(kwargs["distiller"], Distiller)
+            self.events.append("end")
+
+    recorder = Recorder()
+    toy_distiller(tmp_path, callbacks=[recorder], max_steps=9).train()
+    assert recorder.events[0] == "begin"
+    assert recorder.events[-1] == "end"
+    assert [e for e in recorder.events if e.startswith("step")] == ["step 1", "step 2", "step 3"]
+    assert recorder.events.index("evaluate") < recorder.events.index("step 2")
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_persisting_ends_the_run(tmp_path):
+    class Broken(Distiller):
+        broken = (1,)
+
+        def real_batch(self, step, index):
+            images, labels = super().real_batch(step, index)
+            return (images * float("nan") if step in self.broken else images), labels
+
+    distiller = toy_distiller(tmp_path / "a", kind=Broken)
+    distiller.train()
+    assert distiller.state.skipped_steps == 1
+    assert bool(torch.isfinite(distiller.synthetic.images()).all())
+
+    class AllBroken(Broken):
+        broken = range(100)
+
+    distiller = toy_distiller(tmp_path / "b", kind=AllBroken, max_skipped_steps=2)
+    with pytest.raises(NonFiniteError, match=r"2 outer steps in a row .* Lower `inner_lr`"):
+        distiller.train()
+
+
+def test_gradients_far_over_their_moving_norm_are_clipped(tmp_path):
+    class Spiky(Distiller):
+        def compute_outer_loss(self, logits, labels):
+            scale = 1e6 if self.state.global_step == 2 else 1.0
+            return super().compute_outer_loss(logits, labels) * scale
+
+    distiller = toy_distiller(tmp_path, kind=Spiky, max_grad_norm=2.0, logging_steps=1)
+    distiller.train()
+    norms = [line["grad_norm_images"] for line in distiller.state.log_history]
+    # One step counts for a twentieth: at most 0.95 + 0.05 * 2 times what it was.
+    assert norms[2] <= norms[1] * 1.05 + 1e-12
+
+
+def test_a_folder_with_another_run_is_not_overwritten_unless_asked(tmp_path):
+    distiller = toy_distiller(tmp_path, save_steps=2)
+    distiller.train()
+    distiller.save_model()
+    before = (tmp_path / "tensors.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"holds another run; choose another folder"):
+        toy_distiller(tmp_path, save_steps=2).train()
+    assert (tmp_path / "tensors.safetensors").read_bytes() == before
+    again = toy_distiller(tmp_path, save_steps=3, overwrite_output_dir=True)
+    again.train()
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-3",
+        "checkpoint-4",
+    ]
+
+
+def test_bad_input_is_told_before_any_work(tmp_path):
+    data = toy_dataset()
+    cases = [
+        (data.remove_columns("label"), {}, "label"),
+        (data, {"images_per_class": 50}, "left"),
+        (data, {"image_size": 2}, "2"),
+        (data, {"model": "timm/no_such_net", "model_args": None}, "no architecture 'no_such_net'"),
+    ]
+    for dataset, options, message in cases:
+        with pytest.raises((ValueError, TypeError), match=message):
+            Distiller(None, toy_config(tmp_path, **options), dataset).train()
+    wrong_head = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+    with pytest.raises(ValueError, match="7"):
+        Distiller(wrong_head, toy_config(tmp_path), data)
+    with pytest.raises(ValueError, match="no evaluation data"):
+        Distiller(None, toy_config(tmp_path / "e"), data).evaluate()
+
+
+def test_trackers_get_values_and_the_picture(tmp_path):
+    pytest.importorskip("tensorboard", reason="the tracker comes with the extra demo")
+    distiller = toy_distiller(tmp_path, report_to=["tensorboard"], eval_steps=2)
+    distiller.train()
+    distiller.accelerator.end_training()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (log,) = [p.parent for p in tmp_path.rglob("events.out.*") if b"outer_loss" in p.read_bytes()]
+    events = EventAccumulator(str(log), {"images": 0, "scalars": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("outer_loss")] == [2, 4]
+    assert [e.step for e in events.Images("distilled")] == [2]
+
+
+def test_publishing_is_one_commit_without_checkpoints(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def __init__(self, token=None):
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id, **options):
+            calls.append(("create", repo_id, options["repo_type"], options["private"]))
+
+        def upload_folder(self, **options):
+            calls.append(("upload", options["repo_id"], options["ignore_patterns"]))
+            return type("Commit", (), {"commit_url": "https://example.org/commit"})()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    distiller = toy_distiller(tmp_path)
+    with pytest.raises(ValueError, match="`repo_id` must be given"):
+        distiller.push_to_hub()
+    assert calls == []
+    assert distiller.push_to_hub("me/toy") == "https://example.org/commit"
+    assert calls[1:] == [
+        ("create", "me/toy", "dataset", False),
+        ("upload", "me/toy", ["checkpoint-*", ".*"]),
+    ]

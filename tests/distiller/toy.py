@@ -1,0 +1,54 @@
+"""A tiny data set that can be learned, and settings for runs of seconds on it."""
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PillowImage
+
+from dd_plugin.distiller import Distiller, DistillerConfig
+
+CLASSES = ("left", "right", "middle")
+
+
+def toy_dataset(count=60, seed=0, size=8):
+    """Gray images of 8x8: a bright left half, right half or middle, under noise."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = random.integers(0, 120, (count, size, size))
+    for image, label in zip(images, labels, strict=True):
+        half = size // 2
+        place = (slice(0, half), slice(half, size), slice(size // 4, size - size // 4))[label]
+        image[:, place] += 100
+    features = Features({"image": Image(), "label": ClassLabel(names=list(CLASSES))})
+    pictures = [PillowImage.fromarray(image.astype(np.uint8)) for image in images]
+    return Dataset.from_dict({"image": pictures, "label": labels.tolist()}, features=features)
+
+
+def toy_config(folder, **options):
+    settings = {
+        "output_dir": str(folder),
+        "model_args": {"width": 4, "depth": 2, "norm_layer": "batchnorm2d"},
+        "dataset": "toy",
+        "max_steps": 4,
+        "inner_steps": 3,
+        "inner_lr": 0.05,
+        "real_batch_size": 12,
+        "eval_steps": 0,
+        "save_steps": 0,
+        "logging_steps": 2,
+        "disable_tqdm": True,
+        "baselines": False,
+        "dtype": "float64",
+    }
+    if options.get("init") != "fixed":
+        settings |= {"eval_networks": 2, "final_eval_networks": 2}
+    return DistillerConfig(**{**settings, **options})
+
+
+def toy_distiller(folder, *, model_init=None, callbacks=(), kind=Distiller, **options):
+    return kind(
+        model_init,
+        toy_config(folder, **options),
+        toy_dataset(),
+        toy_dataset(30, seed=1),
+        callbacks=callbacks,
+    )
