@@ -75,6 +75,8 @@ def hypergradients(
     """
     if not networks:
         raise ValueError("`networks` must hold at least one state, got none")
+    for state in networks:
+        problem.check_state(state)
     if mode == "batched":
         return _batched(problem, batches, outer_batch, networks, seed, options)
     if mode != "sequential":
@@ -163,10 +165,15 @@ class BatchedProblem(BilevelProblem):
         self.networks = networks
         self.compiled, self.probes = {}, dict(problem.probes)
 
-    def _noise(self, noise: Any) -> Any:
+    def _fits(self, given: Tensor, own: Tensor) -> bool:
+        if own.dim() == 0 and given.dim() == 0:
+            return given.dtype == own.dtype
+        return given.shape == (self.networks, *own.shape) and given.dtype == own.dtype
+
+    def _noise(self, noise: Any, images: Tensor) -> Any:
         if not isinstance(noise, int):
             return noise
-        specs = next(iter(self.probes.values()))[1]
+        specs = self.probes[self.probe_key(images)][1]
         drawn = [predraw(specs, mix(noise, index)) for index in range(self.networks)]
         return [torch.stack(numbers) for numbers in zip(*drawn, strict=True)]
 
@@ -174,7 +181,7 @@ class BatchedProblem(BilevelProblem):
         """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""
         one: Any = super().gradient
         run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, 0))
-        return run(*args[:7], self._noise(args[7]))
+        return run(*args[:7], self._noise(args[7], args[5]))
 
     def gradient_eager(self, *args: Any) -> Any:
         """As `gradient`: torch's own autograd knows no batches of networks."""
@@ -188,7 +195,7 @@ class BatchedProblem(BilevelProblem):
             first, swept = super(BatchedProblem, self).gradient_and_sweep(*args)
             return first, {k: v for k, v in swept._asdict().items() if v is not None}
 
-        first, found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7]), *args[8:])
+        first, found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7], args[5]), *args[8:])
         shared: dict[str, Any] = {
             k: pytree.tree_map(lambda t: t.sum(0), found[k])
             for k in ("constants", "images", "labels")

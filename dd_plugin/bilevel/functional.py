@@ -40,6 +40,14 @@ from dd_plugin.bn import converted_layers, statistics_in_graph
 StockStatistics = Literal["tracked", "constant"]
 
 
+# What wraps models elsewhere, and where it keeps them.
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in what a model returned: a tensor, or an object or mapping with ``logits``.
 
@@ -88,6 +96,16 @@ class FunctionalModel:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+        for wrapper, inside in _WRAPPERS.items():
+            if type(model).__name__ == wrapper and hasattr(model, inside):
+                raise TypeError(
+                    f"`model` must be the plain module, got it inside of a {wrapper}; pass "
+                    f"`model.{inside}` (the engine compiles by itself with `compile=True`)"
+                )
+        if autocast is not None and not isinstance(autocast, torch.dtype):
+            raise TypeError(
+                f"`autocast` must be a dtype such as torch.bfloat16 or None, got {autocast!r}"
+            )
         if stock_statistics not in ("tracked", "constant"):
             raise ValueError(
                 f'`stock_statistics` must be "tracked" or "constant", got {stock_statistics!r}'
@@ -193,8 +211,9 @@ class FunctionalModel:
             enabled=self.autocast is not None,
             cache_enabled=False,
         )
+        # A copy, for models that begin with an operation in place.
         with graph, recording(record), drawing_from(draws), cast:
-            logits = logits_of(functional_call(module, tensors, (images,)))
+            logits = logits_of(functional_call(module, tensors, (images.clone(),)))
         if self.autocast is not None:
             logits = logits.to(next(iter(parameters.values())).dtype)
         if not training:
@@ -226,7 +245,7 @@ class FunctionalModel:
         state = {n: t.clone() for n, t in state.items()}
         with torch.no_grad(), drawing_from(draws):
             every = {**passed, **self.parameters, **state}
-            logits = logits_of(functional_call(module, every, (images,)))
+            logits = logits_of(functional_call(module, every, (images.clone(),)))
         for name, t in before.items():
             stock_counter = name.endswith("num_batches_tracked")
             if not stock_counter and not torch.equal(every[name], t):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.functional import FunctionalModel
@@ -22,12 +23,15 @@ from dd_plugin.bilevel.inputs import (
     Batches,
     Leaves,
     Schedule,
-    check_against_model,
     check_batch,
+    check_labels,
+    check_place,
+    describe,
+    integer,
 )
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.oracle import differentiate_whole_run
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, split_state
+from dd_plugin.bilevel.problem import BilevelProblem, RunState, cross_entropy, split_state
 from dd_plugin.bilevel.randomness import Draws, mix, untouched_generators
 from dd_plugin.bilevel.second_order import missing_rule_operation
 from dd_plugin.bilevel.steps import Steps
@@ -161,16 +165,18 @@ def hypergradient(
     """
     if method not in ("mixed", "reverse", "autograd"):
         raise ValueError(f'`method` must be "mixed", "reverse" or "autograd", got {method!r}')
+    window = _instance(window, Full(), "bounds", "`window` must be a window such as `Last(10)`")
+    storage = _instance(storage, Device(), "segment", "`storage` must be one such as `Host()`")
     if not isinstance(problem, BilevelProblem):
         problem = BilevelProblem(problem)
     run = _Run(problem, batches, outer_batch, step_size, steps, seed, hyperparameters, leaves)
     if not run.outer_batches:
         raise ValueError("`outer_batch` must hold at least one batch, got none")
-    run.seed = seed if model_seed is None else model_seed
-    start, stop = (window or Full()).bounds(run.batches.steps, mix(seed, 1 << 40))
+    run.seed = run.seed if model_seed is None else integer(model_seed, "model_seed")
+    start, stop = window.bounds(run.batches.steps, mix(run.batches.seed, 1 << 40))
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         run.set_start(initial, parameters, statistics, constants)
-        run.go(start, stop, method, storage or Device())
+        run.go(start, stop, method, storage)
         return run.result()
 
 
@@ -203,7 +209,7 @@ def unroll(
     if not isinstance(problem, BilevelProblem):
         problem = BilevelProblem(problem)
     run = _Run(problem, batches, (), step_size, steps, seed, hyperparameters, ())
-    run.seed = seed if model_seed is None else model_seed
+    run.seed = run.seed if model_seed is None else integer(model_seed, "model_seed")
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         run.set_start(initial, parameters, statistics, constants)
         for k in range(run.batches.steps):
@@ -211,10 +217,25 @@ def unroll(
     return Unrolled(run.state, torch.stack(run.losses))
 
 
+def _instance(value: Any, default: Any, method: str, rule: str) -> Any:
+    """``value``, or the default for None.
+
+    Raises:
+        TypeError: it has no such method, or is a class instead of one of its instances.
+    """
+    if value is None:
+        return default
+    if isinstance(value, type) or not hasattr(value, method):
+        raise TypeError(f"{rule}, got {describe(value)}")
+    return value
+
+
 def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
     """``base`` with the tensors of ``given`` in their place, detached."""
     if given is None:
         return dict(base)
+    if not isinstance(given, Mapping):
+        raise TypeError(f"`{what}` must be a mapping from name to tensor, got {describe(given)}")
     for name, t in given.items():
         if name not in base:
             raise ValueError(
@@ -243,15 +264,22 @@ class _Run:
         hyperparameters: Mapping[str, Any] | None,
         leaves: Sequence[Tensor],
     ) -> None:
-        self.problem, self.seed = problem, seed
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "the engine differentiates, which torch.inference_mode() forbids; call it outside, "
+                "or use torch.no_grad() there"
+            )
+        self.problem, self.seed = problem, integer(seed, "seed")
         self.model = problem.model
-        self.batches = Batches(batches, steps, seed)
+        self.like = next(iter(self.model.parameters.values()))
+        self.checked: set[int] = set()
+        self.batches = Batches(batches, steps, self.seed)
         several = isinstance(outer_batch, Sequence) and not (
             outer_batch and isinstance(outer_batch[0], Tensor)
         )
         parts = outer_batch if several else [outer_batch]
         self.outer_batches = [check_batch(part, "the outer batch") for part in parts]
-        like = next(iter(self.model.parameters.values()))
+        like = self.like
         self.step_size = Schedule(step_size, self.batches.steps, like, "step_size")
         values: dict[str, Any] = {**problem.optimizer.hyperparameters, **(hyperparameters or {})}
         unknown = sorted(set(values) - set(problem.optimizer.hyperparameters))
@@ -279,16 +307,18 @@ class _Run:
         statistics: Tensors | None,
         constants: Tensors | None,
     ) -> None:
-        images, labels = self.batches.values(0)
-        logits, specs = self._probe((images, labels))
-        like = next(iter(self.model.parameters.values()))
-        check_against_model((images, labels), logits, like.dtype, "batch 0")
+        # A sequence is checked now, before anything is computed; a function, step by step.
+        for k in range(1 if self.batches.is_function else self.batches.steps):
+            self._batch(k)
+        logits, _ = next(iter(self.problem.probes.values()))
         for outer in self.outer_batches:
-            check_against_model(outer, logits, like.dtype, "the outer batch")
+            check_place(outer, self.like, "the outer batch")
+            self._check_labels(outer[1], logits, self.problem.outer_loss, "the outer batch")
         model = self.model
         theta, s, counters = model.parameters, model.statistics, model.counters
         optimizer_state: State | None = None
         if initial is not None:
+            self.problem.check_state(initial)
             theta, s, counters = initial.parameters, initial.statistics, initial.counters
             optimizer_state = initial.optimizer
         theta = _override(theta, parameters, "parameters")
@@ -306,23 +336,53 @@ class _Run:
             )
             if tensors is not None
         ]
-        self.steps = Steps(self.problem, specs)
+        self.steps = Steps(self.problem, ())
+        if self.problem.compile and not self.problem.compiled:
+            # Eagerly once: what is wrong with the model or the loss is said by the call that it
+            # happens in, and a loss that no parameter reaches is no gradient of 0.
+            images, labels = self._batch(0)
+            fixed, noise = self.model.fixed, mix(self.seed, 0)
+            tensors = (theta, s, counters, self.constants, fixed, images, labels)
+            self.problem.gradient_eager(*tensors, noise)
 
-    def _probe(self, batch: Batch) -> tuple[Tensor, Any]:
-        images = batch[0]
-        key = (tuple(images.shape), images.dtype, images.device)
-        probes = self.problem.probes
+    def _batch(self, k: int) -> Batch:
+        """The batch of a step, checked when it is asked for first."""
+        batch = self.batches.values(k)
+        if k not in self.checked:
+            what = f"batch {k}"
+            check_place(batch, self.like, what)
+            logits, _ = self._probe(batch[0], what)
+            self._check_labels(batch[1], logits, self.problem.inner_loss, what)
+            self.checked.add(k)
+        return batch
+
+    def _check_labels(self, labels: Tensor, logits: Tensor, loss: Any, what: str) -> None:
+        """Check labels if the loss is one of those that are known to classify."""
+        if loss is cross_entropy:
+            check_labels(labels, logits, what)
+        elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
+            check_labels(labels, logits, what, getattr(loss, "ignore_index", -100))
+
+    def _probe(self, images: Tensor, what: str) -> tuple[Tensor, Any]:
+        """Logits, without data, and draws of a training forward on images of that shape."""
+        probes, key = self.problem.probes, self.problem.probe_key(images)
         if key not in probes:
             draws = Draws(0)
-            like = next(iter(self.model.parameters.values()))
-            if images.dtype != like.dtype or images.device != like.device:
-                raise TypeError(
-                    "the images must have the dtype and device of the model's weights, "
-                    f"{like.dtype} on {like.device}, got {images.dtype} on {images.device}"
-                )
-            logits = self.model.probe(images, draws)
+            try:
+                logits = self.model.probe(images, draws)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise ValueError(
+                    f"the model does not run in train mode on the images of {what}, "
+                    f"{describe(images)}: {error}"
+                ) from error
             probes[key] = (torch.empty_like(logits, device="meta"), draws.specs)
         return probes[key]
+
+    def _prepared(self, k: int) -> Batch:
+        """The batch of a step, with the draws that belong to its shape in place."""
+        batch = self._batch(k)
+        self.steps.specs = self.problem.probes[self.problem.probe_key(batch[0])][1]
+        return batch
 
     def hyper_values(self) -> dict[str, Any]:
         return {name: schedule.at(0) for name, schedule in self.hyper.items()}
@@ -354,9 +414,9 @@ class _Run:
 
     def step(self, k: int, keep: bool = False) -> Tensors:
         """One inner step; returns its gradient."""
-        batch, noise = self.batches.values(k), mix(self.seed, k)
+        batch, noise = self._prepared(k), mix(self.seed, k)
         args = (self.state, self.constants, batch, noise)
-        if keep and self.problem.compile:
+        if keep and self.steps.kept_bytes(self.state, self.constants, batch) is not None:
             (g, s, counters, loss), self.kept[k] = self.steps.gradient_keeping(*args)
         else:
             g, s, counters, loss = self.steps.gradient(*args)
@@ -368,7 +428,7 @@ class _Run:
         """The first step whose activations are kept: as many of the last as fit."""
         if not storage.activations:
             return stop
-        each = self.steps.kept_bytes(self.state, self.constants, self.batches.values(start))
+        each = self.steps.kept_bytes(self.state, self.constants, self._prepared(start))
         return stop if each is None else max(start, stop - storage.activations // max(each, 1))
 
     def _update(self, k: int, state: RunState, g: Tensors) -> tuple[Tensors, State]:
@@ -383,7 +443,11 @@ class _Run:
         for index, (images, labels) in enumerate(self.outer_batches):
             batch = (images.detach(), labels.detach())
             noise = mix(self.seed, 1 << 41, index)
-            loss, *bars = self.steps.outer(self.state, self.constants, batch, noise)
+            try:
+                loss, *bars = self.steps.outer(self.state, self.constants, batch, noise)
+            except (RuntimeError, ValueError, IndexError) as error:
+                error.add_note(f"while judging the trained network on {describe(images)}")
+                raise
             share = len(images) / total
             bars = pytree.tree_map(lambda t, w=share: t * w, bars)
             outer = loss * share + (outer if index else 0.0)
@@ -433,16 +497,17 @@ class _Run:
 
     def _again(self, index: int, state: RunState) -> tuple[Tensors, Tensors, Tensors]:
         k = self.start + index
-        batch, noise = self.batches.values(k), mix(self.seed, k)
+        batch, noise = self._prepared(k), mix(self.seed, k)
         g, s, counters, _ = self.steps.gradient(state, self.constants, batch, noise)
         return g, s, counters
 
     def _sweep(self, k: int, state: RunState, g_bar: Tensors, s_bar: Tensors) -> Any:
-        batch, noise = self.batches.values(k), mix(self.seed, k)
+        batch, noise = self._prepared(k), mix(self.seed, k)
         args = (state, self.constants, batch, noise, g_bar, s_bar)
         if self.method == "mixed":
             kept = self.kept.pop(k, None)
             if kept:
+                self.steps.kept_bytes(state, self.constants, batch)  # the halves of this shape
                 return self.steps.sweep_kept(kept, *args)
             try:
                 return self.steps.sweep(*args)
@@ -513,7 +578,7 @@ class _Run:
             self.problem,
             self.state,
             self.constants,
-            [self.batches.values(k) for k in range(start, stop)],
+            [self._batch(k) for k in range(start, stop)],
             [mix(self.seed, k) for k in range(start, stop)],
             [self.step_size.at(k) for k in range(start, stop)],
             self.hyper_values(),

@@ -7,19 +7,41 @@ and pulls them into the tensors from which the caller made the inputs.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.randomness import mix, seed_global_generators
 
 Batch = tuple[Tensor, Tensor]
 
 
+def describe(value: Any) -> str:
+    """What ``value`` is, for messages: its type, and of tensors shape and dtype."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if isinstance(value, (tuple, list)) and len(value) <= 3:
+        return f"({', '.join(describe(v) for v in value)})"
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def integer(value: Any, what: str) -> int:
+    """``value`` as an int.
+
+    Raises:
+        TypeError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"`{what}` must be an integer, got {describe(value)}") from error
+
+
 def check_batch(batch: Any, what: str) -> Batch:
-    """``batch`` as (images, labels).
+    """``batch`` as (images, labels), integer labels as int64.
 
     Raises:
         TypeError: not a pair of tensors, or of dtypes that are none of images and labels.
@@ -27,7 +49,11 @@ def check_batch(batch: Any, what: str) -> Batch:
     """
     pair = tuple(batch) if isinstance(batch, (tuple, list)) else ()
     if len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
-        raise TypeError(f"{what} must be a pair (images, labels) of tensors, got {type(batch)}")
+        raise TypeError(
+            f"{what} must be a pair (images, labels) of tensors, got {describe(batch)}; pass "
+            "[(images, labels), ...] for several batches, [(images, labels)] * steps for the same "
+            "one in every step"
+        )
     images, labels = pair
     if not images.is_floating_point():
         raise TypeError(
@@ -39,49 +65,73 @@ def check_batch(batch: Any, what: str) -> Batch:
     ):
         raise TypeError(
             f"the labels of {what} must be class indices (int64) or probabilities (floating "
-            f"point), got {labels.dtype}"
+            f"point), got {labels.dtype}; convert them with `.long()` or `.float()`"
         )
     if images.dim() == 0 or labels.dim() == 0 or len(images) != len(labels) or len(images) == 0:
         raise ValueError(
             f"{what} must hold as many labels as images and at least one, got images of shape "
             f"{tuple(images.shape)} and labels of shape {tuple(labels.shape)}"
         )
-    if not labels.is_floating_point() and labels.dim() != 1:
-        raise ValueError(
-            f"class indices must be of shape (N,), got {tuple(labels.shape)}; "
-            "pass probabilities as floating point"
-        )
     return images, labels if labels.is_floating_point() else labels.long()
 
 
-def check_against_model(batch: Batch, logits: Tensor, dtype: torch.dtype, what: str) -> None:
-    """Check a batch against the model's logits and weights.
+def check_place(batch: Batch, like: Tensor, what: str) -> None:
+    """Check dtype and device of a batch against those of the model's weights.
 
     Raises:
-        TypeError: images of another dtype than the weights.
-        ValueError: labels that are no classes of the model.
+        TypeError: images of another dtype.
+        ValueError: images or labels on another device.
     """
     images, labels = batch
-    if images.dtype != dtype:
+    for name, t in (("images", images), ("labels", labels)):
+        if t.device != like.device:
+            raise ValueError(
+                f"the {name} of {what} must be on the device of the model's weights, "
+                f"{like.device}, got {t.device}; move one of them with `.to(...)`"
+            )
+    if images.dtype != like.dtype:
         raise TypeError(
-            f"the images of {what} must have the dtype of the model's weights, {dtype}, got "
-            f"{images.dtype}; convert one of them"
+            f"the images of {what} must have the dtype of the model's weights, {like.dtype}, got "
+            f"{images.dtype}; convert one of them (to compute in lower precision, keep both in "
+            "float32 and pass `autocast=`)"
         )
+
+
+def check_labels(labels: Tensor, logits: Tensor, what: str, ignored: int | None = None) -> None:
+    """Check labels of a classification against the model's logits ``(N, classes)``.
+
+    Args:
+        labels: of a batch.
+        logits: only their shape matters; if they have other than two dimensions nothing is checked.
+        what: the name of the batch in messages.
+        ignored: a class index that the loss leaves out.
+
+    Raises:
+        ValueError: labels that are no classes of the model.
+    """
     if logits.dim() != 2:
-        return  # a loss of the caller's own knows what to do with these
-    classes = logits.shape[-1]
+        return
+    classes = logits.shape[1]
     if labels.is_floating_point():
-        if labels.dim() == 2 and labels.shape[1] != classes:
+        if labels.dim() != 2 or labels.shape[1] != classes:
             raise ValueError(
                 f"soft labels of {what} must have {classes} columns, one per class of the model, "
-                f"got shape {tuple(labels.shape)}"
+                f"got shape {tuple(labels.shape)}; class indices must be int64"
             )
         return
-    low, high = int(labels.min()), int(labels.max())
+    if labels.dim() != 1:
+        raise ValueError(
+            f"the class indices of {what} must be of shape (N,), got {tuple(labels.shape)}; "
+            "pass probabilities as floating point"
+        )
+    counted = labels if ignored is None else labels[labels != ignored]
+    if len(counted) == 0:
+        return
+    low, high = (int(bound) for bound in counted.aminmax())
     if low < 0 or high >= classes:
         raise ValueError(
             f"the labels of {what} must lie in 0 .. {classes - 1}, since the model has {classes} "
-            f"outputs, got {low} .. {high}"
+            f"outputs, got {low} .. {high}; give the model as many outputs as there are classes"
         )
 
 
@@ -89,7 +139,8 @@ class Batches:
     """The batch of each step, from a sequence or a function of the step.
 
     A function is called once forward and, when its gradient is wanted, once more backward, each
-    time with the same state of torch's generators, so that an augmentation inside repeats itself.
+    time with the same state of torch's, Python's and NumPy's generators, so that an augmentation
+    inside repeats itself.
     """
 
     def __init__(
@@ -101,11 +152,17 @@ class Batches:
         self._function: Callable[[int], Any] | None = None
         self._sequence: Sequence[Any] = ()
         self.seed = seed
+        steps = None if steps is None else integer(steps, "steps")
         if callable(batches):
             if steps is None:
                 raise ValueError("`steps` must be given when `batches` is a function")
             self._function = batches
             self.steps = steps
+        elif not hasattr(batches, "__len__") or not hasattr(batches, "__getitem__"):
+            raise TypeError(
+                "`batches` must be a sequence of pairs (images, labels), one per step, or a "
+                f"function of the step, got {describe(batches)}; make a list of it"
+            )
         else:
             self._sequence = batches
             self.steps = len(batches) if steps is None else steps
@@ -126,7 +183,7 @@ class Batches:
         """(images, labels) of a step, with whatever graph the caller gave them."""
         if self._function is None:
             return check_batch(self._sequence[step], f"batch {step}")
-        torch.manual_seed(mix(self.seed, step, 1))
+        seed_global_generators(mix(self.seed, step, 1))
         return check_batch(self._function(step), f"batch {step}")
 
     def values(self, step: int) -> Batch:
@@ -140,7 +197,8 @@ class Schedule:
     """A value, or a value per group, that may differ from step to step.
 
     Args:
-        value: a number, a 0-d tensor, a tensor ``(steps,)``, or a mapping from group to these.
+        value: a number, a 0-d tensor, a tensor or sequence ``(steps,)``, or a mapping from group
+            to these.
         steps: the length of the run.
         like: a tensor with the dtype and device that the values get.
         what: its name in messages.
@@ -154,8 +212,13 @@ class Schedule:
         items = dict(value) if self.grouped else {"": value}
         self.given: dict[str, Any] = items
         self._values: dict[str, Tensor] = {}
-        for group, item in items.items():
-            t = torch.as_tensor(item, dtype=like.dtype, device=like.device).detach()
+        for group, item in list(items.items()):
+            if isinstance(item, (list, tuple)) and any(isinstance(v, Tensor) for v in item):
+                # Not `as_tensor`, which would drop the graphs of the entries.
+                with torch.enable_grad():
+                    item = torch.stack([self._tensor(v, like, what) for v in item])
+                items[group] = item
+            t = self._tensor(item, like, what).detach()
             allowed = [(), (steps,)] if per_step else [()]
             if tuple(t.shape) not in allowed:
                 raise ValueError(
@@ -165,6 +228,18 @@ class Schedule:
                 )
             self._values[group] = t.clone()
         self._bars = {group: torch.zeros_like(t) for group, t in self._values.items()}
+
+    @staticmethod
+    def _tensor(item: Any, like: Tensor, what: str) -> Tensor:
+        try:
+            if isinstance(item, Tensor) and item.is_complex():
+                raise TypeError("complex")
+            return torch.as_tensor(item, dtype=like.dtype, device=like.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"`{what}` must be a number, a tensor, a sequence of numbers, or a mapping from "
+                f"parameter group to these, got {describe(item)}"
+            ) from error
 
     def at(self, step: int) -> Any:
         """The value of a step: a 0-d tensor, or a dict of these."""
@@ -196,6 +271,10 @@ class Leaves:
     """Tensors from which the caller made the inputs, and their gradients so far."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
+        if isinstance(leaves, Tensor) or not isinstance(leaves, Sequence):
+            raise TypeError(
+                f"`leaves` must be a list of tensors, got {describe(leaves)}; put it into a list"
+            )
         for index, leaf in enumerate(leaves):
             if not isinstance(leaf, Tensor) or not leaf.requires_grad:
                 raise ValueError(

@@ -49,6 +49,13 @@ class Optimizer:
     hyperparameters: dict[str, Grouped] = field(default_factory=dict)
     groups: Callable[[str], str] | None = None
 
+    def __post_init__(self) -> None:
+        if self.groups is not None and not callable(self.groups):
+            raise TypeError(
+                "`groups` must be a function from parameter name to group name, got "
+                f"{type(self.groups).__name__}; of a mapping pass its `get` method"
+            )
+
     def update(
         self,
         gradients: Tensors,

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, split_state
+from dd_plugin.bilevel.problem import BilevelProblem, RunState, gradients_of, split_state
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,7 @@ def differentiate_whole_run(
             loss, (s, counters) = problem._loss(
                 problem.inner_loss, (theta, s, counters, c), fixed, x, y, noise, True, True
             )
-            slopes = torch.autograd.grad(
-                loss, list(theta.values()), create_graph=True, allow_unused=True
-            )
-            g = {
-                name: torch.zeros_like(p) if slope is None else slope
-                for (name, p), slope in zip(theta.items(), slopes, strict=True)
-            }
+            g = gradients_of(loss, theta, "inner", create_graph=True)
             theta, o = problem.update(g, o, theta, alpha, hyper)
             inner.append(loss.detach())
         total = sum(len(x) for x, _ in outer_batches)
@@ -86,11 +80,7 @@ def differentiate_whole_run(
             )
             outer = outer + value * (len(x) / total)
     flat, spec = pytree.tree_flatten(leaves)
-    wanted = [t for t in flat if t.requires_grad]
-    found = torch.autograd.grad(outer, wanted, allow_unused=True)
-    slopes_of = {
-        id(t): torch.zeros_like(t) if f is None else f for t, f in zip(wanted, found, strict=True)
-    }
+    slopes_of = gradients_of(outer, {id(t): t for t in flat if t.requires_grad}, "outer")
     bars = pytree.tree_unflatten([slopes_of.get(id(t)) for t in flat], spec)
     first_bar, c_bar, pairs_bar, alphas_bar, hyper_bar = bars
     final = pytree.tree_map_only(Tensor, Tensor.detach, RunState(theta, o, s, counters))

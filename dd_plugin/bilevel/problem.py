@@ -18,6 +18,7 @@ from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
 
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
+from dd_plugin.bilevel.inputs import describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.randomness import Draws
 
@@ -98,6 +99,16 @@ class BilevelProblem:
     ) -> None:
         if not isinstance(model, FunctionalModel):
             model = FunctionalModel(model, stock_statistics=stock_statistics, autocast=autocast)
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                "`optimizer` must be one of the engine's, such as `sgd(0.9)` or `adam()`, got "
+                f"{describe(optimizer)}; those of torch.optim change weights in place"
+            )
+        for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
+            if not callable(loss):
+                raise TypeError(
+                    f"`{name}` must be a function (logits, labels) -> scalar, got {loss!r}"
+                )
         self.model = model
         self.optimizer = sgd() if optimizer is None else optimizer
         self.inner_loss = inner_loss
@@ -106,6 +117,44 @@ class BilevelProblem:
         self.compile = compile
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
+
+    def probe_key(self, images: Tensor) -> tuple[Any, ...]:
+        """The key in ``probes`` for images of that kind."""
+        return tuple(images.shape), images.dtype, images.device
+
+    def check_state(self, state: RunState) -> None:
+        """Check that a run of this problem can start from a state.
+
+        Raises:
+            TypeError: not a `RunState`.
+            ValueError: it is of another model or another optimizer.
+        """
+        if not isinstance(state, RunState):
+            raise TypeError(
+                "`initial` must be a RunState, such as the `final` of another run or what "
+                f"`initial_state` returns, got {describe(state)}"
+            )
+        model = self.model
+        for role in ("parameters", "statistics", "counters"):
+            own, given = getattr(model, role), getattr(state, role)
+            wrong = sorted(set(own) ^ set(given)) or [
+                name for name, t in own.items() if not self._fits(given[name], t)
+            ]
+            if wrong:
+                raise ValueError(
+                    f"`initial.{role}` must have the names, shapes and dtypes of the model's "
+                    f"{role}, which {wrong[0]!r} has not; it seems to be of another model"
+                )
+        kept = set(self.optimizer.init({n: p.to("meta") for n, p in model.parameters.items()}))
+        if kept != set(state.optimizer):
+            raise ValueError(
+                f"`initial.optimizer` must have what {self.optimizer.name} keeps, {sorted(kept)}, "
+                f"got {sorted(state.optimizer)}; to start it afresh pass "
+                "`initial_state(problem)._replace(parameters=...)`"
+            )
+
+    def _fits(self, given: Tensor, own: Tensor) -> bool:
+        return given.shape == own.shape and given.dtype == own.dtype
 
     def _loss(
         self,
@@ -124,9 +173,10 @@ class BilevelProblem:
             *state, fixed, images, training=training, in_graph=in_graph, draws=draws
         )
         value = loss(logits, labels)
-        if value.dim() != 0:
+        if not isinstance(value, Tensor) or value.dim() != 0:
             raise ValueError(
-                f"the loss must return a scalar, got shape {tuple(value.shape)}; reduce it"
+                f"the loss must return a scalar tensor, got {describe(value)}; reduce it with "
+                "`.mean()`, and do not take `.item()` of it"
             )
         return value, (statistics, counters)
 
@@ -185,7 +235,7 @@ class BilevelProblem:
                 True,
                 False,
             )
-            g = _gradients(value, leaves)
+            g = gradients_of(value, leaves, "inner")
         return (
             g,
             {n: t.detach() for n, t in new_statistics.items()},
@@ -401,7 +451,7 @@ class BilevelProblem:
                 self.outer_loss, state, fixed, images, labels, noise, self.outer_training, True
             )
             wanted = [*theta.values(), *s.values(), *c.values()]
-            slopes = iter(_gradients(value, dict(enumerate(wanted))).values())
+            slopes = iter(gradients_of(value, dict(enumerate(wanted)), "outer").values())
         return (
             value.detach(),
             {n: next(slopes) for n in theta},
@@ -410,14 +460,26 @@ class BilevelProblem:
         )
 
 
-def _gradients(value: Tensor, leaves: dict[Any, Tensor]) -> dict[Any, Tensor]:
-    if not value.requires_grad:
-        raise ValueError(
-            "the loss does not depend on any trainable parameter; it must not be detached, "
-            "and the layers that are trained must have requires_grad"
+def gradients_of(
+    value: Tensor, leaves: dict[Any, Tensor], which: str, create_graph: bool = False
+) -> dict[Any, Tensor]:
+    """The gradient of a loss for ``leaves``, 0 for those that it does not reach.
+
+    Raises:
+        ValueError: it reaches none of them.
+    """
+    found: Any = [None] * len(leaves)
+    if value.requires_grad:
+        found = torch.autograd.grad(
+            value, list(leaves.values()), create_graph=create_graph, allow_unused=True
         )
-    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    if all(slope is None for slope in found):
+        raise ValueError(
+            f"the {which} loss does not depend on any trainable parameter; neither the model nor "
+            "the loss may detach it or take something without a derivative (argmax, rounding) of "
+            "it, and the layers that are trained must have requires_grad"
+        )
     return {
-        name: torch.zeros_like(leaf) if g is None else g
-        for (name, leaf), g in zip(leaves.items(), found, strict=True)
+        name: torch.zeros_like(leaf) if slope is None else slope
+        for (name, leaf), slope in zip(leaves.items(), found, strict=True)
     }

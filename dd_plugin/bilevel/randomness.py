@@ -118,10 +118,9 @@ def drawing_from(draws: Draws | None) -> Iterator[None]:
     previous, _current = _current, draws
     try:
         if draws is not None:
-            # What draws by other means (Python's generator, kernels of torch) gets the same seed
-            # each time, which is a replay as long as it runs under the same transforms.
-            torch.manual_seed(draws.seed)
-            random.seed(draws.seed)
+            # What draws by other means (Python's and NumPy's generators, kernels of torch) gets the
+            # same seed each time, a replay as long as it runs under the same transforms.
+            seed_global_generators(draws.seed)
         yield
     finally:
         _current = previous
@@ -135,6 +134,15 @@ def _native() -> Iterator[None]:
         yield
     finally:
         _depth_native -= 1
+
+
+def seed_global_generators(seed: int) -> None:
+    """Seed torch's, Python's and, if it is in use, NumPy's global generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed & 0xFFFFFFFF)
 
 
 @contextlib.contextmanager

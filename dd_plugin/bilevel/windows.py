@@ -21,6 +21,8 @@ class Window(Protocol):
 
 
 def _check(length: int, steps: int) -> None:
+    if not isinstance(length, int):
+        raise TypeError(f"the length of a window must be an integer, got {length!r}")
     if length < 1:
         raise ValueError(f"the window must hold at least one step, got {length}")
     if length > steps:

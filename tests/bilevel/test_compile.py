@@ -1,9 +1,12 @@
 import pytest
+import timm
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
-from dd_plugin.bilevel import BilevelProblem, adam, hypergradient, sgd
+from dd_plugin.bilevel import BilevelProblem, Device, Host, Last, adam, hypergradient, sgd
 from dd_plugin.bilevel.compile import CompiledFunction, CompileWarning
+from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 
@@ -29,6 +32,107 @@ def test_compiled_equals_the_whole_graph_and_compiles_once(optimizer, policy):
     # Nothing was traced again for another seed, step size or step, nor compiled again.
     assert problem.compiled == compiled
     assert sorted(key[0] for key in compiled) == ["gradient", "outer", "pull", "sweep", "update"]
+
+
+class _Residual(nn.Module):
+    """timm's stochastic depth around a layer with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(0.3))
+        self.drop = timm.layers.DropPath(0.4)
+
+    def forward(self, x):
+        return x + self.drop(self.layer(x))
+
+
+@pytest.fixture(scope="module")
+def random_problem():
+    """A compiled problem with two kinds of random layers; the tests share what is compiled."""
+    torch.manual_seed(0)
+    model = nn.Sequential(_Residual(), _Residual(), nn.Linear(4, 3)).double()
+    return BilevelProblem(model, optimizer=adam(eps=1e-3), compile=True)
+
+
+def test_compiled_models_replay_dropout_and_stochastic_depth(random_problem, monkeypatch):
+    problem = random_problem
+    batches, outer = soft_batches(3, shape=(4,)), hard_batch(shape=(4,))
+    options = {"step_size": 0.1, "seed": 4}
+    oracle = hypergradient(problem, batches, outer, method="autograd", **options)
+    # Two dropouts and two paths; the masks differ from step to step and from seed to seed.
+    (_, specs), *_ = problem.probes.values()
+    assert len(specs) == 4
+    result = hypergradient(problem, batches, outer, **options)
+    assert worst_error(result, oracle)[0] < 1e-9
+    assert problem.compile
+    other = hypergradient(problem, batches, outer, step_size=0.1, seed=5)
+    assert float((other.outer_loss - oracle.outer_loss).abs()) > 1e-6
+
+    # Without the replay, the backward sweep drawing numbers of its own, it would be wrong.
+    numbers = Steps._numbers
+    sweep = Steps.sweep
+
+    def spoilt(self, *args):
+        monkeypatch.setattr(Steps, "_numbers", lambda self, noise: numbers(self, noise + 1))
+        try:
+            return sweep(self, *args)
+        finally:
+            monkeypatch.setattr(Steps, "_numbers", numbers)
+
+    monkeypatch.setattr(Steps, "sweep", spoilt)
+    result = hypergradient(problem, batches, outer, **options)
+    assert worst_error(result, oracle)[0] > 1e-3
+
+
+def test_nothing_is_compiled_again(random_problem):
+    problem = random_problem
+    batches, outer = soft_batches(5, shape=(4,)), hard_batch(shape=(4,))
+
+    def work():
+        return counters["stats"]["unique_graphs"], counters["aot_autograd"]["total"]
+
+    first = hypergradient(problem, batches[:2], outer, step_size=0.1)
+    compiled = work()
+    assert min(compiled) >= len(problem.compiled) >= 5
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for options in (
+            {"seed": 1},
+            {"step_size": 0.2},
+            {"step_size": torch.rand(5)},
+            {"hyperparameters": {"beta1": 0.5}, "initial": first.final},
+            {"window": Last(2), "storage": Host(2)},
+        ):
+            result = hypergradient(problem, batches, outer, **{"step_size": 0.1, **options})
+            assert result.finite
+        with torch.no_grad():
+            hypergradient(problem, [batches[0]] * 7, outer, step_size=0.1)
+    assert work() == compiled
+    assert problem.compile
+
+
+def test_batches_of_two_sizes_draw_numbers_of_two_shapes(monkeypatch):
+    # The compiler is left out: this is about what goes into its graphs.
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.4), nn.Linear(4, 3)).double()
+    problem = BilevelProblem(model, compile=True)
+    first, second = soft_batches(2, shape=(4,))
+    batches, outer = [first, tuple(t[:3] for t in second), first], hard_batch(shape=(4,))
+    for storage in (Device(), Device(activations=1 << 30)):
+        result = hypergradient(problem, batches, outer, step_size=0.3, storage=storage)
+        assert problem.compile
+        oracle = hypergradient(problem, batches, outer, step_size=0.3, method="autograd")
+        assert worst_error(result, oracle)[0] < 1e-9
+
+
+def test_what_is_wrong_with_the_loss_is_said_before_anything_is_compiled():
+    # Function transforms give a loss that nothing reaches a gradient of 0.
+    model = nn.Linear(4, 3).double()
+    problem = BilevelProblem(model, inner_loss=lambda x, y: x.detach().sum(), compile=True)
+    batches, outer = soft_batches(1, shape=(4,)), hard_batch(shape=(4,))
+    with pytest.raises(ValueError, match="the inner loss does not depend on any trainable"):
+        hypergradient(problem, batches, outer, step_size=0.1)
+    assert problem.compile
+    assert not problem.compiled
 
 
 class _Branching(nn.Module):

@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from dd_plugin.bilevel import BilevelProblem, FunctionalModel, hypergradient, logits_of
+from dd_plugin.bilevel import BilevelProblem, FunctionalModel, hypergradient, logits_of, sgd
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import (
     assert_unchanged,
@@ -86,6 +88,95 @@ def test_buffers_of_unknown_kinds_are_state_too():
     assert worst_error(result, oracle)[0] < 1e-9
 
 
+class _Centred(nn.Module):
+    """Begins with an operation in place on what it is given."""
+
+    def forward(self, x):
+        return x.sub_(0.5).mul_(2.0)
+
+
+def test_images_that_a_model_writes_into_are_copies():
+    problem = BilevelProblem(nn.Sequential(_Centred(), *convnet()))
+    batches, outer = soft_batches(2), hard_batch()
+    before = [t.clone() for t in (*batches[0], *batches[1], *outer)]
+    oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
+    for method in ("mixed", "reverse"):
+        result = hypergradient(problem, batches, outer, step_size=0.1, method=method)
+        assert worst_error(result, oracle)[0] < 1e-9
+    after = (*batches[0], *batches[1], *outer)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_frozen_backbone_is_no_parameter():
+    # Its BatchNorm moves its statistics all the same, and gradients go through it to the images.
+    model = convnet()
+    for p in model[:-1].parameters():
+        p.requires_grad_(False)
+    problem = BilevelProblem(model)
+    batches, outer = soft_batches(3), hard_batch()
+    result = hypergradient(problem, batches, outer, step_size=0.1)
+    assert sorted(result.parameters) == ["9.bias", "9.weight"]
+    assert len(result.statistics) == 4
+    assert float(result.batches[0].images.abs().sum()) > 0
+    oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
+class _Spare(nn.Module):
+    """A layer that the output does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = convnet()
+        self.spare = nn.Linear(2, 2).double()
+
+    def forward(self, x):
+        return self.used(x)
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse", "autograd"])
+def test_a_parameter_that_the_loss_does_not_reach_has_gradient_zero(method):
+    # Training goes on; what the optimizer does by itself, here decay by 1 - 0.1 * 0.5, is done.
+    model = _Spare()
+    problem = BilevelProblem(model, optimizer=sgd(weight_decay=0.5))
+    batches, outer = soft_batches(2), hard_batch()
+    result = hypergradient(problem, batches, outer, step_size=0.1, method=method)
+    assert result.finite
+    assert not result.parameters["spare.weight"].any()
+    expected = model.spare.weight.detach() * 0.95**2
+    torch.testing.assert_close(result.final.parameters["spare.weight"], expected)
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse", "autograd"])
+@pytest.mark.parametrize("which", ["inner", "outer"])
+def test_a_loss_that_reaches_no_parameter_is_an_error(method, which):
+    batches, outer = soft_batches(2), hard_batch()
+
+    def accuracy(logits, labels):
+        return logits.argmax(1).double().mean()
+
+    problem = BilevelProblem(convnet(), **{f"{which}_loss": accuracy})
+    with pytest.raises(ValueError, match=f"the {which} loss does not depend on any trainable"):
+        hypergradient(problem, batches, outer, step_size=0.1, method=method)
+
+
+@pytest.mark.parametrize("policy", [None, "tracked"])
+def test_momentum_of_none_is_the_cumulative_average_of_torch(policy):
+    model = convnet()
+    model[1].momentum = model[5].momentum = None
+    reference = copy.deepcopy(model)
+    problem = BilevelProblem(model if policy is None else convert_bn(model, policy))
+    batches, outer = soft_batches(3), hard_batch()
+    result = hypergradient(problem, batches, outer, step_size=0.0)
+    # With a step size of 0 the weights stay, and torch's forward passes move the same average.
+    for images, _ in batches:
+        reference(images)
+    for name, value in result.final.statistics.items():
+        torch.testing.assert_close(value, reference.get_buffer(name))
+    oracle = hypergradient(problem, batches, outer, step_size=0.0, method="autograd")
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
 def test_logits_of():
     logits = torch.ones(2, 3)
     assert logits_of(logits) is logits
@@ -100,6 +191,14 @@ def test_errors():
         FunctionalModel("resnet")
     with pytest.raises(ValueError, match="`stock_statistics` must be"):
         FunctionalModel(convnet(), stock_statistics="frozen")
+    with pytest.raises(TypeError, match="`autocast` must be a dtype"):
+        FunctionalModel(convnet(), autocast="bf16")
+    with pytest.raises(TypeError, match=r"inside of a OptimizedModule; pass `model\._orig_mod`"):
+        FunctionalModel(torch.compile(convnet(), backend="eager"))
+    with pytest.raises(TypeError, match=r"inside of a DataParallel; pass `model\.module`"):
+        FunctionalModel(nn.DataParallel(convnet()))
+    with pytest.raises(ValueError, match="no trainable parameter; call"):
+        FunctionalModel(convnet().requires_grad_(False))
     model = convnet()
     model.handle = (i for i in range(3))
     with pytest.raises(TypeError, match="cannot be copied"):

@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,6 +63,28 @@ def test_without_replay_the_gradient_would_be_wrong(monkeypatch):
     monkeypatch.setattr(problem, "sweep", spoilt)
     result = hypergradient(problem, batches, outer, step_size=0.2)
     assert worst_error(result, oracle)[0] > 1e-3
+
+
+class _OtherGenerators(nn.Module):
+    """Draws from Python's and NumPy's generators, which no replacement sees."""
+
+    def forward(self, x):
+        scale = 1 + 0.2 * random.random() + 0.2 * np.random.rand()  # noqa: NPY002
+        return x * scale if self.training else x
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse"])
+def test_other_generators_are_replayed_too(method):
+    problem = BilevelProblem(nn.Sequential(_OtherGenerators(), *convnet()))
+    batches, outer = soft_batches(3), hard_batch()
+    states = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    oracle = hypergradient(problem, batches, outer, method="autograd", step_size=0.2)
+    result = hypergradient(problem, batches, outer, method=method, step_size=0.2)
+    assert worst_error(result, oracle)[0] < 1e-9
+    other = hypergradient(problem, batches, outer, step_size=0.2, seed=1)
+    assert float((other.outer_loss - oracle.outer_loss).abs()) > 1e-6
+    assert states[0] == random.getstate()
+    assert np.array_equal(states[1], np.random.get_state()[1])  # noqa: NPY002
 
 
 def test_every_step_draws_its_own_numbers():
