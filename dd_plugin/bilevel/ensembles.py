@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.func import vmap
 from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel.hypergradient import BatchGradient, Hypergradient, hypergradient
+from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, RunState, SweepResult
 from dd_plugin.bilevel.randomness import mix, predraw
+from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 
 
 @dataclass(frozen=True)

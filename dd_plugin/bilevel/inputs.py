@@ -271,7 +271,8 @@ class Leaves:
     """Tensors from which the caller made the inputs, and their gradients so far."""
 
     def __init__(self, leaves: Sequence[Tensor]) -> None:
-        if isinstance(leaves, Tensor) or not isinstance(leaves, Sequence):
+        given: Any = leaves
+        if isinstance(given, Tensor) or not isinstance(given, Sequence):
             raise TypeError(
                 f"`leaves` must be a list of tensors, got {describe(leaves)}; put it into a list"
             )
