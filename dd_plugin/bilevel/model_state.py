@@ -1,19 +1,22 @@
 """What a model carries that stands in the way of a second derivative, found without running it.
 
-Three things: caches (attention biases kept by eval mode, `functools` caches that may hold tensors),
-activation checkpointing that is switched on, and references to torch operations taken before
-`second_order` could replace them. The finders here are used twice: by `second_order`, which turns
-what they find into patches, and by `second_order_needs`, which reports it.
+Four things: caches (attention biases kept by eval mode, `functools` caches that may hold
+tensors), activation checkpointing that is switched on, references to torch operations taken before
+`second_order` could replace them, and code that writes into its inputs. The finders here are used
+twice: by `second_order`, which turns what they find into patches, and by `second_order_needs`,
+which reports it.
 
 Nothing of timm or transformers is imported; what is needed of them is looked up in `sys.modules`.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
+import inspect
 import sys
 from collections.abc import Iterator
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from dd_plugin.bilevel.patching import Patch
 
 CHECKPOINT_FLAGS = ("grad_checkpointing", "gradient_checkpointing")
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
+_INPUT_HOOK = "dd_plugin copies of inputs"
 
 
 class ForgetfulDict(dict[Any, Any]):
@@ -151,6 +155,51 @@ def early_references(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Pat
                 yield Patch(vars(module), name, replaced[id(value)])
 
 
+def _stored(instruction: dis.Instruction) -> tuple[str, ...]:
+    """The local variables that an instruction sets, those of Python 3.13's fused ones included."""
+    if not instruction.opname.startswith("STORE_FAST"):
+        return ()
+    names = instruction.argval
+    if isinstance(names, str):
+        return (names,)
+    return tuple(names) if instruction.opname == "STORE_FAST_STORE_FAST" else (names[0],)
+
+
+def _arguments_written_into(code: CodeType) -> list[str]:
+    """Arguments that are updated by `+=`, `*=`, ... while they still are what the caller gave."""
+    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    found, updates = [], False
+    for instruction in dis.get_instructions(code):
+        for name in _stored(instruction):
+            if updates and name in given:
+                found.append(name)
+            given.discard(name)
+        updates = instruction.opname == "BINARY_OP" and instruction.argrepr.endswith("=")
+    return found
+
+
+def written_inputs(cls: type) -> list[str]:
+    """The inputs that the `forward` of a module class, not of its bases, may write into.
+
+    Read off the compiled code. An update of a number looks the same; `x.mul_(y)` and `x[i] = y`
+    are not seen.
+    """
+    forward = vars(cls).get("forward")
+    function = inspect.unwrap(forward) if callable(forward) else None
+    return _arguments_written_into(function.__code__) if isinstance(function, FunctionType) else []
+
+
+def copy_inputs(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A forward pre-hook: the module works on differentiable copies of the tensors it is given."""
+
+    def copied(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) else value
+
+    return tuple(map(copied, args)), {name: copied(value) for name, value in kwargs.items()}
+
+
 def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]:
     """All that has to be set in a model while it is differentiated twice."""
     for module in model.modules():
@@ -161,6 +210,10 @@ def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]
     for owner, name, plain in cached_functions(model):
         yield Patch(owner, name, plain)
     yield from early_references(model, replaced)
+    if any(written_inputs(cls) for cls in source_classes(model)):
+        # At the root only: what the parts of a model pass to each other, they may share.
+        yield Patch(model._forward_pre_hooks, _INPUT_HOOK, copy_inputs)
+        yield Patch(model._forward_pre_hooks_with_kwargs, _INPUT_HOOK, True)
 
 
 def escaped(value: Any) -> bool:

@@ -21,9 +21,10 @@ from dd_plugin.bilevel.model_state import (
     attention_bias_caches,
     cached_functions,
     checkpoint_flags,
+    written_inputs,
 )
 
-Kind = Literal["operation", "cache", "checkpointing", "unsupported"]
+Kind = Literal["operation", "cache", "checkpointing", "input", "unsupported"]
 
 # Operations without rules for which there is no formula here.
 _UNSUPPORTED = (
@@ -43,9 +44,10 @@ class SecondOrderNeed:
 
     Attributes:
         kind: "operation" (replaced by a formula), "cache" (passed by), "checkpointing" (switched
-            off), or "unsupported" (no help: expect an error).
+            off), "input" (may be written into: the model gets copies), or "unsupported" (no help:
+            expect an error).
         where: name of the first module concerned, "" for the root.
-        what: the operation, cache or flag.
+        what: the operation, cache, flag or input.
         count: number of modules concerned.
     """
 
@@ -117,6 +119,9 @@ def _rows(model: nn.Module) -> Iterator[tuple[Kind, str, str]]:
         for base in cls.__mro__:
             for what in caches.get(base, ()):
                 yield "cache", where, what
+            if base.__module__.partition(".")[0] != "torch":
+                for name in written_inputs(base):
+                    yield "input", where, name
         for name in attention_bias_caches(module):
             yield "cache", where, name
         # LeViT as first published computes its biases when eval() is called.

@@ -1,11 +1,12 @@
 """The context in which a model that was not written for it can be differentiated twice.
 
 BatchNorm is the business of `dd_plugin.bn`; this is for the rest of the model. The engine computes
-the jvp of a gradient (forward over reverse), and falls back to double backward. Three kinds of
+the jvp of a gradient (forward over reverse), and falls back to double backward. Four kinds of
 things of ordinary vision models break one or both, and `second_order` holds them off while it is
 active, leaving no trace: operations without rules (`derivatives` has formulas for them), caches
-that swallow gradients or keep tensors of a finished transform, and activation checkpointing
-(`model_state` finds the last two). `second_order_needs` reports what of this a model has.
+that swallow gradients or keep tensors of a finished transform, activation checkpointing, and
+inputs that are written into (`model_state` finds the last three). `second_order_needs` reports
+what of this a model has.
 
 How operations are replaced: by setting the names under which code looks them up
 (`torch.nn.functional.hardsigmoid`, ...), not by a `TorchFunctionMode`. Dynamo does not show a mode
@@ -62,6 +63,22 @@ def _run_implementation(
 _native_checkpoint = torch.utils.checkpoint.checkpoint
 
 
+_native_requires_grad_ = torch.Tensor.requires_grad_
+
+
+def _requires_grad_(self: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
+    """`Tensor.requires_grad_` that does nothing where a function transform would refuse it.
+
+    What a transform differentiates with respect to is fixed from outside; a model that marks an
+    activation (MaskFormer of transformers) changes no derivative by it. The transforms themselves
+    mark their inputs through this name, and say so by the flag that is asked for here.
+    """
+    functorch = torch._C._functorch
+    if functorch.peek_interpreter_stack() is None or functorch.get_inplace_requires_grad_allowed():
+        return _native_requires_grad_(self, requires_grad)
+    return self
+
+
 def _is_native_checkpoint(value: object) -> bool:
     return value is _native_checkpoint
 
@@ -79,6 +96,7 @@ _REPLACED: dict[int, Callable[..., Any]] = {
 def _global_patches() -> Iterator[Patch]:
     for home, name, formula in REPLACEMENTS:
         yield Patch(home, name, formula)
+    yield Patch(torch.Tensor, "requires_grad_", _requires_grad_)
     checkpoint = torch.utils.checkpoint
     yield Patch(checkpoint, "checkpoint", _run_without_checkpoint)
     dynamo = sys.modules.get("torch._dynamo.variables.builder")
@@ -141,10 +159,14 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
     - the operations of `derivatives` are replaced by formulas that have every rule, with the same
       values; the fused inference path of `nn.MultiheadAttention` is off;
     - `torch.utils.checkpoint.checkpoint` runs its function plainly, keeping the activations;
+    - `requires_grad_()` on an activation does nothing inside of a function transform, which would
+      refuse it;
     - process-wide caches of transformers are passed by, in both directions;
     - of `model`: eval-mode attention-bias caches are neither read nor filled, `functools` caches in
       its classes and source files are passed by, activation checkpointing flags are off, and
-      references it holds to replaced functions are replaced.
+      references it holds to replaced functions are replaced. A model that may update one of its
+      inputs in place (`pixel_values *= mask`) works on copies of them: no transform lets it write
+      into a tensor from outside, and learned inputs must not change under the engine.
 
     On exit, also by an exception, every name is what it was, and an attribute of `model` that was
     left holding a tensor of a functorch transform is put back. Parameters, buffers and other

@@ -25,6 +25,7 @@ _KINDS = {
     "operation": "has no rule of its own; a formula takes its place while the engine runs",
     "cache": "is passed by while the engine runs",
     "checkpointing": "is switched off while the engine runs",
+    "input": "may be written into; the model gets copies of its inputs while the engine runs",
     "unsupported": "no help: expect an error",
 }
 

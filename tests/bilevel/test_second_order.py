@@ -339,6 +339,91 @@ def test_checkpoint_is_run_plainly(reentrant):
     _check_model(model, x)
 
 
+class _Marks(nn.Module):
+    """Marks an activation as requiring a gradient, as MaskFormer of transformers does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.3, 0.7], dtype=torch.float64))
+
+    def forward(self, x):
+        start = torch.zeros_like(x).requires_grad_(True)
+        return start + x * self.weight**2
+
+
+def test_activations_may_be_marked_inside():
+    model, x = _Marks(), torch.tensor([1.0, -2.0], dtype=torch.float64)
+    before = torch.Tensor.requires_grad_
+    with pytest.raises(RuntimeError, match="requires_grad_"):
+        _hessian_product(model, x)
+    product = _check_model(model, x)[0]
+    # d^2/dw^2 sin(x w^2) = 2 x cos(x w^2) - 4 x^2 w^2 sin(x w^2), diagonal.
+    w = model.weight.detach()
+    y = x * w**2
+    torch.testing.assert_close(product, 2 * x * y.cos() - 4 * x**2 * w**2 * y.sin())
+    assert torch.Tensor.requires_grad_ is before
+    assert "requires_grad_" not in vars(torch.Tensor)
+    with second_order():  # outside of a transform it is what it was
+        assert torch.zeros(2).requires_grad_().requires_grad
+        assert not torch.zeros(2).requires_grad_(False).requires_grad
+
+
+class _Overwrites(nn.Module):
+    """Updates its input in place in a part, and uses it again afterwards."""
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([0.3, 0.7], dtype=torch.float64))
+
+        def forward(self, x, scale):
+            x *= self.weight * scale
+            return x
+
+    def __init__(self):
+        super().__init__()
+        self.part = self.Part()
+
+    def forward(self, x, scale=3.0):
+        return self.part(x, scale) * x  # both are x w scale
+
+
+def test_inputs_that_are_written_into_are_copies():
+    model, x = _Overwrites(), torch.tensor([1.0, -2.0], dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="in-place"):
+        _hessian_product(model, x.clone())
+    given = x.clone()
+    product = _check_model(model, given)[0]
+    assert torch.equal(given, x)
+    # d^2/dw^2 sin(a w^2), a = 9 x^2: 2 a cos(a w^2) - 4 a^2 w^2 sin(a w^2), diagonal.
+    w, a = model.part.weight.detach(), 9 * x**2
+    y = a * w**2
+    torch.testing.assert_close(product, 2 * a * y.cos() - 4 * a**2 * w**2 * y.sin())
+    # The gradient reaches the input through its copy: d/dx sum (3 w x)^2 = 18 w^2 x.
+    with second_order(model):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(x=leaf, scale=3.0).sum(), leaf)
+    torch.testing.assert_close(gradient, 18 * w**2 * x)
+    assert SecondOrderNeed("input", "part", "x") in second_order_needs(model)
+
+
+def test_inputs_are_left_alone_where_nothing_writes_into_them():
+    class Rebinds(nn.Identity):
+        def forward(self, x):
+            x = x + 1
+            x *= 2
+            return x
+
+    model = nn.Sequential(Rebinds(), nn.Identity())
+    with second_order(model):
+        assert not model._forward_pre_hooks
+    model = _Overwrites()
+    with second_order(model), second_order(model):
+        assert len(model._forward_pre_hooks) == 1
+    assert not model._forward_pre_hooks
+    assert not model._forward_pre_hooks_with_kwargs
+
+
 def test_checkpoint_flags_are_off_inside():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].grad_checkpointing = True

@@ -358,16 +358,31 @@ def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 @contextlib.contextmanager
 def in_double() -> Iterator[None]:
-    """``x.float()`` and ``softmax(x, dtype=torch.float32)`` leave float64 as it is.
+    """What asks for float32 by name leaves float64 as it is, or makes float64.
 
-    Some models compute a part of themselves in float32 whatever their precision (the linear
-    attention of EfficientViT, the last softmax of the PP-OCR recognisers). It rounds what it
-    passes on to 1e-7, in the second derivative too, and nothing could be seen below that.
+    ``x.float()``, ``x.to(torch.float32)``, ``softmax(x, dtype=torch.float32)`` and
+    ``torch.zeros(..., dtype=torch.float32)``. Some models compute a part of themselves in float32
+    whatever their precision (the linear attention of EfficientViT, the RMSNorm of DEIMv2, the last
+    softmax of the PP-OCR recognisers). It rounds what it passes on to 1e-7, in the second
+    derivative too, and nothing could be seen below that; a hidden state that starts in float32
+    (SLANet) does not run in float64 at all.
     """
-    to_float = Tensor.float
+    to_float, to, zeros = Tensor.float, Tensor.to, torch.zeros
 
     def keep_double(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return self if self.dtype == torch.float64 else to_float(self, *args, **kwargs)
+
+    def double(dtype: Any) -> Any:
+        return torch.float64 if dtype is torch.float32 else dtype
+
+    def to_in_double(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.dtype == torch.float64:
+            args = tuple(map(double, args))
+            kwargs = {name: double(value) for name, value in kwargs.items()}
+        return to(self, *args, **kwargs)
+
+    def zeros_in_double(*args: Any, **kwargs: Any) -> Tensor:
+        return zeros(*args, **{name: double(value) for name, value in kwargs.items()})
 
     to_softmax = torch.nn.functional.softmax
 
@@ -382,6 +397,8 @@ def in_double() -> Iterator[None]:
     try:
         with (
             unittest.mock.patch.object(Tensor, "float", keep_double),
+            unittest.mock.patch.object(Tensor, "to", to_in_double),
+            unittest.mock.patch.object(torch, "zeros", zeros_in_double),
             unittest.mock.patch.object(torch.nn.functional, "softmax", softmax_in_double),
         ):
             yield

@@ -18,26 +18,7 @@ from tests.compatibility.checks import (
 COMMAND = "python -m tests.compatibility --output docs/compatibility.md"
 
 # Why a model fails that fails; a cause that is not here is printed as the check recorded it.
-_SELECTS_QUERIES = (
-    "picks its queries by `topk`, so a difference of one rounding error picks other ones."
-)
-KNOWN_CAUSES: dict[str, str] = {
-    "transformers SLANetForTableRecognition": (
-        "makes its hidden state in float32 whatever its precision, so the stock model itself does "
-        "not run in float64."
-    ),
-    "transformers EfficientLoFTRForKeypointMatching": (
-        "the stock model itself reads out of range in train mode with random weights."
-    ),
-    "transformers MaskFormerForInstanceSegmentation": (
-        "calls `requires_grad_()` in its forward in train mode, which no function transform allows."
-    ),
-    "transformers TvpForVideoGrounding": (
-        "multiplies its input in place, which no function transform allows."
-    ),
-    "transformers DFineForObjectDetection": _SELECTS_QUERIES,
-    "transformers Deimv2ForObjectDetection": _SELECTS_QUERIES,
-}
+KNOWN_CAUSES: dict[str, str] = {}
 
 _TOLERANCES: dict[str, float | str] = {
     "eval": EVAL_TOLERANCE,

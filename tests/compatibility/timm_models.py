@@ -66,8 +66,11 @@ TIMM_FAMILIES: dict[str, dict[str, tuple[int, dict[str, Any]]]] = {
     "iformer": {"iformer_t": (128, {})},
     "inception_next": {"inception_next_atto": (48, {})},
     "inception_resnet_v2": {"inception_resnet_v2": (96, {})},
-    "inception_v3": {"inception_v3": (91, {})},
-    "inception_v4": {"inception_v4": (91, {})},
+    # The smallest with more than one place at the end. At 91 there is one, and train mode
+    # normalises two values per channel: reversing the batch then moves the outputs of the stock
+    # models themselves by 3e-9 and 2e-9 in float64, at 107 by 2e-12 and 3e-11.
+    "inception_v3": {"inception_v3": (107, {})},
+    "inception_v4": {"inception_v4": (107, {})},
     "lcnetv2": {"lcnetv2_small": (48, {})},
     "levit": {
         "levit_128s": (112, {"img_size": 112}),
