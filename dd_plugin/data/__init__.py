@@ -8,7 +8,8 @@ a network is fed.
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.digits import load_digits
 from dd_plugin.data.real import RealData, load_real
-from dd_plugin.data.transforms import Normalization, Transform, Whitening, transform_from
+from dd_plugin.data.transforms import Normalization, Transform, transform_from
+from dd_plugin.data.whitening import Whitening
 
 __all__ = [
     "DataError",
