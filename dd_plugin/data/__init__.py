@@ -1,14 +1,17 @@
 """What is trained on and with: real images, synthetic images, and what happens to both on the way.
 
-Real data goes through `columns` (what a data set holds) into `RealData`, from which the trainer
-draws; `digits` makes the data set that is always there. A `Transform` maps pixels in [0, 1] to what
-a network is fed.
+Real data is found by `loading` and goes through `columns` (what a data set holds), `sources` and
+`pixels` (its images) and `rows` or `streams` into `RealData`, from which the trainer draws;
+`digits` makes the data set that is always there. A `Transform` maps pixels in [0, 1] to what a
+network is fed.
 """
 
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.digits import load_digits
-from dd_plugin.data.real import RealData, load_real
-from dd_plugin.data.transforms import Normalization, Transform, Whitening, transform_from
+from dd_plugin.data.loading import load_real
+from dd_plugin.data.real import RealData
+from dd_plugin.data.transforms import Normalization, Transform, transform_from
+from dd_plugin.data.whitening import Whitening
 
 __all__ = [
     "DataError",

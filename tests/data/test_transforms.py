@@ -10,15 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-from dd_plugin.data.real import RealData
-from dd_plugin.data.transforms import Normalization, Whitening, transform_from
-
-
-def images(count=200, shape=(3, 4, 5), seed=0):
-    """Correlated pixels in [0, 1], float64: neighbours share a part."""
-    noise = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed)).double()
-    scale = torch.linspace(0.3, 1.0, shape[0], dtype=torch.float64).view(-1, 1, 1)
-    return scale * (noise + noise.roll(1, -1)) / 2
+from dd_plugin.data.transforms import Normalization, transform_from
+from dd_plugin.data.whitening import Whitening
+from tests.data.tables import correlated_images, real_data
 
 
 def stored(transform, tmp_path):
@@ -29,10 +23,6 @@ def stored(transform, tmp_path):
         save_file(tensors, tmp_path / "transform.safetensors")
         tensors = load_file(tmp_path / "transform.safetensors")
     return transform_from(metadata, tensors)
-
-
-def real_data(pixels):
-    return RealData.from_dataset([(image, row % 2) for row, image in enumerate(pixels.float())])
 
 
 # --- normalisation ------------------------------------------------------------------------------
@@ -47,7 +37,7 @@ def test_normalization_in_closed_form():
 
 
 def test_normalization_from_data_gives_mean_0_and_deviation_1():
-    pixels = (images() * 255).round() / 255
+    pixels = (correlated_images() * 255).round() / 255
     transform = Normalization.from_data(real_data(pixels))
     y = transform(pixels)
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(3).double(), atol=1e-7, rtol=0)
@@ -55,7 +45,7 @@ def test_normalization_from_data_gives_mean_0_and_deviation_1():
 
 
 def test_channel_that_never_changes_is_not_divided_by_zero():
-    pixels = images(4)
+    pixels = correlated_images(4)
     pixels[:, 1] = 0.2
     transform = Normalization.from_data(real_data(pixels))
     assert transform.std[1] == pytest.approx(1 / 255)
@@ -130,108 +120,41 @@ def test_models_that_do_not_say():
     assert Normalization.from_model(model) is None
 
 
-# --- whitening ----------------------------------------------------------------------------------
-
-
-def test_whitening_makes_the_covariance_what_it_should_be():
-    x = images(500)
-    transform = Whitening.fit(x, eps=0.1)
-    y = transform(x).flatten(1)
-    # With C = U diag(s) Uᵀ the covariance of the scaled pixels, that of y is s / (s + eps) in the
-    # same basis, which is C (C + eps)⁻¹.
-    std = x.std((0, 2, 3), correction=0).view(3, 1, 1)
-    covariance = (x / std).flatten(1).T.cov()
-    eye = torch.eye(60, dtype=torch.float64)
-    expected = covariance @ torch.linalg.inv(covariance + 0.1 * eye)
-    torch.testing.assert_close(y.T.cov(), expected, atol=2e-6, rtol=0)
-    torch.testing.assert_close(y.mean(0), torch.zeros(60).double(), atol=1e-6, rtol=0)
-
-
-def test_whitening_matrix_is_the_inverse_square_root():
-    # Normalising first, as is customary, changes the mean alone, which whitening takes out again.
-    x = images(300, (1, 3, 3))
-    normalized = (x - x.mean()) / x.std(correction=0)
-    values, vectors = torch.linalg.eigh(normalized.flatten(1).T.cov())
-    expected = vectors @ torch.diag((values + 0.05) ** -0.5) @ vectors.T
-    transform = Whitening.fit(x, eps=0.05)
-    torch.testing.assert_close(transform.matrix.double(), expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(transform.matrix, transform.matrix.T)
-    y = (normalized - normalized.mean(0)).flatten(1) @ expected
-    torch.testing.assert_close(transform(x).flatten(1), y, atol=1e-5, rtol=0)
-
-
-def test_whitening_of_real_data():
-    pixels = (images() * 255).round() / 255
-    transform = Whitening.fit(real_data(pixels))
-    torch.testing.assert_close(transform.matrix, Whitening.fit(pixels).matrix, atol=1e-5, rtol=1e-5)
-
-
-def test_whitening_with_fewer_images_than_pixels_and_dead_pixels():
-    x = images(5)
-    x[:, :, 0, 0] = 0.5
-    x[:, 2] = 0.0
-    transform = Whitening.fit(x)
-    assert transform(x).isfinite().all()
-    torch.testing.assert_close(transform.inverse(transform(x)), x, atol=1e-5, rtol=0)
-
-
-def test_whitening_is_refused_where_it_cannot_be():
-    with pytest.raises(ValueError, match=r"3 x 224 x 224 have 150528 values.*Normalization"):
-        Whitening.fit(torch.zeros(2, 3, 224, 224))
-    with pytest.raises(ValueError, match="at least two images, got 1"):
-        Whitening.fit(torch.zeros(1, 1, 2, 2))
-    for eps in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="`eps` must be positive"):
-            Whitening.fit(images(3), eps=eps)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_does_not_reach_the_matrix(dtype):
-    x = images()
-    transform = Whitening.fit(x)
-    y = transform(x.to(dtype))
-    assert y.dtype == dtype
-    expected = transform(x.to(dtype).double())
-    torch.testing.assert_close(y.double(), expected, atol=2e-2, rtol=1e-2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(transform(x.float()).double(), transform(x), atol=1e-4, rtol=0)
-
-
 # --- both ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["normalization", "whitening"])
 def transform(request):
     if request.param == "whitening":
-        return Whitening.fit(images())
+        return Whitening.fit(correlated_images())
     return Normalization([0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
 
 
 def test_inverse(transform):
-    x = images(seed=1)
+    x = correlated_images(seed=1)
     torch.testing.assert_close(transform.inverse(transform(x)), x, atol=1e-9, rtol=0)
 
 
 def test_gradient_goes_through(transform):
-    x = images(2, seed=1).requires_grad_()
+    x = correlated_images(2, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(transform, x)
     # Both are affine, so the derivative along d is the difference of images: T(x + d) - T(x).
-    d = images(2, seed=2)
+    d = correlated_images(2, seed=2)
     _, along = torch.func.jvp(transform, (x.detach(),), (d,))
     torch.testing.assert_close(along, transform(x + d) - transform(x))
     torch.testing.assert_close(torch.func.vmap(transform)(x[None].detach())[0], transform(x))
 
 
 def test_dtype_of_the_images_is_kept(transform):
-    assert transform(images().float()).dtype == torch.float32
-    assert transform(images()).dtype == torch.float64
-    assert transform.inverse(images().float()).dtype == torch.float32
+    assert transform(correlated_images().float()).dtype == torch.float32
+    assert transform(correlated_images()).dtype == torch.float64
+    assert transform.inverse(correlated_images().float()).dtype == torch.float32
 
 
 def test_journey_through_files_changes_nothing(transform, tmp_path):
     twin = stored(transform, tmp_path)
     assert type(twin) is type(transform)
-    x = images(seed=1)
+    x = correlated_images(seed=1)
     assert torch.equal(twin(x), transform(x))
     assert repr(twin) == repr(transform)
     assert twin.metadata() == transform.metadata()
@@ -239,7 +162,7 @@ def test_journey_through_files_changes_nothing(transform, tmp_path):
 
 def test_it_can_be_moved(transform):
     moved = transform.to("cpu")
-    assert torch.equal(moved(images()), transform(images()))
+    assert torch.equal(moved(correlated_images()), transform(correlated_images()))
     elsewhere = transform.to("meta")
     for each, device in ((transform, "cpu"), (elsewhere, "meta")):
         tensors = [value for value in vars(each).values() if isinstance(value, torch.Tensor)]

@@ -1,0 +1,164 @@
+"""Rows with random access: drawn by seed, from memory or decoded when a batch wants them.
+
+`open_rows` reads a source of `sources` and decides, by size, whether its pixels are kept. `Rows`
+then draws: batches, images of each class, and the samples that statistics are taken of. `RealData`
+holds either these or a stream (`streams`), which draws with the same functions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from dd_plugin.data.columns import DataError
+from dd_plugin.data.sources import CHUNK, ColourError, Options, Reader, Source
+
+SAMPLE_PER_CLASS: Final = 100  # images that stand for a class where reading all would take hours
+
+_CHECKED = 1_000  # rows of a table that is not kept in memory that are tried before a run
+_SAMPLE = 10_000  # rows that stand for all where reading all would take hours
+
+
+def open_rows(
+    source: Source, options: Options
+) -> tuple[Callable[[Tensor], Tensor], tuple[int, int, int], bool]:
+    """What gives uint8 rows by their indices, (C, H, W), and whether it is in memory."""
+    count = len(source)
+    reader = Reader(source.images(range(1))[0], options)
+    try:
+        if count * reader.image_bytes > options.max_bytes:
+            for row in range(0, count, -(-count // _CHECKED)):
+                reader.read(source.images([row]), [row])
+            reader.channels_are_fixed = True
+            return functools.partial(reader.read_rows, source), reader.shape, False
+        pixels = torch.empty(count, *reader.shape, dtype=torch.uint8)
+        for start in range(0, count, CHUNK):
+            rows = range(start, min(start + CHUNK, count))
+            pixels[start : rows.stop] = reader.read(source.images(rows), rows)
+    except ColourError:
+        options.channels = 3
+        return open_rows(source, options)
+    kept = pixels.to(options.device)
+    return functools.partial(take, kept), reader.shape, True
+
+
+def take(pixels: Tensor, rows: Tensor) -> Tensor:
+    """Rows of pixels that are in memory; the indices may be on another device."""
+    return pixels.index_select(0, rows.to(pixels.device))
+
+
+class Rows:
+    """Rows that can be had in any order.
+
+    Args:
+        take: uint8 pixels of rows, given their indices on the CPU.
+        labels: all labels, on the CPU.
+        class_names: for messages.
+        in_memory: whether taking rows costs next to nothing.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[Tensor], Tensor],
+        labels: Tensor,
+        class_names: Sequence[str],
+        in_memory: bool,
+    ) -> None:
+        self.in_memory = in_memory
+        self._take = take
+        self._labels = labels
+        self._names = class_names
+        self._counts = torch.bincount(labels, minlength=len(class_names))
+        self._of_class = labels.argsort(stable=True).split(self._counts.tolist())
+
+    def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:
+        """uint8 pixels and labels of random rows; see `RealData.batch`."""
+        generator = torch.Generator().manual_seed(seed)
+        if balanced:
+            require(self._counts, 1, self._names)
+            rows = draw_balanced(self._of_class, size, generator)
+        else:
+            rows = _draw(len(self._labels), size, generator)
+        return self._take(rows), self._labels[rows]
+
+    def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Random rows of each class, sorted by class."""
+        require(self._counts, per_class, self._names)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.cat([mine[_draw(len(mine), per_class, generator)] for mine in self._of_class])
+        return self._take(rows), self._labels[rows]
+
+    def scan(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All rows in order, in batches."""
+        for rows in torch.arange(len(self._labels)).split(size):
+            yield self._take(rows), self._labels[rows]
+
+    def sample(self, size: int) -> Iterator[Tensor]:
+        """Batches of pixels that stand for all."""
+        for rows in self._some(torch.arange(len(self._labels)), _SAMPLE).split(size):
+            yield self._take(rows)
+
+    def sample_of_classes(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches that stand for each class."""
+        rows = torch.cat([self._some(mine, SAMPLE_PER_CLASS) for mine in self._of_class])
+        for part in rows.split(size):
+            yield self._take(part), self._labels[part]
+
+    def _some(self, rows: Tensor, limit: int) -> Tensor:
+        """All rows in memory, otherwise at most some, evenly spaced."""
+        if self.in_memory or len(rows) <= limit:
+            return rows
+        return rows[torch.arange(limit) * len(rows) // limit]
+
+    def class_counts(self) -> list[int] | None:
+        """How many rows each class has."""
+        return self._counts.tolist()
+
+    def length(self) -> int | None:
+        """How many rows there are."""
+        return len(self._labels)
+
+    def position(self) -> dict[str, Any] | None:
+        """None: a draw depends on its seed alone."""
+        return None
+
+    def restore(self, position: Mapping[str, Any] | None) -> None:
+        """Checks that the position is not one in a stream."""
+        if position is not None:
+            raise DataError("the saved position is one in a stream, but the data is not streamed")
+
+
+def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """`size` indices below `count`, each used equally often, give or take one."""
+    rounds = -(-size // count)
+    return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:size]
+
+
+def draw_balanced(of_class: Sequence[Tensor], size: int, generator: torch.Generator) -> Tensor:
+    """`size` rows in random order, equally many of each class, give or take one."""
+    shares = torch.bincount(_draw(len(of_class), size, generator), minlength=len(of_class))
+    drawn = [
+        rows[_draw(len(rows), share, generator)]
+        for rows, share in zip(of_class, shares.tolist(), strict=True)
+        if share
+    ]
+    return torch.cat(drawn)[torch.randperm(size, generator=generator)]
+
+
+def require(counts: Tensor, at_least: int, names: Sequence[str]) -> None:
+    """Raises a `DataError` that names each class with fewer images."""
+    short = [
+        f"{name!r} has {count}"
+        for name, count in zip(names, counts.tolist(), strict=True)
+        if count < at_least
+    ]
+    if short:
+        more = f" and {len(short) - 10} more" if len(short) > 10 else ""
+        raise DataError(
+            f"each class must have at least {at_least} images, but {', '.join(short[:10])}{more}; "
+            "ask for fewer images per class, leave these classes out, or give more data"
+        )

@@ -1,0 +1,71 @@
+"""Real data by its name: folders of all kinds, the digits, and what cannot be loaded."""
+
+import pytest
+from datasets import DatasetDict
+from PIL import Image as PILImage
+
+from dd_plugin.data.columns import DataError
+from dd_plugin.data.loading import load_real
+from tests.data.tables import NAMES, images, table
+
+
+def test_load_folder_of_parquet_files(tmp_path):
+    table(images(9)).to_parquet(tmp_path / "train.parquet")
+    table(images(6)).to_parquet(tmp_path / "test.parquet")
+    for place in (tmp_path, str(tmp_path)):
+        real = load_real(place, "train")
+        assert (len(real), real.class_names) == (9, NAMES)
+    assert len(load_real(tmp_path, "test")) == 6
+    assert len(load_real(tmp_path, "train[:4]")) == 4
+    assert len(load_real(tmp_path / "test.parquet")) == 6
+    streamed = load_real(tmp_path, "train", streaming=True, buffer_size=4)
+    assert not streamed.in_memory
+    with pytest.raises(DataError, match="`split` must say which part"):
+        load_real(tmp_path)
+    with pytest.raises(DataError, match="split 'dev', could not be read"):
+        load_real(tmp_path, "dev")
+
+
+def test_load_folder_of_images(tmp_path):
+    for row, each in enumerate(images(6)):
+        folder = tmp_path / "data" / NAMES[row % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(each).save(folder / f"{row}.png")
+    real = load_real(tmp_path / "data", "train")
+    assert (len(real), real.class_names, real.class_counts()) == (6, NAMES, [2, 2, 2])
+    assert not load_real(tmp_path / "data", streaming=True, buffer_size=2).in_memory
+    (tmp_path / "data" / "bee" / "1.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"row \d: the image .*bee.1\.png cannot be read"):
+        load_real(tmp_path / "data")
+
+
+def test_load_what_save_to_disk_wrote(tmp_path):
+    DatasetDict(train=table(images(9)), test=table(images(6))).save_to_disk(tmp_path / "both")
+    table(images(5)).save_to_disk(tmp_path / "one")
+    assert len(load_real(tmp_path / "both", "test")) == 6
+    assert len(load_real(tmp_path / "one")) == 5
+    for file in (tmp_path / "one").glob("*.arrow"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="could not be read"):
+        load_real(tmp_path / "one")
+
+
+def test_load_digits_and_objects():
+    pytest.importorskip("sklearn", reason="the `demo` extra is not installed")
+    real = load_real("digits", "validation", image_size=16)
+    assert (real.shape, real.num_classes) == ((1, 16, 16), 10)
+    assert len(load_real(table(images()))) == 30
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    with pytest.raises(DataError, match="needs a name"):
+        load_real("")
+    with pytest.raises(DataError, match=r"there is no folder './nowhere'"):
+        load_real("./nowhere")
+    with pytest.raises(DataError, match=r"data set 'nobody/nothing' could not be had: .*'digits'"):
+        load_real("nobody/nothing")
+    with pytest.raises(DataError, match="could not be read"):
+        load_real(tmp_path)
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 broken PAR1")
+    with pytest.raises(DataError, match="could not be read"):
+        load_real(tmp_path)
