@@ -14,7 +14,8 @@ turns, round after round, one at work and the others waiting. So a ratio is take
 neighbours in time and its median over the rounds is not moved by what else a machine does. Reported
 per case: seconds of one hypergradient, ratios to plain training and to `higher`, peak memory over
 the memory before it (resident set on CPU, allocator on CUDA), seconds of the warm-up (compilation
-included), and the relative error of the gradient against plain autograd.
+included), and the relative error of the gradient against plain autograd. With ``--float64`` nothing
+is timed; the same cases run once in double precision, and their errors are added to the file.
 
 `higher` and `torchopt` come with the extra ``bench``; where one is missing or fails, its row says
 so.
@@ -72,7 +73,7 @@ def convnet(width: int = 64, classes: int = 10) -> nn.Module:
 
 
 def make(case: dict, device: str) -> tuple:
-    """The model, the inner batch and the outer batch of a case."""
+    """The model, the inner batch and the outer batch of a case, in torch's default dtype."""
     torch.manual_seed(0)
     if case["model"] == "convnet":
         model, inner, outer = convnet(), 100, 256
@@ -233,6 +234,7 @@ class Child:
         command = [sys.executable, "-m", "tests.benchmarks.hypergradient"]
         command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
         command += ["--device", options.device, "--threads", str(options.threads)]
+        command += ["--float64"] if options.float64 else []
         self.messages = (folder / f"{self.gradient.stem}.txt").open("w+")
         self.process = subprocess.Popen(
             command,
@@ -275,6 +277,8 @@ class Child:
         """What was measured, with ratios taken round by round."""
         if self.error:
             return {**self.case, "error": self.error}
+        if not self.rounds:
+            return {**self.case, **self.error_against(tools.get("autograd"), "error_in_float64")}
         seconds = [found["seconds"] for found in self.rounds.values()]
         last = next(reversed(self.rounds.values()))
         row = {
@@ -297,13 +301,16 @@ class Child:
             ]
             row[f"ratio_to_{name}"] = statistics.median(ratios)
             row[f"ratios_to_{name}"] = [min(ratios), max(ratios)]
-        oracle = tools.get("autograd")
-        if oracle and not oracle.error and self.gradient.exists():
-            found, expected = (
-                torch.load(c.gradient, weights_only=True).double() for c in (self, oracle)
-            )
-            row["error_against_autograd"] = float((found - expected).norm() / expected.norm())
-        return row
+        return {**row, **self.error_against(tools.get("autograd"), "error_against_autograd")}
+
+    def error_against(self, oracle: Child | None, name: str) -> dict:
+        """The relative error of the gradient, under that name, if both are there."""
+        if oracle is None or oracle.error or not self.gradient.exists():
+            return {}
+        found, expected = (
+            torch.load(c.gradient, weights_only=True).double() for c in (self, oracle)
+        )
+        return {name: float((found - expected).norm() / expected.norm())}
 
 
 def run_group(chosen: list[dict], options: argparse.Namespace) -> list[dict]:
@@ -313,7 +320,7 @@ def run_group(chosen: list[dict], options: argparse.Namespace) -> list[dict]:
         for case in chosen:
             tools[case["tool"]] = Child(case, options, Path(folder))
         children = list(tools.values())
-        for number in range(options.repeats):
+        for number in range(0 if options.float64 else options.repeats):
             for child in children:
                 child.run(number)
             children = children[1:] + children[:1]
@@ -352,11 +359,14 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--float64", action="store_true", help="errors only, in double precision")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--gradient", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.float64:
+        torch.set_default_dtype(torch.float64)
     if options.case:
         serve(json.loads(options.case), options.device, options.gradient)
         return
@@ -375,7 +385,9 @@ def main() -> None:
     for group in groups.values():
         for row in run_group(group, options):
             same = [r for r in rows if all(r[key] == row[key] for key in KEYS)]
-            rows = [r for r in rows if r not in same] + [row]
+            kept = {"error_in_float64"} if not options.float64 else set(same[0] if same else row)
+            old = {key: value for r in same for key, value in r.items() if key in kept}
+            rows = [r for r in rows if r not in same] + [{**old, **row}]
             print(json.dumps(row), flush=True)
         compare(rows)
         save(options, rows)
