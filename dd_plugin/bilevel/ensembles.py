@@ -63,7 +63,8 @@ def hypergradients(
         batches: shared by the networks.
         outer_batch: shared by the networks.
         networks: the state each starts from; see `initial_state`.
-        mode: ``"sequential"`` or ``"batched"``.
+        mode: ``"sequential"`` (default) or ``"batched"``; ``docs/benchmarks/ensembles.md`` has what
+            they cost.
         seed: network i draws its random numbers from ``mix(seed, i)`` in sequential mode. A
             function ``batches`` and a random window use ``seed`` in both, so they are shared.
         **options: as for `hypergradient`.

@@ -8,7 +8,7 @@ and pulls them into the tensors from which the caller made the inputs.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -270,19 +270,18 @@ class Schedule:
 class Leaves:
     """Tensors from which the caller made the inputs, and their gradients so far."""
 
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
-        given: Any = leaves
-        if isinstance(given, Tensor) or not isinstance(given, Sequence):
+    def __init__(self, leaves: Any) -> None:
+        if isinstance(leaves, Tensor) or not isinstance(leaves, Iterable):
             raise TypeError(
                 f"`leaves` must be a list of tensors, got {describe(leaves)}; put it into a list"
             )
-        for index, leaf in enumerate(leaves):
+        self.tensors = list(leaves)
+        for index, leaf in enumerate(self.tensors):
             if not isinstance(leaf, Tensor) or not leaf.requires_grad:
                 raise ValueError(
                     f"`leaves[{index}]` must be a tensor that requires a gradient; "
                     "call `requires_grad_()` on it before the batches are made from it"
                 )
-        self.tensors = list(leaves)
         self.gradients = [torch.zeros_like(t, requires_grad=False) for t in self.tensors]
 
     def pull(self, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
