@@ -52,7 +52,9 @@ def test_model(name, catalogue):
 
 
 def test_each_family_of_timm_is_known():
-    families = {_registry._model_to_module[name] for name in timm.list_models()}
+    # This package registers networks of its own.
+    names = [name for name in timm.list_models() if not name.startswith("dd_")]
+    families = {_registry._model_to_module[name] for name in names}
     assert families <= TIMM_FAMILIES.keys() | FAMILIES_WITHOUT_BATCH_NORM
     assert not TIMM_FAMILIES.keys() & FAMILIES_WITHOUT_BATCH_NORM
 
