@@ -47,7 +47,11 @@ class Steps:
         else:
             drawn = args
         leaves = pytree.tree_leaves(drawn)
-        key = (name, len(leaves), *(leaf.shape for leaf in leaves if isinstance(leaf, Tensor)))
+        key = (
+            name,
+            len(leaves),
+            *((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor)),
+        )
 
         def compiled() -> Any:
             if key not in problem.compiled:
@@ -79,7 +83,7 @@ class Steps:
         problem = self.problem
         if not problem.compile:
             return None
-        key = ("halves", *(t.shape for t in batch))
+        key = ("halves", *((t.shape, t.dtype) for t in batch))
         if key not in problem.compiled:
             early = self._drawn(self._args(state, constants, batch, 0))
             late = (state.parameters, state.statistics)
