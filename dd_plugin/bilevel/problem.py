@@ -274,32 +274,12 @@ class BilevelProblem:
         pulled: Any = vjp(step, gradients, floats, parameters, step_size, hyperparameters)
         return PullResult(*pulled[1]((parameters_bar, state_bar)))
 
-    def sweep(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-        gradients_bar: Tensors,
-        statistics_bar: Tensors,
-    ) -> SweepResult:
-        """One forward-over-reverse sweep: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1)."""
-        return self.gradient_and_sweep(
-            parameters,
-            statistics,
-            counters,
-            constants,
-            fixed,
-            images,
-            labels,
-            noise,
-            gradients_bar,
-            statistics_bar,
-        )[1]
+    def sweep(self, *args: Any) -> SweepResult:
+        """One forward-over-reverse sweep: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1).
+
+        It takes what `gradient_and_sweep` takes.
+        """
+        return self.gradient_and_sweep(*args)[1]
 
     def gradient_and_sweep(
         self,

@@ -35,17 +35,12 @@ class Steps:
         self.specs = specs
         self._halves: CompiledHalves | None = None
 
-    def _run(self, name: str, eager: Callable[..., Any], *args: Any, noise_at: int = -1) -> Any:
+    def _run(self, name: str, eager: Callable[..., Any], *args: Any, draws: bool = False) -> Any:
         """Run a function compiled, if the problem is to be compiled and it can be."""
         problem = self.problem
         if not problem.compile:
             return eager(*args)
-        if noise_at >= 0:
-            # The outer loss is compiled in eval mode, where models draw nothing.
-            numbers = [] if name == "outer" else self._numbers(args[noise_at])
-            drawn = (*args[:noise_at], numbers, *args[noise_at + 1 :])
-        else:
-            drawn = args
+        drawn = self._drawn(args, name) if draws else args
         leaves = pytree.tree_leaves(drawn)
         key = (
             name,
@@ -76,7 +71,7 @@ class Steps:
     ) -> tuple[Tensors, Tensors, Tensors, Tensor]:
         """(g, new s, new counters, loss) of a step."""
         args = self._args(state, constants, batch, noise)
-        return self._run("gradient", self.problem.gradient_eager, *args, noise_at=7)
+        return self._run("gradient", self.problem.gradient_eager, *args, draws=True)
 
     def kept_bytes(self, state: RunState, constants: Tensors, batch: Batch) -> int | None:
         """What `gradient_keeping` would keep of each step; None where it cannot be used."""
@@ -149,7 +144,7 @@ class Steps:
     ) -> SweepResult:
         """See `BilevelProblem.sweep`."""
         args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
-        return self._run("sweep", self.problem.sweep, *args, noise_at=7)
+        return self._run("sweep", self.problem.sweep, *args, draws=True)
 
     def sweep_reverse(
         self,
@@ -172,7 +167,7 @@ class Steps:
         if self.problem.outer_training and self.specs:
             # The random numbers of `specs` have the shape of an inner batch.
             return self.problem.outer_eager(*args)
-        return self._run("outer", self.problem.outer_eager, *args, noise_at=7)
+        return self._run("outer", self.problem.outer_eager, *args, draws=True)
 
     def _args(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> Any:
         return (
@@ -185,9 +180,12 @@ class Steps:
             noise,
         )
 
-    def _drawn(self, args: Any) -> Any:
-        """Arguments with the random numbers themselves in the place of their seed."""
-        return (*args[:7], self._numbers(args[7]), *args[8:])
+    def _drawn(self, args: Any, name: str = "") -> Any:
+        """Arguments of `_args` with the random numbers themselves in the place of their seed."""
+        *before, noise = args[:8]
+        # The outer loss is compiled in eval mode, where models draw nothing.
+        numbers = [] if name == "outer" else self._numbers(noise)
+        return (*before, numbers, *args[8:])
 
     def _numbers(self, noise: int) -> list[Tensor]:
         return predraw(self.specs, noise)

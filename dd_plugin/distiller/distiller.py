@@ -198,15 +198,15 @@ class Distiller:
             ValueError: there is no such checkpoint, or it belongs to another run.
         """
         given = resume_from_checkpoint or self.config.resume_from_checkpoint
-        if not given and self.accelerator.is_main_process:
-            check_output_dir(self.config)
-            for old in checkpoints(self.output_dir):
-                shutil.rmtree(old)
         if given:
             newest = given is True or given == "latest"
             load_checkpoint(
                 self, latest_checkpoint(self.output_dir) if newest else Path(str(given))
             )
+        elif self.accelerator.is_main_process:
+            check_output_dir(self.config)
+            for old in checkpoints(self.output_dir):
+                shutil.rmtree(old)
         self.state.interrupted = None
         self._start_trackers()
         self._call("on_train_begin")

@@ -6,6 +6,7 @@ networks of an evaluation are shared out among the processes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bilevel.randomness import mix
 from dd_plugin.bn import revert_bn
+from dd_plugin.data import RealData
 from dd_plugin.evaluation import Scores, score, train_on_real
 from dd_plugin.evaluation.baselines import accuracy_of_module
 
@@ -68,20 +70,28 @@ def _fresh_state(distiller: Distiller, seed: int) -> RunState:
     return pytree.tree_map(lambda t: t.to(distiller.accelerator.device), state)
 
 
-def _eval_batches(distiller: Distiller) -> list[tuple[Tensor, Tensor]]:
+class _EvalBatches:
+    """The evaluation data as network input, made batch by batch each time it is gone through."""
+
+    def __init__(self, distiller: Distiller, data: RealData) -> None:
+        self._distiller, self._data = distiller, data
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        distiller = self._distiller
+        for images, labels in self._data.batches(distiller.config.per_device_eval_batch_size):
+            yield distiller.transform(images.to(distiller.dtype)), labels
+
+
+def _eval_batches(distiller: Distiller) -> _EvalBatches:
     if distiller.eval_data is None:
         raise ValueError(
             "there is no evaluation data: no split `validation` or `test` was found; give "
             "`eval_dataset` or `eval_split`"
         )
-    size = distiller.config.per_device_eval_batch_size
-    return [
-        (distiller.transform(images.to(distiller.dtype)), labels)
-        for images, labels in distiller.eval_data.batches(size)
-    ]
+    return _EvalBatches(distiller, distiller.eval_data)
 
 
-def _on_few(distiller: Distiller, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
+def _on_few(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
     seed = mix(distiller.config.seed, 10, index)
     images, labels = distiller.train_data.of_each_class(distiller.config.images_per_class, seed)
 
@@ -98,7 +108,7 @@ def _on_few(distiller: Distiller, index: int, batches: list[tuple[Tensor, Tensor
     return accuracy_of_module(network, batches)
 
 
-def _on_all(distiller: Distiller, index: int, batches: list[tuple[Tensor, Tensor]]) -> float:
+def _on_all(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
     seed = mix(distiller.config.seed, 11, index)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,14 @@ ones do, so that the comparison is with what those images can give, not with an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import logits_of
+from dd_plugin.evaluation.scores import share_right
 
 
 def train_on_real(
@@ -48,10 +49,10 @@ def train_on_real(
 
 
 @torch.no_grad()
-def accuracy_of_module(network: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def accuracy_of_module(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The accuracy of an ordinary network in eval mode; its mode is put back."""
     was_training = network.training
     network.eval()
-    right = sum(int((logits_of(network(x)).argmax(1) == y).sum()) for x, y in batches)
+    accuracy = share_right(lambda images: logits_of(network(images)), batches)
     network.train(was_training)
-    return right / sum(len(y) for _, y in batches)
+    return accuracy

@@ -9,7 +9,7 @@ networks.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,21 +86,35 @@ def accuracy_of(
     """
     model = problem.model
     fixed = {name: constants.get(name, t).detach() for name, t in model.constants.items()}
-    right = total = 0
+
+    def logits(images: Tensor) -> Tensor:
+        return model(
+            state.parameters,
+            state.statistics,
+            state.counters,
+            fixed,
+            model.fixed,
+            images,
+            training=False,
+            in_graph=False,
+        )[0]
+
     with untouched_generators(), model.ready(), torch.no_grad():
-        for images, labels in batches:
-            logits, _, _ = model(
-                state.parameters,
-                state.statistics,
-                state.counters,
-                fixed,
-                model.fixed,
-                images,
-                training=False,
-                in_graph=False,
-            )
-            right += int((logits.argmax(1) == labels).sum())
-            total += len(labels)
+        return share_right(logits, batches)
+
+
+def share_right(
+    logits: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+) -> float:
+    """The share of images whose largest logit is their class.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    right = total = 0
+    for images, labels in batches:
+        right += int((logits(images).argmax(1) == labels).sum())
+        total += len(labels)
     if not total:
         raise ValueError("the evaluation data must hold at least one image, got none")
     return right / total
@@ -111,7 +125,7 @@ def score(
     problem: BilevelProblem,
     states: Sequence[RunState],
     seeds: Sequence[int],
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
 ) -> Scores:
     """Train networks on a synthetic set and test each.
 
@@ -120,7 +134,8 @@ def score(
         problem: the kind of network.
         states: where each network starts.
         seeds: of each network's training.
-        batches: network input and class indices of the evaluation data.
+        batches: network input and class indices of the evaluation data; gone through once per
+            network.
     """
     constants = synthetic.constants()
     return Scores(
