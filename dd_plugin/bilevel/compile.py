@@ -5,14 +5,16 @@ following a model's Python together with function transforms is where it is most
 function is first run once on tensors without data (`make_fx`), which leaves a flat graph of
 tensor operations, transforms and all; the graph is cleaned (`graph_passes`) and handed to the
 compiler. Everything that changes from step to step, random numbers, step size and state included,
-is an input of the graph, so nothing is compiled again.
+is an input of the graph, so nothing is compiled again. With ``compile="trace"`` the graph is run as
+it is: no compiler is needed and it is ready in seconds, and for small networks most of what an
+eager sweep spends is not arithmetic but transforms and tangents that are zero.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +35,9 @@ _CPU = {
 }
 
 
+Compile = bool | Literal["trace"]
+
+
 class CompileWarning(UserWarning):
     """The compiler failed; the engine goes on without it."""
 
@@ -43,6 +48,7 @@ class Traced:
     Args:
         function: pure; takes and returns trees of tensors (and None).
         args: what it is going to be called with; only shapes, dtypes and devices matter.
+        how: whether the graph is for the compiler, or to be run as it is.
 
     Attributes:
         graph: takes the list of all tensors in the arguments, returns the list of those in the
@@ -50,7 +56,7 @@ class Traced:
         on_cuda: whether any argument is on a GPU.
     """
 
-    def __init__(self, function: Callable[..., Any], args: Any) -> None:
+    def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
         flat, self._in_spec = pytree.tree_flatten(args)
         self._out_spec: Any = None
         self._is_tensor: list[bool] = []
@@ -63,7 +69,7 @@ class Traced:
 
         self.inputs = [t.detach().contiguous() for t in flat]
         self.on_cuda = any(t.is_cuda for t in self.inputs)
-        self.graph = clean(make_graph(of_list, self.inputs))
+        self.graph = clean(make_graph(of_list, self.inputs), for_compiler=how is True)
 
     def pack(self, tensors: Iterable[Tensor]) -> Any:
         """The function's result from the list that the graph returned."""
@@ -75,6 +81,18 @@ class Traced:
 def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]) -> Any:
     """The operations of a function, found by running it on tensors without data."""
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(inputs)
+
+
+class TracedGraph:
+    """A graph run as it is, operation by operation: no transforms, no zero tangents, no Python."""
+
+    def __init__(self, graph: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        self._graph = graph
+
+    @torch.no_grad()
+    def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """The graph's results."""
+        return self._graph([t.contiguous() for t in tensors])
 
 
 class CompiledGraph:
@@ -104,18 +122,26 @@ class CompiledGraph:
         return [t.clone() for t in outputs] if self.on_cuda else outputs
 
 
+def runner(
+    graph: Callable[[list[Tensor]], list[Tensor]], on_cuda: bool, how: Compile
+) -> TracedGraph | CompiledGraph:
+    """What runs a graph in a way."""
+    return TracedGraph(graph) if how == "trace" else CompiledGraph(graph, on_cuda)
+
+
 class CompiledFunction:
     """A function of trees of tensors, compiled for the shapes of its first arguments.
 
     Args:
         function: as for `Traced`.
         args: as for `Traced`.
+        how: as for `Traced`.
     """
 
-    def __init__(self, function: Callable[..., Any], args: Any) -> None:
-        self._traced = Traced(function, args)
+    def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
+        self._traced = Traced(function, args, how)
         self.graph = self._traced.graph
-        self._run = CompiledGraph(self.graph, self._traced.on_cuda)
+        self._run = runner(self.graph, self._traced.on_cuda, how)
 
     def __call__(self, *args: Any) -> Any:
         """The function's result for arguments of the same shapes."""
@@ -129,6 +155,7 @@ class CompiledHalves:
         function: as for `Traced`; ``first`` must not depend on the late arguments.
         early: the arguments of the first call.
         late: the arguments that come with the second call only.
+        how: as for `Traced`.
 
     Attributes:
         kept_bytes: what a first call leaves for its second.
@@ -138,16 +165,21 @@ class CompiledHalves:
     """
 
     def __init__(
-        self, function: Callable[..., tuple[Any, Any]], early: Sequence[Any], late: Sequence[Any]
+        self,
+        function: Callable[..., tuple[Any, Any]],
+        early: Sequence[Any],
+        late: Sequence[Any],
+        how: Compile = True,
     ) -> None:
         def parts(*args: Any) -> tuple[Any, Any]:
             first, second = function(*args)
             self._first_results = sum(isinstance(t, Tensor) for t in pytree.tree_leaves(first))
             return first, second
 
-        traced = Traced(parts, (*early, *late))
+        traced = Traced(parts, (*early, *late), how)
         # Operations in place cannot be moved about: write them as ordinary ones.
-        graph = clean(make_graph(functionalize(traced.graph), traced.inputs))
+        graph = make_graph(functionalize(traced.graph), traced.inputs)
+        graph = clean(graph, for_compiler=how is True)
         early_inputs = len(pytree.tree_leaves(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]
         halves = split(graph, known, self._first_results)
@@ -155,8 +187,8 @@ class CompiledHalves:
             raise ValueError("the function cannot be cut into two halves")
         self.kept_bytes = halves.kept_bytes
         self._traced = traced
-        self._run_first = CompiledGraph(halves.first, traced.on_cuda)
-        self._run_second = CompiledGraph(halves.second, traced.on_cuda)
+        self._run_first = runner(halves.first, traced.on_cuda, how)
+        self._run_second = runner(halves.second, traced.on_cuda, how)
 
     def first(self, *early: Any) -> tuple[Any, list[Tensor]]:
         """``first``, and what is to be kept."""

@@ -27,13 +27,14 @@ from torch.fx import GraphModule, Node
 aten = torch.ops.aten
 
 
-def clean(graph_module: GraphModule) -> GraphModule:
-    """Apply both passes, in place."""
+def clean(graph_module: GraphModule, *, for_compiler: bool = True) -> GraphModule:
+    """Apply the passes, in place; `spread_by_matmul`, which pays with a compiler only, for one."""
     graph_module.graph.eliminate_dead_code()
     prune_convolutions(graph_module)
     drop_zeros(graph_module)
     prune_convolutions(graph_module)
-    spread_by_matmul(graph_module)
+    if for_compiler:
+        spread_by_matmul(graph_module)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module

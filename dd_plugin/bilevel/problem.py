@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
 
+from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
 from dd_plugin.bilevel.inputs import describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
@@ -80,7 +81,9 @@ class BilevelProblem:
         inner_loss: ``(logits, labels) -> scalar``, minimised by the inner run.
         outer_loss: the same, of the trained network on the outer batch.
         outer_training: take the outer loss in train mode instead of eval mode.
-        compile: compile the functions below; they fall back to eager with a warning.
+        compile: compile the functions below with ``torch.compile``, or only trace them once and run
+            the traced operations (``"trace"``: ready in seconds, without a compiler); they fall
+            back to eager with a warning.
         stock_statistics: see `FunctionalModel`.
         autocast: see `FunctionalModel`.
     """
@@ -93,7 +96,7 @@ class BilevelProblem:
         inner_loss: Loss = cross_entropy,
         outer_loss: Loss = cross_entropy,
         outer_training: bool = False,
-        compile: bool = False,
+        compile: Compile = False,
         stock_statistics: StockStatistics = "tracked",
         autocast: torch.dtype | None = None,
     ) -> None:
@@ -109,12 +112,14 @@ class BilevelProblem:
                 raise TypeError(
                     f"`{name}` must be a function (logits, labels) -> scalar, got {loss!r}"
                 )
+        if compile not in (True, False, "trace"):
+            raise ValueError(f'`compile` must be True, False or "trace", got {compile!r}')
         self.model = model
         self.optimizer = sgd() if optimizer is None else optimizer
         self.inner_loss = inner_loss
         self.outer_loss = outer_loss
         self.outer_training = outer_training
-        self.compile = compile
+        self.compile: Compile = compile
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
 

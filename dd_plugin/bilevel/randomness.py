@@ -138,7 +138,10 @@ def _native() -> Iterator[None]:
 
 def seed_global_generators(seed: int) -> None:
     """Seed torch's, Python's and, if it is in use, NumPy's global generators."""
-    torch.manual_seed(seed)
+    # Not `torch.manual_seed`, which formats the stack for every device that is not in use.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:

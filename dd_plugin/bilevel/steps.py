@@ -44,13 +44,15 @@ class Steps:
         leaves = pytree.tree_leaves(drawn)
         key = (
             name,
+            problem.compile,
             len(leaves),
             *((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor)),
         )
 
         def compiled() -> Any:
             if key not in problem.compiled:
-                problem.compiled[key] = CompiledFunction(getattr(problem, name), drawn)
+                function = getattr(problem, name)
+                problem.compiled[key] = CompiledFunction(function, drawn, problem.compile)
             return problem.compiled[key](*drawn)
 
         return self._or_eagerly(name, compiled, lambda: eager(*args))
@@ -78,14 +80,14 @@ class Steps:
         problem = self.problem
         if not problem.compile:
             return None
-        key = ("halves", *((t.shape, t.dtype) for t in batch))
+        key = ("halves", problem.compile, *((t.shape, t.dtype) for t in batch))
         if key not in problem.compiled:
             early = self._drawn(self._args(state, constants, batch, 0))
             late = (state.parameters, state.statistics)
             halves: CompiledHalves | None = None
             # What goes wrong here goes wrong again in the sweep, which says what is the matter.
             with contextlib.suppress(Exception):
-                halves = CompiledHalves(problem.gradient_and_sweep, early, late)
+                halves = CompiledHalves(problem.gradient_and_sweep, early, late, problem.compile)
             problem.compiled[key] = halves
         self._halves = problem.compiled[key]
         return None if self._halves is None else self._halves.kept_bytes

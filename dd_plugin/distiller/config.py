@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "storage": ("device", "host", "recompute"),
     "normalization": ("auto", "data", "none", "zca"),
     "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup"),
+    "compile": ("auto", "no", "trace", "inductor"),
     "mixed_precision": ("no", "bf16"),
     "dtype": ("float32", "float64"),
 }
@@ -66,7 +67,7 @@ class DistillerConfig:
         None, "A checkpoint folder, or 'latest' for the newest in output_dir."
     )
     seed: int = _option(0, "Decides every random number of the run.")
-    max_steps: int = _option(200, "Outer steps.")
+    max_steps: int = _option(300, "Outer steps.")
     logging_steps: int = _option(10, "Outer steps between two lines of the log.")
     eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
     eval_networks: int = _option(3, "Fresh networks per evaluation.")
@@ -103,7 +104,7 @@ class DistillerConfig:
     )
     init: str = _option("random", "Where inner runs start: fixed, random or pool.")
     pool_size: int = _option(10, "Partly trained networks in the pool.")
-    pool_max_steps: int = _option(200, "Inner steps after which a network of the pool is replaced.")
+    pool_max_steps: int = _option(300, "Inner steps after which a network of the pool is replaced.")
     statistics: str | None = _option(
         None,
         "BatchNorm policy: learned, tracked or frozen; by default learned for a fixed "
@@ -156,7 +157,13 @@ class DistillerConfig:
     # How it is computed.
     method: str = _option("mixed", "How to differentiate: mixed, reverse or autograd.")
     storage: str = _option("device", "Where the trajectory lies: device, host or recompute.")
-    compile: bool = _option(False, "Compile the inner step and the backward sweep.")
+    compile: str = _option(
+        "auto",
+        "How the inner step and its backward sweep are run: no: from Python each time; trace: as "
+        "the operations that a first run recorded, several times faster for small networks; "
+        "inductor: compiled, for runs of thousands of outer steps; auto: trace, or no where a loss "
+        "is your own, which may not do the same in every step.",
+    )
     mixed_precision: str = _option("no", "no or bf16.")
     dtype: str = _option("float32", "Of weights and images: float32 or float64.")
 
@@ -167,6 +174,10 @@ class DistillerConfig:
     hub_token: str | None = _option(None, "Token; by default the one of `hf auth login`.")
 
     def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            # YAML reads the word no as false.
+            if "no" in choices and getattr(self, name) is False:
+                setattr(self, name, "no")
         if self.model_args is None and (self.dataset, self.model) == ("digits", _CONVNET):
             self.model_args = dict(_FOR_DIGITS)
         self.model_args = _dictionary(self.model_args, "model_args")

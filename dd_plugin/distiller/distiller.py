@@ -126,6 +126,7 @@ class Distiller:
             self.dtype,
             self.compute_inner_loss,
             self.compute_outer_loss,
+            own_losses=self._has_own_losses(),
         )
         self.train_data, self.eval_data = parts.train, parts.evaluation
         self.transform, self.networks = parts.transform, parts.networks
@@ -137,6 +138,15 @@ class Distiller:
         self.callbacks = [IntervalCallback(), ProgressCallback(), *callbacks]
         self.results: dict[str, Scores] = {}
         self._stop_signal: str | None = None
+
+    def _has_own_losses(self) -> bool:
+        own = type(self)
+        return (
+            self._inner_loss is not None
+            or self._outer_loss is not None
+            or own.compute_inner_loss is not Distiller.compute_inner_loss
+            or own.compute_outer_loss is not Distiller.compute_outer_loss
+        )
 
     # What a subclass may override.
 

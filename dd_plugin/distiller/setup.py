@@ -23,6 +23,7 @@ from dd_plugin.bilevel import (
     Storage,
     Window,
 )
+from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
@@ -55,8 +56,11 @@ def make_parts(
     dtype: torch.dtype,
     inner_loss: Loss,
     outer_loss: Loss,
+    own_losses: bool,
 ) -> Parts:
     """Read, choose, make and check everything.
+
+    ``own_losses`` says that a loss is the user's.
 
     Raises:
         DataError: the data cannot be used.
@@ -81,13 +85,18 @@ def make_parts(
         OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args),  # type: ignore[arg-type]
         inner_loss=inner_loss,
         outer_loss=outer_loss,
-        compile=config.compile,
+        compile=_compile(config, own_losses),
         autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
     )
     transform = _transform(config, networks, train).to(device)
     recipe = _recipe(config, networks, train, model_init)
     synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
     return Parts(train, evaluation, transform, networks, problem, synthetic)
+
+
+def _compile(config: DistillerConfig, own_losses: bool) -> Compile:
+    named: dict[str, Compile] = {"no": False, "trace": "trace", "inductor": True}
+    return named.get(config.compile, False if own_losses else "trace")
 
 
 def _read(

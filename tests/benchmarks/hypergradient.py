@@ -5,9 +5,9 @@
 A case is a tool that takes the gradient of the outer loss (256 images) for the inner images (100
 of 32x32, the same in every step) after K steps of SGD or Adam on a ConvNet of three blocks (width
 64, BatchNorm); and the same on a timm ResNet-18. Both losses are taken in train mode, so that every
-tool differentiates the same function. "ours keeping" is the compiled engine with 1 GiB for
-activations. "plain" is inner training alone: a model, `torch.optim`, no outer gradient;
-compiled, with `torch.compile`.
+tool differentiates the same function. "ours traced" is the engine with ``compile="trace"``, "ours
+keeping" the compiled one with 1 GiB for activations. "plain" is inner training alone: a model,
+`torch.optim`, no outer gradient; compiled, with `torch.compile`.
 
 The tools of one K run in processes of their own that are all there at the same time and take
 turns, round after round, one at work and the others waiting. So a ratio is taken between
@@ -38,7 +38,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-TOOLS = ("ours compiled", "ours keeping", "ours eager", "higher", "torchopt", "autograd")
+TOOLS = (
+    "ours compiled",
+    "ours keeping",
+    "ours traced",
+    "ours eager",
+    "higher",
+    "torchopt",
+    "autograd",
+)
 KEEPING = 1 << 30
 PLAIN = ("plain compiled", "plain eager")
 STEP_SIZE = 0.01
@@ -101,7 +109,7 @@ def runner(case: dict, device: str):
             model,
             optimizer=bilevel.adam() if adam else bilevel.sgd(),
             outer_training=True,
-            compile=compiled,
+            compile="trace" if how == ["traced"] else compiled,
         )
         method = "autograd" if name == "autograd" else "mixed"
 
@@ -114,7 +122,7 @@ def runner(case: dict, device: str):
                 method=method,
                 storage=bilevel.Device(activations=KEEPING if keeping else 0),
             )
-            if compiled and not problem.compile:
+            if (compiled or how == ["traced"]) and not problem.compile:
                 raise RuntimeError("the compiler failed and the engine went on eagerly")
             gradient = torch.stack([b.images for b in result.batches.values()]).sum(0)
             return gradient, {"trajectory_bytes": result.trajectory_bytes}

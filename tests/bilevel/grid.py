@@ -156,7 +156,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "window": tuple(WINDOWS),
     "method": ("mixed", "reverse"),
     "storage": tuple(STORAGES),
-    "path": ("eager", "compiled"),
+    "path": ("eager", "compiled", "traced"),
 }
 
 
@@ -235,7 +235,7 @@ def _generic(model: nn.Module) -> nn.Module:
 class Bench:
     """A problem of the grid, its data, and the results that its cases share."""
 
-    def __init__(self, problem: str, optimizer: str, policy: str, compiled: bool) -> None:
+    def __init__(self, problem: str, optimizer: str, policy: str, path: str) -> None:
         torch.manual_seed(sum(map(ord, problem + optimizer + policy)))
         make, side = PROBLEMS[problem]
         model = _generic(make())
@@ -258,10 +258,9 @@ class Bench:
         self.step_size = 0.01 + 0.04 * torch.rand(STEPS, dtype=torch.float64)
         self.eager = BilevelProblem(model, optimizer=OPTIMIZERS[optimizer], **how)
         self.problem = self.eager
-        if compiled:
-            self.problem = BilevelProblem(
-                model, optimizer=OPTIMIZERS[optimizer], compile=True, **how
-            )
+        if path != "eager":
+            how["compile"] = "trace" if path == "traced" else True
+            self.problem = BilevelProblem(model, optimizer=OPTIMIZERS[optimizer], **how)
         self._oracles: dict[str, Hypergradient] = {}
 
     def run(self, problem: BilevelProblem, window: str, **options: Any) -> Hypergradient:
@@ -296,7 +295,7 @@ def errors(cases: Iterable[Case]) -> Iterator[tuple[Case, float, str]]:
         problem, optimizer, policy, window, method, storage, path = case
         if bench is None or current != (problem, optimizer, policy, path):
             current = (problem, optimizer, policy, path)
-            bench = Bench(problem, optimizer, policy, path == "compiled")
+            bench = Bench(problem, optimizer, policy, path)
         yield case, *bench.error(window, method, storage)
 
 
@@ -312,8 +311,8 @@ def summary(found: Mapping[Case, float]) -> str:
             key = (option, value, case[-1])
             worst[key], count[key] = max(worst[key], error), count[key] + 1
     lines = [
-        "| | | eager: cases | worst error | compiled: cases | worst error |",
-        "|---|---|---:|---:|---:|---:|",
+        "| | | " + " | ".join(f"{path}: cases | worst error" for path in OPTIONS["path"]) + " |",
+        "|---|---|" + "---:|---:|" * len(OPTIONS["path"]),
     ]
     rows = [("", "all")] + [(o, v) for o, vs in OPTIONS.items() if o != "path" for v in vs]
     for option, value in rows:

@@ -11,14 +11,15 @@ from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 
 
+@pytest.mark.parametrize("how", [True, "trace"])
 @pytest.mark.parametrize(
     ("optimizer", "policy"), [(sgd(0.9), None), (adam(), ("tracked", "batch"))]
 )
-def test_compiled_equals_the_whole_graph_and_compiles_once(optimizer, policy):
+def test_compiled_equals_the_whole_graph_and_compiles_once(optimizer, policy, how):
     model = convnet(width=2, dropout=0.4, blocks=1)
     if policy is not None:
         convert_bn(model, *policy)
-    problem = BilevelProblem(model, optimizer=optimizer, compile=True)
+    problem = BilevelProblem(model, optimizer=optimizer, compile=how)
     batches, outer = soft_batches(3), hard_batch()
     compiled = None
     for seed, step_size in ((0, 0.1), (1, torch.rand(3, dtype=torch.float64) * 0.1)):
@@ -26,7 +27,7 @@ def test_compiled_equals_the_whole_graph_and_compiles_once(optimizer, policy):
         result = hypergradient(problem, batches, outer, **options)
         problem.compile = False
         oracle = hypergradient(problem, batches, outer, method="autograd", **options)
-        problem.compile = True
+        problem.compile = how
         assert worst_error(result, oracle)[0] < 1e-9
         compiled = compiled or dict(problem.compiled)
     # Nothing was traced again for another seed, step size or step, nor compiled again.
@@ -46,12 +47,12 @@ class _Residual(nn.Module):
         return x + self.drop(self.layer(x))
 
 
-@pytest.fixture(scope="module")
-def random_problem():
+@pytest.fixture(scope="module", params=[True, "trace"])
+def random_problem(request):
     """A compiled problem with two kinds of random layers; the tests share what is compiled."""
     torch.manual_seed(0)
     model = nn.Sequential(_Residual(), _Residual(), nn.Linear(4, 3)).double()
-    return BilevelProblem(model, optimizer=adam(eps=1e-3), compile=True)
+    return BilevelProblem(model, optimizer=adam(eps=1e-3), compile=request.param)
 
 
 def test_compiled_models_replay_dropout_and_stochastic_depth(random_problem, monkeypatch):
@@ -93,7 +94,8 @@ def test_nothing_is_compiled_again(random_problem):
 
     first = hypergradient(problem, batches[:2], outer, step_size=0.1)
     compiled = work()
-    assert min(compiled) >= len(problem.compiled) >= 5
+    assert len(problem.compiled) >= 5
+    assert min(compiled) >= len(problem.compiled) or problem.compile == "trace"
     with torch._dynamo.config.patch(error_on_recompile=True):
         for options in (
             {"seed": 1},
@@ -140,9 +142,10 @@ class _Branching(nn.Module):
         return x * 2 if float(x.detach().mean()) > 0 else x
 
 
-def test_what_cannot_be_compiled_runs_eagerly_with_one_warning():
+@pytest.mark.parametrize("how", [True, "trace"])
+def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(how):
     model = nn.Sequential(*convnet(blocks=1), _Branching())
-    problem = BilevelProblem(model, compile=True)
+    problem = BilevelProblem(model, compile=how)
     batches, outer = soft_batches(2), hard_batch()
     with pytest.warns(CompileWarning, match="runs eagerly from here on") as caught:
         result = hypergradient(problem, batches, outer, step_size=0.1)

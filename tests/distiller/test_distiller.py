@@ -90,7 +90,7 @@ def test_a_module_is_a_fixed_initialisation_and_stays_as_it_is(tmp_path):
 
 def test_losses_are_arguments_or_methods(tmp_path):
     def mean_square(logits, labels):
-        return (logits - nn.functional.one_hot(labels, 3)).square().mean()
+        return (logits - (labels[:, None] == torch.arange(3)).float()).square().mean()
 
     class MeanSquare(Distiller):
         def compute_outer_loss(self, logits, labels):
@@ -103,7 +103,14 @@ def test_losses_are_arguments_or_methods(tmp_path):
     )
     given.train()
     assert torch.equal(overridden.synthetic.images(), given.synthetic.images())
+    # A loss of one's own need not do the same in every step, so it is not traced unless asked.
+    assert overridden.problem.compile is given.problem.compile is False
+    asked = toy_distiller(tmp_path / "d", kind=MeanSquare, compile="trace")
+    asked.train()
+    assert asked.problem.compile == "trace"
+    torch.testing.assert_close(asked.synthetic.images(), given.synthetic.images())
     plain = toy_distiller(tmp_path / "c")
+    assert plain.problem.compile == "trace"
     plain.train()
     assert not torch.equal(overridden.synthetic.images(), plain.synthetic.images())
 
