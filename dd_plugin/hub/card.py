@@ -1,0 +1,299 @@
+"""The card of a distilled set: ``README.md``, made from the record alone.
+
+`make_card` is a pure function of ``recipe.json``: the same record gives the same text on any
+machine and on any day. `merge_card` puts a new card over one that its owner has edited. The words
+are here, in `card_results` and in `card_usage`; escaping is in `markdown`, references are in
+`citations`, and the marks by which a card is known again in `card_sections`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dd_plugin.hub.card_merge import front_matter, merge_card, with_license
+from dd_plugin.hub.card_results import results_text
+from dd_plugin.hub.card_sections import Section, joined, ledger, section
+from dd_plugin.hub.card_usage import usage_text
+from dd_plugin.hub.citations import papers_of
+from dd_plugin.hub.markdown import (
+    code,
+    count,
+    decimal,
+    escaped,
+    fenced,
+    literal,
+    number,
+    one_line,
+    table,
+)
+
+__all__ = ["make_card", "merge_card", "with_license"]
+
+_PARQUET = "data/train-00000-of-00001.parquet"
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_HOME = "https://huggingface.co/datasets"
+_MOST_NAMES = 20
+
+
+def make_card(record: Mapping[str, Any]) -> str:
+    """The card of a distilled set.
+
+    Args:
+        record: what ``recipe.json`` holds. Under ``source``, ``results``, ``protocol``,
+            ``evaluations`` and ``about`` anything may be missing or None; what is not there is not
+            spoken of. Texts may hold anything. ``images["num_bytes"]``, the size of the table in
+            memory, is what `datasets` wants beside the number of rows.
+
+    Returns:
+        Markdown with YAML front matter, as the Hub takes it.
+
+    Raises:
+        KeyError: the record has no recipe, or no images.
+    """
+    metadata = _metadata(record)
+    texts = {
+        "title": f"# {escaped(_name(record))}",
+        "summary": _summary(record),
+        "limits": _limits(record),
+        "results": results_text(record),
+        "usage": usage_text(record),
+        "recipe": _recipe(record),
+        "distillation": _distillation(record),
+        "license": _license(record),
+        "citation": _citation(record),
+        "versions": _versions(record),
+    }
+    parts: list[Section | str] = [section(name, text) for name, text in texts.items() if text]
+    files = ("configs", "dataset_info", "size_categories")
+    free = {key: value for key, value in metadata.items() if key not in files}
+    listed = ledger((part for part in parts if isinstance(part, Section)), free)
+    return f"---\n{front_matter(metadata)}---\n\n{joined(parts, listed)}"
+
+
+def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
+    images, recipe = record["images"], record["recipe"]
+    names = {str(i): str(name) for i, name in enumerate(recipe["class_names"])}
+    features: list[dict[str, Any]] = [
+        {"name": "image", "dtype": "image"},
+        {"name": "label", "dtype": {"class_label": {"names": names}}},
+    ]
+    if images.get("soft_labels"):
+        features.append({"name": "soft_label", "list": "float32"})
+    licenses = [name for name in _licenses(record) if _LICENSE.fullmatch(name)]
+    total = int(images["count"])
+    size = next((text for most, text in _SIZES.items() if total < most), "n>1M")
+    hub_id = _hub_id(record)
+    metadata: dict[str, Any] = {
+        "pretty_name": one_line(_name(record)),
+        "license": licenses[0] if len(licenses) == 1 else licenses,
+        "task_categories": ["image-classification"],
+        "tags": ["dataset-distillation", f"ipc-{int(images['per_class'])}", "dd_plugin"],
+        "source_datasets": [hub_id or "extended"],
+        "size_categories": [size],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": _PARQUET}]}
+        ],
+        "dataset_info": {"features": features},
+    }
+    # `datasets` ignores a split without its size, with a warning.
+    if size_in_memory := int(images.get("num_bytes") or 0):
+        metadata["dataset_info"]["splits"] = [
+            {"name": "train", "num_bytes": size_in_memory, "num_examples": total}
+        ]
+    return {key: value for key, value in metadata.items() if value}
+
+
+def _source(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record.get("source") or {}
+
+
+def _config(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (record.get("about") or {}).get("config") or {}
+
+
+def _hub_id(record: Mapping[str, Any]) -> str | None:
+    found = _source(record).get("hub_id")
+    return found if isinstance(found, str) and _HUB_ID.fullmatch(found) else None
+
+
+def _licenses(record: Mapping[str, Any]) -> list[str]:
+    found = _source(record).get("licenses") or []
+    return [name for name in ([found] if isinstance(found, str) else found) if name]
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    source = _source(record)
+    name = source.get("hub_id") or source.get("dataset")
+    per_class = count(int(record["images"]["per_class"]), "image")
+    what = f"{one_line(name, 80)}, distilled" if name else "Distilled images,"
+    return f"{what} to {per_class} per class" if name else f"{what} {per_class} per class"
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    recipe, images = record["recipe"], record["images"]
+    channels, height, width = (int(n) for n in recipe["shape"])
+    classes = list(recipe["class_names"])
+    colour = {1: "gray", 3: "colour"}.get(channels, f"{channels}-channel")
+    source, hub_id = _source(record), _hub_id(record)
+    if hub_id:
+        origin = f"[{escaped(hub_id)}]({_HOME}/{hub_id})"
+    elif source.get("dataset"):
+        origin = code(source["dataset"])
+    else:
+        origin = "a data set that is not named here"
+    number_of = count(source.get("images"), "image")
+    of = f"the {number_of} of {origin}" if number_of else origin
+    if source.get("train_split"):
+        of += f" (split {code(source['train_split'])})"
+    total = count(int(images["count"]), f"synthetic {colour} image")
+    names = ", ".join(escaped(one_line(name, 40)) for name in classes[:_MOST_NAMES])
+    more = f" and {len(classes) - _MOST_NAMES:,} more" if len(classes) > _MOST_NAMES else ""
+    return (
+        f"![All images of the set, in a grid](preview.png)\n\n"
+        f"{total} of {height} x {width} pixels in {count(len(classes), 'class')}, learned from "
+        f"{of} such that a network that is trained on them alone does well on real images. Made with "
+        "dd_plugin by dataset distillation: the gradient of the trained network's loss on real "
+        "images is taken through its whole training, down to the pixels.\n\n"
+        f"Classes: {names}{more}."
+    )
+
+
+def _limits(record: Mapping[str, Any]) -> str:
+    start = {
+        "real": "The images began as real ones and may still resemble them.",
+        "mean": "The images began as the mean of the real ones of their class.",
+    }.get(str(_config(record).get("image_init")), "")
+    private = "- It is not anonymised, and no privacy guarantee was proved or measured."
+    return "\n".join(
+        [
+            "## What it is, and what it is not",
+            "",
+            "- It is training data for the recipe below. The results below hold for that recipe "
+            "and the networks named there; other networks and settings may do much worse.",
+            "- It is not a sample of the real data: do not test models on it, and do not judge by "
+            "it what real images look like.",
+            f"{private} {start}".rstrip(),
+            "- The images in the viewer are rounded to 8 bits. The exact ones, which the recipe "
+            "trains on, are in `tensors.safetensors`.",
+        ]
+    )
+
+
+def _recipe(record: Mapping[str, Any]) -> str:
+    recipe, images, config = record["recipe"], record["images"], _config(record)
+    model = code(recipe["model"]) if recipe.get("model") else "one without a name"
+    if recipe.get("model_args"):
+        model += f" with {literal(recipe['model_args'])}"
+    starts = {
+        "fixed": "one initialisation, stored in `tensors.safetensors`",
+        "random": "fresh random weights",
+        "pool": "fresh random weights; while distilling, a pool of partly trained networks",
+    }
+    batches = {
+        "all": f"all {count(int(images['count']), 'image')} in each step",
+        "groups": f"one of {count(recipe.get('groups'), 'group')} in each step, in turn",
+        "minibatches": f"{count(recipe.get('batch_size'), 'image')} in each step, shuffled",
+    }
+    optimizer = code(recipe.get("optimizer"))
+    if recipe.get("optimizer_args"):
+        optimizer += f" with {literal(recipe['optimizer_args'])}"
+    rows = [
+        ("network", model),
+        ("starts from", starts.get(str(recipe.get("init")), code(recipe.get("init")))),
+        ("steps", count(int(recipe["steps"]))),
+        ("batches", batches.get(str(recipe.get("batching")), code(recipe.get("batching")))),
+        ("optimizer", optimizer),
+        ("step sizes", _step_sizes(images, config)),
+        ("labels", "learned probabilities" if images.get("soft_labels") else "classes"),
+        ("augmentation", code(recipe.get("augmentation") or "none")),
+        ("network input", _input(record.get("transform") or {})),
+        ("BatchNorm", _batch_norm(recipe)),
+    ]
+    return "## The recipe\n\n" + table(("training on these images", ""), rows)
+
+
+def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if images.get("learned_step_sizes"):
+        kind = {"per_step": ", one per step", "shared": ", one for all steps"}
+        return f"learned{kind.get(str(config.get('step_sizes')), '')}, in `tensors.safetensors`"
+    value = number(config.get("inner_lr"))
+    return "constant" if value is None else f"constant, {decimal(value)}"
+
+
+def _input(transform: Mapping[str, Any]) -> str:
+    if transform.get("kind") == "normalization":
+        mean, std = (
+            ", ".join(decimal(x) for v in transform.get(key) or [] if (x := number(v)) is not None)
+            for key in ("mean", "std")
+        )
+        return f"pixels in 0 to 1, minus {mean}, divided by {std}"
+    if transform.get("kind") == "whitening":
+        return "ZCA-whitened pixels, matrix in `tensors.safetensors`"
+    return code(transform.get("kind") or "pixels in 0 to 1")
+
+
+def _batch_norm(recipe: Mapping[str, Any]) -> str:
+    if not recipe.get("statistics"):
+        return "none"
+    return (
+        f"{code(recipe['statistics'])} statistics, trained with those of the "
+        f"{code(recipe.get('train_with') or 'batch')}"
+    )
+
+
+def _distillation(record: Mapping[str, Any]) -> str:
+    config, about = _config(record), record.get("about") or {}
+    if not config and not about.get("outer_steps"):
+        return ""
+    window = {
+        "full": "all",
+        "last": f"the last {count(config.get('window_length'))}",
+        "random": f"a random stretch of {count(config.get('window_length'))}",
+    }
+    begin = {"real": "real images", "noise": "noise", "mean": "the mean of each class"}
+    stored = "pixels"
+    if config.get("parametrization") == "upsampled":
+        stored = f"pixels at 1/{count(config.get('upsample_factor'))} of the resolution"
+    rate = number(config.get("learning_rate"))
+    rows = [
+        ("outer steps", count(about.get("outer_steps"))),
+        ("training steps differentiated", window.get(str(config.get("window")), "")),
+        ("real images per outer step", count(config.get("real_batch_size"))),
+        ("images began as", begin.get(str(config.get("image_init")), "")),
+        ("learned as", stored if config else ""),
+        ("learning rate of the images", "" if rate is None else f"{decimal(rate)} (Adam)"),
+        ("seed", count(config.get("seed"))),
+    ]
+    return (
+        "## How it was made\n\n"
+        + table(("distillation", ""), [row for row in rows if row[1]])
+        + "\n\nEvery setting is in `recipe.json`."
+    )
+
+
+def _license(record: Mapping[str, Any]) -> str:
+    licenses = _licenses(record)
+    if not licenses:
+        return (
+            "## License\n\nNone is stated: none was found for the source data, and a distilled set "
+            "is made from them."
+        )
+    names = ", ".join(code(name) for name in licenses)
+    return f"## License\n\nThat of the source data, as stated there: {names}."
+
+
+def _citation(record: Mapping[str, Any]) -> str:
+    papers = papers_of(record)
+    lines = "\n".join(paper.line() for paper in papers)
+    entries = fenced("\n".join(paper.bibtex() for paper in papers), "bibtex")
+    return f"## Citation\n\nThe methods that this set was made with:\n\n{lines}\n\n{entries}"
+
+
+def _versions(record: Mapping[str, Any]) -> str:
+    versions = (record.get("about") or {}).get("versions") or {}
+    listed = ", ".join(f"{escaped(name)} {escaped(v)}" for name, v in versions.items() if v)
+    return f"## Versions\n\n{listed}" if listed else ""

@@ -1,0 +1,112 @@
+"""The results on the card of a distilled set: tables, how they were taken, and the command.
+
+Used by `card`. Every number is one of the record's, in percent with one decimal; the mean and the
+standard deviation are computed from the accuracies where the record has them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dd_plugin.hub.markdown import code, count, escaped, fenced, number, one_line, table
+
+_ROWS = {
+    "distilled": "these images",
+    "random real": "as many random real images",
+    "full data": "all real images",
+}
+
+
+def results_text(record: Mapping[str, Any]) -> str:
+    """The section, or an empty text where nothing was measured."""
+    main = _main_table(record)
+    others = _evaluations_table(record)
+    if not main and not others:
+        return ""
+    blocks = ["## Results"]
+    if main:
+        blocks += [main, _protocol(record)]
+    if others:
+        blocks += ["Other networks, pixels and data:" if main else "", others]
+    command = (record.get("protocol") or {}).get("command")
+    if isinstance(command, str) and command.strip():
+        blocks += ["The command:", fenced(one_line(command, 1000), "sh")]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def accuracy(scores: Mapping[str, Any]) -> str:
+    """``93.0 ± 1.0 %``, or an empty text where the record has no finite mean."""
+    found = _accuracies(scores)
+    mean = statistics.fmean(found) if found else number(scores.get("mean"))
+    std = statistics.stdev(found) if len(found) > 1 else number(scores.get("std"))
+    if mean is None:
+        return ""
+    spread = f" ± {100 * std:.1f}" if std is not None and len(found) != 1 else ""
+    return f"{100 * mean:.1f}{spread} %"
+
+
+def _accuracies(scores: Mapping[str, Any]) -> list[float]:
+    listed = scores.get("accuracies")
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        return []
+    return [x for value in listed if (x := number(value)) is not None]
+
+
+def _networks(scores: Mapping[str, Any]) -> str:
+    return str(len(_accuracies(scores)) or "")
+
+
+def _main_table(record: Mapping[str, Any]) -> str:
+    results = record.get("results") or {}
+    stored = count(record["images"]["count"])
+    real = count((record.get("source") or {}).get("images"))
+    images = {"distilled": stored, "random real": stored, "full data": real}
+    rows = [
+        (_ROWS.get(name) or escaped(name), images.get(name, ""), accuracy(found), _networks(found))
+        for name, found in results.items()
+        if isinstance(found, Mapping) and accuracy(found)
+    ]
+    return table(("trained on", "images", "accuracy", "networks"), rows) if rows else ""
+
+
+def _tested_on(values: Mapping[str, Any]) -> str:
+    parts = [
+        count(values.get("images"), "image"),
+        f"split {code(values['split'])}" if values.get("split") else "",
+        code(values["dataset"]) if values.get("dataset") else "",
+    ]
+    return " of ".join(part for part in parts if part)
+
+
+def _protocol(record: Mapping[str, Any]) -> str:
+    protocol = record.get("protocol") or {}
+    fixed = record["recipe"].get("init") == "fixed"
+    start = "from the stored initialisation" if fixed else "afresh, each from a seed of its own"
+    where = _tested_on(protocol)
+    text = f"Accuracy{f' on {where}' if where else ''} of networks that were trained {start}; "
+    text += "mean ± standard deviation over networks."
+    if protocol.get("eval_mode"):
+        text += " Networks are tested in eval mode, so the batch size of the test does not matter."
+    return text
+
+
+def _evaluations_table(record: Mapping[str, Any]) -> str:
+    rows = []
+    for found in record.get("evaluations") or []:
+        if not isinstance(found, Mapping) or not accuracy(found):
+            continue
+        rows.append(
+            (
+                code(found.get("model") or "unnamed"),
+                escaped(found.get("trained_on") or "distilled images"),
+                escaped(found.get("protocol") or ""),
+                escaped(found.get("pixels") or ""),
+                accuracy(found),
+                _networks(found),
+                _tested_on(found),
+            )
+        )
+    header = ("network", "trained on", "recipe", "pixels", "accuracy", "networks", "tested on")
+    return table(header, rows) if rows else ""

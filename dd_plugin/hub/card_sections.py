@@ -1,0 +1,123 @@
+"""The parts of a card that are generated, each between two comments that hold its fingerprint.
+
+    <!-- dd_plugin:begin results 1f0a5c44d3b2 -->
+    ## Results
+    ...
+    <!-- dd_plugin:end results -->
+
+A part whose text still has the fingerprint of its first comment is as it was generated; one that a
+user has edited has not. A last comment lists what was generated: the parts, and the fingerprint of
+every metadata value, so that what a user took away can be told from what is new.
+`card` writes them, `card_merge` reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+_SECTION = re.compile(
+    r"<!-- dd_plugin:begin ([a-z_]+) ([0-9a-f]{12}) -->\n(.*?)\n?<!-- dd_plugin:end \1 -->",
+    re.DOTALL,
+)
+_LEDGER = re.compile(r"<!-- dd_plugin:generated\n(.*?)\n-->", re.DOTALL)
+_LEDGER_LINE = re.compile(r"([\w.-]+):((?: [0-9a-z_]+)*)")
+_SECTIONS = "sections"
+
+
+class Section(NamedTuple):
+    """A generated part of a card.
+
+    Attributes:
+        name: one word.
+        text: Markdown.
+        fingerprint: that of the text as it was generated.
+    """
+
+    name: str
+    text: str
+    fingerprint: str
+
+    @property
+    def edited(self) -> bool:
+        """Whether the text is another than was generated."""
+        return fingerprint(self.text) != self.fingerprint
+
+    def __str__(self) -> str:
+        begin = f"<!-- dd_plugin:begin {self.name} {self.fingerprint} -->"
+        return f"{begin}\n{self.text}\n<!-- dd_plugin:end {self.name} -->"
+
+
+class Ledger(NamedTuple):
+    """What was generated when a card was.
+
+    Attributes:
+        sections: their names, in order.
+        metadata: of each key the fingerprint of its value, or of each item of a list.
+    """
+
+    sections: tuple[str, ...]
+    metadata: dict[str, tuple[str, ...]]
+
+    def __str__(self) -> str:
+        lines = [(_SECTIONS, self.sections), *self.metadata.items()]
+        body = "\n".join(f"{key}:" + "".join(f" {word}" for word in words) for key, words in lines)
+        return f"<!-- dd_plugin:generated\n{body}\n-->"
+
+
+def fingerprint(value: Any) -> str:
+    """Twelve hexadecimal digits of a text, or of another value as YAML."""
+    # YAML and not JSON: it keeps references, so that a small file cannot stand for a huge text.
+    text = value if isinstance(value, str) else yaml.safe_dump(value)
+    return hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def fingerprints(value: Any) -> tuple[str, ...]:
+    """Of each item of a list, or of any other value."""
+    return tuple(map(fingerprint, value)) if isinstance(value, list) else (fingerprint(value),)
+
+
+def section(name: str, text: str) -> Section:
+    """A freshly generated part."""
+    return Section(name, text.strip("\n"), fingerprint(text))
+
+
+def ledger(sections: Iterable[Section], metadata: Mapping[str, Any]) -> Ledger:
+    """The list of what is generated now."""
+    return Ledger(
+        tuple(part.name for part in sections),
+        {key: fingerprints(value) for key, value in metadata.items()},
+    )
+
+
+def joined(parts: Sequence[Section | str], listed: Ledger) -> str:
+    """The body of a card."""
+    return "\n\n".join([*map(str, parts), str(listed)]) + "\n"
+
+
+def split(body: str) -> tuple[list[Section | str], Ledger | None]:
+    """The parts of a card's body: generated ones, and what stands between them.
+
+    Text that is nothing but empty lines is left out. The list of what was generated is None for a
+    card that was not made here, or that lost it.
+    """
+    body = body.replace("\r\n", "\n")
+    # The last one: an earlier one is in a copy that somebody made of the whole card.
+    found = next(reversed(list(_LEDGER.finditer(body))), None)
+    listed = None
+    if found:
+        lines = {m[1]: tuple(m[2].split()) for m in _LEDGER_LINE.finditer(found[1])}
+        listed = Ledger(lines.pop(_SECTIONS, ()), lines)
+        body = body[: found.start()] + body[found.end() :]
+    parts: list[Section | str] = []
+    end = 0
+    for match in _SECTION.finditer(body):
+        parts += [body[end : match.start()], Section(match[1], match[3], match[2])]
+        end = match.end()
+    parts.append(body[end:])
+    kept = (part.strip("\n") if isinstance(part, str) else part for part in parts)
+    return [part for part in kept if not isinstance(part, str) or part.strip()], listed

@@ -1,0 +1,251 @@
+"""A distilled set in the forms of other tools: an image folder, and the files of DD-Ranking.
+
+`DistilledDataset` calls these with its tensors. Both forms lose something (the recipe, and the
+image folder the exact pixels), so they are for use elsewhere and not for keeping.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dd_plugin.hub.folder import to_bytes
+
+# Channel means and deviations that DD-Ranking 0.2 (`ddranking/utils/data.py`) normalises its test
+# images with, by its names of data sets; those of CIFAR-10 serve for CIFAR-100, too.
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DD_RANKING_NORMALIZATION: Final[
+    Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]]
+] = {
+    "CIFAR10": _CIFAR,
+    "CIFAR100": _CIFAR,
+    "TinyImageNet": _IMAGENET,
+    "ImageNet1K": _IMAGENET,
+    "ImageNette": _IMAGENET,
+    "ImageWoof": _IMAGENET,
+    "ImageMeow": _IMAGENET,
+    "ImageSquawk": _IMAGENET,
+    "ImageFruit": _IMAGENET,
+    "ImageYellow": _IMAGENET,
+}
+
+_PORTABLE = re.compile(r"[A-Za-z0-9][\w ,'()+=-]{0,99}(?<! )", re.ASCII)
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
+# Folder names that timm and `datasets` take for a split of the data.
+_SPLITS = re.compile(
+    r"(?<![^-._ 0-9])(train|training|validation|valid|val|dev|test|testing|eval|evaluation)"
+    r"(?![^-._ 0-9])",
+    re.IGNORECASE,
+)
+
+# Without it `datasets` would look for splits in the names of the classes.
+_README = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: "**/*.png"
+---
+"""
+
+
+def export_image_folder(
+    folder: Path, images: Tensor, labels: Tensor, class_names: Sequence[str]
+) -> None:
+    """Write images as ``folder/CLASS/00000.png``.
+
+    torchvision's `ImageFolder`, timm's `create_dataset` and `datasets` read it, and number the
+    classes by the order of their folders. So that this is the order of ``class_names``, folders
+    have plain class names only where they sort that way, and else ``0_name``, ``1_name``, ...;
+    characters that not every file system takes become ``_``, and a class ``train`` becomes
+    ``trainclass``, lest it be taken for a split. A ``README.md`` beside them tells `datasets` that
+    all images are one split, ``"train"``.
+
+    Args:
+        folder: new or empty.
+        images: ``(N, C, H, W)`` in [0, 1], gray or RGB; rounded to 8 bits.
+        labels: class indices ``(N,)``.
+        class_names: in the order of the labels.
+
+    Raises:
+        ValueError: shapes, labels or names do not fit, the folder holds something, or a class has
+            no image, as those after it would be numbered wrongly.
+        OSError: the folder cannot be written; then nothing is left of it.
+    """
+    from PIL import Image
+
+    _check(images, labels)
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"`images` must be (N, 1 or 3, H, W), got {tuple(images.shape)}")
+    counts = _counts(labels, len(class_names))
+    if not all(counts):
+        raise ValueError(
+            "every class must have an image, since folders number the classes, got none of "
+            f"{class_names[counts.index(0)]!r}; use the Parquet file, which names the classes"
+        )
+    names = _folder_names(class_names)
+    made = [0] * len(names)
+    with _all_or_nothing(folder) as partial:
+        (partial / "README.md").write_text(_README, encoding="utf-8")
+        for name in names:
+            (partial / name).mkdir()
+        for pixels, label in zip(to_bytes(images), labels.tolist(), strict=True):
+            array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
+            Image.fromarray(array).save(partial / names[label] / f"{made[label]:05d}.png")
+            made[label] += 1
+
+
+def export_dd_ranking(
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    soft_labels: Tensor | None = None,
+    step_size: float | None = None,
+    *,
+    dataset: str | None = None,
+) -> None:
+    """Write the three files that DD-Ranking (arXiv 2505.13300) is given.
+
+    | file | content |
+    |---|---|
+    | ``images.pt`` | ``(N, C, H, W)``, float32, what the network is fed, sorted by class |
+    | ``labels.pt`` | log-probabilities ``(N, classes)``, or class indices ``(N,)`` |
+    | ``lr.pt`` | the step size, 0-d; only if there is one |
+
+    They are what its evaluators' `compute_metrics` takes as ``image_tensor``, ``soft_labels`` or
+    ``hard_labels``, and ``syn_lr``, after `torch.load`. What decides the form, in DD-Ranking 0.2:
+
+    - it trains on the images as they are, and tests on real ones that it normalised with
+      `DD_RANKING_NORMALIZATION`: so pixels have to be normalised alike;
+    - its losses put soft labels through a softmax with a temperature, so they are logits; the
+      logarithm of the probabilities gives them back at temperature 1
+      (``loss_fn_kwargs: {temperature: 1.0}``, where its default is 1.2);
+    - its hard labels are as many of each class as ``ipc`` says, class after class;
+    - without a step size it searches one of five.
+
+    Args:
+        folder: made if need be; files of these names in it are replaced.
+        images: ``(N, C, H, W)``; pixels in [0, 1] where ``dataset`` is given, and network input
+            otherwise (for its ``use_zca``: ZCA whitened by kornia with eps 0.1, fitted on pixels
+            that were not normalised, which is not what a set learned with ZCA here has).
+        labels: class indices ``(N,)``, as many of each class.
+        soft_labels: probabilities ``(N, classes)``.
+        step_size: of SGD.
+        dataset: DD-Ranking's name of the real data, one of `DD_RANKING_NORMALIZATION`.
+
+    Raises:
+        ValueError: shapes do not fit together, classes differ in their number of images, or the
+            data set is not one of DD-Ranking's.
+        OSError: a file cannot be written.
+    """
+    _check(images, labels)
+    images = images.detach().cpu().float()
+    if dataset is not None:
+        images = _normalized(images, dataset)
+    counts = _counts(labels, int(labels.max()) + 1)
+    if len(set(counts)) > 1:
+        raise ValueError(
+            "every class must have as many images as the others, as DD-Ranking takes it for "
+            f"granted, got {min(counts)} to {max(counts)}"
+        )
+    order = torch.argsort(labels.cpu(), stable=True)
+    files = {"images.pt": images[order], "labels.pt": labels.detach().cpu().long()[order]}
+    if soft_labels is not None:
+        if soft_labels.ndim != 2 or len(soft_labels) != len(labels):
+            raise ValueError(
+                f"`soft_labels` must be ({len(labels)}, classes), got {tuple(soft_labels.shape)}"
+            )
+        probabilities = soft_labels.detach().cpu().float()
+        smallest = torch.finfo(torch.float32).tiny
+        files["labels.pt"] = probabilities.clamp_min(smallest).log()[order]
+    if step_size is not None:
+        files["lr.pt"] = torch.tensor(float(step_size))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("images.pt", "labels.pt", "lr.pt"):
+        if name in files:
+            torch.save(files[name].contiguous().clone(), folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _normalized(images: Tensor, dataset: str) -> Tensor:
+    if dataset not in DD_RANKING_NORMALIZATION:
+        raise ValueError(
+            f"`dataset` must be one of {', '.join(DD_RANKING_NORMALIZATION)}, got {dataset!r}; "
+            "leave it out if `images` are network input"
+        )
+    if images.shape[1] != 3:
+        raise ValueError(f"`images` of {dataset} must be (N, 3, H, W), got {tuple(images.shape)}")
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in DD_RANKING_NORMALIZATION[dataset])
+    return (images - mean) / std
+
+
+def _check(images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"`images` must be (N, C, H, W), got {tuple(images.shape)}")
+    if labels.shape != (len(images),) or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` must be {len(images)} class indices, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+
+
+def _counts(labels: Tensor, classes: int) -> list[int]:
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(
+            f"`labels` must lie between 0 and {classes - 1}, one for each class, got "
+            f"{int(labels.min())} to {int(labels.max())}"
+        )
+    counts: list[int] = torch.bincount(labels.cpu(), minlength=classes).tolist()
+    return counts
+
+
+def _folder_names(class_names: Sequence[str]) -> list[str]:
+    """One folder name per class, in the same order once sorted, by whatever rule."""
+    names = list(class_names)
+    plain = all(
+        _PORTABLE.fullmatch(name) and not _RESERVED.fullmatch(name) and not _SPLITS.search(name)
+        for name in names
+    )
+    distinct = len({name.lower() for name in names}) == len(names)
+    if plain and distinct and names == sorted(names) == sorted(names, key=_natural):
+        return names
+    width = len(str(max(len(names) - 1, 0)))
+    return [f"{i:0{width}d}_{_portable(name)}" for i, name in enumerate(names)]
+
+
+def _portable(name: str) -> str:
+    kept = re.sub(r"[^\w ,'()+=-]", "_", name, flags=re.ASCII)[:100].strip()
+    return _SPLITS.sub(r"\1class", kept) or "class"
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """How timm sorts classes: without case, numbers by their value."""
+    words = re.split(r"(\d+)", name.lower())
+    return [(not w.isdigit(), int(w) if w.isdigit() else 0, w) for w in words]
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of an empty one, or none, once all is written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"`folder` must be new or empty, got {folder}; use another one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

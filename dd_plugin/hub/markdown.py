@@ -1,0 +1,86 @@
+"""Text for a Markdown page out of values that may hold anything.
+
+The card's words are our own, its values come from a record that somebody else may have written: a
+name with a pipe, a line break or a tag must neither break a table nor become part of the page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_LONGEST = 200
+# What needs no care between backticks, in a table too.
+_PLAIN_CODE = re.compile(r"[\w ./:=@+,'\"(){}\[\]-]+", re.ASCII)
+_MARKUP = re.compile(r"([\\`*\[\]|~#$]|(?<!\w)_|_(?!\w))")
+
+
+def one_line(value: Any, longest: int = _LONGEST) -> str:
+    """A value as one line without control characters, cut to a length with an ellipsis."""
+    text = value if isinstance(value, str) else str(value)
+    # Lone surrogates have no UTF-8; controls, line and direction marks have no place in a line.
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def escaped(value: Any) -> str:
+    """A value as text that Markdown and HTML take literally, in a table cell too."""
+    text = one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\1", text)
+
+
+def code(value: Any) -> str:
+    """A name or setting in backticks, or `escaped` where it holds what does not go there."""
+    text = one_line(value)
+    return f"`{text}`" if _PLAIN_CODE.fullmatch(text) else escaped(text)
+
+
+def literal(value: Any) -> str:
+    """A JSON value in backticks, or `escaped`."""
+    return code(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code; what is in it cannot close it, nor be a comment that the card is read by."""
+    text = text.replace("<!--", "<!- -")
+    longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
+    lines = [tuple(header), *map(tuple, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def joined(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([joined(lines[0]), rule, *map(joined, lines[1:])])
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def count(value: Any, thing: str = "") -> str:
+    """How many: ``1,078 images``, ``1 image``; an empty text where that is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return ""
+    if not thing:
+        return f"{value:,}"
+    plural = thing if value == 1 else thing + ("es" if thing.endswith("s") else "s")
+    return f"{value:,} {plural}"
+
+
+def decimal(value: float) -> str:
+    """A number with at most four significant digits."""
+    return f"{value:.4g}"
