@@ -20,6 +20,7 @@ _COMMANDS = {
     "distill": "distil a data set into a few synthetic images",
     "evaluate": "train fresh networks on distilled sets and test them",
     "inspect": "show what convert_bn would convert in a model",
+    "push": "publish a distilled set on the Hub",
 }
 
 
