@@ -103,3 +103,20 @@ def download_all(repo: str, folder: str, **options: Any) -> None:
     from huggingface_hub import snapshot_download
 
     snapshot_download(repo, repo_type="dataset", local_dir=folder, **options)
+
+
+def commit_new(repo: str, files: dict[str, str], *, token: str) -> None:
+    """A repository that somebody makes by hand."""
+    from huggingface_hub import HfApi
+
+    HfApi(token=token).create_repo(repo, repo_type="dataset")
+    commit(repo, files, token=token)
+
+
+def distil_and_push(folder: str, **options: Any) -> str:
+    """A toy run that publishes itself."""
+    from tests.distiller.toy import toy_distiller
+
+    distiller = toy_distiller(folder, max_steps=2, save_steps=1, **options)
+    distiller.train()
+    return distiller.push_to_hub()
