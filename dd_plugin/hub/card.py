@@ -155,9 +155,9 @@ def _summary(record: Mapping[str, Any]) -> str:
     return (
         f"![All images of the set, in a grid](preview.png)\n\n"
         f"{total} of {height} x {width} pixels in {count(len(classes), 'class')}, learned from "
-        f"{of} such that a network that is trained on them alone does well on real images. Made with "
-        "dd_plugin by dataset distillation: the gradient of the trained network's loss on real "
-        "images is taken through its whole training, down to the pixels.\n\n"
+        f"{of} such that a network that is trained on them alone does well on real images. Made "
+        "with dd_plugin by dataset distillation: the gradient of the trained network's loss on "
+        "real images is taken through its whole training, down to the pixels.\n\n"
         f"Classes: {names}{more}."
     )
 
@@ -167,13 +167,14 @@ def _limits(record: Mapping[str, Any]) -> str:
         "real": "The images began as real ones and may still resemble them.",
         "mean": "The images began as the mean of the real ones of their class.",
     }.get(str(_config(record).get("image_init")), "")
+    results = "The results below hold for it " if results_text(record) else "It was made for it "
     private = "- It is not anonymised, and no privacy guarantee was proved or measured."
     return "\n".join(
         [
             "## What it is, and what it is not",
             "",
-            "- It is training data for the recipe below. The results below hold for that recipe "
-            "and the networks named there; other networks and settings may do much worse.",
+            f"- It is training data for the recipe below. {results}"
+            "and for the networks named there; others may do much worse.",
             "- It is not a sample of the real data: do not test models on it, and do not judge by "
             "it what real images look like.",
             f"{private} {start}".rstrip(),
@@ -279,8 +280,8 @@ def _license(record: Mapping[str, Any]) -> str:
     licenses = _licenses(record)
     if not licenses:
         return (
-            "## License\n\nNone is stated: none was found for the source data, and a distilled set "
-            "is made from them."
+            "## License\n\nNone is stated, since none was found for the data that these images "
+            "were made from."
         )
     names = ", ".join(code(name) for name in licenses)
     return f"## License\n\nThat of the source data, as stated there: {names}."

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from keyword import iskeyword
 from typing import Any
 
+from dd_plugin.hub.card_results import accuracy
 from dd_plugin.hub.markdown import decimal, fenced, number, table
 
 PLACEHOLDER = "USER/NAME"
@@ -34,9 +35,8 @@ def usage_text(record: Mapping[str, Any]) -> str:
         "" if known else f"\n\n`{PLACEHOLDER}` stands for this repository's id or for its folder."
     )
     numbers = " (the numbers are the recipe's normalisation)" if _normalization(record) else ""
-    reached = (
-        ", which gives the accuracy above" if "distilled" in (record.get("results") or {}) else ""
-    )
+    distilled = (record.get("results") or {}).get("distilled") or {}
+    reached = ", which gives the accuracy above" if accuracy(distilled) else ""
     return "\n\n".join(
         [
             f"## How to use it{stands_for}",
@@ -129,16 +129,16 @@ def _with_trainer(name: str, record: Mapping[str, Any]) -> str:
 
 def _with_timm(name: str, record: Mapping[str, Any]) -> str:
     channels, height, width = (int(n) for n in record["recipe"]["shape"])
+    # Not more than there are: timm leaves out a last batch that is not full.
+    batch_size = min(int(record["images"]["count"]), 64)
     mode = "L" if channels == 1 else "RGB"
     found = _normalization(record)
     options = f", mean={_numbers(found[0])}, std={_numbers(found[1])}" if found else ""
     return (
         "from timm.data import create_dataset, create_loader\n\n"
-        "images = create_dataset(\n"
-        f'    "hfds/{name}", root=None, split="train", input_img_mode="{mode}"\n'
-        ")\n"
+        f'images = create_dataset("hfds/{name}", split="train", input_img_mode="{mode}")\n'
         "loader = create_loader(\n"
-        f"    images, input_size=({channels}, {height}, {width}), batch_size=10,\n"
+        f"    images, input_size=({channels}, {height}, {width}), batch_size={batch_size},\n"
         f"    is_training=True, no_aug=True, use_prefetcher=False{options},\n"
         ")"
     )
