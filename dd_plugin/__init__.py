@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from dd_plugin.bn import revert_bn as revert_bn
     from dd_plugin.distiller import Distiller as Distiller
     from dd_plugin.distiller import DistillerConfig as DistillerConfig
+    from dd_plugin.hub import DistilledDataset as DistilledDataset
 
 __version__ = "0.1.0.dev0"
 
 # Public name -> the part that holds it.
 _HOMES = {
+    "DistilledDataset": "dd_plugin.hub",
     "Distiller": "dd_plugin.distiller",
     "DistillerConfig": "dd_plugin.distiller",
     "NoBatchNormFoundError": "dd_plugin.bn",
@@ -27,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DistilledDataset",
     "Distiller",
     "DistillerConfig",
     "NoBatchNormFoundError",

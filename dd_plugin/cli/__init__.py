@@ -18,7 +18,9 @@ from dd_plugin.cli.errors import CommandError
 # Subcommand -> its line in `dd-plugin --help`. The module has the same name.
 _COMMANDS = {
     "distill": "distil a data set into a few synthetic images",
+    "evaluate": "train fresh networks on distilled sets and test them",
     "inspect": "show what convert_bn would convert in a model",
+    "push": "publish a distilled set on the Hub",
 }
 
 

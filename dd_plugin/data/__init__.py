@@ -8,12 +8,13 @@ network is fed.
 
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.digits import load_digits
-from dd_plugin.data.loading import load_real
+from dd_plugin.data.loading import DIGITS, load_real
 from dd_plugin.data.real import RealData
 from dd_plugin.data.transforms import Normalization, Transform, transform_from
 from dd_plugin.data.whitening import Whitening
 
 __all__ = [
+    "DIGITS",
     "DataError",
     "Normalization",
     "RealData",

@@ -7,12 +7,24 @@ set takes its batches by it, the evaluation trains by it, and it travels with th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from dd_plugin.bilevel.optimizers import OPTIMIZERS
+
 Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]
+Loss = Literal["cross_entropy", "custom"]
+
+# Arguments of a model that could make loading it read other files or run other code.
+_NO_MODEL_ARGUMENT = re.compile(
+    r"_.*|pretrained_cfg.*|checkpoint_path|cache_dir|trust_remote_code|auto_map|scriptable"
+    r"|exportable|no_jit|code_revision|file|url|hf_hub_id"
+)
+# Far over any training on a handful of images; a file that says more is damaged.
+_MOST_STEPS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class Recipe:
         train_with: see ``statistics``.
         model: the network's name, or None for one that has none.
         model_args: its arguments.
+        loss: ``"cross_entropy"``, or ``"custom"`` for one that is not part of the recipe.
     """
 
     shape: tuple[int, int, int]
@@ -53,14 +66,24 @@ class Recipe:
     train_with: str = "batch"
     model: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    loss: Loss = "cross_entropy"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}")
-        if self.batching not in get_args(Batching):
-            raise ValueError(
-                f"`batching` must be one of {', '.join(get_args(Batching))}, got {self.batching!r}"
-            )
+        for name, choices in (
+            ("batching", get_args(Batching)),
+            ("init", get_args(Init)),
+            ("loss", get_args(Loss)),
+            ("optimizer", tuple(OPTIMIZERS)),
+            ("statistics", (None, "learned", "tracked", "frozen")),
+            ("train_with", ("batch", "running")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(str, choices))}, got "
+                    f"{getattr(self, name)!r}"
+                )
         if self.groups < 1:
             raise ValueError(f"`groups` must be at least 1, got {self.groups}")
         if (self.batch_size is not None) != (self.batching == "minibatches"):
@@ -87,11 +110,77 @@ class Recipe:
         Raises:
             ValueError: a key is unknown or missing, or a value is not possible.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"the recipe must be an object, got {type(values).__name__}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"the recipe has {unknown}, which this version does not know")
         if missing := sorted({"shape", "class_names", "steps"} - set(values)):
             raise ValueError(f"the recipe must have {missing}")
+        _check_types(values)
         channels, height, width = values["shape"]
         given = {**values, "class_names": tuple(values["class_names"])}
-        return cls(**{**given, "shape": (int(channels), int(height), int(width))})
+        made = cls(**{**given, "shape": (channels, height, width)})
+        try:
+            OPTIMIZERS[made.optimizer](**made.optimizer_args)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`optimizer_args` of the recipe are not possible: {error}") from error
+        return made
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Check the kinds and sizes of a recipe's values as they come out of a file.
+
+    Raises:
+        ValueError: one is not what it has to be.
+    """
+
+    def require(name: str, right: bool, what: str) -> None:
+        if name in values and not right:
+            shown = repr(values[name])
+            shown = shown if len(shown) <= 80 else shown[:77] + "..."
+            raise ValueError(f"`{name}` of the recipe must be {what}, got {shown}")
+
+    def whole(value: Any, most: int) -> bool:
+        return type(value) is int and 1 <= value <= most
+
+    shape, names = values["shape"], values["class_names"]
+    require(
+        "shape",
+        isinstance(shape, (list, tuple))
+        and len(shape) == 3
+        and all(whole(n, 1 << 16) for n in shape),
+        "three whole numbers: channels, height, width",
+    )
+    require(
+        "class_names",
+        isinstance(names, (list, tuple)) and len(names) > 0 and all(type(n) is str for n in names),
+        "a list of names",
+    )
+    require("steps", whole(values["steps"], _MOST_STEPS), f"a whole number up to {_MOST_STEPS:,}")
+    require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")
+    batch = values.get("batch_size")
+    require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")
+    for name in ("batching", "optimizer", "augmentation", "init", "train_with", "loss"):
+        require(name, type(values.get(name)) is str, "a word")
+    for name in ("statistics", "model"):
+        require(name, type(values.get(name)) in (str, type(None)), "a word or null")
+    for name in ("optimizer_args", "model_args"):
+        require(name, _is_plain_object(values.get(name)), "an object of plain values")
+    for name in values.get("model_args", {}):
+        if _NO_MODEL_ARGUMENT.fullmatch(name):
+            raise ValueError(
+                f"`model_args` of the recipe has {name!r}, which could load other files or code "
+                "and has no place in a recipe"
+            )
+
+
+def _is_plain_object(value: Any) -> bool:
+    def plain(item: Any) -> bool:
+        if isinstance(item, (list, tuple)):
+            return all(type(x) in (str, int, float, bool, type(None)) for x in item)
+        return type(item) in (str, int, float, bool, type(None))
+
+    return isinstance(value, Mapping) and all(
+        type(key) is str and plain(item) for key, item in value.items()
+    )

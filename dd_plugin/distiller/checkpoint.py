@@ -52,6 +52,8 @@ _FREE = {
     "hub_dataset_id",
     "hub_private_repo",
     "hub_token",
+    "hub_revision",
+    "license",
 }
 
 

@@ -171,6 +171,12 @@ class DistillerConfig:
     push_to_hub: bool = _option(False, "Publish the distilled set at the end.")
     hub_dataset_id: str | None = _option(None, "Where, such as me/cifar10-ipc10.")
     hub_private_repo: bool = _option(False, "Make the repository private.")
+    license: str | None = _option(
+        None,
+        "Licence of the distilled set, as the Hub names it, such as cc-by-4.0; by default that of "
+        "the real images where it is known.",
+    )
+    hub_revision: str | None = _option(None, "Branch to publish on; made if need be.")
     hub_token: str | None = _option(None, "Token; by default the one of `hf auth login`.")
 
     def __post_init__(self) -> None:
@@ -251,6 +257,7 @@ class DistillerConfig:
             "hub_dataset_id": not self.push_to_hub,
             "hub_private_repo": not self.push_to_hub,
             "hub_token": not self.push_to_hub,
+            "hub_revision": not self.push_to_hub,
             "save_total_limit": self.save_steps == 0,
         }
         for name, idle in unused.items():

@@ -46,10 +46,10 @@ from dd_plugin.distiller.checkpoint import (
 )
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
-from dd_plugin.distiller.networks import ModelInit
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
 from dd_plugin.evaluation import Scores
+from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.hub.folder import preview
 
 logger = logging.getLogger(__name__)
@@ -126,9 +126,11 @@ class Distiller:
             self.dtype,
             self.compute_inner_loss,
             self.compute_outer_loss,
-            own_losses=self._has_own_losses(),
+            own_losses=self._own_losses(),
         )
         self.train_data, self.eval_data = parts.train, parts.evaluation
+        self.named_data = parts.named_data
+        self.train_split, self.eval_split = parts.train_split, parts.eval_split
         self.transform, self.networks = parts.transform, parts.networks
         self.problem, self.synthetic = parts.problem, parts.synthetic
         self.window, self.storage = make_window(config), make_storage(config)
@@ -139,14 +141,12 @@ class Distiller:
         self.results: dict[str, Scores] = {}
         self._stop_signal: str | None = None
 
-    def _has_own_losses(self) -> bool:
+    def _own_losses(self) -> tuple[bool, bool]:
+        """Whether the inner and the outer loss are the user's."""
         own = type(self)
-        return (
-            self._inner_loss is not None
-            or self._outer_loss is not None
-            or own.compute_inner_loss is not Distiller.compute_inner_loss
-            or own.compute_outer_loss is not Distiller.compute_outer_loss
-        )
+        inner = own.compute_inner_loss is not Distiller.compute_inner_loss
+        outer = own.compute_outer_loss is not Distiller.compute_outer_loss
+        return inner or self._inner_loss is not None, outer or self._outer_loss is not None
 
     # What a subclass may override.
 

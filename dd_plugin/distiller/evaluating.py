@@ -14,27 +14,25 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import RunState, initial_state
-from dd_plugin.bilevel.randomness import mix
 from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData
-from dd_plugin.evaluation import Scores, score, train_on_real
-from dd_plugin.evaluation.baselines import accuracy_of_module
+from dd_plugin.evaluation import Scores, network_seed, score
+from dd_plugin.evaluation.baselines import (
+    Prepare,
+    accuracy_of_module,
+    train_on_all,
+    train_on_random_real,
+)
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.distiller import Distiller
-
-# Ordinary training on real images: steps on the few, and images seen in all of the many.
-_FEW_STEPS = 400
-_MANY_IMAGES = 60_000
-_LARGEST_BATCH = 256
-_BATCH = 128
 
 
 def distilled_scores(distiller: Distiller, networks: int) -> Scores:
     """Accuracy of fresh networks trained on the distilled set; one for a fixed initialisation."""
     batches = _eval_batches(distiller)
     count = 1 if distiller.networks.mode == "fixed" else networks
-    seeds = {index: mix(distiller.config.seed, 9, index) for index in _share(distiller, count)}
+    seeds = {i: network_seed(distiller.config.seed, i) for i in _share(distiller, count)}
     states = [_fresh_state(distiller, seed) for seed in seeds.values()]
     found: tuple[float, ...] = ()
     if states:
@@ -92,41 +90,29 @@ def _eval_batches(distiller: Distiller) -> _EvalBatches:
 
 
 def _on_few(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
-    seed = mix(distiller.config.seed, 10, index)
-    images, labels = distiller.train_data.of_each_class(distiller.config.images_per_class, seed)
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        if len(labels) <= _LARGEST_BATCH:
-            return _prepared(distiller, images, labels, mix(seed, step))
-        generator = torch.Generator().manual_seed(mix(seed, step))
-        chosen = torch.randperm(len(labels), generator=generator)[:_LARGEST_BATCH]
-        chosen = chosen.to(labels.device)
-        return _prepared(distiller, images[chosen], labels[chosen], mix(seed, step))
-
-    network = _ordinary(distiller, index)
-    train_on_real(network, batch, _FEW_STEPS)
+    seed, config = network_seed(distiller.config.seed, index), distiller.config
+    network = _ordinary(distiller, seed)
+    train_on_random_real(
+        network, distiller.train_data, config.images_per_class, _preparing(distiller), seed
+    )
     return accuracy_of_module(network, batches)
 
 
 def _on_all(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
-    seed = mix(distiller.config.seed, 11, index)
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        now = mix(seed, step)
-        return _prepared(distiller, *distiller.train_data.batch(_BATCH, now), now)
-
-    network = _ordinary(distiller, index)
-    train_on_real(network, batch, max(_FEW_STEPS, _MANY_IMAGES // _BATCH))
+    seed = network_seed(distiller.config.seed, index)
+    network = _ordinary(distiller, seed)
+    train_on_all(network, distiller.train_data, _preparing(distiller), seed)
     return accuracy_of_module(network, batches)
 
 
-def _ordinary(distiller: Distiller, index: int) -> torch.nn.Module:
-    """The network that an evaluation of this index starts from, with its stock layers."""
-    return revert_bn(distiller.networks.new_model(mix(distiller.config.seed, 9, index)))
+def _ordinary(distiller: Distiller, seed: int) -> torch.nn.Module:
+    """The network that an evaluation with this seed starts from, with its stock layers."""
+    return revert_bn(distiller.networks.new_model(seed))
 
 
-def _prepared(
-    distiller: Distiller, images: Tensor, labels: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    augmented = distiller.synthetic.augmentation(images.to(distiller.dtype), seed)
-    return distiller.transform(augmented), labels
+def _preparing(distiller: Distiller) -> Prepare:
+    def prepare(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        augmented = distiller.synthetic.augmentation(images.to(distiller.dtype), seed)
+        return distiller.transform(augmented), labels
+
+    return prepare

@@ -16,9 +16,7 @@ distribution than its constructor does.
 from __future__ import annotations
 
 import copy
-import random
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -32,14 +30,29 @@ from dd_plugin.bilevel import (
     RunState,
     initial_state,
 )
-from dd_plugin.bilevel.randomness import Draws, mix, untouched_generators
-from dd_plugin.bn import Statistics, TrainWith, convert_bn, converted_layers, tracking_tensors
+from dd_plugin.bilevel.randomness import (
+    Draws,
+    mix,
+    seed_global_generators,
+    untouched_generators,
+)
+from dd_plugin.bn import (
+    Statistics,
+    TrainWith,
+    convert_bn,
+    converted_layers,
+    tracking_tensors,
+)
 from dd_plugin.distiller.network_checks import check_model, check_outputs
 from dd_plugin.distiller.states import flat, like_saved, restored
-from dd_plugin.models import model_factory
+from dd_plugin.evaluation.fresh import (
+    ModelInit,
+    learnable_constants,
+    made_from,
+    network_maker,
+)
 
 Mode = Literal["fixed", "random", "pool"]
-ModelInit = nn.Module | Callable[[], nn.Module] | str
 
 # What a seed is for, so that the same numbers serve only once.
 _FIRST, _SECOND, _RANDOM, _SLOT, _MEMBER, _PROBE = range(6)
@@ -119,7 +132,7 @@ class Networks:
         self.pool_size, self.max_age = pool_size, max_age
         self.num_classes, self.shape, self.train_with = num_classes, shape, train_with
         self.device, self.dtype, self.seed = torch.device(device), dtype, seed
-        self._make = _factory(model_init, num_classes, shape, dict(model_args or {}))
+        self._make = network_maker(model_init, num_classes, shape, model_args)
         self._scratch: nn.Module | None = None
         self._problem: BilevelProblem | None = None
         self._options: tuple[Any, ...] = ()
@@ -139,6 +152,11 @@ class Networks:
         self.redraws_in_place = False
         if self._make is not None and self.mode != "fixed":
             self._check_factory(first)
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the networks have layers that the policy is about."""
+        return bool(converted_layers(self._prototype))
 
     # The problem.
 
@@ -176,11 +194,7 @@ class Networks:
         Raises:
             RuntimeError: before the first call of `problem`.
         """
-        names = set(tracking_tensors(self._prototype))
-        for prefix, layer in converted_layers(self._prototype).items():
-            if layer.statistics == "learned":
-                stem = f"{prefix}." if prefix else ""
-                names.update(f"{stem}{name}" for name in layer.present_statistics())
+        names = learnable_constants(self._prototype)
         constants = self._have_problem().model.constants
         return {name: tensor for name, tensor in constants.items() if name in names}
 
@@ -346,14 +360,7 @@ class Networks:
     def _made(self, seed: int) -> nn.Module:
         """A new model from the factory; it draws as if everything had just been seeded."""
         assert self._make is not None
-        with untouched_generators():
-            _seed_everything(seed)
-            model = self._make()
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"`model_init` must make an nn.Module, got {type(model).__name__} from it"
-            )
-        return model
+        return made_from(self._make, seed)
 
     def _fresh(self, seed: int) -> RunState:
         problem = self._have_problem()
@@ -361,7 +368,7 @@ class Networks:
             return initial_state(problem)
         if self._scratch is not None:
             with untouched_generators():
-                _seed_everything(seed)
+                seed_global_generators(seed)
                 _redraw(self._scratch)
             model = self._scratch
         else:
@@ -428,7 +435,7 @@ class Networks:
                 )
         # The proof that redrawing is making anew: the first network again, from its seed.
         with untouched_generators():
-            _seed_everything(mix(self.seed, _FIRST))
+            seed_global_generators(mix(self.seed, _FIRST))
             redrawn = _redraw(second)
         if redrawn and all(
             _same(t.to(self.device, mine[n].dtype), mine[n]) for n, t in _tensors(second)
@@ -453,34 +460,6 @@ def _checked_mode(mode: Mode | None, model_init: ModelInit) -> Mode:
             'module; pass a function `() -> nn.Module` or a name, or use mode="fixed"'
         )
     return mode
-
-
-def _factory(
-    model_init: ModelInit,
-    num_classes: int,
-    shape: tuple[int, int, int],
-    model_args: dict[str, Any],
-) -> Callable[[], nn.Module] | None:
-    if isinstance(model_init, nn.Module):
-        return None
-    if not isinstance(model_init, str):
-        return model_init
-    channels, height, width = shape
-    of_data = {
-        "num_classes": num_classes,
-        "in_chans": channels,
-        "img_size": height if height == width else (height, width),
-    }
-    return model_factory(model_init, **{**of_data, **model_args})
-
-
-def _seed_everything(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed & 0xFFFFFFFF)
 
 
 def _redraw(model: nn.Module) -> bool:

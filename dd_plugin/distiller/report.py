@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dd_plugin import __version__
-from dd_plugin.evaluation import Scores
+from dd_plugin.data import DIGITS, RealData
+from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.hub.folder import write_set, write_whole
 
 if TYPE_CHECKING:
+    from dd_plugin.distiller.config import DistillerConfig
     from dd_plugin.distiller.distiller import Distiller
 
+# Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
+_DIGITS_LICENSE = "cc-by-4.0"
 _ROWS = {
     "distilled": "distilled images",
     "random real": "as many random real images",
@@ -36,11 +40,16 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         start = distiller.networks.take(0, 0)
         initial = {**start.parameters, **start.statistics}
     results = {
-        name: {"mean": s.mean, "std": s.std, "accuracies": list(s.accuracies)}
+        name: {
+            "mean": s.mean,
+            "std": s.std,
+            "accuracies": list(s.accuracies),
+            "seeds": [network_seed(config.seed, index) for index in range(len(s.accuracies))],
+        }
         for name, s in distiller.results.items()
     }
     about = {
-        "config": config.to_dict(),
+        "config": _published(config),
         "outer_steps": state.global_step,
         "versions": {
             "dd_plugin": __version__,
@@ -48,7 +57,15 @@ def write_report(distiller: Distiller, folder: Path) -> None:
             **{name: version(name) for name in ("timm", "transformers", "datasets")},
         },
     }
-    write_set(folder, distiller.synthetic, initial=initial, results=results, about=about)
+    write_set(
+        folder,
+        distiller.synthetic,
+        initial=initial,
+        results=results,
+        protocol=_protocol(distiller),
+        source=_source(distiller),
+        about=about,
+    )
     lines = "".join(json.dumps(line) + "\n" for line in state.log_history)
     write_whole(folder / "log.jsonl", lines.encode())
     if distiller.results:
@@ -57,6 +74,54 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     curve = training_curve(state.log_history)
     if curve is not None:
         write_whole(folder / "curve.png", curve)
+
+
+def _published(config: DistillerConfig) -> dict[str, Any]:
+    """The settings without what concerns one machine alone."""
+    settings = config.to_dict()
+    for name in ("output_dir", "resume_from_checkpoint", "overwrite_output_dir"):
+        settings.pop(name)
+    settings["dataset"] = _public_name(config.dataset)
+    settings["model"] = Path(config.model).name if Path(config.model).exists() else config.model
+    return settings
+
+
+def _public_name(dataset: str) -> str | None:
+    """The name of a data set as others may know it: not a folder's path."""
+    return None if Path(dataset).expanduser().exists() else dataset
+
+
+def _source(distiller: Distiller) -> dict[str, Any]:
+    config = distiller.config
+    name = _public_name(config.dataset) if distiller.named_data else None
+    licenses = [config.license] if config.license else [_DIGITS_LICENSE] if name == DIGITS else []
+    return {
+        "dataset": name,
+        "hub_id": None if name == DIGITS else name,
+        "train_split": distiller.train_split,
+        "images": _length(distiller.train_data),
+        "licenses": licenses,
+    }
+
+
+def _protocol(distiller: Distiller) -> dict[str, Any]:
+    config, data = distiller.config, distiller.eval_data
+    if data is None or not distiller.results:
+        return {}
+    return {
+        "dataset": _public_name(config.dataset) if distiller.named_data else None,
+        "split": distiller.eval_split,
+        "images": _length(data),
+        "eval_mode": True,
+        "command": f"dd-plugin evaluate {distiller.output_dir.name}",
+    }
+
+
+def _length(data: RealData) -> int | None:
+    try:
+        return len(data)
+    except TypeError:  # a stream does not know
+        return None
 
 
 def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) -> str:

@@ -7,7 +7,7 @@ and lays out the synthetic set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.distiller.networks import ModelInit, Networks
+from dd_plugin.distiller.networks import Networks
+from dd_plugin.evaluation.fresh import ModelInit
 
 
 @dataclass
@@ -45,6 +46,9 @@ class Parts:
     networks: Networks
     problem: BilevelProblem
     synthetic: SyntheticSet
+    named_data: bool
+    train_split: str | None
+    eval_split: str | None
 
 
 def make_parts(
@@ -56,17 +60,18 @@ def make_parts(
     dtype: torch.dtype,
     inner_loss: Loss,
     outer_loss: Loss,
-    own_losses: bool,
+    own_losses: tuple[bool, bool],
 ) -> Parts:
     """Read, choose, make and check everything.
 
-    ``own_losses`` says that a loss is the user's.
+    ``own_losses`` says whether the inner and the outer loss are the user's.
 
     Raises:
         DataError: the data cannot be used.
         ValueError: model, data and configuration do not fit together.
     """
-    train, evaluation = _read(config, train_dataset, eval_dataset, device)
+    data = _read(config, train_dataset, eval_dataset, device)
+    train = data.train
     networks = Networks(
         config.model if model_init is None else model_init,
         mode=_mode(config, model_init),
@@ -85,13 +90,24 @@ def make_parts(
         OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args),  # type: ignore[arg-type]
         inner_loss=inner_loss,
         outer_loss=outer_loss,
-        compile=_compile(config, own_losses),
+        compile=_compile(config, any(own_losses)),
         autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
     )
     transform = _transform(config, networks, train).to(device)
-    recipe = _recipe(config, networks, train, model_init)
+    recipe = _recipe(config, networks, train, model_init, own_losses[0])
     synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
-    return Parts(train, evaluation, transform, networks, problem, synthetic)
+    named = train_dataset is None and eval_dataset is None
+    return Parts(
+        train,
+        data.evaluation,
+        transform,
+        networks,
+        problem,
+        synthetic,
+        named,
+        data.train_split,
+        data.eval_split,
+    )
 
 
 def _compile(config: DistillerConfig, own_losses: bool) -> Compile:
@@ -99,9 +115,18 @@ def _compile(config: DistillerConfig, own_losses: bool) -> Compile:
     return named.get(config.compile, False if own_losses else "trace")
 
 
+class _Data(NamedTuple):
+    """The real images of a run, and where they came from as far as `config` names it."""
+
+    train: RealData
+    evaluation: RealData | None
+    train_split: str | None = None
+    eval_split: str | None = None
+
+
 def _read(
     config: DistillerConfig, train_dataset: Any, eval_dataset: Any, device: torch.device
-) -> tuple[RealData, RealData | None]:
+) -> _Data:
     options: dict[str, Any] = {
         "image_column": config.image_column,
         "label_column": config.label_column,
@@ -122,20 +147,21 @@ def _read(
         "class_names": train.class_names,
     }
     if eval_dataset is None and train_dataset is not None and not isinstance(source, (str, dict)):
-        return train, None
+        return _Data(train, None, split)
     source = source if eval_dataset is None else eval_dataset
     if not isinstance(source, (str, dict)):
-        return train, load_real(source, **options)
+        return _Data(train, load_real(source, **options), split)
     if config.eval_split is not None:
-        return train, load_real(source, config.eval_split, **options)
+        given = config.eval_split
+        return _Data(train, load_real(source, given, **options), split, given)
     for name in ("validation", "test"):
         try:
-            return train, load_real(source, name, **options)
+            return _Data(train, load_real(source, name, **options), split, name)
         except DataError as error:
             missing = error
     if eval_dataset is not None:
         raise missing
-    return train, None
+    return _Data(train, None, split)
 
 
 def _mode(config: DistillerConfig, model_init: ModelInit | None) -> Any:
@@ -156,9 +182,12 @@ def _transform(config: DistillerConfig, networks: Networks, train: RealData) -> 
 
 
 def _recipe(
-    config: DistillerConfig, networks: Networks, train: RealData, model_init: ModelInit | None
+    config: DistillerConfig,
+    networks: Networks,
+    train: RealData,
+    model_init: ModelInit | None,
+    own_inner_loss: bool,
 ) -> Recipe:
-    has_statistics = bool(networks.problem().model.statistics) or bool(networks.constants())
     return Recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
@@ -170,10 +199,11 @@ def _recipe(
         optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
         augmentation=config.augmentation,
         init=networks.mode,
-        statistics=networks.statistics if has_statistics else None,
+        statistics=networks.statistics if networks.has_batch_norm else None,
         train_with=config.train_with,
         model=config.model if model_init is None else None,
         model_args=config.model_args if model_init is None else {},  # type: ignore[arg-type]
+        loss="custom" if own_inner_loss else "cross_entropy",
     )
 
 

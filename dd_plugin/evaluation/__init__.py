@@ -6,6 +6,15 @@ data.
 """
 
 from dd_plugin.evaluation.baselines import train_on_real
-from dd_plugin.evaluation.scores import Scores, accuracy_of, score
+from dd_plugin.evaluation.scores import Scores, accuracy_of, network_seed, score
+from dd_plugin.evaluation.training import OtherArchitectureWarning, train_by_recipe
 
-__all__ = ["Scores", "accuracy_of", "score", "train_on_real"]
+__all__ = [
+    "OtherArchitectureWarning",
+    "Scores",
+    "accuracy_of",
+    "network_seed",
+    "score",
+    "train_by_recipe",
+    "train_on_real",
+]

@@ -1,6 +1,6 @@
 """What a distilled set has to be compared with: ordinary training on real images.
 
-Beside `scores`. Networks with their stock layers, AdamW with a cosine schedule, the same transform
+After `scores`. Networks with their stock layers, AdamW with a cosine schedule, the same transform
 and augmentation as the distilled set. Random real images get many more steps than the distilled
 ones do, so that the comparison is with what those images can give, not with an unfinished run.
 """
@@ -15,7 +15,65 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import logits_of
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.data import RealData
 from dd_plugin.evaluation.scores import share_right
+
+# Steps of ordinary training on a handful of images, and images seen in all when there are many.
+FEW_STEPS = 400
+MANY_IMAGES = 60_000
+LARGEST_BATCH = 256
+_BATCH = 128
+
+Prepare = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+def train_on_few(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    prepare: Prepare,
+    seed: int,
+    *,
+    steps: int = FEW_STEPS,
+) -> None:
+    """Train a network in place on a handful of images, real or distilled.
+
+    Args:
+        network: any classifier.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: class indices ``(N,)`` or probabilities ``(N, classes)``.
+        prepare: images, labels and a seed to augmented network input and labels.
+        seed: decides batches (of 256 images where there are more) and augmentation.
+        steps: how many.
+    """
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        now = mix(seed, step)
+        generator = torch.Generator().manual_seed(now)
+        chosen = torch.randperm(len(labels), generator=generator)[:LARGEST_BATCH].to(labels.device)
+        return prepare(images[chosen], labels[chosen], now)
+
+    train_on_real(network, batch, steps)
+
+
+def train_on_random_real(
+    network: nn.Module, data: RealData, per_class: int, prepare: Prepare, seed: int
+) -> None:
+    """Train a network in place on a few real images of each class, drawn by the seed."""
+    images, labels = data.of_each_class(per_class, mix(seed, 10))
+    train_on_few(network, images, labels, prepare, mix(seed, 11))
+
+
+def train_on_all(network: nn.Module, data: RealData, prepare: Prepare, seed: int) -> None:
+    """Train a network in place on all real images; 60,000 of them, with repetition."""
+    seed = mix(seed, 12)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        now = mix(seed, step)
+        return prepare(*data.batch(_BATCH, now), now)
+
+    train_on_real(network, batch, max(FEW_STEPS, MANY_IMAGES // _BATCH))
 
 
 def train_on_real(

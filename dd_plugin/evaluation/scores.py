@@ -9,14 +9,14 @@ networks.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import BilevelProblem, RunState, unroll
-from dd_plugin.bilevel.randomness import untouched_generators
+from dd_plugin.bilevel.randomness import mix, untouched_generators
 from dd_plugin.data.synthetic import SyntheticSet
 
 
@@ -41,8 +41,17 @@ class Scores:
         return f"{100 * self.mean:.1f}{spread} %"
 
 
+def network_seed(seed: int, index: int) -> int:
+    """The seed of everything about one network of an evaluation: its weights and its training."""
+    return mix(seed, 9, index)
+
+
 def train_on(
-    synthetic: SyntheticSet, problem: BilevelProblem, state: RunState, seed: int
+    synthetic: SyntheticSet,
+    problem: BilevelProblem,
+    state: RunState,
+    seed: int,
+    constants: Mapping[str, Tensor] | None = None,
 ) -> RunState:
     """Train a network on a synthetic set by its recipe.
 
@@ -51,6 +60,7 @@ def train_on(
         problem: the kind of network, and its inner optimizer and loss.
         state: where it starts.
         seed: decides augmentation, the order of minibatches and the network's random numbers.
+        constants: what is known about BatchNorm; by default what the set has learned.
 
     Returns:
         The state at the end.
@@ -61,7 +71,7 @@ def train_on(
         steps=synthetic.recipe.steps,
         step_size=synthetic.step_sizes().detach(),
         initial=state,
-        constants=synthetic.constants() or None,
+        constants=dict(synthetic.constants() if constants is None else constants) or None,
         seed=seed,
     )
     return run.final

@@ -1,8 +1,12 @@
 """A distilled set as files: what is written, and how it is read back.
 
-After `data`; the trainer writes through it, and so will everything that loads or publishes.
+After `data` and `evaluation`; the trainer writes through it, and everything that loads or publishes
+a distilled set is here.
 """
 
+from dd_plugin.hub.dataset import DistilledDataset
+from dd_plugin.hub.download import DownloadError
 from dd_plugin.hub.folder import write_set
+from dd_plugin.hub.reading import DistilledFormatError
 
-__all__ = ["write_set"]
+__all__ = ["DistilledDataset", "DistilledFormatError", "DownloadError", "write_set"]

@@ -1,16 +1,17 @@
 """The folder of a distilled set: images that anybody can load, exact tensors, and the recipe.
 
+    README.md                           the card (`card`)
     data/train-00000-of-00001.parquet   image (PNG), label, soft_label: an ordinary image data set
     tensors.safetensors                 exact images, labels, step sizes, learned statistics
-    recipe.json                         how to train on it, and what came out of that
+    recipe.json                         the record: how to train on it, and what came out of that
     preview.png                         all images in a grid
 
-Written file by file under other names and then renamed, so that a folder that held a set before
-never holds half of two.
+Nothing in it is executable. `reading` reads it, `push` publishes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -24,8 +25,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.hub.card import make_card, merge_card
+from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, TENSORS
 
-SCHEMA_VERSION = 1
+CARD = "README.md"
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -59,19 +62,26 @@ def write_set(
     *,
     initial: Mapping[str, Tensor] | None = None,
     results: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a distilled set.
+    """Write a distilled set: everything is written under other names first, then renamed.
+
+    Of a set that was in the folder before, what its user wrote into the card is kept.
 
     Args:
-        folder: made if need be; files of an earlier set in it are replaced.
+        folder: made if need be.
         synthetic: the set.
         initial: the weights that every network starts from, for a fixed initialisation.
-        results: accuracies and how they were taken.
+        results: accuracies by name: ``mean``, ``std``, ``accuracies`` and ``seeds``.
+        protocol: how they were taken: ``dataset``, ``split``, ``images``, ``command``.
+        source: what was distilled: ``dataset``, ``hub_id``, ``train_split``, ``images``,
+            ``licenses``.
         about: versions and settings that belong to the record.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; it is as it was then.
     """
     tensors = {
         "images": synthetic.images(),
@@ -83,39 +93,79 @@ def write_set(
     }
     if synthetic.label_logits is not None:
         tensors["soft_labels"] = synthetic.targets()
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": synthetic.recipe.to_dict(),
-        "transform": synthetic.transform.metadata(),
-        "results": dict(results or {}),
-        "about": dict(about or {}),
-    }
     picture = io.BytesIO()
     preview(synthetic).save(picture, "PNG")
     files = {
-        "data/train-00000-of-00001.parquet": _parquet(synthetic),
-        "tensors.safetensors": save(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        ),
+        IMAGES: _parquet(synthetic),
+        TENSORS: save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
         "preview.png": picture.getvalue(),
-        "recipe.json": (json.dumps(record, indent=1) + "\n").encode(),
     }
-    for name, content in files.items():
-        write_whole(folder / name, content)
+    images = synthetic.images()
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": synthetic.recipe.to_dict(),
+        "transform": synthetic.transform.metadata(),
+        "images": {
+            "count": len(images),
+            "per_class": len(images) / synthetic.recipe.num_classes,
+            "soft_labels": synthetic.label_logits is not None,
+            "learned_step_sizes": synthetic.log_step_sizes.requires_grad,
+        },
+        "source": dict(source or {}),
+        "results": dict(results or {}),
+        "protocol": dict(protocol or {}),
+        "evaluations": [],
+        "about": dict(about or {}),
+        "files": {
+            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in files.items()
+        },
+    }
+    write_together(folder, {**files, **_record_files(folder, record)})
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of the set in a folder anew, and the card that follows from it.
+
+    Raises:
+        OSError: the folder cannot be written; it is as it was then.
+    """
+    write_together(folder, _record_files(folder, record))
+
+
+def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
+    old = folder / CARD
+    theirs = old.read_text("utf-8") if old.is_file() else None
+    return {
+        CARD: merge_card(make_card(record), theirs).encode(),
+        RECORD: (json.dumps(record, indent=1) + "\n").encode(),
+    }
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    write_together(path.parent, {path.name: content})
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write several files so that none is replaced before all are on the disk.
+
+    They are renamed in their order. A process that is killed between two renames leaves files of
+    two sets side by side, which the checksums in the record, written last, tell when it is read.
+    """
+    partial = {name: (folder / name).with_name(f".{Path(name).name}.partial") for name in files}
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        for name, content in files.items():
+            partial[name].parent.mkdir(parents=True, exist_ok=True)
+            with partial[name].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in partial.items():
+            path.replace(folder / name)
     finally:
-        partial.unlink(missing_ok=True)
+        for path in partial.values():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,0 +1,150 @@
+"""`dd-plugin evaluate SET...`: what distilled sets teach to several networks, as a table.
+
+Loads each set from a folder or the Hub, trains fresh networks on it, on as many random real images
+and on all of them, tests them in eval mode, prints the table and stores it: in the set's own record
+and card where that is a folder here, and in a JSON file on request.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dd_plugin.cli.errors import CommandError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `evaluate`."""
+    parser.description = (
+        "Train fresh networks on distilled sets and test them in eval mode, beside networks "
+        "trained on as many random real images and on the full data."
+    )
+    parser.add_argument("sets", nargs="+", metavar="SET", help="a folder or an id on the Hub")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="timm/NAME, a Hub id or a folder; may be repeated (default: the set's own network)",
+    )
+    parser.add_argument(
+        "--dataset", help="real images (default: those that the set's record names)"
+    )
+    parser.add_argument("--split", help="to test on (default: the one of the record, or test)")
+    parser.add_argument(
+        "--train_split", help="to train the baselines on (default: the one that was distilled)"
+    )
+    parser.add_argument(
+        "--networks", type=int, default=5, help="fresh networks per row (default: 5)"
+    )
+    parser.add_argument("--seed", type=int, help="of the networks (default: those of the record)")
+    parser.add_argument(
+        "--protocol",
+        choices=["auto", "recipe", "standard"],
+        default="auto",
+        help="train by the set's recipe, or as on real images; auto: by the recipe for the network "
+        "that it was made for, else as on real images",
+    )
+    parser.add_argument("--no_baselines", action="store_true", help="the distilled images only")
+    parser.add_argument("--revision", help="of sets on the Hub")
+    parser.add_argument("--token", help="for private sets (default: the one of hf auth login)")
+    parser.add_argument("--device", help="default: cuda if there is one, or else cpu")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the rows as JSON, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates.
+
+    Raises:
+        CommandError: A set, model or data set cannot be had, or they do not fit together.
+    """
+    import torch
+
+    from dd_plugin.data import DataError
+    from dd_plugin.hub.comparison import merge_rows, rows_table
+    from dd_plugin.hub.dataset import DistilledDataset
+    from dd_plugin.hub.folder import write_record
+    from dd_plugin.models import ModelLoadError
+
+    if args.networks < 1:
+        raise CommandError(f"--networks must be at least 1, got {args.networks}")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        opened = [
+            DistilledDataset.from_pretrained(name, revision=args.revision, token=args.token)
+            for name in args.sets
+        ]
+        rows: list[dict[str, Any]] = []
+        for name, distilled in zip(args.sets, opened, strict=True):
+            own = _rows(name, distilled, args, device)
+            rows += own
+            if Path(name).is_dir():
+                kept = [{k: v for k, v in row.items() if k != "set"} for row in own]
+                record = dict(distilled.record)
+                record["evaluations"] = merge_rows(record["evaluations"], kept)
+                write_record(Path(name), record)
+        if args.output:
+            args.output.write_text(json.dumps(rows, indent=1) + "\n")
+    except (DataError, ModelLoadError, ImportError, OSError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    print(rows_table(rows))
+    for name in args.sets:
+        _print_loss(name, [row for row in rows if row["set"] == name])
+    return 0
+
+
+def _rows(name: str, distilled: Any, args: argparse.Namespace, device: str) -> list[dict[str, Any]]:
+    from dd_plugin.data import DataError
+    from dd_plugin.hub.comparison import compare
+
+    noted, source = distilled.record["protocol"], distilled.record["source"]
+    models = args.model or ([distilled.recipe.model] if distilled.recipe.model else [])
+    if not models:
+        raise CommandError(
+            f"{name} was distilled for a network without a name; say which to train with --model"
+        )
+    test = distilled.real_data(args.dataset, args.split, device=device)
+    train = None
+    if not args.no_baselines:
+        dataset = args.dataset or source.get("dataset")
+        split = args.train_split or source.get("train_split") or "train"
+        try:
+            train = distilled.real_data(dataset, split, device=device)
+        except (DataError, ValueError) as error:
+            print(f"dd-plugin evaluate: no baselines: {error}", file=sys.stderr)
+    local = args.dataset is not None and Path(args.dataset).exists()
+    about = {
+        "set": name,
+        "dataset": (None if local else args.dataset) or noted.get("dataset"),
+        "split": args.split or noted.get("split") or "test",
+    }
+
+    def tell(row: dict[str, Any]) -> None:
+        text = f"{row['model']}, {row['trained_on']}: {100 * row['mean']:.1f} %"
+        print(text, file=sys.stderr, flush=True)
+
+    return compare(
+        distilled,
+        models,
+        test,
+        train,
+        networks=args.networks,
+        seed=args.seed,
+        protocol=args.protocol,
+        device=device,
+        about=about,
+        on_row=tell,
+    )
+
+
+def _print_loss(name: str, rows: list[dict[str, Any]]) -> None:
+    """What the 8-bit images lose against the exact ones."""
+    for exact in rows:
+        for png in rows:
+            same = exact["model"] == png["model"]
+            if same and exact["pixels"] == "exact" and png["pixels"] == "png":
+                lost = 100 * (exact["mean"] - png["mean"])
+                print(
+                    f"{name}, {exact['model']}: the 8-bit PNG images lose {lost:.2f} points "
+                    "against the exact ones"
+                )

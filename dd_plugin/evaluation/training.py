@@ -1,0 +1,163 @@
+"""Train a network on a distilled set so that an ordinary module comes out, and test it.
+
+After `fresh` and beside `scores`, whose steps it takes: `train_by_recipe` follows the recipe to the
+step, `train_as_usual` trains as on real images, for networks that the recipe was not made for.
+What comes out has the stock layers of its library, statistics and all that was learned about them
+folded in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dd_plugin.bilevel import BilevelProblem, RunState, cross_entropy, initial_state
+from dd_plugin.bilevel.optimizers import OPTIMIZERS
+from dd_plugin.bilevel.problem import Loss
+from dd_plugin.bilevel.randomness import mix, seed_global_generators, untouched_generators
+from dd_plugin.bn import convert_bn, revert_bn
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation.baselines import train_on_few
+from dd_plugin.evaluation.fresh import learnable_constants
+from dd_plugin.evaluation.scores import train_on
+
+Protocol = Literal["recipe", "standard"]
+
+
+class OtherArchitectureWarning(UserWarning):
+    """A network is trained by a recipe that was learned with another architecture."""
+
+
+def train_by_recipe(
+    synthetic: SyntheticSet,
+    network: nn.Module,
+    seed: int,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    loss: Loss = cross_entropy,
+) -> nn.Module:
+    """Train a network by the recipe of a set: its steps, step sizes, optimizer and statistics.
+
+    What was learned about BatchNorm statistics belongs to one architecture. For another one they
+    are tracked as usual and taken afresh from the synthetic images at the end.
+
+    Args:
+        synthetic: the set.
+        network: where it starts, with stock layers; it is trained in place.
+        seed: decides augmentation, the order of minibatches and the network's random numbers.
+        initial: weights and statistics to start from, by name, for a fixed initialisation.
+        loss: ``(logits, labels) -> scalar``; labels may be probabilities.
+
+    Returns:
+        ``network``, in eval mode, with stock layers.
+
+    Raises:
+        ValueError: ``initial`` does not fit the network.
+    """
+    recipe, constants = synthetic.recipe, synthetic.constants()
+    images = synthetic.images()
+    network = network.to(images.device, images.dtype).train()
+    policy, train_with = recipe.statistics or "tracked", recipe.train_with
+    convert_bn(network, policy, train_with, missing_ok=True)  # type: ignore[arg-type]
+    places = learnable_constants(network)
+    fits = {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
+    if not fits:
+        constants = {}
+        convert_bn(revert_bn(network), "tracked", missing_ok=True)
+        warnings.warn(
+            f"what the set has learned about BatchNorm belongs to {recipe.model or 'its network'}, "
+            f"not to this {type(network).__name__}; its statistics are taken from the synthetic "
+            "images",
+            OtherArchitectureWarning,
+            stacklevel=2,
+        )
+    if initial:
+        _start_from(network, initial)
+    problem = BilevelProblem(
+        network, optimizer=OPTIMIZERS[recipe.optimizer](**recipe.optimizer_args), inner_loss=loss
+    )
+    state = initial_state(problem, network)
+    _write(network, train_on(synthetic, problem, state, seed, constants), constants)
+    revert_bn(network)
+    if not fits:
+        refresh_statistics(network, synthetic)
+    return network.eval()
+
+
+def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn.Module:
+    """Train a network on a set as on real images: AdamW with a cosine schedule, its own BatchNorm.
+
+    Args:
+        synthetic: the set; of its recipe only augmentation and transform are used.
+        network: trained in place.
+        seed: decides batches and augmentation.
+
+    Returns:
+        ``network``, in eval mode.
+    """
+
+    def prepare(images: Tensor, labels: Tensor, now: int) -> tuple[Tensor, Tensor]:
+        return synthetic.transform(synthetic.augmentation(images, now)), labels
+
+    with torch.no_grad():
+        images, targets = synthetic.images(), synthetic.targets().detach()
+    network = network.to(images.device, images.dtype)
+    with untouched_generators():
+        seed_global_generators(seed)
+        train_on_few(network, images, targets, prepare, mix(seed, 13))
+    return network.eval()
+
+
+@torch.no_grad()
+def refresh_statistics(network: nn.Module, synthetic: SyntheticSet) -> None:
+    """Set BatchNorm statistics to those of the synthetic images under the network's weights.
+
+    In passes over the set as training goes through it, averaged with equal weights ("precise
+    BatchNorm", Wu and Johnson, arXiv 2105.07576).
+    """
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    was_training = network.training
+    network.train()
+    recipe = synthetic.recipe
+    passes = recipe.groups if recipe.batching == "groups" else 1
+    if recipe.batch_size is not None:
+        passes = max(1, len(synthetic.labels) // recipe.batch_size)
+    with untouched_generators():
+        for step in range(passes):
+            network(synthetic.transform(synthetic.images()[synthetic.indices(step, 0)]))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.train(was_training)
+
+
+@torch.no_grad()
+def _start_from(network: nn.Module, initial: Mapping[str, Tensor]) -> None:
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, value in initial.items():
+        if name not in own or own[name].shape != value.shape:
+            have = "none" if name not in own else str(tuple(own[name].shape))
+            raise ValueError(
+                f"the set was distilled for one initialisation, whose {name!r} has shape "
+                f"{tuple(value.shape)}; the network has {have}. Leave the model out to train the "
+                'one that it was made for, or use protocol="standard"'
+            )
+        own[name].copy_(value)
+
+
+@torch.no_grad()
+def _write(network: nn.Module, state: RunState, constants: Mapping[str, Tensor]) -> None:
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for tensors in (state.parameters, state.statistics, state.counters, constants):
+        for name, value in tensors.items():
+            own[name].copy_(value)

@@ -1,0 +1,165 @@
+"""How good distilled sets are for several networks, beside what they have to be compared with.
+
+Above `dataset`: for each network the accuracy after training on the exact images, on the 8-bit ones
+of the PNG files, on as many random real images, and on the full data. What `dd-plugin evaluate`
+prints and stores.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dd_plugin.bilevel.randomness import seed_global_generators, untouched_generators
+from dd_plugin.data import RealData
+from dd_plugin.evaluation import OtherArchitectureWarning, Scores
+from dd_plugin.evaluation.baselines import (
+    accuracy_of_module,
+    train_on_all,
+    train_on_random_real,
+)
+from dd_plugin.evaluation.fresh import fresh_network
+from dd_plugin.hub.dataset import DistilledDataset, Protocol
+
+# Keys of a row that say what was measured, apart from its numbers.
+IDENTITY = ("model", "trained_on", "protocol", "pixels", "dataset", "split")
+
+
+def compare(
+    distilled: DistilledDataset,
+    models: Sequence[str],
+    test: RealData,
+    train: RealData | None = None,
+    *,
+    networks: int = 5,
+    seed: int | None = None,
+    protocol: Protocol = "auto",
+    device: torch.device | str = "cpu",
+    about: dict[str, Any] | None = None,
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[dict[str, Any]]:
+    """Evaluate a set with several networks.
+
+    Args:
+        distilled: the set.
+        models: names.
+        test: real images to test on.
+        train: real images to train the baselines on; without, there are none.
+        networks: fresh networks per row.
+        seed: see `DistilledDataset.evaluate`.
+        protocol: see `DistilledDataset.fit`.
+        device: where.
+        about: more to put into each row, such as the names of the data set and split.
+        on_row: called with each row when it is there.
+
+    Returns:
+        One dictionary per model and kind of training data: ``model``, ``trained_on``,
+        ``protocol``, ``pixels``, ``mean``, ``std``, ``accuracies`` (in [0, 1]), ``test_images`` and
+        what ``about`` holds.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(model: str, trained_on: str, how: str, pixels: str | None, scores: Scores) -> None:
+        row = {
+            "model": model,
+            "trained_on": trained_on,
+            "protocol": how,
+            "pixels": pixels,
+            "test_images": sum(len(labels) for _, labels in batches),
+            "mean": scores.mean,
+            "std": scores.std,
+            "accuracies": list(scores.accuracies),
+            **(about or {}),
+        }
+        rows.append(row)
+        on_row(row)
+
+    batches = distilled.test_batches(test, 500)
+    for model in models:
+        how = distilled.protocol_for(protocol, model)
+        for pixels in ("exact", "png"):
+            with warnings.catch_warnings():
+                if pixels == "png":  # said for the exact images
+                    warnings.simplefilter("ignore", OtherArchitectureWarning)
+                scores = distilled.evaluate(
+                    model,
+                    test,
+                    networks=networks,
+                    seed=seed,
+                    protocol=protocol,
+                    pixels=pixels,  # type: ignore[arg-type]
+                    device=device,
+                )
+            add(model, "distilled images", how, pixels, scores)
+        if train is not None:
+            seeds = distilled.seeds(networks, seed)
+            for name in ("random real images", "all real images"):
+                found = _baseline(distilled, model, name, train, batches, seeds, device)
+                add(model, name, "standard", None, Scores(tuple(found)))
+    return rows
+
+
+def _baseline(
+    distilled: DistilledDataset,
+    model: str,
+    name: str,
+    train: RealData,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    seeds: Sequence[int],
+    device: torch.device | str,
+) -> Iterator[float]:
+    recipe, dtype = distilled.recipe, distilled.images.dtype
+    arguments = recipe.model_args if model == recipe.model else {}
+    per_class = max(1, len(distilled) // recipe.num_classes)
+    for seed in seeds:
+        network = fresh_network(model, seed, recipe.num_classes, recipe.shape, arguments)
+        network = network.to(device, dtype)
+        with untouched_generators():
+            seed_global_generators(seed)
+            if name == "all real images":
+                train_on_all(network, train, distilled.prepare, seed)
+            else:
+                train_on_random_real(network, train, per_class, distilled.prepare, seed)
+        yield accuracy_of_module(network, batches)
+
+
+def merge_rows(
+    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of two evaluations; where both measured the same, the newer ones."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(name) for name in IDENTITY)
+
+    measured = {key(row) for row in new}
+    return [row for row in old if key(row) not in measured] + list(new)
+
+
+def rows_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table in Markdown, aligned to be read as plain text too."""
+    several = len({row.get("set") for row in rows}) > 1
+    header = (*(("set",) if several else ()), "model", "trained on", "how", "accuracy", "networks")
+    body = []
+    for row in rows:
+        trained_on = row["trained_on"]
+        if row["pixels"] == "png":
+            trained_on += ", 8-bit"
+        cells = (
+            row["model"],
+            trained_on,
+            row["protocol"],
+            str(Scores(tuple(row["accuracies"]))),
+            str(len(row["accuracies"])),
+        )
+        body.append((*((str(row.get("set")),) if several else ()), *cells))
+    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, body)])

@@ -1,0 +1,383 @@
+"""`DistilledDataset`: a distilled set from a folder or the Hub, and what one does with it.
+
+Top of `hub`: it reads through `reading`, trains and tests through `dd_plugin.evaluation`, and
+publishes through `push`. The folder behind it stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dd_plugin.bilevel import cross_entropy
+from dd_plugin.bilevel.problem import Loss
+from dd_plugin.data import RealData, load_real
+from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation import (
+    OtherArchitectureWarning,
+    Scores,
+    network_seed,
+    train_by_recipe,
+)
+from dd_plugin.evaluation.baselines import accuracy_of_module
+from dd_plugin.evaluation.fresh import ModelInit, fresh_network
+from dd_plugin.evaluation.training import train_as_usual
+from dd_plugin.hub.download import download_set
+from dd_plugin.hub.folder import to_bytes
+from dd_plugin.hub.reading import IMAGES, StoredSet, read_set
+
+Protocol = Literal["auto", "recipe", "standard"]
+PixelKind = Literal["exact", "png"]
+
+
+class DistilledDataset:
+    """A distilled data set with its recipe. Made by `from_pretrained`.
+
+    Attributes:
+        folder: where its files are; they are not changed.
+        record: all of ``recipe.json``: recipe, results, how they were taken, versions.
+        initial: weights and statistics that networks start from, if it was distilled for one
+            initialisation; else empty.
+    """
+
+    def __init__(self, stored: StoredSet, folder: Path) -> None:
+        self.folder, self.record, self.initial = folder, stored.record, stored.initial
+        self._synthetic = stored.synthetic
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        max_bytes: int = 16 << 30,
+    ) -> DistilledDataset:
+        """Read a distilled set.
+
+        Args:
+            name: a folder, or the id of a data set on the Hub.
+            revision: commit, branch or tag on the Hub.
+            token: for private sets; by default the one of ``hf auth login``.
+            cache_dir: where downloads are kept; by default the Hub's own cache.
+            local_files_only: take it from the cache, ask nobody.
+            max_bytes: the largest file that is fetched or read.
+
+        Raises:
+            DistilledFormatError: it is no distilled set, or a damaged one.
+            DownloadError: it cannot be had from the Hub; the message says why.
+        """
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            folder = download_set(
+                str(name),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                max_bytes=max_bytes,
+            )
+        return cls(read_set(folder, max_bytes=max_bytes), folder)
+
+    # What is in it.
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a network is trained on it."""
+        return self._synthetic.recipe
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return self.recipe.class_names
+
+    @property
+    def images(self) -> Tensor:
+        """The exact images ``(N, C, H, W)``, numbers from 0 to 1."""
+        return self._synthetic.images().detach()
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices ``(N,)``."""
+        return self._synthetic.labels
+
+    @property
+    def soft_labels(self) -> Tensor | None:
+        """Probabilities ``(N, classes)`` where labels were learned."""
+        soft = self._synthetic.label_logits is not None
+        return self._synthetic.targets().detach() if soft else None
+
+    @property
+    def step_sizes(self) -> Tensor:
+        """``(steps,)``, or 0-d for all steps alike."""
+        return self._synthetic.step_sizes().detach()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The accuracies that its author measured, in [0, 1], by what networks were trained on."""
+        return dict(self.record["results"])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.recipe.shape))
+        return (
+            f"DistilledDataset({len(self)} images of {size}, {self.recipe.num_classes} classes, "
+            f"{self.recipe.steps} steps, model={self.recipe.model!r})"
+        )
+
+    def to_dataset(self) -> Any:
+        """The images as PNG with their labels: the `datasets.Dataset` that `load_dataset` gives."""
+        from datasets import Dataset
+
+        return Dataset.from_parquet(str(self.folder / IMAGES))
+
+    # Training and testing.
+
+    def fit(
+        self,
+        model: ModelInit | None = None,
+        *,
+        seed: int = 0,
+        protocol: Protocol = "auto",
+        pixels: PixelKind = "exact",
+        device: torch.device | str = "cpu",
+        loss: Loss | None = None,
+    ) -> nn.Module:
+        """Train a network on the set.
+
+        Args:
+            model: a name, a function that makes a network, or a network, which is copied; by
+                default the one that the set was distilled for, freshly initialised.
+            seed: decides the initial weights (of a name or function) and the course of training.
+            protocol: ``"recipe"``: the stored steps, step sizes, optimizer and BatchNorm policy;
+                ``"standard"``: as one trains on real images (AdamW, cosine schedule, 400 steps),
+                for networks that the recipe was not made for; ``"auto"``: the recipe for its own
+                network, standard for another name.
+            pixels: the exact images, or those of the 8-bit PNG files.
+            device: where to train; the network stays there.
+            loss: ``(logits, labels) -> scalar``, needed where the set was distilled with one that
+                the recipe cannot hold; labels may be probabilities.
+
+        Returns:
+            The network in eval mode, an ordinary module of its library, in the precision of the
+            images.
+
+        Raises:
+            ValueError: the recipe lacks something, or the network does not fit; it says what to do.
+            ModelLoadError: no model of that name.
+        """
+        recipe, name = self.recipe, self._name_of(model)
+        chosen = self.protocol_for(protocol, model)
+        if model is None and recipe.model is None:
+            raise ValueError(
+                "`model` must be given: this set was distilled for a network of its author's own, "
+                "which has no name"
+            )
+        if chosen == "recipe" and recipe.loss == "custom" and loss is None:
+            raise ValueError(
+                "`loss` must be given: this set was distilled with a loss of its author's own; "
+                'pass that function, or use protocol="standard"'
+            )
+        own = name is not None and name == recipe.model
+        arguments = dict(recipe.model_args) if own else {}
+        if own and self.initial:
+            arguments.pop("pretrained", None)
+        network = fresh_network(
+            recipe.model if model is None else model,  # type: ignore[arg-type]
+            seed,
+            recipe.num_classes,
+            recipe.shape,
+            arguments,
+        )
+        synthetic = self._as(pixels).to(device)
+        network = network.to(device)
+        if chosen == "standard":
+            return train_as_usual(synthetic, network, seed)
+        initial = {n: t.to(device) for n, t in self.initial.items()}
+        return train_by_recipe(
+            synthetic, network, seed, initial=initial, loss=loss or cross_entropy
+        )
+
+    def evaluate(
+        self,
+        model: ModelInit | None = None,
+        dataset: Any = None,
+        *,
+        split: str | None = None,
+        networks: int = 5,
+        seed: int | None = None,
+        protocol: Protocol = "auto",
+        pixels: PixelKind = "exact",
+        device: torch.device | str = "cpu",
+        batch_size: int = 500,
+        loss: Loss | None = None,
+    ) -> Scores:
+        """Accuracy of fresh networks trained on the set, in eval mode.
+
+        Without ``seed`` the networks are those whose accuracies are on the card.
+
+        Args:
+            model: see `fit`; by default what the set was distilled for.
+            dataset: real images: `RealData`, or what `dd_plugin.data.load_real` takes; by default
+                the data set that the results on the card were taken on.
+            split: of the data set; by default that of the card, or else ``"test"``.
+            networks: how many; one where the initialisation is fixed and all would be the same.
+            seed: of which the networks' seeds are functions.
+            protocol: see `fit`.
+            pixels: see `fit`.
+            device: where to train and test.
+            batch_size: test images at a time; without effect on the result.
+            loss: see `fit`.
+
+        Raises:
+            DataError: the real images cannot be had, or do not fit.
+            ValueError: see `fit`.
+        """
+        if networks < 1:
+            raise ValueError(f"`networks` must be at least 1, got {networks}")
+        data = self.real_data(dataset, split, device=device)
+        if self.initial and self.protocol_for(protocol, model) == "recipe":
+            networks = 1
+        found: list[float] = []
+        for one in self.seeds(networks, seed):
+            with warnings.catch_warnings():
+                if found:  # said once is enough
+                    warnings.simplefilter("ignore", OtherArchitectureWarning)
+                network = self.fit(
+                    model, seed=one, protocol=protocol, pixels=pixels, device=device, loss=loss
+                )
+            found.append(accuracy_of_module(network, self.test_batches(data, batch_size)))
+        return Scores(tuple(found))
+
+    def seeds(self, networks: int, seed: int | None = None) -> list[int]:
+        """The seeds of an evaluation's networks; by default those of the card, and more."""
+        noted = self._noted("results", "distilled", "seeds")
+        own = self._noted("about", "config", "seed")
+        base = seed if seed is not None else own if type(own) is int else 0
+        made = [network_seed(base, index) for index in range(networks)]
+        if seed is None and isinstance(noted, list) and all(type(one) is int for one in noted):
+            made[: len(noted)] = noted[:networks]
+        return made
+
+    def _noted(self, *path: str) -> Any:
+        """A value deep in the record; None where it is not there."""
+        found: Any = self.record
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    def real_data(
+        self, dataset: Any = None, split: str | None = None, *, device: torch.device | str = "cpu"
+    ) -> RealData:
+        """Real images as this set's networks see them: same classes, channels and size.
+
+        Args:
+            dataset: see `evaluate`.
+            split: see `evaluate`.
+            device: where they are kept.
+
+        Raises:
+            DataError: they cannot be had, or do not fit.
+            ValueError: the card does not say which data set.
+        """
+        if isinstance(dataset, RealData):
+            return dataset
+        noted = self.record["protocol"]
+        source = noted.get("dataset") if dataset is None else dataset
+        if source is None:
+            raise ValueError(
+                "`dataset` must be given: the record of this set does not say which real images it "
+                "was evaluated on"
+            )
+        if split is None:
+            split = noted.get("split") or "test"
+        channels, height, width = self.recipe.shape
+        by_name = isinstance(source, (str, Path, dict))
+        return load_real(
+            source,
+            split if by_name else None,
+            image_size=(height, width),
+            channels=channels,
+            class_names=list(self.class_names),
+            device=device,
+        )
+
+    def test_batches(self, data: RealData, size: int) -> list[tuple[Tensor, Tensor]]:
+        """Real images as network input, in batches."""
+        dtype, transform = self.images.dtype, self._synthetic.transform
+        moved = transform.to(data.device)
+        return [(moved(images.to(dtype)), labels) for images, labels in data.batches(size)]
+
+    def prepare(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Real images as this set's networks are trained on them: augmented network input."""
+        synthetic = self._synthetic
+        transform = synthetic.transform.to(images.device)
+        return transform(synthetic.augmentation(images.to(self.images.dtype), seed)), labels
+
+    def _name_of(self, model: ModelInit | None) -> str | None:
+        return self.recipe.model if model is None else model if isinstance(model, str) else None
+
+    def protocol_for(
+        self, protocol: Protocol, model: ModelInit | None
+    ) -> Literal["recipe", "standard"]:
+        """What ``protocol="auto"`` of `fit` means for a network."""
+        if protocol not in ("auto", "recipe", "standard"):
+            raise ValueError(f'`protocol` must be "auto", "recipe" or "standard", got {protocol!r}')
+        if protocol != "auto":
+            return protocol
+        name = self._name_of(model)
+        return "standard" if name is not None and name != self.recipe.model else "recipe"
+
+    def _as(self, pixels: PixelKind) -> SyntheticSet:
+        if pixels not in ("exact", "png"):
+            raise ValueError(f'`pixels` must be "exact" or "png", got {pixels!r}')
+        chosen = copy.deepcopy(self._synthetic)
+        if pixels == "png":
+            exact = self.images
+            chosen.parametrization = Pixels((to_bytes(exact) / 255).to(exact.dtype))
+            chosen.requires_grad_(False)
+        return chosen
+
+    # Elsewhere.
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Copy the set's files into a folder, byte for byte.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: it is the folder that the set is in.
+        """
+        from dd_plugin.hub.push import published_files
+
+        target = Path(folder)
+        if target.exists() and target.resolve() == self.folder.resolve():
+            raise ValueError(f"{str(folder)!r} is where this set is already; choose another folder")
+        for path in published_files(self.folder):
+            copied = target / path.relative_to(self.folder)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)
+        return target
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
+        """Publish the set; see `dd_plugin.hub.push.push_folder`."""
+        from dd_plugin.hub.push import push_folder
+
+        return push_folder(self.folder, repo_id, **options)
+
+    def export_image_folder(self, folder: str | Path) -> None:
+        """Write the images as PNG files, one folder per class."""
+        from dd_plugin.hub.exports import export_image_folder
+
+        export_image_folder(Path(folder), self.images, self.labels, self.class_names)

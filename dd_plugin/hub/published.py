@@ -1,0 +1,75 @@
+"""What of a distilled set's folder is published, and how a file is known to be the same elsewhere.
+
+Before `push`, which sends these files and compares their checksums with the Hub's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.hf_api import RepoFile
+
+from dd_plugin.hub.target import PushError
+
+CARD = "README.md"
+_DATA = "data/train-*.parquet"
+_REQUIRED = (CARD, _DATA, "tensors.safetensors", "recipe.json")
+PUBLISHED = (*_REQUIRED, "preview.png", "results.md", "log.jsonl", "curve.png")
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file to publish, and its two checksums: a remote file has one of them."""
+
+    source: Path | bytes
+    size: int
+    sha256: str
+    git_oid: str
+
+    @classmethod
+    def of(cls, source: Path | bytes) -> LocalFile:
+        """A file, or its content, read once."""
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+        if isinstance(source, bytes):
+            sha256.update(source)
+            git.update(source)
+        else:
+            with source.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    sha256.update(chunk)
+                    git.update(chunk)
+        return cls(source, size, sha256.hexdigest(), git.hexdigest())
+
+    def is_at(self, remote: RepoFile | None) -> bool:
+        """Whether the Hub holds the same bytes: by SHA-256 if kept as LFS, else as Git hashes."""
+        if remote is None or remote.size != self.size:
+            return False
+        if remote.lfs is not None:
+            return bool(remote.lfs.sha256 == self.sha256)
+        return bool(remote.blob_id == self.git_oid)
+
+
+def published_files(folder: Path) -> dict[str, LocalFile]:
+    """The files of a distilled set, by path in the repository."""
+    found = {p: sorted(folder.glob(p)) for p in PUBLISHED}
+    if missing := [pattern for pattern in _REQUIRED if not found[pattern]]:
+        raise PushError(
+            f"{folder} must hold a distilled set, got no {', '.join(missing)}; use the folder "
+            "that it was saved to"
+        )
+    paths = [path for matches in found.values() for path in matches]
+    files = {path.relative_to(folder).as_posix(): LocalFile.of(path) for path in paths}
+    return {**files, CARD: LocalFile.of((folder / CARD).read_bytes())}
+
+
+def with_license(card: str, license: str) -> str:
+    """The card with one licence in its metadata, and all else as it is."""
+    head = re.match(r"---\r?\n(.*?)^---[ \t]*$", card, re.DOTALL | re.MULTILINE)
+    if head is None:
+        return f"---\nlicense: {license}\n---\n{card}"
+    others = re.sub(r"^license:.*\n(?:[ \t-].*\n)*", "", head[1], flags=re.MULTILINE)
+    return f"---\nlicense: {license}\n{others}---{card[head.end() :]}"

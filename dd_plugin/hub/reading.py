@@ -1,0 +1,251 @@
+"""Reading the folder of a distilled set, from whoever wrote it: `read_set`.
+
+Beside `folder`, which writes. Only files with fixed names are read, each after a look at its size;
+nothing in them is executed, and every value is checked before it is used, so that a folder that was
+cut short, damaged or made to do harm ends in a `DistilledFormatError` that says what is wrong with
+which file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data.transforms import transform_from
+
+SCHEMA_VERSION = 1
+RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet"
+
+_MOST_RECORD_BYTES = 8 << 20
+_MOST_BYTES = 16 << 30
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_KNOWN = ("images", "labels", "step_sizes", "soft_labels")
+_PREFIXES = ("constants.", "transform.", "initial.")
+
+
+class DistilledFormatError(ValueError):
+    """A folder is not a distilled set, or a damaged one; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """What a folder holds.
+
+    Attributes:
+        synthetic: the set, on the CPU.
+        initial: weights and statistics that networks start from, for a fixed initialisation.
+        record: all of ``recipe.json``.
+    """
+
+    synthetic: SyntheticSet
+    initial: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def read_set(folder: str | Path, *, max_bytes: int = _MOST_BYTES) -> StoredSet:
+    """Read and check a distilled set.
+
+    Args:
+        folder: as `dd_plugin.hub.folder.write_set` writes it.
+        max_bytes: the largest file that is read.
+
+    Raises:
+        DistilledFormatError: it is none, of a newer kind, incomplete, or damaged.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    for name in (IMAGES, TENSORS):
+        size = _size(folder, name, max_bytes)
+        _compare(folder, name, size, record)
+    tensors = _tensors(folder)
+    try:
+        recipe = Recipe.from_dict(record["recipe"])
+        synthetic = _assemble(recipe, record, tensors)
+    except DistilledFormatError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DistilledFormatError(f"{folder / RECORD} cannot be used: {error}") from error
+    return StoredSet(synthetic, _named(tensors, "initial."), record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read ``recipe.json`` and check what is not the recipe's own.
+
+    Raises:
+        DistilledFormatError: see `read_set`.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        raise DistilledFormatError(
+            f"{str(folder)!r} is not a distilled set: it has no {RECORD}"
+            + ("" if folder.is_dir() else " (and there is no such folder)")
+        )
+    _size(folder, RECORD, _MOST_RECORD_BYTES)
+
+    def not_a_number(word: str) -> Any:
+        raise ValueError(f"{word} is no value of JSON")
+
+    try:
+        record = json.loads(path.read_text("utf-8"), parse_constant=not_a_number)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise DistilledFormatError(f"{path} cannot be read as JSON: {reason}") from error
+    if not isinstance(record, dict) or "schema_version" not in record:
+        raise DistilledFormatError(
+            f"{path} is not the record of a distilled set: it has no schema_version"
+        )
+    found = record["schema_version"]
+    if type(found) is not int or found < 1:
+        raise DistilledFormatError(
+            f"{path}: `schema_version` must be a whole number, got {found!r:.40}"
+        )
+    if found > SCHEMA_VERSION:
+        raise DistilledFormatError(
+            f"{path} has schema version {found}; this version of dd_plugin reads up to "
+            f"{SCHEMA_VERSION}. Install a newer one: pip install -U dd-plugin"
+        )
+    for name in ("recipe", "transform", "files"):
+        if not isinstance(record.get(name), dict):
+            raise DistilledFormatError(f"{path} must have an object {name!r}")
+    for name in ("images", "source", "results", "protocol", "about"):
+        if not isinstance(record.setdefault(name, {}), dict):
+            raise DistilledFormatError(f"{path}: {name!r} must be an object")
+    if not isinstance(record.setdefault("evaluations", []), list):
+        raise DistilledFormatError(f"{path}: 'evaluations' must be a list")
+    return record
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(folder: Path, name: str, most: int) -> int:
+    path = folder / name
+    try:
+        info = path.stat()
+    except OSError as error:
+        raise DistilledFormatError(
+            f"{str(folder)!r} is incomplete: {name} cannot be had ({error.strerror or error}); "
+            "copy or download the whole folder again"
+        ) from error
+    if not stat.S_ISREG(info.st_mode):
+        raise DistilledFormatError(f"{path} is not a file")
+    if info.st_size > most:
+        raise DistilledFormatError(
+            f"{path} has {info.st_size:,} bytes, over the limit of {most:,}; if that is meant, "
+            "give `max_bytes`"
+        )
+    return info.st_size
+
+
+def _compare(folder: Path, name: str, size: int, record: Mapping[str, Any]) -> None:
+    """Check a file against the size and checksum that the record has of it."""
+    noted = record["files"].get(name)
+    if not isinstance(noted, dict):
+        raise DistilledFormatError(f"{folder / RECORD} has no checksum of {name}")
+    if noted.get("size") != size or noted.get("sha256") != sha256_of(folder / name):
+        raise DistilledFormatError(
+            f"{folder / name} is not the file that was written with {RECORD}: "
+            + (
+                f"it has {size:,} bytes instead of {noted.get('size')!r:.20}"
+                if noted.get("size") != size
+                else "its checksum differs"
+            )
+            + "; copy or download the whole folder again"
+        )
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / TENSORS
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            unknown = [n for n in names if n not in _KNOWN and not n.startswith(_PREFIXES)]
+            if unknown:
+                raise DistilledFormatError(
+                    f"{path} has a tensor {unknown[0]!r:.80} of no known use"
+                )
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, RuntimeError, TypeError, OverflowError) as error:
+        raise DistilledFormatError(f"{path} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (*_FLOATS, torch.int64):
+            raise DistilledFormatError(f"{path}: {name!r:.80} must not be {tensor.dtype}")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DistilledFormatError(f"{path}: {name!r:.80} has values that are not finite")
+    return tensors
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _assemble(
+    recipe: Recipe, record: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> SyntheticSet:
+    missing = {"images", "labels", "step_sizes"} - set(tensors)
+    if missing:
+        raise DistilledFormatError(f"{TENSORS} has no {', '.join(sorted(missing))}")
+    images, labels, step_sizes = tensors["images"], tensors["labels"], tensors["step_sizes"]
+    dtype = images.dtype
+    if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != recipe.shape:
+        raise DistilledFormatError(
+            f"images must be (N, {', '.join(map(str, recipe.shape))}), got {tuple(images.shape)}"
+        )
+    if dtype not in _FLOATS or float(images.min()) < 0 or float(images.max()) > 1:
+        raise DistilledFormatError("images must be floating-point numbers from 0 to 1")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DistilledFormatError(
+            f"labels must be int64 of shape ({len(images)},), got {labels.dtype} "
+            f"{tuple(labels.shape)}"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= recipe.num_classes:
+        raise DistilledFormatError(
+            f"labels must be from 0 to {recipe.num_classes - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}"
+        )
+    constants = _named(tensors, "constants.")
+    soft = tensors.get("soft_labels")
+    for name, tensor in (("step_sizes", step_sizes), ("soft_labels", soft), *constants.items()):
+        if tensor is not None and tensor.dtype not in _FLOATS:
+            raise DistilledFormatError(f"{name!r:.80} must be floating-point, got {tensor.dtype}")
+    transform = transform_from(record["transform"], _named(tensors, "transform."))
+    with torch.no_grad():
+        made = transform(images[:1])
+    if made.shape != images[:1].shape or not bool(made.isfinite().all()):
+        raise DistilledFormatError("the transform does not fit the images")
+    synthetic = SyntheticSet(
+        recipe,
+        Pixels(images),
+        labels,
+        step_sizes.to(dtype),
+        transform=transform,
+        constants=constants,
+        soft_labels=soft is not None,
+    )
+    if soft is not None:
+        whole = soft.shape == (len(images), recipe.num_classes) and bool((soft >= 0).all())
+        if not whole or not math.isclose(float((soft.sum(1) - 1).abs().max()), 0, abs_tol=1e-2):
+            raise DistilledFormatError(
+                f"soft_labels must be probabilities ({len(images)}, {recipe.num_classes})"
+            )
+        assert synthetic.label_logits is not None
+        smallest = torch.finfo(dtype).tiny
+        synthetic.label_logits.data = soft.to(dtype).clamp_min(smallest).log()
+    # Read to be used, not to be distilled further.
+    return synthetic.requires_grad_(False)

@@ -1,0 +1,235 @@
+"""Where a distilled set may be pushed to: account, rights and repository, before any long work.
+
+Before `push`, which goes on from here; the trainer asks at its start, so that a wrong token does
+not cost a night. Nothing is made or changed on the Hub. Here as well: which of the Hub's failures
+pass, how long to wait for that, and what to tell the person about the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+T = TypeVar("T")
+
+# Seconds before the second attempt, the third, and so on.
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
+# 409 and 412: somebody else has written meanwhile. The others: too much to do, or down.
+_PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+# The client's library for HTTP has been httpx and httpx2; its base class is at the same place.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+NETWORK_ERRORS = (_HTTP_ERROR, OfflineModeIsEnabled, json.JSONDecodeError)
+
+
+class PushError(RuntimeError):
+    """A distilled set could not be pushed: what was wrong, and what to do about it."""
+
+
+class Target(NamedTuple):
+    """Where to push.
+
+    Attributes:
+        repo_id: with its namespace.
+        exists: whether the repository is there already.
+        branch_exists: whether the branch is.
+        user: whose token it is.
+    """
+
+    repo_id: str
+    exists: bool
+    branch_exists: bool
+    user: str
+
+
+def check_target(
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Target:
+    """Find out whether a push would be let in, without changing anything.
+
+    Args:
+        repo_id: ``"name"`` or ``"namespace/name"``, of a data set.
+        token: None or True for the one of the environment or of `hf auth login`.
+        private: whether the repository is to be private, if it is made.
+        revision: the branch, "main" by default; it is made if need be.
+        create_pr: propose the push as a pull request, for which reading is enough.
+        sleep: waits between attempts.
+
+    Raises:
+        PushError: it would not, or the Hub cannot be reached.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PushError(
+            f'`repo_id` must be "name" or "namespace/name", got {repo_id!r}: {error}'
+        ) from error
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}|\s*", revision):
+        raise PushError(
+            f"`revision` must be a branch, got {revision!r}; use a name, or none for main"
+        )
+    if token is False or not (token if isinstance(token, str) else get_token()):
+        raise PushError(
+            "pushing needs a token of the Hub, got none; run `hf auth login`, set HF_TOKEN, or "
+            "give `token`"
+        )
+    api = HfApi(token=token)
+    with told(repo_id):
+        who = patiently(lambda: api.whoami(token), sleep)
+        name = repo_id if "/" in repo_id else f"{who['name']}/{repo_id}"
+        return _checked(api, who, name, private, revision, create_pr, sleep)
+
+
+def _checked(
+    api: HfApi,
+    who: Mapping[str, Any],
+    name: str,
+    private: bool | None,
+    revision: str | None,
+    create_pr: bool,
+    sleep: Callable[[float], object],
+) -> Target:
+    try:
+        info = patiently(lambda: api.dataset_info(name), sleep)
+    except RepositoryNotFoundError:
+        info = None
+    if info is None and create_pr:
+        raise PushError(
+            f"a pull request must be to a repository that exists, and {who['name']!r} sees no "
+            f"{name}; push without `create_pr` to make it"
+        )
+    if info is not None and private and not info.private:
+        raise PushError(
+            f"`private` is True, but {name} exists and is public; change that in its settings, "
+            "or push to another name"
+        )
+    if not create_pr:
+        _check_rights(api, who, name, info is not None)
+    branch_exists = info is not None
+    if info is not None and revision is not None:
+        try:
+            patiently(lambda: api.dataset_info(name, revision=revision), sleep)
+        except RevisionNotFoundError as error:
+            if create_pr or revision.startswith("refs/"):
+                raise PushError(
+                    f"`revision` must be a branch of {name}, got {revision!r}, which it does not "
+                    "have"
+                ) from error
+            branch_exists = False
+    return Target(name, info is not None, branch_exists or revision in (None, "main"), who["name"])
+
+
+def _check_rights(api: HfApi, who: Mapping[str, Any], name: str, exists: bool) -> None:
+    namespace = name.split("/")[0]
+    token = (who.get("auth") or {}).get("accessToken") or {}
+    refused = f"the token {token.get('displayName') or ''!r} of {who['name']!r} may not write to "
+    remedy = f"; make one that may at {api.endpoint}/settings/tokens"
+    if token.get("role") == "read":
+        raise PushError(f"{refused}anything{remedy}")
+    if token.get("role") == "fineGrained":
+        scopes = (token.get("fineGrained") or {}).get("scoped") or []
+        writable = [s for s in scopes if "repo.write" in (s.get("permissions") or ())]
+        names = {(s.get("entity") or {}).get("name") for s in writable}
+        # An entity without a name is one that this version does not know.
+        if not names & {namespace, name, None}:
+            raise PushError(f"{refused}{name}{remedy}")
+    if exists and "write" in inspect.signature(api.auth_check).parameters:
+        try:
+            api.auth_check(name, repo_type="dataset", write=True)
+        except HfHubHTTPError as error:
+            # Only a clear no is one: a Hub that does not know the question says it at the commit.
+            if error.response.status_code in (401, 403):
+                raise PushError(f"{refused}{name}: {_said(error)}{remedy}") from error
+        return
+    roles = {org.get("name"): org.get("roleInOrg") for org in who.get("orgs") or ()}
+    if namespace != who["name"] and namespace not in roles:
+        raise PushError(
+            f"{who['name']!r} is not {namespace!r} and not a member of it, so cannot write to "
+            f"{name}; use {who['name']}/{name.split('/')[1]}, or `create_pr` where it exists"
+        )
+    if roles.get(namespace) == "read":
+        raise PushError(
+            f"{who['name']!r} may only read in {namespace!r}; ask for the right to write"
+        )
+
+
+def passes(error: Exception) -> bool:
+    """Whether a failed request may well succeed if it is tried again."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _PASSING
+    return isinstance(error, (_HTTP_ERROR, json.JSONDecodeError))
+
+
+def wanted_wait(error: Exception) -> float:
+    """Seconds that the Hub asks to wait for, or 0."""
+    response = getattr(error, "response", None)
+    said = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(said), 300.0) if said.isdigit() else 0.0
+
+
+def patiently(call: Callable[[], T], sleep: Callable[[float], object]) -> T:
+    """What a request that changes nothing, or the same if repeated, returns in the end."""
+    for wait in WAITS:
+        try:
+            return call()
+        except NETWORK_ERRORS as error:
+            if not passes(error):
+                raise
+            sleep(max(wait, wanted_wait(error)))
+    return call()
+
+
+@contextmanager
+def told(repo_id: str) -> Iterator[None]:
+    """The Hub's refusals and the network's failures as a `PushError`."""
+    try:
+        yield
+    except NETWORK_ERRORS as error:
+        raise PushError(_explained(error, repo_id)) from error
+
+
+def _explained(error: Exception, repo_id: str) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status == 401:
+        return (
+            f"the Hub does not accept the token ({_said(error)}); run `hf auth login`, or give one "
+            "that is valid"
+        )
+    if status in (403, 404):
+        return (
+            f"the Hub does not let this token write to {repo_id} ({_said(error)}); use one that "
+            "may, or `create_pr`"
+        )
+    again = f"push again later with `dd-plugin push FOLDER {repo_id}`: what has arrived stays"
+    if status is not None:
+        return f"the Hub answered {status} for {repo_id} ({_said(error)}); {again}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"the Hub gave an answer that is not JSON; {again}"
+    return f"the Hub could not be reached ({type(error).__name__}: {error}); {again}"
+
+
+def _said(error: Exception) -> str:
+    message = getattr(error, "server_message", None) or str(error)
+    # A gateway says it in a page of HTML.
+    words = " ".join(re.sub(r"<[^>]*>", " ", str(message)).split())
+    return words if len(words) <= 300 else f"{words[:300]} ..."

@@ -1,0 +1,35 @@
+"""A Hub for a file of tests, and a client's process that knows it."""
+
+import pytest
+
+from tests.hub.client import Client
+from tests.hub.loopback import Hub
+from tests.hub.sets import ACCOUNTS, set_folder
+
+
+@pytest.fixture(scope="module")
+def running_hub(tmp_path_factory):
+    with Hub(tmp_path_factory.mktemp("hub"), ACCOUNTS) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(running_hub):
+    """Empty: no repositories, no faults, no record."""
+    running_hub.repos.clear()
+    running_hub.faults.clear()
+    running_hub.requests.clear()
+    for path in running_hub.folder.iterdir():
+        path.unlink()
+    return running_hub
+
+
+@pytest.fixture(scope="module")
+def client(running_hub, tmp_path_factory):
+    with Client(running_hub.url, tmp_path_factory.mktemp("home")) as client:
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return set_folder(tmp_path / "set")

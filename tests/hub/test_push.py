@@ -1,0 +1,358 @@
+"""`dd_plugin.hub.push` against a Hub that fails in all the ways a network can."""
+
+import json
+
+import pytest
+
+from dd_plugin.hub.target import WAITS
+from tests.hub import calls
+from tests.hub.client import ClientError
+from tests.hub.loopback import Fault
+from tests.hub.sets import CARD, set_folder
+
+PUBLISHED = {
+    "README.md",
+    "data/train-00000-of-00001.parquet",
+    "preview.png",
+    "recipe.json",
+    "tensors.safetensors",
+}
+ADA = {"token": "ada-token"}
+
+
+@pytest.fixture
+def push(client, folder):
+    """Pushes the folder as Ada, who may write to ada/ and lab/."""
+
+    def run(repo="ada/one", **options):
+        return client(calls.push, str(folder), repo, **{**ADA, **options})
+
+    return run
+
+
+def titles(hub, repo="ada/one", revision="main"):
+    return [commit.title for commit in hub.repos[repo].history(revision)]
+
+
+def refused(push, *args, **options):
+    with pytest.raises(ClientError) as caught:
+        push(*args, **options)
+    assert caught.value.kind == "PushError"
+    return caught.value.message
+
+
+def is_whole(hub, folder, repo="ada/one", revision="main"):
+    """Whether the branch holds the folder's set, all of it."""
+    files = hub.repos[repo].at(revision).files
+    return set(files) >= PUBLISHED and all(
+        hub.content(repo, path, revision) == (folder / path).read_bytes() for path in PUBLISHED
+    )
+
+
+# --- what is published --------------------------------------------------------------------------
+
+
+def test_one_commit_holds_the_set_and_nothing_else(hub, push, folder):
+    result = push("one", commit_message="all of it")
+    assert titles(hub) == ["all of it", "initial commit"]
+    head = hub.repos["ada/one"].at("main")
+    assert set(head.files) == PUBLISHED | {".gitattributes"}
+    assert is_whole(hub, folder)
+    assert result["commit_oid"] == head.oid
+    assert result["commit_url"] == f"{hub.url}/datasets/ada/one/commit/{head.oid}"
+    assert (result["pr_url"], result["unchanged"], result["waits"]) == (None, False, [])
+    assert not hub.repos["ada/one"].private
+
+
+def test_what_is_there_already_is_not_committed_again(hub, push):
+    first = push()
+    hub.requests.clear()
+    second = push()
+    assert second["unchanged"]
+    assert second["commit_oid"] == first["commit_oid"]
+    assert len(titles(hub)) == 2
+    assert not hub.asked("/commit/|/preupload/|PUT")
+
+
+def test_another_set_replaces_the_first_and_leaves_what_others_put_there(hub, client, push, folder):
+    hub.make("ada/one")
+    mine = {"LICENSE": "mine", "data/test.parquet": "mine"}
+    stale = {"data/train-00001-of-00002.parquet": "old", "results.md": "old"}
+    client(calls.commit, "ada/one", {**mine, **stale}, **ADA)
+    push()
+    assert len(titles(hub)) == 3
+    assert set(hub.repos["ada/one"].at("main").files) == PUBLISHED | set(mine) | {".gitattributes"}
+    set_folder(folder, seed=1)
+    hub.requests.clear()
+    push()
+    assert is_whole(hub, folder)
+    assert len(titles(hub)) == 4
+    # The card is the same, so it is neither validated nor sent.
+    assert not hub.asked("validate-yaml")
+
+
+def test_the_card_is_merged_with_the_one_that_is_there(hub, client, push, folder):
+    push()
+    client(calls.commit, "ada/one", {"README.md": CARD + "by a person"}, **ADA)
+    (folder / "README.md").write_text(CARD + "new numbers\n")
+    given = client(calls.push_with_merged_card, str(folder), "ada/one", **ADA)
+    assert given == [(CARD + "new numbers\n", CARD + "by a person")]
+    card = hub.content("ada/one", "README.md").decode()
+    assert card == CARD + "new numbers\n\nkept: by a person\n"
+    assert (folder / "README.md").read_text() == CARD + "new numbers\n"
+
+
+@pytest.mark.parametrize("before", ["", "license: other\n", "license:\n- mit\n- other\n"])
+def test_a_licence_that_is_given_is_the_one_of_the_card(hub, push, folder, before):
+    (folder / "README.md").write_text(CARD.replace("configs:", f"{before}configs:"))
+    push(license="cc-by-4.0")
+    card = hub.content("ada/one", "README.md").decode()
+    assert card == CARD.replace("---\n", "---\nlicense: cc-by-4.0\n", 1)
+
+
+def test_a_branch_is_made_and_main_stays(hub, push, folder):
+    push()
+    before = hub.repos["ada/one"].refs["refs/heads/main"]
+    set_folder(folder, seed=1)
+    push(revision="wip/second")
+    assert hub.repos["ada/one"].refs["refs/heads/main"] == before
+    assert is_whole(hub, folder, revision="wip/second")
+    assert not is_whole(hub, folder)
+
+
+def test_a_pull_request_to_a_repository_of_others(hub, push, folder):
+    hub.make("bob/two")
+    result = push("bob/two", create_pr=True)
+    assert titles(hub, "bob/two") == ["initial commit"]
+    assert result["pr_url"] == f"{hub.url}/datasets/bob/two/discussions/1"
+    assert is_whole(hub, folder, "bob/two", "refs/pr/1")
+
+
+# --- who may -------------------------------------------------------------------------------------
+
+
+def test_a_private_repository_is_read_with_a_token_only(hub, client, push):
+    push("lab/one", private=True)
+    assert hub.repos["lab/one"].private
+    for token in (False, "bob-token"):
+        with pytest.raises(ClientError) as caught:
+            client(calls.download, "lab/one", "recipe.json", token=token)
+        assert caught.value.kind == "RepositoryNotFoundError"
+    assert json.loads(client(calls.download, "lab/one", "recipe.json", **ADA))["recipe"]
+    # Once there, its own `private` counts.
+    assert push("lab/one")["unchanged"]
+
+
+@pytest.mark.parametrize(
+    ("repo", "options", "said"),
+    [
+        ("ada/one", {"token": None}, "pushing needs a token"),
+        ("ada/one", {"token": False}, "pushing needs a token"),
+        ("ada/one", {"token": "nobody's"}, "does not accept the token"),
+        ("ada/one", {"token": "ada-reads"}, "'ada' may not write to anything"),
+        ("ada/two", {"token": "ada-fine"}, "may not write to ada/two"),
+        ("bob/new", {}, "'ada' is not 'bob' and not a member of it"),
+        ("bob/old", {}, "may not write to bob/old"),
+        ("club/new", {}, "may only read in 'club'"),
+        ("club/old", {}, "may not write to club/old"),
+        ("ada/new", {"create_pr": True}, "a pull request must be to a repository that exists"),
+        ("bob/hidden", {"create_pr": True}, "'ada' sees no bob/hidden"),
+        ("ada/old", {"private": True}, "exists and is public"),
+        ("ada/old", {"revision": "no", "create_pr": True}, "must be a branch of ada/old, got 'no'"),
+        ("ada/old", {"revision": "0" * 40}, "must be a branch, got '0000"),
+        ("a/b/c", {}, "`repo_id` must be"),
+        ("ada/..", {}, "`repo_id` must be"),
+    ],
+)
+def test_a_push_that_would_be_refused_is_known_before_anything_is_done(
+    hub, client, repo, options, said
+):
+    for name in ("ada/old", "bob/old", "club/old"):
+        hub.make(name)
+    hub.make("bob/hidden", private=True)
+    with pytest.raises(ClientError, match=said) as caught:
+        client(calls.check, repo, **{**ADA, **options})
+    assert caught.value.kind == "PushError"
+    assert not hub.asked("create|/branch/|preupload|/commit/|PUT")
+
+
+def test_asking_changes_nothing(hub, client):
+    hub.make("lab/old")
+    assert client(calls.check, "new", **ADA) == ("ada/new", False, True, "ada")
+    assert client(calls.check, "lab/new", **ADA) == ("lab/new", False, True, "ada")
+    assert client(calls.check, "ada/one", token="ada-fine") == ("ada/one", False, True, "ada")
+    made = client(calls.check, "lab/old", revision="wip", **ADA)
+    assert made == ("lab/old", True, False, "ada")
+    assert set(hub.repos) == {"lab/old"}
+    assert set(hub.repos["lab/old"].refs) == {"refs/heads/main"}
+
+
+def test_rights_that_end_before_the_commit(hub, push, folder):
+    hub.faults.append(Fault("POST .*/commit/", 403))
+    assert "does not let this token write to ada/one" in refused(push)
+    assert titles(hub) == ["initial commit"]
+
+
+def test_a_folder_without_a_set(hub, push, folder):
+    (folder / "recipe.json").unlink()
+    assert "got no recipe.json" in refused(push)
+    assert hub.requests == []
+
+
+def test_a_licence_that_is_none(hub, push):
+    assert "identifier of the Hub, got 'My own!'" in refused(push, license="My own!")
+    assert hub.requests == []
+
+
+def test_a_card_that_the_hub_does_not_take(hub, push, folder):
+    (folder / "README.md").write_text("---\ntags: [a\n---\n")
+    assert "does not take the card: Invalid metadata in README.md" in refused(push)
+    assert titles(hub) == ["initial commit"]
+
+
+# --- what fails ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [409, 412, 429, 500, 502, 503, "drop"])
+def test_a_commit_that_fails_is_made_at_the_next_attempt(hub, push, folder, what):
+    hub.faults.append(Fault("POST .*/commit/", what, times=2))
+    result = push()
+    assert result["waits"] == [1, 2]
+    assert len(titles(hub)) == 2
+    assert is_whole(hub, folder)
+
+
+def test_the_hub_says_how_long_to_wait(hub, push):
+    hub.faults.append(Fault("POST .*/commit/", 429, headers={"Retry-After": "30"}))
+    assert push()["waits"] == [30]
+
+
+def test_a_lost_answer_makes_no_second_commit(hub, push, folder):
+    hub.faults.append(Fault("POST .*/commit/", "lost"))
+    result = push()
+    assert len(titles(hub)) == 2
+    assert len(hub.asked("POST .*/commit/")) == 1
+    assert is_whole(hub, folder)
+    assert result["commit_oid"] == hub.repos["ada/one"].at("main").oid
+    assert not result["unchanged"]
+
+
+def test_the_last_answer_may_be_lost_too(hub, push, folder):
+    hub.faults += [
+        Fault("POST .*/commit/", 503, times=len(WAITS)),
+        Fault("POST .*/commit/", "lost"),
+    ]
+    assert push()["waits"] == [*WAITS, 0]
+    assert len(titles(hub)) == 2
+    assert is_whole(hub, folder)
+
+
+def test_a_lost_answer_makes_no_second_pull_request(hub, push, folder):
+    hub.make("bob/two")
+    hub.faults.append(Fault("POST .*/commit/", "lost"))
+    result = push("bob/two", create_pr=True)
+    assert sorted(hub.repos["bob/two"].refs) == ["refs/heads/main", "refs/pr/1"]
+    assert result["pr_url"] == f"{hub.url}/datasets/bob/two/discussions/1"
+    assert result["commit_oid"] == hub.repos["bob/two"].refs["refs/pr/1"]
+
+
+def test_it_gives_up_in_the_end_and_main_is_as_it_was(hub, push):
+    hub.faults.append(Fault("POST .*/commit/", 503, times=99))
+    said = refused(push)
+    assert "the Hub answered 503 for ada/one (made to fail)" in said
+    assert "dd-plugin push FOLDER ada/one" in said
+    assert len(hub.asked("POST .*/commit/")) == len(WAITS) + 1
+    assert titles(hub) == ["initial commit"]
+
+
+def test_what_somebody_else_commits_meanwhile_is_built_upon(hub, push, folder):
+    hub.make("lab/one")
+    push("lab/one", write_meanwhile="ada-token")
+    assert titles(hub, "lab/one") == ["Publish a distilled set", "by hand", "initial commit"]
+    assert hub.content("lab/one", "meanwhile.txt") == b"mine"
+    assert is_whole(hub, folder, "lab/one")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "whoami",
+        "GET /api/datasets/ada/one$",
+        "revision/",
+        "/tree/",
+        "repos/create",
+        "preupload",
+        "batch",
+        "PUT",
+        "validate-yaml",
+        "paths-info",
+    ],
+)
+@pytest.mark.parametrize("what", [503, "drop"])
+def test_every_other_request_is_tried_again(hub, push, folder, where, what):
+    hub.faults.append(Fault(where, what))
+    push()
+    assert hub.faults[0].times == 0
+    assert len(titles(hub)) == 2
+    assert is_whole(hub, folder)
+
+
+def test_making_a_repository_or_a_branch_twice_is_making_it_once(hub, push, folder):
+    hub.faults += [Fault("repos/create", "lost"), Fault("/branch/", "lost")]
+    push(revision="wip")
+    assert titles(hub) == ["initial commit"]
+    assert is_whole(hub, folder, revision="wip")
+
+
+def test_an_upload_that_breaks_off_leaves_main_and_the_next_push_goes_on(hub, push, folder):
+    push()
+    set_folder(folder, seed=1)
+    before = hub.repos["ada/one"].at("main")
+    hub.requests.clear()
+    # The smallest of the three arrives; of the largest, half does, again and again.
+    sizes = {p: (folder / p).stat().st_size for p in PUBLISHED}
+    broken = max(("preview.png", "data/train-00000-of-00001.parquet"), key=sizes.__getitem__)
+    hub.faults.append(Fault(f"PUT /lfs/{sha256(folder / broken)}", "half", times=99))
+    said = refused(push)
+    assert f"Error while uploading '{broken}'" in said
+    assert hub.repos["ada/one"].at("main") is before
+    arrived = {p for p in PUBLISHED if (hub.folder / sha256(folder / p)).exists()}
+    assert "tensors.safetensors" in arrived
+    assert broken not in arrived
+    hub.faults.clear()
+    hub.requests.clear()
+    push()
+    assert is_whole(hub, folder)
+    assert len(titles(hub)) == 3
+    assert not hub.asked(f"PUT .*{sha256(folder / 'tensors.safetensors')}")
+    assert hub.asked(f"PUT .*{sha256(folder / broken)}")
+
+
+def test_a_checksum_that_differs_after_the_commit_is_told(hub, push):
+    hub.faults.append(Fault("paths-info", "corrupt"))
+    said = refused(push)
+    assert "the checksums of" in said
+    assert "tensors.safetensors" in said
+    assert hub.repos["ada/one"].at("main").oid in said
+
+
+def test_a_card_that_is_damaged_on_its_way_here_is_not_merged(hub, client, push, folder):
+    push()
+    before = hub.repos["ada/one"].at("main")
+    (folder / "README.md").write_text(CARD + "new numbers\n")
+    hub.faults.append(Fault("GET .*/README.md", "corrupt"))
+    assert "README.md of ada/one was damaged" in refused(push)
+    assert hub.repos["ada/one"].at("main") is before
+
+
+def test_a_hub_that_is_not_there(hub, push):
+    hub.faults.append(Fault("", "drop", times=999))
+    said = refused(push)
+    assert "the Hub could not be reached" in said
+    assert "push again later" in said
+
+
+def sha256(path):
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
