@@ -12,7 +12,8 @@ import yaml
 
 from dd_plugin.distiller import DistillerConfig
 from dd_plugin.hub.exports import export_image_folder
-from tests.hub.records import a_set, write_with_card
+from dd_plugin.hub.folder import write_set
+from tests.hub.records import a_set
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -66,7 +67,7 @@ def distilled(tmp_path_factory):
     """A distilled set as it is stored, and the same as an image folder."""
     folder = tmp_path_factory.mktemp("sets")
     synthetic = a_set()
-    write_with_card(folder / "set", synthetic)
+    write_set(folder / "set", synthetic)
     images, names = synthetic.images().detach(), synthetic.recipe.class_names
     export_image_folder(folder / "images", images, synthetic.labels, names)
     return folder

@@ -37,6 +37,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _HOME = "https://huggingface.co/datasets"
 _MOST_NAMES = 20
+_LOSSES = {"cross_entropy": "cross-entropy", "custom": "its author's own, not part of the recipe"}
 
 
 def make_card(record: Mapping[str, Any]) -> str:
@@ -91,7 +92,7 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
         "pretty_name": one_line(_name(record)),
         "license": licenses[0] if len(licenses) == 1 else licenses,
         "task_categories": ["image-classification"],
-        "tags": ["dataset-distillation", f"ipc-{int(images['per_class'])}", "dd_plugin"],
+        "tags": ["dataset-distillation", f"ipc-{decimal(images['per_class'])}", "dd_plugin"],
         "source_datasets": [hub_id or "extended"],
         "size_categories": [size],
         "configs": [
@@ -128,7 +129,8 @@ def _licenses(record: Mapping[str, Any]) -> list[str]:
 def _name(record: Mapping[str, Any]) -> str:
     source = _source(record)
     name = source.get("hub_id") or source.get("dataset")
-    per_class = count(int(record["images"]["per_class"]), "image")
+    stored = record["images"]["per_class"]
+    per_class = f"{decimal(stored)} {'image' if stored == 1 else 'images'}"
     what = f"{one_line(name, 80)}, distilled" if name else "Distilled images,"
     return f"{what} to {per_class} per class" if name else f"{what} {per_class} per class"
 
@@ -210,11 +212,13 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("optimizer", optimizer),
         ("step sizes", _step_sizes(images, config)),
         ("labels", "learned probabilities" if images.get("soft_labels") else "classes"),
+        ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
         ("augmentation", code(recipe.get("augmentation") or "none")),
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),
     ]
-    return "## The recipe\n\n" + table(("training on these images", ""), rows)
+    told = [row for row in rows if row[1]]
+    return "## The recipe\n\n" + table(("training on these images", ""), told)
 
 
 def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ def _entries(text: str) -> dict[str, _Entry]:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        values = None if node is None else loader.construct_document(node)
+        values: Any = {} if node is None else loader.construct_document(node)
         pieces = _pieces(text, node) if isinstance(node, yaml.MappingNode) else []
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(

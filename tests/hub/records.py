@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import Normalization
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.hub.card import make_card
-from dd_plugin.hub.folder import write_set, write_whole
 
 CLASSES = ("cat", "dog", "no")
 
@@ -66,7 +63,7 @@ _RECORD: dict[str, Any] = {
             "pixels": "png",
             "dataset": "someone/pets",
             "split": "test",
-            "images": 987,
+            "test_images": 987,
             "mean": 0.61,
             "std": 0.0141,
             "accuracies": [0.6, 0.62],
@@ -105,7 +102,14 @@ def bare_record() -> dict[str, Any]:
 
 def a_set(class_names: tuple[str, ...] = CLASSES, per_class: int = 2) -> SyntheticSet:
     """A small colour set, each class of a brightness of its own."""
-    recipe = Recipe(shape=(3, 8, 8), class_names=class_names, steps=2, statistics="tracked")
+    recipe = Recipe(
+        shape=(3, 8, 8),
+        class_names=class_names,
+        steps=2,
+        statistics="tracked",
+        model="timm/dd_convnet",
+        model_args={"width": 4, "depth": 1},
+    )
     labels = torch.arange(len(class_names)).repeat_interleave(per_class)
     images = torch.rand(len(labels), 3, 8, 8) * 0.2 + (labels / len(labels)).view(-1, 1, 1, 1)
     return SyntheticSet(
@@ -115,12 +119,3 @@ def a_set(class_names: tuple[str, ...] = CLASSES, per_class: int = 2) -> Synthet
         torch.full((2,), 0.1),
         transform=Normalization([0.4] * 3, [0.2] * 3),
     )
-
-
-def write_with_card(folder: Path, synthetic: SyntheticSet) -> None:
-    """The folder of a set, and the card of a record that fits it."""
-    write_set(folder, synthetic)
-    record = a_record()
-    record["recipe"] = synthetic.recipe.to_dict()
-    record["images"].update(count=len(synthetic.labels), per_class=2)
-    write_whole(folder / "README.md", make_card(record).encode())

@@ -7,14 +7,17 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import load_dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.functional import pil_to_tensor
 
 from dd_plugin.hub.card import make_card
 from dd_plugin.hub.card_sections import Section, split
-from tests.hub.records import CLASSES, a_record, a_set, bare_record, write_with_card
+from dd_plugin.hub.folder import write_set
+from tests.hub.records import CLASSES, a_record, a_set, bare_record
 
 EXPECTED = Path(__file__).with_name("expected_card.md")
 
@@ -240,6 +243,7 @@ def test_citations_are_those_of_the_methods_used(change, paper):
         ({"init": "fixed"}, "one initialisation, stored in `tensors.safetensors`"),
         ({"statistics": None}, "none"),
         ({"model": None}, "one without a name with"),
+        ({"loss": "custom"}, "its author's own, not part of the recipe"),
     ],
 )
 def test_recipe_in_words(change, text):
@@ -256,22 +260,20 @@ def test_constant_step_size_is_told():
 
 
 def test_load_dataset_with_the_card_in_place(tmp_path):
-    write_with_card(tmp_path / "set", a_set())
+    write_set(tmp_path / "set", a_set())
+    assert "dd_plugin:begin" in (tmp_path / "set" / "README.md").read_text()
     loaded = load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
     assert loaded["train"].features["label"].names == list(CLASSES)
     assert loaded["train"]["label"] == [0, 0, 1, 1, 2, 2]
 
 
-def python_of(record):
-    return re.findall(r"```python\n(.*?)```", make_card(record), flags=re.DOTALL)
-
-
 def test_python_on_the_card_runs(tmp_path, monkeypatch):
-    write_with_card(tmp_path / "set", a_set())
+    write_set(tmp_path / "set", a_set())
+    card = (tmp_path / "set" / "README.md").read_text()
     monkeypatch.chdir(tmp_path)
-    plain, recipe, trainer, timm = python_of(a_record())
-    compile(recipe, "card", "exec")
+    blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert len(blocks) == 4
     replaced = {
         "USER/NAME": str(tmp_path / "set"),
         "max_steps=100": "max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True",
@@ -279,13 +281,39 @@ def test_python_on_the_card_runs(tmp_path, monkeypatch):
         "ResNetConfig(": "ResNetConfig(depths=[1], hidden_sizes=[8], ",
     }
     names = {}
-    for code in (plain, trainer, timm):
+    for code in blocks:
         for old, new in replaced.items():
             code = code.replace(old, new)
         exec(compile(code, "card", "exec"), names)
+        if "Trainer" in code:
+            names["images_of_trainer"] = names["images"][:]["pixel_values"]
+        if "distilled.fit" in code:
+            assert names["model"](torch.rand(1, 3, 8, 8)).shape == (1, 3)
     batch, labels = next(iter(names["loader"]))
-    assert batch.shape == (6, 3, 8, 8)
     assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    # Both give what the recipe feeds its network: rounded pixels, (x - 0.4) / 0.2.
+    stored = torch.stack(
+        [pil_to_tensor(image) for image in names["distilled"].to_dataset()["image"]]
+    )
+    expected = (stored / 255 - 0.4) / 0.2
+    torch.testing.assert_close(batch[labels.argsort()].sort(0)[0], expected.sort(0)[0])
+    torch.testing.assert_close(torch.stack(names["images_of_trainer"]), expected)
+
+
+def test_what_the_recipe_lacks_is_asked_for_in_the_code():
+    record = a_record()
+    record["recipe"].update(model=None, loss="custom")
+    assert "distilled.fit(make_network, loss=loss, seed=0)" in make_card(record)
+
+
+@pytest.mark.parametrize(("per_class", "tag"), [(0.5, "ipc-0.5"), (10.0, "ipc-10"), (1, "ipc-1")])
+def test_images_per_class_need_not_be_whole(per_class, tag):
+    record = a_record()
+    record["images"]["per_class"] = per_class
+    card = make_card(record)
+    assert tag in DatasetCard(card).data.tags
+    plural = "image" if per_class == 1 else "images"
+    assert f"# someone/pets, distilled to {tag[4:]} {plural} per class" in card
 
 
 def test_the_repository_of_the_run_is_named_in_the_code():
