@@ -41,8 +41,8 @@ def usage_text(record: Mapping[str, Any]) -> str:
             fenced(_as_data_set(name), "python"),
             f"By the recipe{reached}:",
             fenced(_by_the_recipe(name, record), "python"),
-            "In a training of your own, which reaches what it reaches, with the `Trainer` of "
-            f"transformers or with timm{numbers}:",
+            "In a training of your own, for whose accuracy nothing is promised, with the `Trainer` "
+            f"of transformers or with timm{numbers}:",
             fenced(_with_trainer(name, record), "python"),
             fenced(_with_timm(name, record), "python"),
             table(("file", "holds"), _FILES),
