@@ -1,5 +1,6 @@
 """The examples run as they are, and what they say holds."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 from dd_plugin.distiller import DistillerConfig
+from dd_plugin.hub.exports import export_image_folder
+from dd_plugin.hub.folder import write_set
+from tests.hub.records import a_set
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -56,3 +60,54 @@ def test_configurations_are_possible_and_have_no_idle_option(path):
     # Warnings are errors here: an option without effect would fail.
     config = DistillerConfig(**yaml.safe_load(path.read_text()))
     assert config.output_dir.endswith(path.stem)
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """A distilled set as it is stored, and the same as an image folder."""
+    folder = tmp_path_factory.mktemp("sets")
+    synthetic = a_set()
+    write_set(folder / "set", synthetic)
+    images, names = synthetic.images().detach(), synthetic.recipe.class_names
+    export_image_folder(folder / "images", images, synthetic.labels, names)
+    return folder
+
+
+def run_without_dd_plugin(tmp_path, name, *arguments):
+    """Run an example in a process in which dd_plugin cannot be imported."""
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['dd_plugin'] = None\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, str(EXAMPLES / name), *map(str, arguments)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=240, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_use_with_trainer(tmp_path, distilled):
+    source = distilled / "set"
+    out = run_without_dd_plugin(tmp_path, "use_with_trainer.py", source, "--max_steps", 40)
+    # Six images of three brightnesses are learned by heart.
+    assert "accuracy on the distilled images themselves: 1.000" in out
+    config = json.loads((tmp_path / "trained" / "config.json").read_text())
+    assert config["id2label"] == {"0": "cat", "1": "dog", "2": "no"}
+
+
+@pytest.mark.parametrize("kind", ["hfds", "folder"])
+def test_use_with_timm(tmp_path, distilled, kind):
+    source = f"hfds/{distilled / 'set'}" if kind == "hfds" else distilled / "images"
+    out = run_without_dd_plugin(tmp_path, "use_with_timm.py", source, "--size", 8, "--epochs", 30)
+    assert out.startswith("6 images of 3 classes, loss at the end: ")
+    # Well below ln 3 = 1.10 of guessing.
+    assert float(out.split()[-1]) < 0.5

@@ -56,7 +56,7 @@ class Last:
 
 @dataclass(frozen=True)
 class Random:
-    """A stretch of ``length`` steps that ends at a random step (RaT-BPTT, arXiv 2310.08137).
+    """A stretch of ``length`` steps that ends at a random step (RaT-BPTT, arXiv 2311.07025).
 
     The end is uniform over ``length .. steps``; the run stops there. With the same seed it is the
     same stretch.

@@ -37,6 +37,7 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _HOME = "https://huggingface.co/datasets"
 _MOST_NAMES = 20
+_LOSSES = {"cross_entropy": "cross-entropy", "custom": "its author's own, not part of the recipe"}
 
 
 def make_card(record: Mapping[str, Any]) -> str:
@@ -91,7 +92,7 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
         "pretty_name": one_line(_name(record)),
         "license": licenses[0] if len(licenses) == 1 else licenses,
         "task_categories": ["image-classification"],
-        "tags": ["dataset-distillation", f"ipc-{int(images['per_class'])}", "dd_plugin"],
+        "tags": ["dataset-distillation", f"ipc-{decimal(images['per_class'])}", "dd_plugin"],
         "source_datasets": [hub_id or "extended"],
         "size_categories": [size],
         "configs": [
@@ -128,7 +129,8 @@ def _licenses(record: Mapping[str, Any]) -> list[str]:
 def _name(record: Mapping[str, Any]) -> str:
     source = _source(record)
     name = source.get("hub_id") or source.get("dataset")
-    per_class = count(int(record["images"]["per_class"]), "image")
+    stored = record["images"]["per_class"]
+    per_class = f"{decimal(stored)} {'image' if stored == 1 else 'images'}"
     what = f"{one_line(name, 80)}, distilled" if name else "Distilled images,"
     return f"{what} to {per_class} per class" if name else f"{what} {per_class} per class"
 
@@ -155,9 +157,9 @@ def _summary(record: Mapping[str, Any]) -> str:
     return (
         f"![All images of the set, in a grid](preview.png)\n\n"
         f"{total} of {height} x {width} pixels in {count(len(classes), 'class')}, learned from "
-        f"{of} such that a network that is trained on them alone does well on real images. Made with "
-        "dd_plugin by dataset distillation: the gradient of the trained network's loss on real "
-        "images is taken through its whole training, down to the pixels.\n\n"
+        f"{of} such that a network that is trained on them alone does well on real images. Made "
+        "with dd_plugin by dataset distillation: the gradient of the trained network's loss on "
+        "real images is taken through its whole training, down to the pixels.\n\n"
         f"Classes: {names}{more}."
     )
 
@@ -167,13 +169,14 @@ def _limits(record: Mapping[str, Any]) -> str:
         "real": "The images began as real ones and may still resemble them.",
         "mean": "The images began as the mean of the real ones of their class.",
     }.get(str(_config(record).get("image_init")), "")
+    results = "The results below hold for it " if results_text(record) else "It was made for it "
     private = "- It is not anonymised, and no privacy guarantee was proved or measured."
     return "\n".join(
         [
             "## What it is, and what it is not",
             "",
-            "- It is training data for the recipe below. The results below hold for that recipe "
-            "and the networks named there; other networks and settings may do much worse.",
+            f"- It is training data for the recipe below. {results}"
+            "and for the networks named there; others may do much worse.",
             "- It is not a sample of the real data: do not test models on it, and do not judge by "
             "it what real images look like.",
             f"{private} {start}".rstrip(),
@@ -209,11 +212,13 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("optimizer", optimizer),
         ("step sizes", _step_sizes(images, config)),
         ("labels", "learned probabilities" if images.get("soft_labels") else "classes"),
+        ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
         ("augmentation", code(recipe.get("augmentation") or "none")),
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),
     ]
-    return "## The recipe\n\n" + table(("training on these images", ""), rows)
+    told = [row for row in rows if row[1]]
+    return "## The recipe\n\n" + table(("training on these images", ""), told)
 
 
 def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -279,8 +284,8 @@ def _license(record: Mapping[str, Any]) -> str:
     licenses = _licenses(record)
     if not licenses:
         return (
-            "## License\n\nNone is stated: none was found for the source data, and a distilled set "
-            "is made from them."
+            "## License\n\nNone is stated, since none was found for the data that these images "
+            "were made from."
         )
     names = ", ".join(code(name) for name in licenses)
     return f"## License\n\nThat of the source data, as stated there: {names}."

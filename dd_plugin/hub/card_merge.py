@@ -106,8 +106,10 @@ def _halves(card: str) -> tuple[str, str]:
 def _entries(text: str) -> dict[str, _Entry]:
     """The keys of a front matter, each with the lines that say it."""
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        values: Any = {} if node is None else loader.construct_document(node)
+        pieces = _pieces(text, node) if isinstance(node, yaml.MappingNode) else []
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(
             f"the metadata at the top of the present card is not YAML, so it cannot be kept: "
@@ -120,7 +122,6 @@ def _entries(text: str) -> dict[str, _Entry]:
             "the metadata at the top of the present card must be `key: value` lines, got "
             f"{type(values).__name__}; mend it or take it away"
         )
-    pieces = _pieces(text, node)
     return {
         str(key): _Entry(value, pieces[i] if pieces else _dumped(str(key), value))
         for i, (key, value) in enumerate(values.items())
@@ -129,9 +130,10 @@ def _entries(text: str) -> dict[str, _Entry]:
 
 def _pieces(text: str, node: yaml.MappingNode) -> list[str]:
     """The lines of each key, comments and all; none where they cannot stand alone."""
-    references = any(isinstance(t, (yaml.AnchorToken, yaml.AliasToken)) for t in yaml.scan(text))
     names = [key.value for key, _ in node.value]
-    if node.flow_style or references or len(set(names)) < len(names):
+    if node.flow_style or len(set(names)) < len(names):
+        return []
+    if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         return []
     starts = [0, *(key.start_mark.index for key, _ in node.value[1:])]
     ends = [*starts[1:], len(text)]

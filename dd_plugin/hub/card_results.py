@@ -32,7 +32,7 @@ def results_text(record: Mapping[str, Any]) -> str:
         blocks += ["Other networks, pixels and data:" if main else "", others]
     command = (record.get("protocol") or {}).get("command")
     if isinstance(command, str) and command.strip():
-        blocks += ["The command:", fenced(one_line(command, 1000), "sh")]
+        blocks += ["The command that takes them:", fenced(one_line(command, 1000), "sh")]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -73,7 +73,7 @@ def _main_table(record: Mapping[str, Any]) -> str:
 
 def _tested_on(values: Mapping[str, Any]) -> str:
     parts = [
-        count(values.get("images"), "image"),
+        count(values.get("images", values.get("test_images")), "image"),
         f"split {code(values['split'])}" if values.get("split") else "",
         code(values["dataset"]) if values.get("dataset") else "",
     ]

@@ -20,11 +20,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-_SECTION = re.compile(
-    r"<!-- dd_plugin:begin ([a-z_]+) ([0-9a-f]{12}) -->\n(.*?)\n?<!-- dd_plugin:end \1 -->",
-    re.DOTALL,
-)
-_LEDGER = re.compile(r"<!-- dd_plugin:generated\n(.*?)\n-->", re.DOTALL)
+# Marks are whole lines.
+_MARK = re.compile(r"<!-- dd_plugin:(?:begin ([a-z_]+) ([0-9a-f]{12})|end ([a-z_]+)) -->")
+_LEDGER_BEGIN, _LEDGER_END = "<!-- dd_plugin:generated", "-->"
 _LEDGER_LINE = re.compile(r"([\w.-]+):((?: [0-9a-z_]+)*)")
 _SECTIONS = "sections"
 
@@ -66,7 +64,7 @@ class Ledger(NamedTuple):
     def __str__(self) -> str:
         lines = [(_SECTIONS, self.sections), *self.metadata.items()]
         body = "\n".join(f"{key}:" + "".join(f" {word}" for word in words) for key, words in lines)
-        return f"<!-- dd_plugin:generated\n{body}\n-->"
+        return f"{_LEDGER_BEGIN}\n{body}\n{_LEDGER_END}"
 
 
 def fingerprint(value: Any) -> str:
@@ -105,19 +103,53 @@ def split(body: str) -> tuple[list[Section | str], Ledger | None]:
     Text that is nothing but empty lines is left out. The list of what was generated is None for a
     card that was not made here, or that lost it.
     """
-    body = body.replace("\r\n", "\n")
-    # The last one: an earlier one is in a copy that somebody made of the whole card.
-    found = next(reversed(list(_LEDGER.finditer(body))), None)
-    listed = None
-    if found:
-        lines = {m[1]: tuple(m[2].split()) for m in _LEDGER_LINE.finditer(found[1])}
-        listed = Ledger(lines.pop(_SECTIONS, ()), lines)
-        body = body[: found.start()] + body[found.end() :]
+    lines = body.replace("\r\n", "\n").split("\n")
     parts: list[Section | str] = []
-    end = 0
-    for match in _SECTION.finditer(body):
-        parts += [body[end : match.start()], Section(match[1], match[3], match[2])]
-        end = match.end()
-    parts.append(body[end:])
-    kept = (part.strip("\n") if isinstance(part, str) else part for part in parts)
+    listed, own = None, []
+    i = 0
+    while i < len(lines):
+        found = _section_at(lines, i) or _ledger_at(lines, i)
+        if found is None:
+            own.append(lines[i])
+            i += 1
+            continue
+        part, i = found
+        if isinstance(part, Section):
+            parts += ["\n".join(own), part]
+            own = []
+        else:
+            # The last one counts: others are in copies that somebody made of a whole card.
+            listed = part
+    kept = (p.strip("\n") if isinstance(p, str) else p for p in [*parts, "\n".join(own)])
     return [part for part in kept if not isinstance(part, str) or part.strip()], listed
+
+
+def _section_at(lines: Sequence[str], begin: int) -> tuple[Section, int] | None:
+    """The section that begins with a line, and the line behind it; None if none does.
+
+    One without its end, or with another mark before that, is no section.
+    """
+    first = _MARK.fullmatch(lines[begin])
+    if not first or not first[1]:
+        return None
+    for i in range(begin + 1, len(lines)):
+        mark = _MARK.fullmatch(lines[i])
+        if mark or lines[i] == _LEDGER_BEGIN:
+            if not mark or mark[3] != first[1]:
+                return None
+            return Section(first[1], "\n".join(lines[begin + 1 : i]), first[2]), i + 1
+    return None
+
+
+def _ledger_at(lines: Sequence[str], begin: int) -> tuple[Ledger, int] | None:
+    if lines[begin] != _LEDGER_BEGIN:
+        return None
+    found: dict[str, tuple[str, ...]] = {}
+    for i in range(begin + 1, len(lines)):
+        if lines[i] == _LEDGER_END:
+            return Ledger(found.pop(_SECTIONS, ()), found), i + 1
+        line = _LEDGER_LINE.fullmatch(lines[i])
+        if not line:
+            break
+        found[line[1]] = tuple(line[2].split())
+    return None

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from keyword import iskeyword
 from typing import Any
 
+from dd_plugin.hub.card_results import accuracy
 from dd_plugin.hub.markdown import decimal, fenced, number, table
 
 PLACEHOLDER = "USER/NAME"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_MODEL = re.compile(r"[\w][\w./-]{0,199}", re.ASCII)
-_LONGEST = 200
 _FILES = [
     ("`data/`", "the images as PNG and their labels: an ordinary image data set"),
     ("`tensors.safetensors`", "exact images and labels, step sizes, what belongs to BatchNorm"),
@@ -34,9 +32,8 @@ def usage_text(record: Mapping[str, Any]) -> str:
         "" if known else f"\n\n`{PLACEHOLDER}` stands for this repository's id or for its folder."
     )
     numbers = " (the numbers are the recipe's normalisation)" if _normalization(record) else ""
-    reached = (
-        ", which gives the accuracy above" if "distilled" in (record.get("results") or {}) else ""
-    )
+    distilled = (record.get("results") or {}).get("distilled") or {}
+    reached = ", which gives the accuracy above" if accuracy(distilled) else ""
     return "\n\n".join(
         [
             f"## How to use it{stands_for}",
@@ -44,8 +41,8 @@ def usage_text(record: Mapping[str, Any]) -> str:
             fenced(_as_data_set(name), "python"),
             f"By the recipe{reached}:",
             fenced(_by_the_recipe(name, record), "python"),
-            "In a training of your own, which reaches what it reaches, with the `Trainer` of "
-            f"transformers or with timm{numbers}:",
+            "In a training of your own, for whose accuracy nothing is promised, with the `Trainer` "
+            f"of transformers or with timm{numbers}:",
             fenced(_with_trainer(name, record), "python"),
             fenced(_with_timm(name, record), "python"),
             table(("file", "holds"), _FILES),
@@ -62,31 +59,21 @@ def _as_data_set(name: str) -> str:
 
 
 def _by_the_recipe(name: str, record: Mapping[str, Any]) -> str:
-    return (
-        "from dd_plugin import DistilledDataset\n"
-        "from dd_plugin.models import load_model\n\n"
-        f"model = load_model({_model_arguments(record)})\n"
-        f'distilled = DistilledDataset.from_pretrained("{name}")\n'
-        "distilled.fit(model, seed=0)"
-    )
-
-
-def _model_arguments(record: Mapping[str, Any]) -> str:
-    """The network of the recipe, or another where it has no name that goes into a line of code."""
     recipe = record["recipe"]
-    channels, height, width = (int(n) for n in recipe["shape"])
-    size = height if height == width else (height, width)
-    arguments = {"num_classes": len(recipe["class_names"]), "in_chans": channels, "img_size": size}
-    model, given = recipe.get("model"), recipe.get("model_args") or {}
-    if not isinstance(model, str) or not _MODEL.fullmatch(model):
-        model, given = "timm/resnet18", {}
-    if all(map(_is_argument, given)) and len(repr(given)) < _LONGEST:
-        arguments |= given
-    return ", ".join([f'"{model}"', *(f"{key}={value!r}" for key, value in arguments.items())])
-
-
-def _is_argument(key: Any) -> bool:
-    return isinstance(key, str) and key.isidentifier() and not iskeyword(key)
+    arguments, comments = [], []
+    if not recipe.get("model"):
+        arguments.append("make_network")
+        comments.append("make_network() gives a fresh network, such as it was distilled for")
+    if recipe.get("loss") == "custom":
+        arguments.append("loss=loss")
+        comments.append("loss(logits, labels) is its author's own")
+    given = ", ".join([*arguments, "seed=0"])
+    return (
+        "from dd_plugin import DistilledDataset\n\n"
+        f'distilled = DistilledDataset.from_pretrained("{name}")\n'
+        + "".join(f"# {comment}\n" for comment in comments)
+        + f"model = distilled.fit({given})  # an ordinary network, trained"
+    )
 
 
 def _normalization(record: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
@@ -107,7 +94,9 @@ def _numbers(values: list[float]) -> str:
 
 def _with_trainer(name: str, record: Mapping[str, Any]) -> str:
     recipe, found = record["recipe"], _normalization(record)
-    normalize = f", v2.Normalize({_numbers(found[0])}, {_numbers(found[1])})" if found else ""
+    steps = ["v2.ToImage()", "v2.ToDtype(torch.float32, scale=True)"]
+    if found:
+        steps.append(f"v2.Normalize({_numbers(found[0])}, {_numbers(found[1])})")
     model = f"num_channels={int(recipe['shape'][0])}, num_labels={len(recipe['class_names'])}"
     return (
         "import torch\n"
@@ -116,7 +105,7 @@ def _with_trainer(name: str, record: Mapping[str, Any]) -> str:
         "from transformers import ResNetConfig, ResNetForImageClassification\n"
         "from transformers import Trainer, TrainingArguments\n\n"
         "prepare = v2.Compose(\n"
-        f"    [v2.ToImage(), v2.ToDtype(torch.float32, scale=True){normalize}]\n"
+        "    [\n" + "".join(f"        {step},\n" for step in steps) + "    ]\n"
         ")\n"
         f'images = load_dataset("{name}", split="train").with_transform(\n'
         '    lambda rows: {"pixel_values": prepare(rows["image"]), "labels": rows["label"]}\n'
@@ -129,16 +118,21 @@ def _with_trainer(name: str, record: Mapping[str, Any]) -> str:
 
 def _with_timm(name: str, record: Mapping[str, Any]) -> str:
     channels, height, width = (int(n) for n in record["recipe"]["shape"])
+    mean, std = _normalization(record) or ([0.0] * channels, [1.0] * channels)
+    options = {
+        "input_size": (channels, height, width),
+        # Not more than there are: timm leaves out a last batch that is not full.
+        "batch_size": min(int(record["images"]["count"]), 64),
+        "is_training": True,
+        "no_aug": True,
+        "mean": _numbers(mean),
+        "std": _numbers(std),
+        "use_prefetcher": False,
+    }
     mode = "L" if channels == 1 else "RGB"
-    found = _normalization(record)
-    options = f", mean={_numbers(found[0])}, std={_numbers(found[1])}" if found else ""
     return (
         "from timm.data import create_dataset, create_loader\n\n"
-        "images = create_dataset(\n"
-        f'    "hfds/{name}", root=None, split="train", input_img_mode="{mode}"\n'
-        ")\n"
+        f'images = create_dataset("hfds/{name}", split="train", input_img_mode="{mode}")\n'
         "loader = create_loader(\n"
-        f"    images, input_size=({channels}, {height}, {width}), batch_size=10,\n"
-        f"    is_training=True, no_aug=True, use_prefetcher=False{options},\n"
-        ")"
+        "    images,\n" + "".join(f"    {key}={value},\n" for key, value in options.items()) + ")"
     )
