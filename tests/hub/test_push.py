@@ -7,6 +7,7 @@ from hashlib import sha256 as sha256_of
 import pytest
 import yaml
 
+from dd_plugin.hub.card import make_card
 from dd_plugin.hub.target import WAITS
 from tests.hub import calls
 from tests.hub.client import ClientError
@@ -107,6 +108,24 @@ def test_the_card_is_merged_with_the_one_that_is_there(hub, client, push, folder
     card = hub.content("ada/one", "README.md").decode()
     assert card == CARD + "new numbers\n\nkept: by a person\n"
     assert (folder / "README.md").read_text() == CARD + "new numbers\n"
+
+
+def test_what_a_person_wrote_into_the_card_survives_the_next_push(hub, client, push, folder):
+    record = json.loads((folder / "recipe.json").read_text())
+    record["images"] = {"count": 6, "per_class": 2}
+    record["source"] = {"dataset": "digits", "licenses": []}
+    (folder / "README.md").write_text(make_card(record))
+    push(license="mit")
+    edited = hub.content("ada/one", "README.md").decode() + "\n## Mine\n\nBy a person.\n"
+    client(calls.commit, "ada/one", {"README.md": edited}, **ADA)
+    record["source"]["dataset"] = "other digits"
+    (folder / "README.md").write_text(make_card(record))
+    push()
+    card = hub.content("ada/one", "README.md").decode()
+    assert "## Mine\n\nBy a person." in card
+    assert "other digits" in card
+    assert "\nlicense: mit\n" in card
+    assert push()["unchanged"]
 
 
 def test_a_card_that_cannot_be_merged_is_told_about(hub, client, push, folder):
