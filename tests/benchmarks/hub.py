@@ -1,6 +1,6 @@
 """How long a distilled set takes to write, push and load, by the number of its images.
 
-    python -m tests.benchmarks.hub --json docs/results/hub-cpu.json
+    python -m tests.benchmarks.hub --json docs/results/hub-cpu.json --page docs/benchmarks/hub.md
 
 Random images of 3 x 32 x 32 in ten classes, which PNG cannot compress. The Hub is the loopback one
 of the tests, on the same machine, so what is timed is everything but the network: writing the
@@ -26,7 +26,7 @@ from typing import Any
 from dd_plugin.hub.folder import write_set
 from tests.hub.client import Client
 from tests.hub.loopback import Hub
-from tests.hub.sets import ACCOUNTS, CARD, synthetic_set
+from tests.hub.sets import ACCOUNTS, synthetic_set
 
 COUNTS = (10, 100, 1_000, 10_000, 50_000)
 REPO, TOKEN = "ada/one", "ada-token"
@@ -36,6 +36,7 @@ STAGES = {
     "push": "push",
     "push_again": "push again, nothing new",
     "snapshot": "download the folder",
+    "read": "from_pretrained",
     "load": "load_dataset",
     "stream": "stream, first image",
 }
@@ -49,9 +50,11 @@ def ready() -> None:
     import datasets
     import huggingface_hub
 
-    import dd_plugin.hub.push
+    import dd_plugin.hub
 
-    assert all((datasets.load_dataset, huggingface_hub.snapshot_download, dd_plugin.hub.push))
+    assert all(
+        (datasets.load_dataset, huggingface_hub.snapshot_download, dd_plugin.hub.push_folder)
+    )
 
 
 def push(folder: str) -> float:
@@ -67,6 +70,14 @@ def snapshot(folder: str) -> float:
 
     began = time.perf_counter()
     snapshot_download(REPO, repo_type="dataset", local_dir=folder)
+    return time.perf_counter() - began
+
+
+def read(count: int) -> float:
+    from dd_plugin import DistilledDataset
+
+    began = time.perf_counter()
+    assert len(DistilledDataset.from_pretrained(REPO)) == count
     return time.perf_counter() - began
 
 
@@ -98,9 +109,7 @@ def write(folder: Path, count: int) -> float:
     own = synthetic_set(count, 0, (3, 32, 32), tuple("0123456789"))
     began = time.perf_counter()
     write_set(folder, own)
-    seconds = time.perf_counter() - began
-    (folder / "README.md").write_text(CARD)
-    return seconds
+    return time.perf_counter() - began
 
 
 def one_round(folder: Path, count: int) -> dict[str, float]:
@@ -115,6 +124,7 @@ def one_round(folder: Path, count: int) -> dict[str, float]:
                 seconds["push_again"] = client(push, str(folder))
             for stage, call, argument in (
                 ("snapshot", snapshot, str(place / "copy")),
+                ("read", read, count),
                 ("load", load, count),
                 ("stream", stream, None),
             ):
@@ -149,6 +159,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -163,10 +174,15 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     if args.json and args.json.exists():
-        before = json.loads(args.json.read_text())["rows"]
-        rows += [row for row in before if row["images"] not in args.counts]
+        stored = json.loads(args.json.read_text())["rows"]
+        rows += [row for row in stored if row["images"] not in args.counts]
         rows.sort(key=lambda row: row["images"])
     print(table(rows))
+    if args.page:
+        start, end = "<!-- timings -->", "<!-- /timings -->"
+        before, _, rest = args.page.read_text().partition(start)
+        after = rest.partition(end)[2]
+        args.page.write_text(f"{before}{start}\n\n{table(rows)}\n\n{end}{after}")
     if args.json:
         args.json.write_text(
             json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n"
