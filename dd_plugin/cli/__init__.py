@@ -19,6 +19,7 @@ from dd_plugin.cli.errors import CommandError
 _COMMANDS = {
     "distill": "distil a data set into a few synthetic images",
     "evaluate": "train fresh networks on distilled sets and test them",
+    "export": "write a distilled set in the form of another tool",
     "inspect": "show what convert_bn would convert in a model",
     "push": "publish a distilled set on the Hub",
 }

@@ -43,11 +43,10 @@ def run(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k not in ("command", "debug", "config")}
     values = {**_from_yaml(args.config), **given}
 
-    from dd_plugin.data import DataError
     from dd_plugin.distiller import Distiller, DistillerConfig
     from dd_plugin.distiller.distiller import check_output_dir
     from dd_plugin.distiller.report import results_table
-    from dd_plugin.models import ModelLoadError
+    from dd_plugin.hub import PushError
 
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"dd-plugin distill: warning: {warning.message}", file=sys.stderr)
         check_output_dir(config)
         distiller = Distiller(config=config)
-    except (ValueError, TypeError, OSError, DataError, ModelLoadError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, PushError) as error:
         raise CommandError(str(error)) from error
     state = distiller.train()
     main = distiller.accelerator.is_main_process
@@ -79,7 +78,10 @@ def run(args: argparse.Namespace) -> int:
             print("\n" + results_table(distiller.results, classes, config))
         print(f"\nwritten to {folder}/: " + ", ".join(sorted(_names(folder))))
     if config.push_to_hub:
-        address = distiller.push_to_hub()
+        try:
+            address = distiller.push_to_hub()
+        except PushError as error:
+            raise CommandError(f"the set is in {folder}, but {error}") from error
         if main:
             print(f"published: {address}")
     distiller.accelerator.end_training()

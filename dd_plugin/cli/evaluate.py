@@ -98,7 +98,8 @@ def _rows(name: str, distilled: Any, args: argparse.Namespace, device: str) -> l
     from dd_plugin.hub.comparison import compare
 
     noted, source = distilled.record["protocol"], distilled.record["source"]
-    models = args.model or ([distilled.recipe.model] if distilled.recipe.model else [])
+    own = [distilled.recipe.model] if distilled.recipe.model else []
+    models = list(dict.fromkeys(args.model or own))
     if not models:
         raise CommandError(
             f"{name} was distilled for a network without a name; say which to train with --model"

@@ -50,6 +50,7 @@ from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.fresh import ModelInit
+from dd_plugin.hub import check_target, push_folder
 from dd_plugin.hub.folder import preview
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Distiller:
         DataError: the data cannot be used.
         ValueError: something does not fit together, or the output folder holds another run.
         OSError: the output folder cannot be written.
+        PushError: ``push_to_hub``, and the Hub would not take it.
 
     Attributes:
         synthetic: the distilled set as it is now.
@@ -116,6 +118,14 @@ class Distiller:
             )
         if self.accelerator.is_main_process:
             check_writable(self.output_dir)
+            if config.push_to_hub:
+                # A wrong token should not cost the run.
+                check_target(
+                    str(config.hub_dataset_id),
+                    token=config.hub_token,
+                    private=config.hub_private_repo or None,
+                    revision=config.hub_revision,
+                )
         self.dtype = getattr(torch, config.dtype)
         parts = make_parts(
             config,
@@ -470,7 +480,7 @@ class Distiller:
 
         Raises:
             ValueError: it is not known where to.
-            HfHubHTTPError: the Hub refuses.
+            PushError: the Hub does not take it; the folder is there to be pushed again.
         """
         repo_id = repo_id or self.config.hub_dataset_id
         if not repo_id:
@@ -478,19 +488,16 @@ class Distiller:
         folder = self.save_model()
         address = ""
         if self.accelerator.is_main_process:
-            from huggingface_hub import HfApi
-
-            api = HfApi(token=self.config.hub_token)
-            private = self.config.hub_private_repo
-            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-            done = api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=folder,
-                ignore_patterns=["checkpoint-*", ".*"],
+            done = push_folder(
+                folder,
+                repo_id,
+                token=self.config.hub_token,
+                private=self.config.hub_private_repo or None,
+                revision=self.config.hub_revision,
                 commit_message="Distilled by dd_plugin",
+                on_progress=logger.info,
             )
-            address = str(done.commit_url)
+            address = done.commit_url
         self.accelerator.wait_for_everyone()
         return address
 

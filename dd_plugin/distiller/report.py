@@ -17,6 +17,7 @@ import torch
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.evaluation import Scores, network_seed
+from dd_plugin.hub.download import licenses_of
 from dd_plugin.hub.folder import write_set, write_whole
 
 if TYPE_CHECKING:
@@ -94,10 +95,16 @@ def _public_name(dataset: str) -> str | None:
 def _source(distiller: Distiller) -> dict[str, Any]:
     config = distiller.config
     name = _public_name(config.dataset) if distiller.named_data else None
-    licenses = [config.license] if config.license else [_DIGITS_LICENSE] if name == DIGITS else []
+    hub_id = None if name == DIGITS else name
+    if config.license:
+        licenses = [config.license]
+    elif name == DIGITS:
+        licenses = [_DIGITS_LICENSE]
+    else:
+        licenses = licenses_of(hub_id) if hub_id else []
     return {
         "dataset": name,
-        "hub_id": None if name == DIGITS else name,
+        "hub_id": hub_id,
         "train_split": distiller.train_split,
         "images": _length(distiller.train_data),
         "licenses": licenses,

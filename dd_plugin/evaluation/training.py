@@ -66,6 +66,8 @@ def train_by_recipe(
     convert_bn(network, policy, train_with, missing_ok=True)  # type: ignore[arg-type]
     places = learnable_constants(network)
     fits = {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
+    if initial:
+        _start_from(network, initial)
     if not fits:
         constants = {}
         convert_bn(revert_bn(network), "tracked", missing_ok=True)
@@ -76,8 +78,6 @@ def train_by_recipe(
             OtherArchitectureWarning,
             stacklevel=2,
         )
-    if initial:
-        _start_from(network, initial)
     problem = BilevelProblem(
         network, optimizer=OPTIMIZERS[recipe.optimizer](**recipe.optimizer_args), inner_loss=loss
     )

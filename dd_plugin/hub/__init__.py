@@ -7,6 +7,16 @@ a distilled set is here.
 from dd_plugin.hub.dataset import DistilledDataset
 from dd_plugin.hub.download import DownloadError
 from dd_plugin.hub.folder import write_set
+from dd_plugin.hub.push import PushError, PushResult, check_target, push_folder
 from dd_plugin.hub.reading import DistilledFormatError
 
-__all__ = ["DistilledDataset", "DistilledFormatError", "DownloadError", "write_set"]
+__all__ = [
+    "DistilledDataset",
+    "DistilledFormatError",
+    "DownloadError",
+    "PushError",
+    "PushResult",
+    "check_target",
+    "push_folder",
+    "write_set",
+]

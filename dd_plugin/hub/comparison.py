@@ -58,7 +58,7 @@ def compare(
 
     Returns:
         One dictionary per model and kind of training data: ``model``, ``trained_on``,
-        ``protocol``, ``pixels``, ``mean``, ``std``, ``accuracies`` (in [0, 1]), ``test_images`` and
+        ``protocol``, ``pixels``, ``mean``, ``std``, ``accuracies`` (in [0, 1]), ``images`` and
         what ``about`` holds.
     """
     rows: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def compare(
             "trained_on": trained_on,
             "protocol": how,
             "pixels": pixels,
-            "test_images": sum(len(labels) for _, labels in batches),
+            "images": sum(len(labels) for _, labels in batches),
             "mean": scores.mean,
             "std": scores.std,
             "accuracies": list(scores.accuracies),
@@ -91,7 +91,7 @@ def compare(
                     networks=networks,
                     seed=seed,
                     protocol=protocol,
-                    pixels=pixels,  # type: ignore[arg-type]
+                    pixels=pixels,
                     device=device,
                 )
             add(model, "distilled images", how, pixels, scores)

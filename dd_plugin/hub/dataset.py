@@ -31,7 +31,10 @@ from dd_plugin.evaluation.baselines import accuracy_of_module
 from dd_plugin.evaluation.fresh import ModelInit, fresh_network
 from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
+from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import to_bytes
+from dd_plugin.hub.published import published_files
+from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, StoredSet, read_set
 
 Protocol = Literal["auto", "recipe", "standard"]
@@ -359,25 +362,33 @@ class DistilledDataset:
             OSError: it cannot be written.
             ValueError: it is the folder that the set is in.
         """
-        from dd_plugin.hub.push import published_files
-
         target = Path(folder)
         if target.exists() and target.resolve() == self.folder.resolve():
             raise ValueError(f"{str(folder)!r} is where this set is already; choose another folder")
-        for path in published_files(self.folder):
-            copied = target / path.relative_to(self.folder)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copied)
+        for name in published_files(self.folder):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, target / name)
         return target
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> Any:
-        """Publish the set; see `dd_plugin.hub.push.push_folder`."""
-        from dd_plugin.hub.push import push_folder
-
+    def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
+        """Publish the set in one commit; see `dd_plugin.hub.push.push_folder`."""
         return push_folder(self.folder, repo_id, **options)
 
     def export_image_folder(self, folder: str | Path) -> None:
         """Write the images as PNG files, one folder per class."""
-        from dd_plugin.hub.exports import export_image_folder
-
         export_image_folder(Path(folder), self.images, self.labels, self.class_names)
+
+    def export_dd_ranking(self, folder: str | Path, *, dataset: str | None = None) -> None:
+        """Write the three files that DD-Ranking is given; see `dd_plugin.hub.exports`.
+
+        Args:
+            folder: made if need be.
+            dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalisation
+                it tests with; without, images are written as this set's own networks see them.
+        """
+        synthetic = self._synthetic
+        images = self.images if dataset else synthetic.transform(self.images)
+        step_size = float(self.step_sizes.mean())
+        export_dd_ranking(
+            Path(folder), images, self.labels, self.soft_labels, step_size, dataset=dataset
+        )

@@ -91,6 +91,19 @@ def download_set(
     return Path(folder)
 
 
+def licenses_of(repo_id: str) -> list[str]:
+    """The licences that a data set on the Hub states; none if it states none or nobody answers."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        card = HfApi().dataset_info(repo_id, timeout=10).card_data
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        return []
+    stated = card.get("license") if card is not None else None
+    return [stated] if isinstance(stated, str) else list(stated or [])
+
+
 def _check_sizes(api: Any, repo_id: str, max_bytes: int, how: dict[str, Any]) -> None:
     how = {name: value for name, value in how.items() if name != "repo_type"}
     info = api.dataset_info(repo_id, files_metadata=True, timeout=30, **how)

@@ -16,6 +16,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from dd_plugin.hub.card import make_card, merge_card
 from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, TENSORS
 
 CARD = "README.md"
+# Of the preview, which is to be looked at.
+_MOST_COLUMNS, _MOST_ROWS = 50, 20
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -47,13 +50,16 @@ def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
 
 
 def preview(synthetic: SyntheticSet) -> Any:
-    """All images of a set, one class per column, as a Pillow image."""
+    """The images of a set as a Pillow image: one class per column, of large sets the first ones."""
     order = torch.argsort(synthetic.labels, stable=True)
     classes = synthetic.recipe.num_classes
-    images = synthetic.images()[order]
+    images = synthetic.images().detach()[order]
+    columns = min(classes, _MOST_COLUMNS)
     if len(images) % classes == 0:
-        images = images.unflatten(0, (classes, -1)).transpose(0, 1).flatten(0, 1)
-    return grid(images, classes, max(1, 64 // synthetic.recipe.shape[-1]))
+        sorted_ = images.unflatten(0, (classes, -1))[:columns, :_MOST_ROWS]
+        images = sorted_.transpose(0, 1).flatten(0, 1)
+    images = images[: columns * _MOST_ROWS]
+    return grid(images, columns, max(1, 64 // synthetic.recipe.shape[-1]))
 
 
 def write_set(
@@ -186,12 +192,15 @@ def _parquet(synthetic: SyntheticSet) -> bytes:
     from datasets import ClassLabel, Dataset, Features, Image, List, Value
     from PIL import Image as PillowImage
 
-    rows: dict[str, list[Any]] = {"image": [], "label": synthetic.labels.tolist()}
-    for pixels in to_bytes(synthetic.images()):
+    def encoded(pixels: Tensor) -> dict[str, Any]:
         array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
         content = io.BytesIO()
         PillowImage.fromarray(array).save(content, "PNG")
-        rows["image"].append({"bytes": content.getvalue(), "path": None})
+        return {"bytes": content.getvalue(), "path": None}
+
+    with ThreadPoolExecutor() as pool:  # Pillow encodes without holding up other threads
+        images = list(pool.map(encoded, to_bytes(synthetic.images())))
+    rows: dict[str, list[Any]] = {"image": images, "label": synthetic.labels.tolist()}
     features: dict[str, Any] = {
         "image": Image(),
         "label": ClassLabel(names=list(synthetic.recipe.class_names)),

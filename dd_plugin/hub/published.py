@@ -6,7 +6,6 @@ Before `push`, which sends these files and compares their checksums with the Hub
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +63,3 @@ def published_files(folder: Path) -> dict[str, LocalFile]:
     paths = [path for matches in found.values() for path in matches]
     files = {path.relative_to(folder).as_posix(): LocalFile.of(path) for path in paths}
     return {**files, CARD: LocalFile.of((folder / CARD).read_bytes())}
-
-
-def with_license(card: str, license: str) -> str:
-    """The card with one licence in its metadata, and all else as it is."""
-    head = re.match(r"---\r?\n(.*?)^---[ \t]*$", card, re.DOTALL | re.MULTILINE)
-    if head is None:
-        return f"---\nlicense: {license}\n---\n{card}"
-    others = re.sub(r"^license:.*\n(?:[ \t-].*\n)*", "", head[1], flags=re.MULTILINE)
-    return f"---\nlicense: {license}\n{others}---{card[head.end() :]}"

@@ -16,13 +16,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from dd_plugin.hub.published import CARD, PUBLISHED, LocalFile, published_files, with_license
+from dd_plugin.hub.card import merge_card, with_license
+from dd_plugin.hub.published import CARD, PUBLISHED, LocalFile, published_files
 from dd_plugin.hub.target import (
     NETWORK_ERRORS,
     WAITS,
@@ -107,21 +109,14 @@ def push_folder(
     )
     api = HfApi(token=token)
     with told(target.repo_id):
+        name, kind = target.repo_id, "dataset"
         if not target.exists:
-            patiently(
-                lambda: api.create_repo(
-                    target.repo_id, repo_type="dataset", private=private, exist_ok=True
-                ),
-                sleep,
-            )
+            make = partial(api.create_repo, repo_type=kind, private=private, exist_ok=True)
+            patiently(lambda: make(name), sleep)
         if revision is not None and not target.branch_exists:
-            patiently(
-                lambda: api.create_branch(
-                    target.repo_id, repo_type="dataset", branch=revision, exist_ok=True
-                ),
-                sleep,
-            )
-        push = _Push(api, target.repo_id, files, revision or "main", create_pr, license, say, sleep)
+            branch = partial(api.create_branch, repo_type=kind, branch=revision, exist_ok=True)
+            patiently(lambda: branch(name), sleep)
+        push = _Push(api, name, files, revision or "main", create_pr, license, say, sleep)
         return push.run(commit_message or "Publish a distilled set")
 
 
@@ -141,7 +136,7 @@ class _Push:
         first_head = plan.head
         known = self._pull_requests()
         on_head = True
-        for attempt, wait in enumerate((*WAITS, 0.0)):
+        for attempt, wait in enumerate((*WAITS, 0)):
             if not plan.operations:
                 break
             self._upload(plan)
@@ -157,12 +152,13 @@ class _Push:
                     parent_commit=plan.head if on_head else None,
                 )
             except NETWORK_ERRORS as error:
-                last = attempt == len(WAITS)
                 if not passes(error):
                     raise
-                wait = 0.0 if last else max(wait, wanted_wait(error))
-                self.say(f"the commit was not answered as it should be; again in {wait:.0f} s")
-                self.sleep(wait)
+                last = attempt == len(WAITS)
+                if not last:
+                    wait = max(wait, wanted_wait(error))
+                    self.say(f"the commit failed ({type(error).__name__}); again in {wait:.0f} s")
+                    self.sleep(wait)
                 if landed := self._landed_request(known):
                     return self._verified(plan, *landed)
                 before, plan = plan.head, self._plan()
@@ -207,13 +203,15 @@ class _Push:
         """The card with what a person has written into the one that is there."""
         own = self.files[CARD]
         assert isinstance(own.source, bytes)
-        text = own.source.decode()
-        if remote is not None and not own.is_at(remote):
-            from dd_plugin.hub.card import merge_card
-
-            text = merge_card(text, patiently(lambda: self._read_card(head, remote), self.sleep))
-        if self.license is not None:
-            text = with_license(text, self.license)
+        try:
+            text = own.source.decode()
+            if remote is not None and not own.is_at(remote):
+                there = patiently(lambda: self._read_card(head, remote), self.sleep)
+                text = merge_card(text, there)
+            if self.license is not None:
+                text = with_license(text, self.license)
+        except ValueError as error:
+            raise PushError(f"{CARD} of {self.repo_id}: {error}") from error
         return LocalFile.of(text.encode())
 
     def _read_card(self, head: str, remote: RepoFile) -> str:
@@ -224,32 +222,36 @@ class _Push:
             content = Path(path).read_bytes()
         if not LocalFile.of(content).is_at(remote):
             raise PushError(f"{CARD} of {self.repo_id} was damaged on its way here; push again")
-        try:
-            return content.decode()
-        except UnicodeDecodeError as error:
-            raise PushError(f"{CARD} of {self.repo_id} must be UTF-8: {error}") from error
+        return content.decode()
 
     def _upload(self, plan: _Plan) -> None:
         additions = [o for o in plan.operations if isinstance(o, CommitOperationAdd)]
         size = sum(plan.files[o.path_in_repo].size for o in additions)
         self.say(f"uploading {len(additions)} of {len(plan.files)} files, {size / 1e6:.1f} MB")
-        try:
-            self.api.preupload_lfs_files(
-                self.repo_id,
-                additions,
-                repo_type="dataset",
-                revision=self.revision,
-                create_pr=self.create_pr,
-                free_memory=False,
-            )
-        except NETWORK_ERRORS:
-            raise
-        except (RuntimeError, ValueError, OSError) as error:
-            # The client has tried each file several times by then.
-            raise PushError(
-                f"{error} {error.__cause__ or ''}; {self.repo_id} is as it was; push again: files "
-                "that have arrived are not sent a second time"
-            ) from error
+        # The client tries each file several times, but not after every kind of failure.
+        for wait in (*WAITS[:2], None):
+            try:
+                self.api.preupload_lfs_files(
+                    self.repo_id,
+                    additions,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    create_pr=self.create_pr,
+                    free_memory=False,
+                )
+            except (*NETWORK_ERRORS, RuntimeError, ValueError, OSError) as error:
+                of_network = isinstance(error, NETWORK_ERRORS)
+                cause = error if of_network else error.__cause__ or error
+                if wait is None or not passes(cause):
+                    if of_network:
+                        raise
+                    raise PushError(
+                        f"{error} {error.__cause__ or ''}; {self.repo_id} is as it was; push "
+                        "again: files that have arrived are not sent a second time"
+                    ) from error
+                self.sleep(max(wait, wanted_wait(cause)))
+            else:
+                return
 
     def _pull_requests(self) -> dict[str, str]:
         if not self.create_pr:

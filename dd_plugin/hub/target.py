@@ -173,14 +173,14 @@ def _check_rights(api: HfApi, who: Mapping[str, Any], name: str, exists: bool) -
         )
 
 
-def passes(error: Exception) -> bool:
+def passes(error: BaseException) -> bool:
     """Whether a failed request may well succeed if it is tried again."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _PASSING
     return isinstance(error, (_HTTP_ERROR, json.JSONDecodeError))
 
 
-def wanted_wait(error: Exception) -> float:
+def wanted_wait(error: BaseException) -> float:
     """Seconds that the Hub asks to wait for, or 0."""
     response = getattr(error, "response", None)
     said = response.headers.get("Retry-After", "") if response is not None else ""

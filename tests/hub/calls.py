@@ -33,7 +33,7 @@ def push_with_merged_card(folder: str, repo: str, **options: Any) -> list[tuple[
     """Pushes with a merge of cards that only puts them together; returns what it was given."""
     from unittest.mock import patch
 
-    import dd_plugin.hub.card
+    import dd_plugin.hub.push
 
     given: list[tuple[str, str]] = []
 
@@ -41,7 +41,7 @@ def push_with_merged_card(folder: str, repo: str, **options: Any) -> list[tuple[
         given.append((ours, theirs))
         return ours + "\nkept: " + theirs.splitlines()[-1] + "\n"
 
-    with patch.object(dd_plugin.hub.card, "merge_card", merge):
+    with patch.object(dd_plugin.hub.push, "merge_card", merge):
         push(folder, repo, **options)
     return given
 
@@ -50,6 +50,13 @@ def check(repo: str, **options: Any) -> tuple[Any, ...]:
     from dd_plugin.hub.push import check_target
 
     return tuple(check_target(repo, sleep=lambda _: None, **options))
+
+
+def check_offline(repo: str, **options: Any) -> tuple[Any, ...]:
+    from unittest.mock import patch
+
+    with patch("huggingface_hub.constants.HF_HUB_OFFLINE", True):
+        return check(repo, **options)
 
 
 def command(words: list[str]) -> tuple[int, str, str]:
@@ -103,3 +110,20 @@ def download_all(repo: str, folder: str, **options: Any) -> None:
     from huggingface_hub import snapshot_download
 
     snapshot_download(repo, repo_type="dataset", local_dir=folder, **options)
+
+
+def commit_new(repo: str, files: dict[str, str], *, token: str) -> None:
+    """A repository that somebody makes by hand."""
+    from huggingface_hub import HfApi
+
+    HfApi(token=token).create_repo(repo, repo_type="dataset")
+    commit(repo, files, token=token)
+
+
+def distil_and_push(folder: str, **options: Any) -> str:
+    """A toy run that publishes itself."""
+    from tests.distiller.toy import toy_distiller
+
+    distiller = toy_distiller(folder, max_steps=2, save_steps=1, **options)
+    distiller.train()
+    return distiller.push_to_hub()

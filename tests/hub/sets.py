@@ -33,22 +33,27 @@ ACCOUNTS = {
 }
 
 
-def synthetic_set(count: int = 6, seed: int = 0, size: int = 4) -> SyntheticSet:
-    """Random gray images of three classes."""
+def synthetic_set(
+    count: int = 6,
+    seed: int = 0,
+    shape: tuple[int, int, int] = (1, 4, 4),
+    classes: tuple[str, ...] = ("left", "right", "middle"),
+) -> SyntheticSet:
+    """Random images, one class after the other."""
     generator = torch.Generator().manual_seed(seed)
-    recipe = Recipe(shape=(1, size, size), class_names=("left", "right", "middle"), steps=2)
+    channels = shape[0]
     return SyntheticSet(
-        recipe,
-        Pixels(torch.rand(count, 1, size, size, generator=generator)),
-        torch.arange(count) % 3,
+        Recipe(shape=shape, class_names=classes, steps=2),
+        Pixels(torch.rand(count, *shape, generator=generator)),
+        torch.arange(count) % len(classes),
         torch.tensor([0.1, 0.2]),
-        transform=Normalization([0.5], [0.25]),
+        transform=Normalization([0.5] * channels, [0.25] * channels),
     )
 
 
-def set_folder(folder: Path, count: int = 6, seed: int = 0, size: int = 4) -> Path:
+def set_folder(folder: Path, count: int = 6, seed: int = 0) -> Path:
     """The folder of a distilled set, with a card of our own and things that are not published."""
-    write_set(folder, synthetic_set(count, seed, size))
+    write_set(folder, synthetic_set(count, seed))
     (folder / "README.md").write_text(CARD)
     (folder / "checkpoint-3").mkdir(exist_ok=True)
     (folder / "checkpoint-3" / "tensors.safetensors").write_bytes(b"half done")

@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dd_plugin.bilevel import BilevelProblem, initial_state
+from dd_plugin.bn import convert_bn, revert_bn
+from dd_plugin.data import RealData
+from dd_plugin.evaluation import Scores, accuracy_of, network_seed, score
+from dd_plugin.evaluation.baselines import (
+    accuracy_of_module,
+    train_on_all,
+    train_on_random_real,
+)
+from dd_plugin.evaluation.scores import share_right, train_on
+from tests.distiller.toy import toy_dataset
+from tests.hub.toy import synthetic_set
+
+
+def test_mean_and_spread_are_those_of_a_sample():
+    scores = Scores((0.5, 0.7))
+    assert scores.mean == pytest.approx(0.6)
+    assert scores.std == pytest.approx(math.sqrt(0.02))
+    assert str(scores) == "60.0 ± 14.1 %"
+    assert (Scores((0.5,)).std, str(Scores((0.5,)))) == (0.0, "50.0 %")
+
+
+def test_the_share_counts_images_not_batches():
+    logits = torch.eye(3)
+    labels = torch.tensor([0, 1, 0])
+    for sizes in ([3], [1, 2], [2, 1], [1, 1, 1]):
+        batches = list(zip(logits.split(sizes), labels.split(sizes), strict=True))
+        assert share_right(lambda x: x, batches) == 2 / 3
+    with pytest.raises(ValueError, match="at least one image, got none"):
+        share_right(lambda x: x, [])
+
+
+def batch_norm_network():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(2)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+
+
+def test_accuracy_does_not_depend_on_the_company_of_an_image():
+    network = convert_bn(batch_norm_network(), "tracked").double()
+    problem = BilevelProblem(network)
+    synthetic = synthetic_set(dtype=torch.float64)
+    state = train_on(synthetic, problem, initial_state(problem), seed=0)
+    images, labels = torch.randn(40, 1, 8, 8).double(), torch.arange(40) % 2
+    batches = {
+        size: list(zip(images.split(size), labels.split(size), strict=True)) for size in (1, 7, 40)
+    }
+    found = {size: accuracy_of(problem, state, {}, some) for size, some in batches.items()}
+    assert len(set(found.values())) == 1
+    # The module with those weights says the same, whatever mode it was left in.
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    with torch.no_grad():
+        for name, value in {**state.parameters, **state.statistics}.items():
+            own[name].copy_(value)
+    revert_bn(network).train()
+    assert accuracy_of_module(network, batches[7]) == found[7]
+    assert network.training
+
+
+def test_each_network_has_a_seed_of_its_own():
+    seeds = {network_seed(seed, index) for seed in range(20) for index in range(20)}
+    assert len(seeds) == 400
+
+
+def test_scores_follow_the_states_and_seeds():
+    problem = BilevelProblem(batch_norm_network())
+    synthetic = synthetic_set(augmentation="dsa")
+    batches = [(torch.randn(60, 1, 8, 8), torch.arange(60) % 2)]
+    states = [initial_state(problem, batch_norm_network()) for _ in range(2)]
+    found = score(synthetic, problem, states, [0, 0], batches)
+    assert found.accuracies[0] == found.accuracies[1]
+    # Augmentation is the seed's.
+    final = [train_on(synthetic, problem, states[0], seed) for seed in (0, 1)]
+    assert not torch.equal(final[0].parameters["0.weight"], final[1].parameters["0.weight"])
+
+
+@pytest.mark.parametrize("kind", ["few", "all"])
+def test_baselines_learn_and_are_functions_of_the_seed(kind):
+    train, test = (RealData.from_dataset(toy_dataset(n, s)) for n, s in ((60, 0), (30, 1)))
+
+    def prepare(images, labels, seed):
+        return images - 0.5, labels
+
+    def trained(seed):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        if kind == "few":
+            train_on_random_real(network, train, 2, prepare, seed)
+        else:
+            train_on_all(network, train, prepare, seed)
+        return network
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert torch.equal(first[1].weight, again[1].weight)
+    assert not torch.equal(first[1].weight, other[1].weight)
+    batches = [(x - 0.5, y) for x, y in test.batches(10)]
+    assert accuracy_of_module(first, batches) > 0.6
