@@ -19,6 +19,7 @@ PLAIN = ["airplane", "bird", "maple tree"]
 NUMBERS = [str(i) for i in range(12)]
 # Sorted by their characters; timm sorts without case and by the value of numbers.
 OTHERWISE_SORTED = ["B", "a10", "a2"]
+LIKE_A_SPLIT = ["cat", "train"]
 
 
 def images_of(count, channels=3):
@@ -27,8 +28,8 @@ def images_of(count, channels=3):
 
 
 @pytest.fixture(
-    params=[PLAIN, AWKWARD, NUMBERS, OTHERWISE_SORTED],
-    ids=["plain", "awkward", "numbers", "otherwise_sorted"],
+    params=[PLAIN, AWKWARD, NUMBERS, OTHERWISE_SORTED, LIKE_A_SPLIT],
+    ids=["plain", "awkward", "numbers", "otherwise_sorted", "like_a_split"],
 )
 def exported(request, tmp_path):
     names = request.param
@@ -84,6 +85,11 @@ def test_folders_have_plain_names_where_these_sort_as_the_classes_do(tmp_path):
         "1_bird",
         "2_airplane",
     ]
+
+
+def test_names_that_differ_in_case_alone_get_folders_that_do_not(tmp_path):
+    export_image_folder(tmp_path / "out", images_of(2), torch.arange(2), ["Cat", "cat"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0_Cat", "1_cat"]
 
 
 def test_gray_images_stay_gray(tmp_path):
