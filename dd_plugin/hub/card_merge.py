@@ -25,6 +25,7 @@ from dd_plugin.hub.card_sections import (
 # Metadata that describes the files; it is ours whatever the other card says.
 _OF_THE_FILES = ("configs", "dataset_info", "size_categories")
 _FENCE = "---"
+_OTHER_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -141,7 +142,14 @@ def _pieces(text: str, node: yaml.MappingNode) -> list[str]:
 
 
 def _dumped(key: str, value: Any) -> str:
-    return yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=float("inf"))
+    def dumped(allow_unicode: bool) -> str:
+        return yaml.safe_dump(
+            {key: value}, sort_keys=False, allow_unicode=allow_unicode, width=float("inf")
+        )
+
+    text = dumped(allow_unicode=True)
+    # Line breaks of Unicode are written as they are and would be read as spaces.
+    return dumped(allow_unicode=False) if _OTHER_BREAKS.search(text) else text
 
 
 def _joined_entries(entries: Mapping[str, _Entry]) -> str:

@@ -47,16 +47,6 @@ _SPLITS = re.compile(
     re.IGNORECASE,
 )
 
-# Without it `datasets` would look for splits in the names of the classes.
-_README = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: "**/*.png"
----
-"""
-
 
 def export_image_folder(
     folder: Path, images: Tensor, labels: Tensor, class_names: Sequence[str]
@@ -67,8 +57,7 @@ def export_image_folder(
     classes by the order of their folders. So that this is the order of ``class_names``, folders
     have plain class names only where they sort that way, and else ``0_name``, ``1_name``, ...;
     characters that not every file system takes become ``_``, and a class ``train`` becomes
-    ``trainclass``, lest it be taken for a split. A ``README.md`` beside them tells `datasets` that
-    all images are one split, ``"train"``.
+    ``trainclass``, lest it be taken for a split of the data.
 
     Args:
         folder: new or empty.
@@ -95,7 +84,6 @@ def export_image_folder(
     names = _folder_names(class_names)
     made = [0] * len(names)
     with _all_or_nothing(folder) as partial:
-        (partial / "README.md").write_text(_README, encoding="utf-8")
         for name in names:
             (partial / name).mkdir()
         for pixels, label in zip(to_bytes(images), labels.tolist(), strict=True):

@@ -212,6 +212,7 @@ def test_size_category(total, category):
     [
         ({}, None),
         ({"window": "random", "window_length": 3}, "2311.07025"),
+        ({"window": "last", "window_length": 3}, None),
         ({"parametrization": "upsampled"}, "2205.14959"),
         ({"soft_labels": True}, "1910.02551"),
         ({"augmentation": "dsa"}, "2102.08259"),
@@ -330,6 +331,9 @@ HOSTILE = [
     "``` `tick` ```",
     "<script>alert(1)</script><!-- dd_plugin:end results -->",
     "-->",
+    "```",
+    "<!-- dd_plugin:end results -->",
+    "a\x85b\u2029c",
     "![x](y) [z](w) *a* _b_ & &lt;",
     "x" * 5000,
     "\u2028\u202e\x00\x1b[31m",
@@ -383,6 +387,7 @@ def check_structure(card, honest):
         outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
         # No tag and no comment comes out of a record, and no heading but ours.
         assert "<" not in outside
+        assert not re.search(r"^`{3}", outside, flags=re.MULTILINE)
         assert outside.count("\n#") <= expected[name].count("\n#")
         widths = [len(row) for row in rows(outside)]
         assert widths == [len(row) for row in rows(expected[name])][: len(widths)]

@@ -71,6 +71,14 @@ def test_a_part_that_was_taken_away_stays_away():
     assert merge_card(NEW, merged) == merged
 
 
+def test_a_part_can_be_had_again():
+    theirs = edited(OLD, "## Results\n", "## My results\n")
+    begin = theirs.index("<!-- dd_plugin:begin results")
+    end = theirs.index("<!-- dd_plugin:begin usage")
+    asked = edited(theirs[:begin] + theirs[end:], "limits results usage", "limits usage")
+    assert merge_card(NEW, asked) == NEW
+
+
 def test_a_part_that_is_new_goes_to_its_place():
     theirs = make_card(bare_record()) + "\nThe end.\n"
     merged = merge_card(NEW, theirs)

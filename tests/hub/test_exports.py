@@ -17,6 +17,9 @@ from dd_plugin.hub.exports import (
 AWKWARD = ["train", "cat", "Cat", "../up", ".hidden", "a/b", "10", "9", "test tube", "nul", "é", ""]
 PLAIN = ["airplane", "bird", "maple tree"]
 NUMBERS = [str(i) for i in range(12)]
+# Sorted by their characters; timm sorts without case and by the value of numbers.
+OTHERWISE_SORTED = ["B", "a10", "a2"]
+LIKE_A_SPLIT = ["cat", "train"]
 
 
 def images_of(count, channels=3):
@@ -24,7 +27,10 @@ def images_of(count, channels=3):
     return torch.randint(0, 256, (count, channels, 4, 5)) / 255
 
 
-@pytest.fixture(params=[PLAIN, AWKWARD, NUMBERS], ids=["plain", "awkward", "numbers"])
+@pytest.fixture(
+    params=[PLAIN, AWKWARD, NUMBERS, OTHERWISE_SORTED, LIKE_A_SPLIT],
+    ids=["plain", "awkward", "numbers", "otherwise_sorted", "like_a_split"],
+)
 def exported(request, tmp_path):
     names = request.param
     labels = torch.arange(len(names)).repeat(2)
@@ -59,10 +65,12 @@ def test_timm_reads_it(exported):
     assert torch.stack([pil_to_tensor(image) for image, _ in found]).equal(pixels)
 
 
-def test_datasets_reads_it(exported, tmp_path):
+@pytest.mark.parametrize("by_name", [True, False])
+def test_datasets_reads_it(exported, tmp_path, by_name):
     folder, _, images, labels = exported
     pixels, expected = in_order(images, labels)
-    found = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    where = {"path": "imagefolder", "data_dir": str(folder)} if by_name else {"path": str(folder)}
+    found = load_dataset(**where, cache_dir=str(tmp_path / "cache"))
     assert list(found) == ["train"]
     assert found["train"]["label"] == expected
     assert torch.stack([pil_to_tensor(image) for image in found["train"]["image"]]).equal(pixels)
@@ -70,13 +78,18 @@ def test_datasets_reads_it(exported, tmp_path):
 
 def test_folders_have_plain_names_where_these_sort_as_the_classes_do(tmp_path):
     export_image_folder(tmp_path / "a", images_of(3), torch.arange(3), PLAIN)
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["README.md", *PLAIN]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == PLAIN
     export_image_folder(tmp_path / "b", images_of(3), torch.arange(3), PLAIN[::-1])
-    assert sorted(p.name for p in (tmp_path / "b").iterdir() if p.is_dir()) == [
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [
         "0_maple tree",
         "1_bird",
         "2_airplane",
     ]
+
+
+def test_names_that_differ_in_case_alone_get_folders_that_do_not(tmp_path):
+    export_image_folder(tmp_path / "out", images_of(2), torch.arange(2), ["Cat", "cat"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0_Cat", "1_cat"]
 
 
 def test_gray_images_stay_gray(tmp_path):
