@@ -89,7 +89,7 @@ def _published(config: DistillerConfig) -> dict[str, Any]:
 
 def _public_name(dataset: str) -> str | None:
     """The name of a data set as others may know it: not a folder's path."""
-    return None if Path(dataset).expanduser().exists() else dataset
+    return dataset if dataset == DIGITS or not Path(dataset).expanduser().exists() else None
 
 
 def _source(distiller: Distiller) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,10 +101,11 @@ def write_set(
     }
     if synthetic.label_logits is not None:
         tensors["soft_labels"] = synthetic.targets()
+    parquet, num_bytes = _parquet(synthetic)
     picture = io.BytesIO()
     preview(synthetic).save(picture, "PNG")
     files = {
-        IMAGES: _parquet(synthetic),
+        IMAGES: parquet,
         TENSORS: save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
         "preview.png": picture.getvalue(),
     }
@@ -113,6 +116,7 @@ def write_set(
         "transform": synthetic.transform.metadata(),
         "images": {
             "count": len(images),
+            "num_bytes": num_bytes,
             "per_class": len(images) / synthetic.recipe.num_classes,
             "soft_labels": synthetic.label_logits is not None,
             "learned_step_sizes": synthetic.log_step_sizes.requires_grad,
@@ -140,10 +144,16 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
-    old = folder / CARD
-    theirs = old.read_text("utf-8") if old.is_file() else None
+    card, old = make_card(record), folder / CARD
+    if old.is_file():
+        try:
+            card = merge_card(card, old.read_text("utf-8"))
+        except ValueError as error:
+            kept = folder / "README.old.md"
+            shutil.copyfile(old, kept)
+            warnings.warn(f"{old} was made anew, the old one is {kept}: {error}", stacklevel=4)
     return {
-        CARD: merge_card(make_card(record), theirs).encode(),
+        CARD: card.encode(),
         RECORD: (json.dumps(record, indent=1) + "\n").encode(),
     }
 
@@ -188,7 +198,8 @@ def _quietly() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _parquet(synthetic: SyntheticSet) -> bytes:
+def _parquet(synthetic: SyntheticSet) -> tuple[bytes, int]:
+    """The content of the Parquet file, and how many bytes its rows have in memory."""
     from datasets import ClassLabel, Dataset, Features, Image, List, Value
     from PIL import Image as PillowImage
 
@@ -210,5 +221,6 @@ def _parquet(synthetic: SyntheticSet) -> bytes:
         features["soft_label"] = List(Value("float32"))
     content = io.BytesIO()
     with _quietly():
-        Dataset.from_dict(rows, features=Features(features)).to_parquet(content)
-    return content.getvalue()
+        made = Dataset.from_dict(rows, features=Features(features))
+        made.to_parquet(content)
+    return content.getvalue(), made.data.nbytes

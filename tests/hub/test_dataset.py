@@ -229,6 +229,16 @@ def test_exports(distilled, tmp_path):
     torch.testing.assert_close(images, distilled._synthetic.transform(distilled.images).float())
 
 
+def test_a_card_that_cannot_be_merged_is_kept_aside(tmp_path):
+    write_toy(tmp_path)
+    broken = "---\ntags: [\n---\nmine\n"
+    (tmp_path / "README.md").write_text(broken)
+    with pytest.warns(UserWarning, match="the old one is"):
+        write_toy(tmp_path)
+    assert (tmp_path / "README.old.md").read_text() == broken
+    assert "mine" not in (tmp_path / "README.md").read_text()
+
+
 def test_writing_over_a_set_keeps_the_words_of_its_owner(tmp_path):
     distiller, _ = distilled_in(tmp_path)
     card = tmp_path / "README.md"
