@@ -157,6 +157,19 @@ class RealData:
         pixels, labels = self._rows.batch(size, seed, balanced)
         return self._hand_out(pixels, labels)
 
+    def share(self, process: int, processes: int) -> None:
+        """Have the batches of a stream come from one process's part of it, from its beginning.
+
+        So that the processes of a run see different images. Of other data a batch is a function
+        of its seed, and nothing is to be shared out.
+
+        Args:
+            process: from 0.
+            processes: how many there are.
+        """
+        if isinstance(self._rows, Stream):
+            self._rows.share(process, processes)
+
     def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
         """Random images of each class, sorted by class; e.g. to start from, or as a baseline.
 

@@ -89,6 +89,15 @@ class Stream:
         self._used = 0  # rows of the current block
         self._block: tuple[Tensor, Tensor] | None = None
         self._live: tuple[Any, Iterator[Any]] | None = None  # the pass that is read from
+        self._own = dataset  # what the position is in
+
+    def share(self, process: int, processes: int) -> None:
+        """Have batches come from one process's part of the rows, from its beginning."""
+        from datasets.distributed import split_dataset_by_node
+
+        self._own = split_dataset_by_node(self._dataset, rank=process, world_size=processes)
+        self._epoch = self._row = self._used = 0
+        self._state = self._block = self._live = None
 
     def first_block(self) -> tuple[Tensor, Tensor]:
         """uint8 pixels and labels of the block that the position is in."""
@@ -124,7 +133,7 @@ class Stream:
         """The current block, read if need be."""
         if self._block is None:
             if self._live is None:
-                self._live = self._begin(self._epoch, self._row)
+                self._live = self._begin(self._epoch, self._row, own=True)
             self._block = self._read_block(self._live[1])
         if self._block is None:
             if self._row == 0:
@@ -153,9 +162,14 @@ class Stream:
             self._state = self._live[0].state_dict()
             self._used, self._block = 0, None
 
-    def _begin(self, epoch: int = 0, row: int = 0, state: Any = None) -> tuple[Any, Iterator[Any]]:
-        """A pass over the data set from a row on, by its own state there if that is given."""
-        dataset = copy.deepcopy(self._dataset)
+    def _begin(
+        self, epoch: int = 0, row: int = 0, state: Any = None, *, own: bool = False
+    ) -> tuple[Any, Iterator[Any]]:
+        """A pass over the data set from a row on, by its own state there if that is given.
+
+        With ``own`` over this process's share.
+        """
+        dataset = copy.deepcopy(self._own if own else self._dataset)
         dataset.set_epoch(epoch)
         if state is None:
             return dataset, itertools.islice(iter(dataset), row, None)
@@ -273,7 +287,7 @@ class Stream:
         # A state can be inexact: it leaves out, for one, what is in a shuffle buffer of the data
         # set's own. Then all rows up to the position are read again.
         for state in (self._state, None):
-            self._live = self._begin(self._epoch, self._row, state)
+            self._live = self._begin(self._epoch, self._row, state, own=True)
             self._block = self._read_block(self._live[1])
             if self._block is not None and _checksum(self._block) == position["checksum"]:
                 return

@@ -139,6 +139,8 @@ class Distiller:
             own_losses=self._own_losses(),
         )
         self.train_data, self.eval_data = parts.train, parts.evaluation
+        if world > 1:
+            self.train_data.share(self.accelerator.process_index, world)
         self.named_data = parts.named_data
         self.train_split, self.eval_split = parts.train_split, parts.eval_split
         self.transform, self.networks = parts.transform, parts.networks

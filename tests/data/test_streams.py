@@ -28,6 +28,29 @@ def test_stream_shows_every_row_once_per_epoch(stream):
         assert sorted(rows[:16]) == list(range(16))  # the first buffer
 
 
+@pytest.mark.parametrize("shards", [1, 4])
+def test_processes_share_a_stream(shards):
+    shown, start = [], None
+    for process in range(2):
+        dataset = table(images(100)).to_iterable_dataset(num_shards=shards)
+        own = RealData.from_dataset(dataset, buffer_size=16, seed=3)
+        first = own.of_each_class(2, seed=0)[0]
+        own.share(process, 2)
+        # What a run starts from is the same in all processes.
+        assert start is None or torch.equal(first, start)
+        start = own.of_each_class(2, seed=0)[0]
+        assert torch.equal(first, start)
+        early = [row for _ in range(3) for row in rows_of(own.batch(10, 0)[0])]
+        position = json.loads(json.dumps(own.state_dict()))
+        late = [row for _ in range(2) for row in rows_of(own.batch(10, 0)[0])]
+        shown.append(early + late)
+        resumed = RealData.from_dataset(dataset, buffer_size=16, seed=3)
+        resumed.share(process, 2)
+        resumed.load_state_dict(position)
+        assert [row for _ in range(2) for row in rows_of(resumed.batch(10, 0)[0])] == late
+    assert sorted(shown[0] + shown[1]) == list(range(100))
+
+
 def test_stream_labels_belong_to_the_images(stream):
     for balanced in (False, True):
         batch, labels = stream.batch(25, 7, balanced=balanced)
