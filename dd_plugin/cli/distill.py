@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     values = {**_from_yaml(args.config), **given}
 
     from dd_plugin.distiller import Distiller, DistillerConfig
-    from dd_plugin.distiller.distiller import check_output_dir
+    from dd_plugin.distiller.output_folder import check_output_dir
     from dd_plugin.distiller.report import results_table
     from dd_plugin.hub import PushError
 

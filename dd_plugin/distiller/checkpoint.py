@@ -57,24 +57,6 @@ _FREE = {
 }
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder and try it.
-
-    Raises:
-        OSError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"`output_dir` {str(folder)!r} cannot be written ({error}); choose another folder or "
-            "make room"
-        ) from error
-
-
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     if not output_dir.is_dir():

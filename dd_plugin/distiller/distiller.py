@@ -10,14 +10,9 @@ index of the network, so a resumed run and one on other processes take the same 
 from __future__ import annotations
 
 import logging
-import math
 import shutil
-import signal
-import sys
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +33,25 @@ from dd_plugin.distiller.callbacks import (
     ProgressCallback,
 )
 from dd_plugin.distiller.checkpoint import (
-    check_writable,
     checkpoints,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
+from dd_plugin.distiller.output_folder import check_output_dir, check_writable
+from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
+from dd_plugin.distiller.stopping import StopSignal
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.hub import check_target, push_folder
 from dd_plugin.hub.folder import preview
 
 logger = logging.getLogger(__name__)
-
-# How much of the moving norm of a gradient each step leaves.
-_NORM_DECAY = 0.95
 
 
 class NonFiniteError(RuntimeError):
@@ -151,7 +146,7 @@ class Distiller:
         self.control = DistillerControl()
         self.callbacks = [IntervalCallback(), ProgressCallback(), *callbacks]
         self.results: dict[str, Scores] = {}
-        self._stop_signal: str | None = None
+        self._stop_signal = StopSignal()
 
     def _own_losses(self) -> tuple[bool, bool]:
         """Whether the inner and the outer loss are the user's."""
@@ -232,11 +227,11 @@ class Distiller:
         self.state.interrupted = None
         self._start_trackers()
         self._call("on_train_begin")
-        self._clock = (time.perf_counter(), self.state.global_step, self.state.inner_steps)
-        with self._signals():
+        progress = Progress(self)
+        with self._stop_signal:
             while self.state.global_step < self.config.max_steps:
                 loss = self.training_step()
-                self._after_step(loss)
+                self._after_step(loss, progress)
                 if self.control.should_training_stop or self.state.interrupted:
                     break
         self._call("on_train_end")
@@ -259,7 +254,7 @@ class Distiller:
             finite &= found.finite
             outer_loss += found.outer_loss / count
             total = [sum_ + g / count for sum_, g in zip(total, found.leaves, strict=True)]
-        stop = self._stop_signal is not None
+        stop = self._stop_signal.name is not None
         flags = torch.tensor([not finite, stop], dtype=self.dtype, device=accelerator.device)
         if accelerator.num_processes > 1:
             flat = torch.cat([flags, outer_loss.reshape(1), *(g.flatten() for g in total)])
@@ -269,14 +264,14 @@ class Distiller:
             parts = flat[3:].split(sizes)
             total = [p.view_as(g) for p, g in zip(parts, total, strict=True)]
         if flags[1] > 0:
-            state.interrupted = self._stop_signal or "a signal to another process"
+            state.interrupted = self._stop_signal.name or "a signal to another process"
         if flags[0] > 0:
             self._skip(step)
         else:
             state.consecutive_skipped = 0
             for leaf, gradient in zip(leaves, total, strict=True):
                 leaf.grad = gradient
-            self._clip()
+            clip_by_moving_norm(self.optimizer, state.gradient_norms, self.config.max_grad_norm)
         # Without gradients, after a step that was left out, nothing moves.
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -310,19 +305,6 @@ class Distiller:
         self.state.inner_steps += found.stop
         return found
 
-    def _clip(self) -> None:
-        """Limit each kind of gradient to a multiple of its own moving norm."""
-        limit, norms = self.config.max_grad_norm, self.state.gradient_norms
-        for group in self.optimizer.param_groups:
-            gradients = [p.grad for p in group["params"]]
-            norm = float(torch.stack([g.norm() for g in gradients]).norm())
-            usual = norms.get(group["name"], norm)
-            if limit and norm > limit * usual:
-                for g in gradients:
-                    g.mul_(limit * usual / norm)
-                norm = limit * usual
-            norms[group["name"]] = _NORM_DECAY * usual + (1 - _NORM_DECAY) * norm
-
     def _skip(self, step: int) -> None:
         state = self.state
         state.skipped_steps += 1
@@ -335,40 +317,17 @@ class Distiller:
                 "shorten `inner_steps`; the last checkpoint is as it was before"
             )
 
-    def _after_step(self, loss: float) -> None:
+    def _after_step(self, loss: float, progress: Progress) -> None:
         state, control = self.state, self.control
-        if math.isfinite(loss):
-            self._losses.append(loss)
+        progress.add(loss)
         self._call("on_step_end")
         if control.should_log:
-            self._log_progress()
+            self.log(progress.line())
         if control.should_evaluate and self.eval_data is not None:
             self.evaluate()
         if control.should_save or (state.interrupted and self.config.save_steps):
             self._save_checkpoint()
         control.should_log = control.should_evaluate = control.should_save = False
-
-    def _log_progress(self) -> None:
-        now, state = time.perf_counter(), self.state
-        since, steps, inner = self._clock
-        seconds = max(now - since, 1e-9)
-        inner_per_second = (state.inner_steps - inner) * self.accelerator.num_processes / seconds
-        outer_per_second = (state.global_step - steps) / seconds
-        batch = len(self.synthetic.indices(0, 0))
-        real = self.config.real_batch_size * self.networks_per_step
-        logs: dict[str, Any] = {
-            "outer_loss": sum(self._losses) / max(len(self._losses), 1),
-            "learning_rate": self.lr_scheduler.get_last_lr()[0],
-            "outer_steps_per_second": outer_per_second,
-            "inner_steps_per_second": inner_per_second,
-            "images_per_second": inner_per_second * batch + outer_per_second * real,
-            "peak_memory_mb": _peak_memory(self.accelerator.device) / 1e6,
-            "skipped_steps": state.skipped_steps,
-            **{f"grad_norm_{name}": norm for name, norm in state.gradient_norms.items()},
-        }
-        self._losses.clear()
-        self._clock = (now, state.global_step, state.inner_steps)
-        self.log(logs)
 
     def log(self, logs: dict[str, Any]) -> None:
         """Add values to the log and hand them to trackers and callbacks."""
@@ -377,7 +336,6 @@ class Distiller:
         self._call("on_log", logs=logs)
 
     def _start_trackers(self) -> None:
-        self._losses: list[float] = []
         if self.config.report_to:
             plain = {
                 k: v if isinstance(v, (int, float, str, bool)) else str(v)
@@ -388,27 +346,6 @@ class Distiller:
     def _call(self, event: str, **more: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self.config, self.state, self.control, distiller=self, **more)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM; a second one of the kind acts as usual."""
-        self._stop_signal = None
-        before: dict[int, Any] = {}
-
-        def note(number: int, _frame: Any) -> None:
-            self._stop_signal = signal.Signals(number).name
-            signal.signal(number, before[number])
-            logger.warning("%s: ending after this step", self._stop_signal)
-
-        for watched in (signal.SIGINT, signal.SIGTERM):
-            # Only the main thread may; a notebook's worker thread goes without.
-            with suppress(ValueError):
-                before[watched] = signal.signal(watched, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # Evaluation.
 
@@ -516,35 +453,3 @@ class Distiller:
             )
             return
         self._call("on_save")
-
-
-def check_output_dir(config: DistillerConfig) -> None:
-    """See whether a run may write into its folder.
-
-    Raises:
-        ValueError: it holds another run.
-        OSError: it cannot be written.
-    """
-    folder = Path(config.output_dir)
-    taken = (folder / "recipe.json").exists() or bool(checkpoints(folder))
-    if taken and not (config.overwrite_output_dir or config.resume_from_checkpoint):
-        raise ValueError(
-            f"`output_dir` {config.output_dir!r} holds another run; choose another folder, "
-            "continue that run with `resume_from_checkpoint=latest`, or give "
-            "`overwrite_output_dir` to lose it"
-        )
-    check_writable(folder)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the allocator on a GPU, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    # In kilobytes, but on macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )

@@ -8,6 +8,7 @@ from datasets import load_dataset
 from torch import nn
 
 from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
+from dd_plugin.hub import PushError
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
 
 
@@ -229,29 +230,11 @@ def test_trackers_get_values_and_the_picture(tmp_path):
     assert [e.step for e in events.Images("distilled")] == [2]
 
 
-def test_publishing_is_one_commit_without_checkpoints(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    calls = []
-
-    class Api:
-        def __init__(self, token=None):
-            calls.append(("token", token))
-
-        def create_repo(self, repo_id, **options):
-            calls.append(("create", repo_id, options["repo_type"], options["private"]))
-
-        def upload_folder(self, **options):
-            calls.append(("upload", options["repo_id"], options["ignore_patterns"]))
-            return type("Commit", (), {"commit_url": "https://example.org/commit"})()
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    distiller = toy_distiller(tmp_path)
+def test_publishing_needs_a_name_and_a_token(tmp_path, monkeypatch):
+    # That it goes up as it should is tested with a Hub, in tests/hub.
     with pytest.raises(ValueError, match="`repo_id` must be given"):
-        distiller.push_to_hub()
-    assert calls == []
-    assert distiller.push_to_hub("me/toy") == "https://example.org/commit"
-    assert calls[1:] == [
-        ("create", "me/toy", "dataset", False),
-        ("upload", "me/toy", ["checkpoint-*", ".*"]),
-    ]
+        toy_distiller(tmp_path / "a").push_to_hub()
+    monkeypatch.setattr("dd_plugin.hub.target.get_token", lambda: None)
+    with pytest.raises(PushError, match="needs a token of the Hub, got none"):
+        toy_distiller(tmp_path / "b", push_to_hub=True, hub_dataset_id="me/toy")
+    assert not (tmp_path / "b" / "recipe.json").exists()

@@ -1,0 +1,44 @@
+"""Ends that come from outside: SIGINT and SIGTERM are noted, and the run ends after its step.
+
+Used by `distiller`, which saves a checkpoint then.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Self
+
+logger = logging.getLogger(__name__)
+
+
+class StopSignal:
+    """While it is entered, notes SIGINT and SIGTERM; a second one of the kind acts as usual.
+
+    Attributes:
+        name: of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+        logger.warning("%s: ending after this step", self.name)
+
+    def __enter__(self) -> Self:
+        self.name = None
+        for watched in (signal.SIGINT, signal.SIGTERM):
+            # Only the main thread may; a notebook's worker thread goes without.
+            with suppress(ValueError):
+                self._before[watched] = signal.signal(watched, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
