@@ -71,8 +71,8 @@ class Normalization:
         """The one that the model was made for, or None if the model does not say.
 
         timm's models with weights say it in their `pretrained_cfg`, which
-        `timm.data.resolve_model_data_config` reads. For a Hugging Face model its image processor is looked for in the folder or the local
-        cache that the model came from; nothing is fetched.
+        `timm.data.resolve_model_data_config` reads. For a Hugging Face model its image processor is
+        looked for in the folder or the local cache that the model came from; nothing is fetched.
 
         Args:
             model: a timm or Hugging Face model.
