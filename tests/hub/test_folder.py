@@ -1,0 +1,134 @@
+"""Writing the folder: what is in it, and that no failure costs the set that was there."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dd_plugin.hub.folder import preview, to_bytes, write_together
+from dd_plugin.hub.reading import DistilledFormatError, read_set
+from tests.hub.toy import synthetic_set, write_toy
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_files_and_their_checksums(tmp_path):
+    write_toy(tmp_path, soft_labels=True)
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert names == {*record["files"], "README.md", "recipe.json"}
+    for name, noted in record["files"].items():
+        content = (tmp_path / name).read_bytes()
+        assert noted == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert record["images"]["count"] == 4
+    assert record["images"]["per_class"] == 2
+
+
+def test_images_are_exact_in_one_file_and_rounded_in_the_other(tmp_path):
+    write_toy(tmp_path)
+    images = synthetic_set().images().detach()
+    assert torch.equal(load_file(tmp_path / "tensors.safetensors")["images"], images)
+    rows = pyarrow.parquet.read_table(tmp_path / "data/train-00000-of-00001.parquet").to_pylist()
+    for row, image in zip(rows, images, strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        assert np.array_equal(pixels, np.round(image[0].numpy() * 255))
+    assert [row["label"] for row in rows] == [0, 0, 1, 1]
+
+
+def test_the_same_set_gives_the_same_bytes(tmp_path):
+    first, second = (write_toy(tmp_path / name) for name in "ab")
+    for path in first.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+def test_rounding_is_to_the_nearest_of_256():
+    values = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 1.0, 1.2, -0.1])
+    assert to_bytes(values).tolist() == [0, 0, 1, 255, 255, 0]
+
+
+def test_a_preview_has_a_column_per_class_and_an_end():
+    # Two classes in columns, two images each, 8 pixels enlarged 8 times, a border of one pixel.
+    assert preview(synthetic_set()).size == (2 * 9 * 8 + 8, 2 * 9 * 8 + 8)
+    many = synthetic_set()
+    many.parametrization.pixels.data = torch.rand(400, 1, 8, 8)
+    many.labels = torch.arange(400) % 2
+    assert preview(many).size == (2 * 9 * 8 + 8, 20 * 9 * 8 + 8)
+
+
+@pytest.mark.parametrize("fails_at", [1, 3, 5])
+def test_a_full_disk_leaves_the_set_that_was_there(tmp_path, monkeypatch, fails_at):
+    write_toy(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == fails_at:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_toy(tmp_path, soft_labels=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    read_set(tmp_path)
+
+
+def test_nothing_is_replaced_before_all_is_written(tmp_path):
+    write_together(tmp_path, {"a": b"1", "b/c": b"2"})
+    (tmp_path / "d").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_together(tmp_path, {"a": b"3", "d": b"4"})  # d is a folder
+    assert (tmp_path / "b/c").read_bytes() == b"2"
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.hub.toy import write_toy
+
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+while True:
+    for soft in (False, True):
+        write_toy(folder, soft_labels=soft)
+"""
+
+
+def test_a_killed_writer_never_leaves_half_of_two_unnoticed(tmp_path):
+    write_toy(tmp_path / "set")
+    random = np.random.default_rng(0)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "set")],
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=ROOT,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.3 + float(random.random()) * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        try:
+            read_set(tmp_path / "set")
+        except DistilledFormatError as error:
+            assert "is not the file that was written with" in str(error)  # noqa: PT017
+    # Written once more, all is well.
+    write_toy(tmp_path / "set")
+    read_set(tmp_path / "set")
