@@ -25,6 +25,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dd_plugin.hub.card import merge_card, with_license
 from dd_plugin.hub.published import CARD, PUBLISHED, LocalFile, published_files
+from dd_plugin.hub.reading import DistilledFormatError, read_set
 from dd_plugin.hub.target import (
     NETWORK_ERRORS,
     WAITS,
@@ -98,6 +99,10 @@ def push_folder(
     """
     say = on_progress or (lambda line: None)
     files = published_files(Path(folder))
+    try:
+        read_set(folder)
+    except DistilledFormatError as error:
+        raise PushError(f"what is damaged here is not published: {error}") from error
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
         raise PushError(
             f"`license` must be an identifier of the Hub, got {license!r}; use one such as "

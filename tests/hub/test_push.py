@@ -418,3 +418,11 @@ def test_a_machine_that_is_told_to_stay_off_the_network(hub, client):
     with pytest.raises(ClientError, match=r"could not be reached .*HF_HUB_OFFLINE") as caught:
         client(calls.check_offline, "ada/one", **ADA)
     assert caught.value.kind == "PushError"
+
+
+def test_a_damaged_set_is_not_published(hub, push, folder):
+    content = bytearray((folder / "tensors.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "tensors.safetensors").write_bytes(content)
+    assert "what is damaged here is not published" in refused(push)
+    assert not hub.requests
