@@ -140,6 +140,8 @@ class CompiledFunction:
 
     def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
         self._traced = Traced(function, args, how)
+        # Only their kind mattered; a batch of large images is not to be held on to.
+        self._traced.inputs.clear()
         self.graph = self._traced.graph
         self._run = runner(self.graph, self._traced.on_cuda, how)
 
@@ -182,6 +184,7 @@ class CompiledHalves:
         graph = clean(graph, for_compiler=how is True)
         early_inputs = len(pytree.tree_leaves(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]
+        traced.inputs.clear()
         halves = split(graph, known, self._first_results)
         if halves is None:
             raise ValueError("the function cannot be cut into two halves")

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import timm
 import torch
@@ -152,6 +155,18 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(how):
     assert len(caught) == 1
     oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
     assert worst_error(result, oracle)[0] < 1e-9
+
+
+@pytest.mark.parametrize("how", [True, "trace"])
+def test_what_was_traced_with_is_not_held_on_to(monkeypatch, how):
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    images = torch.ones(3)
+    gone = weakref.ref(images)
+    function = CompiledFunction(lambda x: x * 2, (images,), how)
+    assert torch.equal(function(images), images * 2)
+    del images
+    gc.collect()
+    assert gone() is None
 
 
 def test_trees_go_in_and_out(monkeypatch):
