@@ -19,11 +19,12 @@ from dd_plugin.bilevel.inputs import (
     integer,
 )
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.problem import BilevelProblem, RunState
+from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import mix, untouched_generators
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
 from dd_plugin.bilevel.run import Method, Run
 from dd_plugin.bilevel.trajectory import Device, Storage
+from dd_plugin.bilevel.trees import RunState
 from dd_plugin.bilevel.windows import Full, Window
 
 

@@ -29,12 +29,13 @@ from dd_plugin.bilevel.inputs import (
 )
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.oracle import differentiate_whole_run
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, cross_entropy, split_state
+from dd_plugin.bilevel.problem import BilevelProblem, cross_entropy
 from dd_plugin.bilevel.randomness import Draws, mix
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 from dd_plugin.bilevel.second_order import missing_rule_operation
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import Storage, Trajectory
+from dd_plugin.bilevel.trees import RunState, StepInputs, split_state
 
 Method = Literal["mixed", "reverse", "autograd"]
 
@@ -154,10 +155,7 @@ class Run:
         if self.problem.compile and not self.problem.compiled:
             # Eagerly once: what is wrong with the model or the loss is said by the call that it
             # happens in, and a loss that no parameter reaches is no gradient of 0.
-            images, labels = self._batch(0)
-            fixed, noise = self.model.fixed, mix(self.seed, 0)
-            tensors = (theta, s, counters, self.constants, fixed, images, labels)
-            self.problem.gradient_eager(*tensors, noise)
+            self.problem.gradient_eager(self._inputs(0, self.state))
 
     def _batch(self, k: int) -> Batch:
         """The batch of a step, checked when it is asked for first."""
@@ -192,11 +190,11 @@ class Run:
             probes[key] = (torch.empty_like(logits, device="meta"), draws.specs)
         return probes[key]
 
-    def _prepared(self, k: int) -> Batch:
-        """The batch of a step, with the draws that belong to its shape in place."""
+    def _inputs(self, k: int, state: RunState) -> StepInputs:
+        """What a step takes, with the draws that belong to the shape of its batch in place."""
         batch = self._batch(k)
         self.steps.specs = self.problem.probes[self.problem.probe_key(batch[0])][1]
-        return batch
+        return self.problem.inputs(state, self.constants, batch, mix(self.seed, k))
 
     def hyper_values(self) -> dict[str, Any]:
         """The optimizer's hyperparameters, as a step takes them."""
@@ -229,12 +227,11 @@ class Run:
 
     def step(self, k: int, keep: bool = False) -> Tensors:
         """One inner step; returns its gradient."""
-        batch, noise = self._prepared(k), mix(self.seed, k)
-        args = (self.state, self.constants, batch, noise)
-        if keep and self.steps.kept_bytes(self.state, self.constants, batch) is not None:
-            (g, s, counters, loss), self.kept[k] = self.steps.gradient_keeping(*args)
+        inputs = self._inputs(k, self.state)
+        if keep and self.steps.kept_bytes(inputs) is not None:
+            (g, s, counters, loss), self.kept[k] = self.steps.gradient_keeping(inputs)
         else:
-            g, s, counters, loss = self.steps.gradient(*args)
+            g, s, counters, loss = self.steps.gradient(inputs)
         self.losses.append(loss)
         self.state = RunState(*self._update(k, self.state, g), s, counters)
         return g
@@ -243,7 +240,7 @@ class Run:
         """The first step whose activations are kept: as many of the last as fit."""
         if not storage.activations:
             return stop
-        each = self.steps.kept_bytes(self.state, self.constants, self._prepared(start))
+        each = self.steps.kept_bytes(self._inputs(start, self.state))
         return stop if each is None else max(start, stop - storage.activations // max(each, 1))
 
     def _update(self, k: int, state: RunState, g: Tensors) -> tuple[Tensors, State]:
@@ -258,8 +255,9 @@ class Run:
         for index, (images, labels) in enumerate(self.outer_batches):
             batch = (images.detach(), labels.detach())
             noise = mix(self.seed, 1 << 41, index)
+            inputs = self.problem.inputs(self.state, self.constants, batch, noise)
             try:
-                loss, *bars = self.steps.outer(self.state, self.constants, batch, noise)
+                loss, *bars = self.steps.outer(inputs)
             except (RuntimeError, ValueError, IndexError) as error:
                 error.add_note(f"while judging the trained network on {describe(images)}")
                 raise
@@ -311,18 +309,15 @@ class Run:
         self.theta_bar, self.o_bar, self.s_bar = theta_bar, o_bar, s_bar
 
     def _again(self, index: int, state: RunState) -> tuple[Tensors, Tensors, Tensors]:
-        k = self.start + index
-        batch, noise = self._prepared(k), mix(self.seed, k)
-        g, s, counters, _ = self.steps.gradient(state, self.constants, batch, noise)
+        g, s, counters, _ = self.steps.gradient(self._inputs(self.start + index, state))
         return g, s, counters
 
     def _sweep(self, k: int, state: RunState, g_bar: Tensors, s_bar: Tensors) -> Any:
-        batch, noise = self._prepared(k), mix(self.seed, k)
-        args = (state, self.constants, batch, noise, g_bar, s_bar)
+        args = (self._inputs(k, state), g_bar, s_bar)
         if self.method == "mixed":
             kept = self.kept.pop(k, None)
             if kept:
-                self.steps.kept_bytes(state, self.constants, batch)  # the halves of this shape
+                self.steps.kept_bytes(args[0])  # the halves of this shape
                 return self.steps.sweep_kept(kept, *args)
             try:
                 return self.steps.sweep(*args)
@@ -339,7 +334,7 @@ class Run:
                 )
                 self.method = "reverse"
         try:
-            return self.steps.sweep_reverse(*args)
+            return self.problem.sweep_reverse(*args)
         except (RuntimeError, NotImplementedError) as error:
             operation = missing_rule_operation(error)
             if operation is None:
