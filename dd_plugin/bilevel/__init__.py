@@ -1,10 +1,10 @@
 """The bilevel engine: exact gradients of a trained network's loss for what it was trained on.
 
 Start at `hypergradient`. Read in this order: `functional` (a model as a pure function),
-`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `run`,
-which strings them together, and `hypergradient`, the entry points. `second_order`, `randomness` and
-`stock_batchnorm` prepare ordinary models for it. The engine knows tensors and modules; images, data
-sets and processes are other parts' business.
+`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `start`,
+`run`, which strings them together, and `hypergradient`, the entry points. `second_order`,
+`randomness` and `stock_batchnorm` prepare ordinary models for it. The engine knows tensors and
+modules; images, data sets and processes are other parts' business.
 """
 
 from dd_plugin.bilevel.compile import CompileWarning

@@ -143,7 +143,11 @@ class BilevelProblem:
     def loss(
         self, inputs: StepInputs, *, outer: bool = False, in_graph: bool = True
     ) -> tuple[Tensor, tuple[Tensors, Tensors]]:
-        """The inner or the outer loss, and (new statistics, new counters)."""
+        """The inner or the outer loss, and (new statistics, new counters).
+
+        Raises:
+            ValueError: the loss is no scalar.
+        """
         noise = inputs.noise
         draws = Draws(noise) if isinstance(noise, int) else Draws(supplied=noise)
         training = self.outer_training if outer else True
@@ -223,7 +227,8 @@ class BilevelProblem:
                     total = total + tau * (bar * new[name]).sum()
                 return total, (new, moved, value)
 
-            others = {role: getattr(inputs, role) for role in _differentiated(inputs)[1:]}
+            _, *roles = _differentiated(inputs)
+            others = {role: getattr(inputs, role) for role in roles}
             differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
             return differentiate(theta, others)
 
@@ -273,7 +278,7 @@ class BilevelProblem:
             value, _ = self.loss(inputs._replace(**leaves), outer=True)
             wanted, spec = pytree.tree_flatten(leaves)
             slopes = gradients_of(value, dict(enumerate(wanted)), "outer")
-        theta, s, c = pytree.tree_unflatten(slopes.values(), spec).values()
+        theta, s, c = pytree.tree_unflatten(list(slopes.values()), spec).values()
         return value.detach(), theta, s, c
 
 

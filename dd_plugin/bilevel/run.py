@@ -1,38 +1,30 @@
 """One run of the engine: forward through the inner steps, judge, and back again.
 
 Between `hypergradient`, the entry point, and the parts that it strings together: `steps` has the
-functions of one step, `inputs` what goes into them, `trajectory` what is kept between the two
-sweeps. The recursion and its cost are in ``docs/concepts/engine.md``.
+functions of one step, `start` and `inputs` what goes into them, `trajectory` what is kept between
+the two sweeps. The recursion and its cost are in ``docs/concepts/engine.md``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel.inputs import (
-    Batch,
-    Batches,
-    Leaves,
-    Schedule,
-    check_batch,
-    check_labels,
-    check_place,
-    describe,
-    integer,
-)
+from dd_plugin.bilevel.functional import FunctionalModel
+from dd_plugin.bilevel.inputs import Leaves, Schedule, describe, integer
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.oracle import differentiate_whole_run
-from dd_plugin.bilevel.problem import BilevelProblem, cross_entropy
-from dd_plugin.bilevel.randomness import Draws, mix
+from dd_plugin.bilevel.problem import BilevelProblem
+from dd_plugin.bilevel.randomness import mix, untouched_generators
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 from dd_plugin.bilevel.second_order import missing_rule_operation
+from dd_plugin.bilevel.start import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import Storage, Trajectory
 from dd_plugin.bilevel.trees import RunState, StepInputs, split_state
@@ -44,56 +36,34 @@ class MissingRuleWarning(UserWarning):
     """An operation has no forward-mode rule, so the slower ``method="reverse"`` was used."""
 
 
-def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
-    """``base`` with the tensors of ``given`` in their place, detached."""
-    if given is None:
-        return dict(base)
-    if not isinstance(given, Mapping):
-        raise TypeError(f"`{what}` must be a mapping from name to tensor, got {describe(given)}")
-    for name, t in given.items():
-        if name not in base:
-            raise ValueError(
-                f"`{what}` has {name!r}, which is none of the model's {what}; "
-                f"they are {sorted(base)[:8]}{' ...' if len(base) > 8 else ''}"
-            )
-        if t.shape != base[name].shape or t.dtype != base[name].dtype:
-            raise ValueError(
-                f"`{what}[{name!r}]` must have shape {tuple(base[name].shape)} and dtype "
-                f"{base[name].dtype}, got {tuple(t.shape)} and {t.dtype}"
-            )
-    return {name: given.get(name, t).detach() for name, t in base.items()}
-
-
 class Run:
     """One call of `hypergradient`."""
 
     def __init__(
         self,
-        problem: BilevelProblem,
+        problem: BilevelProblem | nn.Module | FunctionalModel,
         batches: Any,
         outer_batch: Any,
         step_size: Any,
         steps: int | None,
         seed: int,
+        model_seed: int | None,
         hyperparameters: Mapping[str, Any] | None,
         leaves: Sequence[Tensor],
     ) -> None:
+        if not isinstance(problem, BilevelProblem):
+            problem = BilevelProblem(problem)
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "the engine differentiates, which torch.inference_mode() forbids; call it outside, "
                 "or use torch.no_grad() there"
             )
-        self.problem, self.seed = problem, integer(seed, "seed")
-        self.model = problem.model
-        self.like = next(iter(self.model.parameters.values()))
-        self.checked: set[int] = set()
-        self.batches = Batches(batches, steps, self.seed)
-        several = isinstance(outer_batch, Sequence) and not (
-            outer_batch and isinstance(outer_batch[0], Tensor)
-        )
-        parts = outer_batch if several else [outer_batch]
-        self.outer_batches = [check_batch(part, "the outer batch") for part in parts]
-        like = self.like
+        self.problem = problem
+        self.batches = CheckedBatches(problem, batches, steps, integer(seed, "seed"))
+        # What the model draws its numbers from.
+        self.seed = self.batches.seed if model_seed is None else integer(model_seed, "model_seed")
+        self.outer_batches = check_outer_batches(outer_batch)
+        like = next(iter(problem.model.parameters.values()))
         self.step_size = Schedule(step_size, self.batches.steps, like, "step_size")
         values: dict[str, Any] = {**problem.optimizer.hyperparameters, **(hyperparameters or {})}
         unknown = sorted(set(values) - set(problem.optimizer.hyperparameters))
@@ -110,90 +80,28 @@ class Run:
         self.leaves = Leaves(leaves)
         self.losses: list[Tensor] = []
         self.batch_bars: dict[int, BatchGradient] = {}
-        self.given: list[tuple[str, Tensors]] = []
         self.trajectory_bytes = 0
         self.kept: dict[int, list[Tensor]] = {}
 
-    def set_start(
-        self,
-        initial: RunState | None,
-        parameters: Tensors | None,
-        statistics: Tensors | None,
-        constants: Tensors | None,
-    ) -> None:
-        """Check everything against the model, and take the state to begin from."""
-        # A sequence is checked now, before anything is computed; a function, step by step.
-        for k in range(1 if self.batches.is_function else self.batches.steps):
-            self._batch(k)
-        logits, _ = next(iter(self.problem.probes.values()))
-        for outer in self.outer_batches:
-            check_place(outer, self.like, "the outer batch")
-            self._check_labels(outer[1], logits, self.problem.outer_loss, "the outer batch")
-        model = self.model
-        theta, s, counters = model.parameters, model.statistics, model.counters
-        optimizer_state: State | None = None
-        if initial is not None:
-            self.problem.check_state(initial)
-            theta, s, counters = initial.parameters, initial.statistics, initial.counters
-            optimizer_state = initial.optimizer
-        theta = _override(theta, parameters, "parameters")
-        s = _override(s, statistics, "statistics")
-        self.constants = _override(model.constants, constants, "constants")
-        if optimizer_state is None:
-            optimizer_state = self.problem.optimizer.init(theta)
-        self.state = RunState(theta, optimizer_state, s, dict(counters))
-        self.given = [
-            (role, tensors)
-            for role, tensors in (
-                ("parameters", parameters),
-                ("statistics", statistics),
-                ("constants", constants),
-            )
-            if tensors is not None
-        ]
-        self.steps = Steps(self.problem, ())
-        if self.problem.compile and not self.problem.compiled:
-            # Eagerly once: what is wrong with the model or the loss is said by the call that it
-            # happens in, and a loss that no parameter reaches is no gradient of 0.
-            self.problem.gradient_eager(self._inputs(0, self.state))
-
-    def _batch(self, k: int) -> Batch:
-        """The batch of a step, checked when it is asked for first."""
-        batch = self.batches.values(k)
-        if k not in self.checked:
-            what = f"batch {k}"
-            check_place(batch, self.like, what)
-            logits, _ = self._probe(batch[0], what)
-            self._check_labels(batch[1], logits, self.problem.inner_loss, what)
-            self.checked.add(k)
-        return batch
-
-    def _check_labels(self, labels: Tensor, logits: Tensor, loss: Any, what: str) -> None:
-        """Check labels if the loss is one of those that are known to classify."""
-        if loss is cross_entropy:
-            check_labels(labels, logits, what)
-        elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
-            check_labels(labels, logits, what, getattr(loss, "ignore_index", -100))
-
-    def _probe(self, images: Tensor, what: str) -> tuple[Tensor, Any]:
-        """Logits, without data, and draws of a training forward on images of that shape."""
-        probes, key = self.problem.probes, self.problem.probe_key(images)
-        if key not in probes:
-            draws = Draws(0)
-            try:
-                logits = self.model.probe(images, draws)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise ValueError(
-                    f"the model does not run in train mode on the images of {what}, "
-                    f"{describe(images)}: {error}"
-                ) from error
-            probes[key] = (torch.empty_like(logits, device="meta"), draws.specs)
-        return probes[key]
+    @contextlib.contextmanager
+    def started(self, initial: RunState | None, **given: Tensors | None) -> Iterator[None]:
+        """Enter before the first step: checks everything against the model, and sets the state."""
+        problem = self.problem
+        with untouched_generators(), problem.model.ready(), torch.no_grad():
+            self.batches.check(self.outer_batches)
+            self.state, self.constants = starting_state(problem, initial, given)
+            self.given = {role: t for role, t in given.items() if t is not None}
+            self.steps = Steps(problem, ())
+            if problem.compile and not problem.compiled:
+                # Eagerly once: what is wrong with the model or the loss is said by the call that
+                # it happens in, and a loss that no parameter reaches is no gradient of 0.
+                problem.gradient_eager(self._inputs(0, self.state))
+            yield
 
     def _inputs(self, k: int, state: RunState) -> StepInputs:
         """What a step takes, with the draws that belong to the shape of its batch in place."""
-        batch = self._batch(k)
-        self.steps.specs = self.problem.probes[self.problem.probe_key(batch[0])][1]
+        batch = self.batches.values(k)
+        self.steps.specs = self.batches.draws(batch[0])
         return self.problem.inputs(state, self.constants, batch, mix(self.seed, k))
 
     def hyper_values(self) -> dict[str, Any]:
@@ -364,7 +272,7 @@ class Run:
         bars = {"constants": self.constants_bar}
         if self.start == 0:
             bars |= {"parameters": self.theta_bar, "statistics": self.s_bar}
-        for role, given in self.given:
+        for role, given in self.given.items():
             pairs += [(t, bars[role][name]) for name, t in given.items() if role in bars]
         self.leaves.pull(pairs)
 
@@ -388,7 +296,7 @@ class Run:
             self.problem,
             self.state,
             self.constants,
-            [self._batch(k) for k in range(start, stop)],
+            [self.batches.values(k) for k in range(start, stop)],
             [mix(self.seed, k) for k in range(start, stop)],
             [self.step_size.at(k) for k in range(start, stop)],
             self.hyper_values(),

@@ -84,7 +84,7 @@ class Steps:
         batch = (inputs.images, inputs.labels)
         key = ("halves", problem.compile, *((t.shape, t.dtype) for t in batch))
         if key not in problem.compiled:
-            early = (self._drawn(inputs._replace(noise=0)),)
+            early = (self._drawn(inputs),)
             late = (inputs.parameters, inputs.statistics)
             halves: CompiledHalves | None = None
             # What goes wrong here goes wrong again in the sweep, which says what is the matter.
