@@ -1,10 +1,10 @@
 """The bilevel engine: exact gradients of a trained network's loss for what it was trained on.
 
 Start at `hypergradient`. Read in this order: `functional` (a model as a pure function),
-`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `run`,
-which strings them together, and `hypergradient`, the entry points. `second_order`, `randomness` and
-`stock_batchnorm` prepare ordinary models for it. The engine knows tensors and modules; images, data
-sets and processes are other parts' business.
+`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `start`,
+`run`, which strings them together, and `hypergradient`, the entry points. `second_order`,
+`randomness` and `stock_batchnorm` prepare ordinary models for it. The engine knows tensors and
+modules; images, data sets and processes are other parts' business.
 """
 
 from dd_plugin.bilevel.compile import CompileWarning
@@ -12,7 +12,7 @@ from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, i
 from dd_plugin.bilevel.functional import FunctionalModel, logits_of
 from dd_plugin.bilevel.hypergradient import hypergradient, unroll
 from dd_plugin.bilevel.optimizers import Optimizer, adam, adamw, sgd
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, cross_entropy
+from dd_plugin.bilevel.problem import BilevelProblem, cross_entropy
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient, Unrolled
 from dd_plugin.bilevel.run import MissingRuleWarning
 from dd_plugin.bilevel.second_order import (
@@ -22,6 +22,7 @@ from dd_plugin.bilevel.second_order import (
     second_order_needs,
 )
 from dd_plugin.bilevel.trajectory import Device, Host, Recompute, Storage
+from dd_plugin.bilevel.trees import RunState
 from dd_plugin.bilevel.windows import Full, Last, Random, Window
 
 __all__ = [

@@ -20,9 +20,10 @@ from torch.utils import _pytree as pytree
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, SweepResult
+from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import mix, predraw
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
+from dd_plugin.bilevel.trees import RunState, StepInputs, SweepResult
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,10 @@ def _mean(results: Sequence[Hypergradient]) -> Hypergradient:
     )
 
 
+# The dimension of the networks in what a step takes.
+_DIMS = StepInputs._make((0, 0, 0, None, None, None, None, 0))
+
+
 class BatchedProblem(BilevelProblem):
     """A problem whose states hold several networks along a first dimension.
 
@@ -172,39 +177,37 @@ class BatchedProblem(BilevelProblem):
             return given.dtype == own.dtype
         return given.shape == (self.networks, *own.shape) and given.dtype == own.dtype
 
-    def _noise(self, noise: Any, images: Tensor) -> Any:
+    def _drawn(self, inputs: StepInputs) -> StepInputs:
+        """The inputs with random numbers of every network in the place of their seed."""
+        noise = inputs.noise
         if not isinstance(noise, int):
-            return noise
-        specs = self.probes[self.probe_key(images)][1]
+            return inputs
+        specs = self.probes[self.probe_key(inputs.images)][1]
         drawn = [predraw(specs, mix(noise, index)) for index in range(self.networks)]
-        return [torch.stack(numbers) for numbers in zip(*drawn, strict=True)]
+        return inputs._replace(noise=[torch.stack(numbers) for numbers in zip(*drawn, strict=True)])
 
-    def gradient(self, *args: Any) -> Any:
+    def gradient(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""
-        one: Any = super().gradient
-        run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, 0))
-        return run(*args[:7], self._noise(args[7], args[5]))
+        return vmap(super().gradient, in_dims=(_DIMS,))(self._drawn(inputs))
 
-    def gradient_eager(self, *args: Any) -> Any:
+    def gradient_eager(self, inputs: StepInputs) -> Any:
         """As `gradient`: torch's own autograd knows no batches of networks."""
-        return self.gradient(*args)
+        return self.gradient(inputs)
 
-    def gradient_and_sweep(self, *args: Any) -> Any:
+    def gradient_and_sweep(self, inputs: StepInputs, *bars: Any) -> Any:
         """See `BilevelProblem.gradient_and_sweep`; adjoints of what is shared are summed."""
-        dims = (0, 0, 0, None, None, None, None, 0, 0, 0)
 
         def run(*args: Any) -> Any:
             first, swept = super(BatchedProblem, self).gradient_and_sweep(*args)
             return first, {k: v for k, v in swept._asdict().items() if v is not None}
 
-        first, found = vmap(run, in_dims=dims)(*args[:7], self._noise(args[7], args[5]), *args[8:])
+        first, found = vmap(run, in_dims=(_DIMS, 0, 0))(self._drawn(inputs), *bars)
         shared: dict[str, Any] = {
             k: pytree.tree_map(lambda t: t.sum(0), found[k])
             for k in ("constants", "images", "labels")
             if k in found
         }
-        bars: dict[str, Any] = {"labels": None, **found, **shared}
-        return first, SweepResult(**bars)
+        return first, SweepResult(**{**found, **shared})
 
     def sweep_reverse(self, *args: Any) -> SweepResult:
         """Not batched.
@@ -214,18 +217,17 @@ class BatchedProblem(BilevelProblem):
         """
         raise RuntimeError('method="reverse" runs networks one by one; use mode="sequential"')
 
-    def outer(self, *args: Any) -> Any:
+    def outer(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""
-        one: Any = super().outer
-        run = vmap(one, in_dims=(0, 0, 0, None, None, None, None, None))
-        value, theta, s, c = run(*args[:7], [])
+        run: Any = vmap(super().outer, in_dims=(_DIMS,))
+        value, theta, s, c = run(inputs._replace(noise=[]))
         c = pytree.tree_map(lambda t: t.sum(0), c)
         bars = pytree.tree_map(lambda t: t / self.networks, (theta, s, c))
         return value, *bars
 
-    def outer_eager(self, *args: Any) -> Any:
+    def outer_eager(self, inputs: StepInputs) -> Any:
         """As `outer`."""
-        return self.outer(*args)
+        return self.outer(inputs)
 
 
 def _batched(

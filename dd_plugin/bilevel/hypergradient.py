@@ -13,17 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.functional import FunctionalModel
-from dd_plugin.bilevel.inputs import (
-    Batch,
-    describe,
-    integer,
-)
+from dd_plugin.bilevel.inputs import Batch, describe
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.problem import BilevelProblem, RunState
-from dd_plugin.bilevel.randomness import mix, untouched_generators
+from dd_plugin.bilevel.problem import BilevelProblem
+from dd_plugin.bilevel.randomness import mix
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
 from dd_plugin.bilevel.run import Method, Run
 from dd_plugin.bilevel.trajectory import Device, Storage
+from dd_plugin.bilevel.trees import RunState
 from dd_plugin.bilevel.windows import Full, Window
 
 
@@ -93,15 +90,13 @@ def hypergradient(
         raise ValueError(f'`method` must be "mixed", "reverse" or "autograd", got {method!r}')
     window = _instance(window, Full(), "bounds", "`window` must be a window such as `Last(10)`")
     storage = _instance(storage, Device(), "segment", "`storage` must be one such as `Host()`")
-    if not isinstance(problem, BilevelProblem):
-        problem = BilevelProblem(problem)
-    run = Run(problem, batches, outer_batch, step_size, steps, seed, hyperparameters, leaves)
+    run = Run(
+        problem, batches, outer_batch, step_size, steps, seed, model_seed, hyperparameters, leaves
+    )
     if not run.outer_batches:
         raise ValueError("`outer_batch` must hold at least one batch, got none")
-    run.seed = run.seed if model_seed is None else integer(model_seed, "model_seed")
     start, stop = window.bounds(run.batches.steps, mix(run.batches.seed, 1 << 40))
-    with untouched_generators(), problem.model.ready(), torch.no_grad():
-        run.set_start(initial, parameters, statistics, constants)
+    with run.started(initial, parameters=parameters, statistics=statistics, constants=constants):
         run.go(start, stop, method, storage)
         return run.result()
 
@@ -124,12 +119,8 @@ def unroll(
 
     Args and errors are those of `hypergradient`.
     """
-    if not isinstance(problem, BilevelProblem):
-        problem = BilevelProblem(problem)
-    run = Run(problem, batches, (), step_size, steps, seed, hyperparameters, ())
-    run.seed = run.seed if model_seed is None else integer(model_seed, "model_seed")
-    with untouched_generators(), problem.model.ready(), torch.no_grad():
-        run.set_start(initial, parameters, statistics, constants)
+    run = Run(problem, batches, (), step_size, steps, seed, model_seed, hyperparameters, ())
+    with run.started(initial, parameters=parameters, statistics=statistics, constants=constants):
         for k in range(run.batches.steps):
             run.step(k)
     return Unrolled(run.state, torch.stack(run.losses))

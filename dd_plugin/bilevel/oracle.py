@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, gradients_of, split_state
+from dd_plugin.bilevel.problem import BilevelProblem, gradients_of
+from dd_plugin.bilevel.trees import RunState, split_state
 
 
 @dataclass(frozen=True)
@@ -54,36 +55,25 @@ def differentiate_whole_run(
     tree = (state, constants, list(batches), list(step_sizes), hyperparameters)
     leaves = pytree.tree_map_only(Tensor, _leaf, tree)
     first, c, pairs, alphas, hyper = leaves
-    fixed = problem.model.fixed
-    theta, o, s, counters = first
+    now: RunState = first
     inner: list[Tensor] = []
     with torch.enable_grad():
-        for (x, y), noise, alpha in zip(pairs, noises, alphas, strict=True):
-            loss, (s, counters) = problem._loss(
-                problem.inner_loss, (theta, s, counters, c), fixed, x, y, noise, True, True
-            )
+        for batch, noise, alpha in zip(pairs, noises, alphas, strict=True):
+            loss, moved = problem.loss(problem.inputs(now, c, batch, noise))
+            theta = now.parameters
             g = gradients_of(loss, theta, "inner", create_graph=True)
-            theta, o = problem.update(g, o, theta, alpha, hyper)
+            now = RunState(*problem.update(g, now.optimizer, theta, alpha, hyper), *moved)
             inner.append(loss.detach())
         total = sum(len(x) for x, _ in outer_batches)
         outer = torch.zeros((), dtype=inner[0].dtype, device=inner[0].device)
-        for (x, y), noise in zip(outer_batches, outer_noises, strict=True):
-            value, _ = problem._loss(
-                problem.outer_loss,
-                (theta, s, counters, c),
-                fixed,
-                x,
-                y,
-                noise,
-                problem.outer_training,
-                True,
-            )
-            outer = outer + value * (len(x) / total)
+        for batch, noise in zip(outer_batches, outer_noises, strict=True):
+            value, _ = problem.loss(problem.inputs(now, c, batch, noise), outer=True)
+            outer = outer + value * (len(batch[0]) / total)
     flat, spec = pytree.tree_flatten(leaves)
     slopes_of = gradients_of(outer, {id(t): t for t in flat if t.requires_grad}, "outer")
     bars = pytree.tree_unflatten([slopes_of.get(id(t)) for t in flat], spec)
     first_bar, c_bar, pairs_bar, alphas_bar, hyper_bar = bars
-    final = pytree.tree_map_only(Tensor, Tensor.detach, RunState(theta, o, s, counters))
+    final = pytree.tree_map_only(Tensor, Tensor.detach, now)
     floats = {k: first_bar.optimizer[k] for k in split_state(state.optimizer)[0]}
     return WholeRun(
         outer_loss=outer.detach(),

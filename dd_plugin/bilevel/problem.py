@@ -9,19 +9,28 @@ several networks (`ensembles.py`) as they are. The notation is that of ``docs/co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
-from dd_plugin.bilevel.inputs import describe
+from dd_plugin.bilevel.inputs import Batch, describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.randomness import Draws
+from dd_plugin.bilevel.trees import (
+    GradientResult,
+    PullResult,
+    RunState,
+    StepInputs,
+    SweepResult,
+    split_state,
+)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,41 +41,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         # Plain arithmetic: the built-in loss with probabilities is this, in more operations.
         return -(labels * F.log_softmax(logits, 1)).sum(1).mean()
     return F.cross_entropy(logits, labels)
-
-
-class RunState(NamedTuple):
-    """The state of an inner run before a step: θ, o, s and the integer buffers beside s."""
-
-    parameters: Tensors
-    optimizer: State
-    statistics: Tensors
-    counters: Tensors
-
-
-class SweepResult(NamedTuple):
-    """Adjoints that a step hands to its inputs through its gradient and its statistics."""
-
-    parameters: Tensors
-    statistics: Tensors
-    constants: Tensors
-    images: Tensor
-    labels: Tensor | None
-
-
-class PullResult(NamedTuple):
-    """Adjoints that a step hands to its inputs through the optimizer."""
-
-    gradients: Tensors
-    optimizer: Any
-    parameters: Tensors
-    step_size: Any
-    hyperparameters: dict[str, Any]
-
-
-def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An optimizer state as its differentiable part and its counters."""
-    counts = {k: v for k, v in state.items() if isinstance(v, Tensor) and not v.is_floating_point()}
-    return {k: v for k, v in state.items() if k not in counts}, counts
 
 
 class BilevelProblem:
@@ -161,23 +135,26 @@ class BilevelProblem:
     def _fits(self, given: Tensor, own: Tensor) -> bool:
         return given.shape == own.shape and given.dtype == own.dtype
 
-    def _loss(
-        self,
-        loss: Loss,
-        state: tuple[Tensors, Tensors, Tensors, Tensors],
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-        training: bool,
-        in_graph: bool,
+    def inputs(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> StepInputs:
+        """What the functions below take, of the network in a state."""
+        theta, _, s, counters = state
+        return StepInputs(theta, s, counters, constants, self.model.fixed, *batch, noise)
+
+    def loss(
+        self, inputs: StepInputs, *, outer: bool = False, in_graph: bool = True
     ) -> tuple[Tensor, tuple[Tensors, Tensors]]:
-        """The loss, and (new statistics, new counters); noise: a seed, or the drawn numbers."""
+        """The inner or the outer loss, and (new statistics, new counters).
+
+        Raises:
+            ValueError: the loss is no scalar.
+        """
+        noise = inputs.noise
         draws = Draws(noise) if isinstance(noise, int) else Draws(supplied=noise)
+        training = self.outer_training if outer else True
         logits, statistics, counters = self.model(
-            *state, fixed, images, training=training, in_graph=in_graph, draws=draws
+            *inputs[:6], training=training, in_graph=in_graph, draws=draws
         )
-        value = loss(logits, labels)
+        value = (self.outer_loss if outer else self.inner_loss)(logits, inputs.labels)
         if not isinstance(value, Tensor) or value.dim() != 0:
             raise ValueError(
                 f"the loss must return a scalar tensor, got {describe(value)}; reduce it with "
@@ -185,79 +162,29 @@ class BilevelProblem:
             )
         return value, (statistics, counters)
 
-    def gradient(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-    ) -> tuple[Tensors, Tensors, Tensors, Tensor]:
+    def gradient(self, inputs: StepInputs) -> GradientResult:
         """g, the new s and counters, and the loss, as a function that can be transformed."""
 
         def loss(parameters: Tensors, statistics: Tensors) -> Any:
-            value, moved = self._loss(
-                self.inner_loss,
-                (parameters, statistics, counters, constants),
-                fixed,
-                images,
-                labels,
-                noise,
-                True,
-                True,
-            )
+            given = inputs._replace(parameters=parameters, statistics=statistics)
+            value, moved = self.loss(given)
             return value, (*moved, value)
 
         differentiate: Any = grad(loss, has_aux=True)
-        found: Any = differentiate(parameters, statistics)
-        g, (new_statistics, new_counters, value) = found
-        return g, new_statistics, new_counters, value
+        g, after = differentiate(inputs.parameters, inputs.statistics)
+        return GradientResult(g, *after)
 
-    def gradient_eager(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-    ) -> tuple[Tensors, Tensors, Tensors, Tensor]:
+    def gradient_eager(self, inputs: StepInputs) -> GradientResult:
         """As `gradient`, by torch's own autograd and fused kernels: plain training."""
         with torch.enable_grad():
-            leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
-            value, (new_statistics, new_counters) = self._loss(
-                self.inner_loss,
-                (leaves, statistics, counters, constants),
-                fixed,
-                images,
-                labels,
-                noise,
-                True,
-                False,
-            )
-            g = gradients_of(value, leaves, "inner")
-        return (
-            g,
-            {n: t.detach() for n, t in new_statistics.items()},
-            new_counters,
-            value.detach(),
-        )
+            leaves = _leaves(inputs, ["parameters"])
+            value, (s, counters) = self.loss(inputs._replace(**leaves), in_graph=False)
+            g = gradients_of(value, leaves["parameters"], "inner")
+        return GradientResult(g, {n: t.detach() for n, t in s.items()}, counters, value.detach())
 
-    def update(
-        self,
-        gradients: Tensors,
-        state: State,
-        parameters: Tensors,
-        step_size: Any,
-        hyperparameters: Mapping[str, Any],
-    ) -> tuple[Tensors, State]:
-        """U."""
-        return self.optimizer.update(gradients, state, parameters, step_size, hyperparameters)
+    def update(self, *args: Any) -> tuple[Tensors, State]:
+        """U: see `Optimizer.update`."""
+        return self.optimizer.update(*args)
 
     def pull(
         self,
@@ -279,170 +206,94 @@ class BilevelProblem:
         pulled: Any = vjp(step, gradients, floats, parameters, step_size, hyperparameters)
         return PullResult(*pulled[1]((parameters_bar, state_bar)))
 
-    def sweep(self, *args: Any) -> SweepResult:
-        """One forward-over-reverse sweep: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1).
-
-        It takes what `gradient_and_sweep` takes.
-        """
-        return self.gradient_and_sweep(*args)[1]
+    def sweep(
+        self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
+    ) -> SweepResult:
+        """One forward-over-reverse sweep: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1)."""
+        return self.gradient_and_sweep(inputs, gradients_bar, statistics_bar)[1]
 
     def gradient_and_sweep(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-        gradients_bar: Tensors,
-        statistics_bar: Tensors,
-    ) -> tuple[tuple[Tensors, Tensors, Tensors, Tensor], SweepResult]:
+        self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
+    ) -> tuple[GradientResult, SweepResult]:
         """What `gradient` returns and what `sweep` returns: the jvp computes both."""
-        soft = labels.is_floating_point()
         # At least one of these tangents is the engine's; τ makes <s̄, S> enter only as a tangent.
-        tau = images.new_zeros((), dtype=next(iter(parameters.values())).dtype)
+        tau = inputs.images.new_zeros((), dtype=next(iter(inputs.parameters.values())).dtype)
 
         def gradient(theta: Tensors, tau: Tensor) -> Any:
-            def objective(theta: Tensors, extra: dict[str, Any]) -> Any:
-                value, (new, moved) = self._loss(
-                    self.inner_loss,
-                    (theta, extra["statistics"], counters, extra["constants"]),
-                    fixed,
-                    extra["images"],
-                    extra["labels"] if soft else labels,
-                    noise,
-                    True,
-                    True,
-                )
+            def objective(theta: Tensors, others: dict[str, Any]) -> Any:
+                value, (new, moved) = self.loss(inputs._replace(parameters=theta, **others))
                 total = value
                 for name, bar in statistics_bar.items():
                     total = total + tau * (bar * new[name]).sum()
                 return total, (new, moved, value)
 
-            extra = {"statistics": statistics, "constants": constants, "images": images}
-            if soft:
-                extra["labels"] = labels
+            _, *roles = _differentiated(inputs)
+            others = {role: getattr(inputs, role) for role in roles}
             differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
-            return differentiate(theta, extra)
+            return differentiate(theta, others)
 
         tangents = (gradients_bar, torch.ones_like(tau))
-        swept: Any = jvp(gradient, (parameters, tau), tangents, has_aux=True)
-        (g, _), (theta_bar, extra_bar), after = swept
-        return (g, *after), SweepResult(
-            theta_bar,
-            extra_bar["statistics"],
-            extra_bar["constants"],
-            extra_bar["images"],
-            extra_bar.get("labels"),
-        )
+        swept: Any = jvp(gradient, (inputs.parameters, tau), tangents, has_aux=True)
+        (g, _), (theta_bar, other_bars), after = swept
+        return GradientResult(g, *after), SweepResult(theta_bar, **other_bars)
 
     def sweep_reverse(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-        gradients_bar: Tensors,
-        statistics_bar: Tensors,
+        self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> SweepResult:
         """The same by double backward: the gradient of <ḡ, g> + <s̄, S>."""
-        soft = labels.is_floating_point()
         with torch.enable_grad():
-            theta, s, c = (
-                {n: t.detach().requires_grad_() for n, t in tree.items()}
-                for tree in (parameters, statistics, constants)
-            )
-            x = images.detach().requires_grad_()
-            y = labels.detach().requires_grad_(soft)
-            value, (new, _) = self._loss(
-                self.inner_loss, (theta, s, counters, c), fixed, x, y, noise, True, True
-            )
-            g = torch.autograd.grad(
-                value, list(theta.values()), create_graph=True, allow_unused=True
-            )
+            leaves = _leaves(inputs, _differentiated(inputs))
+            theta = list(leaves["parameters"].values())
+            value, (new, _) = self.loss(inputs._replace(**leaves))
+            g = torch.autograd.grad(value, theta, create_graph=True, allow_unused=True)
             pairing = value * 0.0
             for slope, bar in zip(g, gradients_bar.values(), strict=True):
                 if slope is not None and slope.requires_grad:
                     pairing = pairing + (slope * bar).sum()
             for name, bar in statistics_bar.items():
                 pairing = pairing + (new[name] * bar).sum()
-            wanted = [*theta.values(), *s.values(), *c.values(), x, *([y] if soft else [])]
+            wanted, spec = pytree.tree_flatten(leaves)
             found = torch.autograd.grad(pairing, wanted, allow_unused=True)
-        slopes = iter(
+        slopes = [
             torch.zeros_like(w) if f is None else f for f, w in zip(found, wanted, strict=True)
-        )
-        return SweepResult(
-            {n: next(slopes) for n in theta},
-            {n: next(slopes) for n in s},
-            {n: next(slopes) for n in c},
-            next(slopes),
-            next(slopes) if soft else None,
-        )
+        ]
+        return SweepResult(**pytree.tree_unflatten(slopes, spec))
 
-    def outer(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-    ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+    def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """Λ and its gradient for θ, s and the constants, as a function to be transformed."""
 
         def loss(theta: Tensors, s: Tensors, c: Tensors) -> Any:
-            value, _ = self._loss(
-                self.outer_loss,
-                (theta, s, counters, c),
-                fixed,
-                images,
-                labels,
-                noise,
-                self.outer_training,
-                True,
-            )
+            given = inputs._replace(parameters=theta, statistics=s, constants=c)
+            value, _ = self.loss(given, outer=True)
             return value, value
 
-        bars, value = grad(loss, argnums=(0, 1, 2), has_aux=True)(parameters, statistics, constants)
+        of = (inputs.parameters, inputs.statistics, inputs.constants)
+        bars, value = grad(loss, argnums=(0, 1, 2), has_aux=True)(*of)
         return value, *bars
 
-    def outer_eager(
-        self,
-        parameters: Tensors,
-        statistics: Tensors,
-        counters: Tensors,
-        constants: Tensors,
-        fixed: Tensors,
-        images: Tensor,
-        labels: Tensor,
-        noise: Sequence[Tensor] | int,
-    ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+    def outer_eager(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """As `outer`, by torch's own autograd."""
         with torch.enable_grad():
-            theta, s, c = (
-                {n: t.detach().requires_grad_() for n, t in tree.items()}
-                for tree in (parameters, statistics, constants)
-            )
-            state = (theta, s, counters, c)
-            value, _ = self._loss(
-                self.outer_loss, state, fixed, images, labels, noise, self.outer_training, True
-            )
-            wanted = [*theta.values(), *s.values(), *c.values()]
-            slopes = iter(gradients_of(value, dict(enumerate(wanted)), "outer").values())
-        return (
-            value.detach(),
-            {n: next(slopes) for n in theta},
-            {n: next(slopes) for n in s},
-            {n: next(slopes) for n in c},
-        )
+            leaves = _leaves(inputs, ["parameters", "statistics", "constants"])
+            value, _ = self.loss(inputs._replace(**leaves), outer=True)
+            wanted, spec = pytree.tree_flatten(leaves)
+            slopes = gradients_of(value, dict(enumerate(wanted)), "outer")
+        theta, s, c = pytree.tree_unflatten(list(slopes.values()), spec).values()
+        return value.detach(), theta, s, c
+
+
+def _differentiated(inputs: StepInputs) -> list[str]:
+    """The roles that a sweep has adjoints for: labels only where they are probabilities."""
+    roles = ["parameters", "statistics", "constants", "images"]
+    return [*roles, "labels"] if inputs.labels.is_floating_point() else roles
+
+
+def _leaves(inputs: StepInputs, roles: Iterable[str]) -> dict[str, Any]:
+    """The tensors of some roles, as leaves of a graph to come."""
+    return {
+        role: pytree.tree_map(lambda t: t.detach().requires_grad_(), getattr(inputs, role))
+        for role in roles
+    }
 
 
 def gradients_of(

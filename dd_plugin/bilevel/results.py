@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dd_plugin.bilevel.optimizers import State, Tensors
-from dd_plugin.bilevel.problem import RunState
+from dd_plugin.bilevel.trees import RunState
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,33 @@
 """One run of the engine: forward through the inner steps, judge, and back again.
 
 Between `hypergradient`, the entry point, and the parts that it strings together: `steps` has the
-functions of one step, `inputs` what goes into them, `trajectory` what is kept between the two
-sweeps. The recursion and its cost are in ``docs/concepts/engine.md``.
+functions of one step, `start` and `inputs` what goes into them, `trajectory` what is kept between
+the two sweeps. The recursion and its cost are in ``docs/concepts/engine.md``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel.inputs import (
-    Batch,
-    Batches,
-    Leaves,
-    Schedule,
-    check_batch,
-    check_labels,
-    check_place,
-    describe,
-    integer,
-)
+from dd_plugin.bilevel.functional import FunctionalModel
+from dd_plugin.bilevel.inputs import Leaves, Schedule, describe, integer
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.oracle import differentiate_whole_run
-from dd_plugin.bilevel.problem import BilevelProblem, RunState, cross_entropy, split_state
-from dd_plugin.bilevel.randomness import Draws, mix
+from dd_plugin.bilevel.problem import BilevelProblem
+from dd_plugin.bilevel.randomness import mix, untouched_generators
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 from dd_plugin.bilevel.second_order import missing_rule_operation
+from dd_plugin.bilevel.start import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import Storage, Trajectory
+from dd_plugin.bilevel.trees import RunState, StepInputs, split_state
 
 Method = Literal["mixed", "reverse", "autograd"]
 
@@ -43,56 +36,34 @@ class MissingRuleWarning(UserWarning):
     """An operation has no forward-mode rule, so the slower ``method="reverse"`` was used."""
 
 
-def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
-    """``base`` with the tensors of ``given`` in their place, detached."""
-    if given is None:
-        return dict(base)
-    if not isinstance(given, Mapping):
-        raise TypeError(f"`{what}` must be a mapping from name to tensor, got {describe(given)}")
-    for name, t in given.items():
-        if name not in base:
-            raise ValueError(
-                f"`{what}` has {name!r}, which is none of the model's {what}; "
-                f"they are {sorted(base)[:8]}{' ...' if len(base) > 8 else ''}"
-            )
-        if t.shape != base[name].shape or t.dtype != base[name].dtype:
-            raise ValueError(
-                f"`{what}[{name!r}]` must have shape {tuple(base[name].shape)} and dtype "
-                f"{base[name].dtype}, got {tuple(t.shape)} and {t.dtype}"
-            )
-    return {name: given.get(name, t).detach() for name, t in base.items()}
-
-
 class Run:
     """One call of `hypergradient`."""
 
     def __init__(
         self,
-        problem: BilevelProblem,
+        problem: BilevelProblem | nn.Module | FunctionalModel,
         batches: Any,
         outer_batch: Any,
         step_size: Any,
         steps: int | None,
         seed: int,
+        model_seed: int | None,
         hyperparameters: Mapping[str, Any] | None,
         leaves: Sequence[Tensor],
     ) -> None:
+        if not isinstance(problem, BilevelProblem):
+            problem = BilevelProblem(problem)
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "the engine differentiates, which torch.inference_mode() forbids; call it outside, "
                 "or use torch.no_grad() there"
             )
-        self.problem, self.seed = problem, integer(seed, "seed")
-        self.model = problem.model
-        self.like = next(iter(self.model.parameters.values()))
-        self.checked: set[int] = set()
-        self.batches = Batches(batches, steps, self.seed)
-        several = isinstance(outer_batch, Sequence) and not (
-            outer_batch and isinstance(outer_batch[0], Tensor)
-        )
-        parts = outer_batch if several else [outer_batch]
-        self.outer_batches = [check_batch(part, "the outer batch") for part in parts]
-        like = self.like
+        self.problem = problem
+        self.batches = CheckedBatches(problem, batches, steps, integer(seed, "seed"))
+        # What the model draws its numbers from.
+        self.seed = self.batches.seed if model_seed is None else integer(model_seed, "model_seed")
+        self.outer_batches = check_outer_batches(outer_batch)
+        like = next(iter(problem.model.parameters.values()))
         self.step_size = Schedule(step_size, self.batches.steps, like, "step_size")
         values: dict[str, Any] = {**problem.optimizer.hyperparameters, **(hyperparameters or {})}
         unknown = sorted(set(values) - set(problem.optimizer.hyperparameters))
@@ -109,94 +80,29 @@ class Run:
         self.leaves = Leaves(leaves)
         self.losses: list[Tensor] = []
         self.batch_bars: dict[int, BatchGradient] = {}
-        self.given: list[tuple[str, Tensors]] = []
         self.trajectory_bytes = 0
         self.kept: dict[int, list[Tensor]] = {}
 
-    def set_start(
-        self,
-        initial: RunState | None,
-        parameters: Tensors | None,
-        statistics: Tensors | None,
-        constants: Tensors | None,
-    ) -> None:
-        """Check everything against the model, and take the state to begin from."""
-        # A sequence is checked now, before anything is computed; a function, step by step.
-        for k in range(1 if self.batches.is_function else self.batches.steps):
-            self._batch(k)
-        logits, _ = next(iter(self.problem.probes.values()))
-        for outer in self.outer_batches:
-            check_place(outer, self.like, "the outer batch")
-            self._check_labels(outer[1], logits, self.problem.outer_loss, "the outer batch")
-        model = self.model
-        theta, s, counters = model.parameters, model.statistics, model.counters
-        optimizer_state: State | None = None
-        if initial is not None:
-            self.problem.check_state(initial)
-            theta, s, counters = initial.parameters, initial.statistics, initial.counters
-            optimizer_state = initial.optimizer
-        theta = _override(theta, parameters, "parameters")
-        s = _override(s, statistics, "statistics")
-        self.constants = _override(model.constants, constants, "constants")
-        if optimizer_state is None:
-            optimizer_state = self.problem.optimizer.init(theta)
-        self.state = RunState(theta, optimizer_state, s, dict(counters))
-        self.given = [
-            (role, tensors)
-            for role, tensors in (
-                ("parameters", parameters),
-                ("statistics", statistics),
-                ("constants", constants),
-            )
-            if tensors is not None
-        ]
-        self.steps = Steps(self.problem, ())
-        if self.problem.compile and not self.problem.compiled:
-            # Eagerly once: what is wrong with the model or the loss is said by the call that it
-            # happens in, and a loss that no parameter reaches is no gradient of 0.
-            images, labels = self._batch(0)
-            fixed, noise = self.model.fixed, mix(self.seed, 0)
-            tensors = (theta, s, counters, self.constants, fixed, images, labels)
-            self.problem.gradient_eager(*tensors, noise)
+    @contextlib.contextmanager
+    def started(self, initial: RunState | None, **given: Tensors | None) -> Iterator[None]:
+        """Enter before the first step: checks everything against the model, and sets the state."""
+        problem = self.problem
+        with untouched_generators(), problem.model.ready(), torch.no_grad():
+            self.batches.check(self.outer_batches)
+            self.state, self.constants = starting_state(problem, initial, given)
+            self.given = {role: t for role, t in given.items() if t is not None}
+            self.steps = Steps(problem, ())
+            if problem.compile and not problem.compiled:
+                # Eagerly once: what is wrong with the model or the loss is said by the call that
+                # it happens in, and a loss that no parameter reaches is no gradient of 0.
+                problem.gradient_eager(self._inputs(0, self.state))
+            yield
 
-    def _batch(self, k: int) -> Batch:
-        """The batch of a step, checked when it is asked for first."""
+    def _inputs(self, k: int, state: RunState) -> StepInputs:
+        """What a step takes, with the draws that belong to the shape of its batch in place."""
         batch = self.batches.values(k)
-        if k not in self.checked:
-            what = f"batch {k}"
-            check_place(batch, self.like, what)
-            logits, _ = self._probe(batch[0], what)
-            self._check_labels(batch[1], logits, self.problem.inner_loss, what)
-            self.checked.add(k)
-        return batch
-
-    def _check_labels(self, labels: Tensor, logits: Tensor, loss: Any, what: str) -> None:
-        """Check labels if the loss is one of those that are known to classify."""
-        if loss is cross_entropy:
-            check_labels(labels, logits, what)
-        elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
-            check_labels(labels, logits, what, getattr(loss, "ignore_index", -100))
-
-    def _probe(self, images: Tensor, what: str) -> tuple[Tensor, Any]:
-        """Logits, without data, and draws of a training forward on images of that shape."""
-        probes, key = self.problem.probes, self.problem.probe_key(images)
-        if key not in probes:
-            draws = Draws(0)
-            try:
-                logits = self.model.probe(images, draws)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise ValueError(
-                    f"the model does not run in train mode on the images of {what}, "
-                    f"{describe(images)}: {error}"
-                ) from error
-            probes[key] = (torch.empty_like(logits, device="meta"), draws.specs)
-        return probes[key]
-
-    def _prepared(self, k: int) -> Batch:
-        """The batch of a step, with the draws that belong to its shape in place."""
-        batch = self._batch(k)
-        self.steps.specs = self.problem.probes[self.problem.probe_key(batch[0])][1]
-        return batch
+        self.steps.specs = self.batches.draws(batch[0])
+        return self.problem.inputs(state, self.constants, batch, mix(self.seed, k))
 
     def hyper_values(self) -> dict[str, Any]:
         """The optimizer's hyperparameters, as a step takes them."""
@@ -229,12 +135,11 @@ class Run:
 
     def step(self, k: int, keep: bool = False) -> Tensors:
         """One inner step; returns its gradient."""
-        batch, noise = self._prepared(k), mix(self.seed, k)
-        args = (self.state, self.constants, batch, noise)
-        if keep and self.steps.kept_bytes(self.state, self.constants, batch) is not None:
-            (g, s, counters, loss), self.kept[k] = self.steps.gradient_keeping(*args)
+        inputs = self._inputs(k, self.state)
+        if keep and self.steps.kept_bytes(inputs) is not None:
+            (g, s, counters, loss), self.kept[k] = self.steps.gradient_keeping(inputs)
         else:
-            g, s, counters, loss = self.steps.gradient(*args)
+            g, s, counters, loss = self.steps.gradient(inputs)
         self.losses.append(loss)
         self.state = RunState(*self._update(k, self.state, g), s, counters)
         return g
@@ -243,7 +148,7 @@ class Run:
         """The first step whose activations are kept: as many of the last as fit."""
         if not storage.activations:
             return stop
-        each = self.steps.kept_bytes(self.state, self.constants, self._prepared(start))
+        each = self.steps.kept_bytes(self._inputs(start, self.state))
         return stop if each is None else max(start, stop - storage.activations // max(each, 1))
 
     def _update(self, k: int, state: RunState, g: Tensors) -> tuple[Tensors, State]:
@@ -258,8 +163,9 @@ class Run:
         for index, (images, labels) in enumerate(self.outer_batches):
             batch = (images.detach(), labels.detach())
             noise = mix(self.seed, 1 << 41, index)
+            inputs = self.problem.inputs(self.state, self.constants, batch, noise)
             try:
-                loss, *bars = self.steps.outer(self.state, self.constants, batch, noise)
+                loss, *bars = self.steps.outer(inputs)
             except (RuntimeError, ValueError, IndexError) as error:
                 error.add_note(f"while judging the trained network on {describe(images)}")
                 raise
@@ -311,18 +217,15 @@ class Run:
         self.theta_bar, self.o_bar, self.s_bar = theta_bar, o_bar, s_bar
 
     def _again(self, index: int, state: RunState) -> tuple[Tensors, Tensors, Tensors]:
-        k = self.start + index
-        batch, noise = self._prepared(k), mix(self.seed, k)
-        g, s, counters, _ = self.steps.gradient(state, self.constants, batch, noise)
+        g, s, counters, _ = self.steps.gradient(self._inputs(self.start + index, state))
         return g, s, counters
 
     def _sweep(self, k: int, state: RunState, g_bar: Tensors, s_bar: Tensors) -> Any:
-        batch, noise = self._prepared(k), mix(self.seed, k)
-        args = (state, self.constants, batch, noise, g_bar, s_bar)
+        args = (self._inputs(k, state), g_bar, s_bar)
         if self.method == "mixed":
             kept = self.kept.pop(k, None)
             if kept:
-                self.steps.kept_bytes(state, self.constants, batch)  # the halves of this shape
+                self.steps.kept_bytes(args[0])  # the halves of this shape
                 return self.steps.sweep_kept(kept, *args)
             try:
                 return self.steps.sweep(*args)
@@ -339,7 +242,7 @@ class Run:
                 )
                 self.method = "reverse"
         try:
-            return self.steps.sweep_reverse(*args)
+            return self.problem.sweep_reverse(*args)
         except (RuntimeError, NotImplementedError) as error:
             operation = missing_rule_operation(error)
             if operation is None:
@@ -369,7 +272,7 @@ class Run:
         bars = {"constants": self.constants_bar}
         if self.start == 0:
             bars |= {"parameters": self.theta_bar, "statistics": self.s_bar}
-        for role, given in self.given:
+        for role, given in self.given.items():
             pairs += [(t, bars[role][name]) for name, t in given.items() if role in bars]
         self.leaves.pull(pairs)
 
@@ -393,7 +296,7 @@ class Run:
             self.problem,
             self.state,
             self.constants,
-            [self._batch(k) for k in range(start, stop)],
+            [self.batches.values(k) for k in range(start, stop)],
             [mix(self.seed, k) for k in range(start, stop)],
             [self.step_size.at(k) for k in range(start, stop)],
             self.hyper_values(),

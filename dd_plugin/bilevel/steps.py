@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.compile import CompiledFunction, CompiledHalves, warn_of_failure
-from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
-from dd_plugin.bilevel.problem import BilevelProblem, PullResult, RunState, SweepResult
+from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import DrawSpec, predraw
 from dd_plugin.bilevel.second_order import missing_rule_operation
+from dd_plugin.bilevel.trees import GradientResult, PullResult, StepInputs, SweepResult
 
 
 class Steps:
-    """The five functions of a problem, in the form of states and batches.
+    """The five functions of a problem, each run eagerly or compiled.
 
     Args:
         problem: what they belong to.
@@ -35,12 +35,16 @@ class Steps:
         self.specs = specs
         self._halves: CompiledHalves | None = None
 
-    def _run(self, name: str, eager: Callable[..., Any], *args: Any, draws: bool = False) -> Any:
+    def _run(self, name: str, eager: Callable[..., Any], *args: Any) -> Any:
         """Run a function compiled, if the problem is to be compiled and it can be."""
         problem = self.problem
         if not problem.compile:
             return eager(*args)
-        drawn = self._drawn(args, name) if draws else args
+        # The outer loss is compiled in eval mode, where models draw nothing.
+        drawn = tuple(
+            self._drawn(arg, none=name == "outer") if isinstance(arg, StepInputs) else arg
+            for arg in args
+        )
         leaves = pytree.tree_leaves(drawn)
         key = (
             name,
@@ -68,22 +72,20 @@ class Steps:
             self.problem.compile = False
             return eager()
 
-    def gradient(
-        self, state: RunState, constants: Tensors, batch: Batch, noise: int
-    ) -> tuple[Tensors, Tensors, Tensors, Tensor]:
-        """(g, new s, new counters, loss) of a step."""
-        args = self._args(state, constants, batch, noise)
-        return self._run("gradient", self.problem.gradient_eager, *args, draws=True)
+    def gradient(self, inputs: StepInputs) -> GradientResult:
+        """See `BilevelProblem.gradient`."""
+        return self._run("gradient", self.problem.gradient_eager, inputs)
 
-    def kept_bytes(self, state: RunState, constants: Tensors, batch: Batch) -> int | None:
+    def kept_bytes(self, inputs: StepInputs) -> int | None:
         """What `gradient_keeping` would keep of each step; None where it cannot be used."""
         problem = self.problem
         if not problem.compile:
             return None
+        batch = (inputs.images, inputs.labels)
         key = ("halves", problem.compile, *((t.shape, t.dtype) for t in batch))
         if key not in problem.compiled:
-            early = self._drawn(self._args(state, constants, batch, 0))
-            late = (state.parameters, state.statistics)
+            early = (self._drawn(inputs),)
+            late = (inputs.parameters, inputs.statistics)
             halves: CompiledHalves | None = None
             # What goes wrong here goes wrong again in the sweep, which says what is the matter.
             with contextlib.suppress(Exception):
@@ -92,102 +94,51 @@ class Steps:
         self._halves = problem.compiled[key]
         return None if self._halves is None else self._halves.kept_bytes
 
-    def gradient_keeping(
-        self, state: RunState, constants: Tensors, batch: Batch, noise: int
-    ) -> tuple[Any, list[Tensor]]:
+    def gradient_keeping(self, inputs: StepInputs) -> tuple[GradientResult, list[Tensor]]:
         """As `gradient`, and the values that `sweep_kept` takes over."""
-        args = self._args(state, constants, batch, noise)
         halves = self._halves
         assert halves is not None
         return self._or_eagerly(
             "gradient",
-            lambda: halves.first(*self._drawn(args)),
-            lambda: (self.problem.gradient_eager(*args), []),
+            lambda: halves.first(self._drawn(inputs)),
+            lambda: (self.problem.gradient_eager(inputs), []),
         )
 
     def sweep_kept(
-        self,
-        kept: list[Tensor],
-        state: RunState,
-        constants: Tensors,
-        batch: Batch,
-        noise: int,
-        g_bar: Tensors,
-        s_bar: Tensors,
+        self, kept: list[Tensor], inputs: StepInputs, g_bar: Tensors, s_bar: Tensors
     ) -> SweepResult:
         """As `sweep`, from what `gradient_keeping` kept."""
-        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
         halves = self._halves
         assert halves is not None
         return self._or_eagerly(
             "sweep",
-            lambda: halves.second(kept, *self._drawn(args)),
-            lambda: self.problem.sweep(*args),
+            lambda: halves.second(kept, self._drawn(inputs), g_bar, s_bar),
+            lambda: self.problem.sweep(inputs, g_bar, s_bar),
         )
 
-    def update(
-        self, g: Tensors, o: State, theta: Tensors, alpha: Any, hyper: Any
-    ) -> tuple[Tensors, State]:
+    def update(self, *args: Any) -> tuple[Tensors, State]:
         """(θ, o) after a step."""
-        return self._run("update", self.problem.update, g, o, theta, alpha, hyper)
+        return self._run("update", self.problem.update, *args)
 
     def pull(self, *args: Any) -> PullResult:
         """See `BilevelProblem.pull`."""
         return self._run("pull", self.problem.pull, *args)
 
-    def sweep(
-        self,
-        state: RunState,
-        constants: Tensors,
-        batch: Batch,
-        noise: int,
-        g_bar: Tensors,
-        s_bar: Tensors,
-    ) -> SweepResult:
+    def sweep(self, inputs: StepInputs, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
         """See `BilevelProblem.sweep`."""
-        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
-        return self._run("sweep", self.problem.sweep, *args, draws=True)
+        return self._run("sweep", self.problem.sweep, inputs, g_bar, s_bar)
 
-    def sweep_reverse(
-        self,
-        state: RunState,
-        constants: Tensors,
-        batch: Batch,
-        noise: int,
-        g_bar: Tensors,
-        s_bar: Tensors,
-    ) -> SweepResult:
-        """See `BilevelProblem.sweep_reverse`."""
-        args = (*self._args(state, constants, batch, noise), g_bar, s_bar)
-        return self.problem.sweep_reverse(*args)
-
-    def outer(
-        self, state: RunState, constants: Tensors, batch: Batch, noise: int
-    ) -> tuple[Tensor, Tensors, Tensors, Tensors]:
-        """(Λ, θ̄, s̄, adjoint of the constants)."""
-        args = self._args(state, constants, batch, noise)
+    def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
+        """See `BilevelProblem.outer`."""
         if self.problem.outer_training and self.specs:
             # The random numbers of `specs` have the shape of an inner batch.
-            return self.problem.outer_eager(*args)
-        return self._run("outer", self.problem.outer_eager, *args, draws=True)
+            return self.problem.outer_eager(inputs)
+        return self._run("outer", self.problem.outer_eager, inputs)
 
-    def _args(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> Any:
-        return (
-            state.parameters,
-            state.statistics,
-            state.counters,
-            constants,
-            self.problem.model.fixed,
-            *batch,
-            noise,
-        )
-
-    def _drawn(self, args: Any, name: str = "") -> Any:
-        """Arguments of `_args` with the random numbers themselves in the place of their seed."""
-        *before, noise = args[:8]
-        # The outer loss is compiled in eval mode, where models draw nothing.
-        numbers = [] if name == "outer" else self._numbers(noise)
-        return (*before, numbers, *args[8:])
+    def _drawn(self, inputs: StepInputs, none: bool = False) -> StepInputs:
+        """The inputs with the random numbers themselves in the place of their seed."""
+        assert isinstance(inputs.noise, int)
+        return inputs._replace(noise=[] if none else self._numbers(inputs.noise))
 
     def _numbers(self, noise: int) -> list[Tensor]:
         return predraw(self.specs, noise)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.problem import RunState
+from dd_plugin.bilevel.trees import RunState
 
 
 class StepRecord(NamedTuple):

@@ -57,8 +57,8 @@ def test_without_replay_the_gradient_would_be_wrong(monkeypatch):
     oracle = hypergradient(problem, batches, outer, method="autograd", step_size=0.2)
     sweep = problem.sweep
 
-    def spoilt(*args):
-        return sweep(*args[:7], args[7] + 1, *args[8:])
+    def spoilt(inputs, *bars):
+        return sweep(inputs._replace(noise=inputs.noise + 1), *bars)
 
     monkeypatch.setattr(problem, "sweep", spoilt)
     result = hypergradient(problem, batches, outer, step_size=0.2)

@@ -1,0 +1,74 @@
+"""The trees of tensors that go into the functions of a step and come out of them.
+
+Beside `problem`, whose functions take and return them. All are tuples with names, which torch takes
+apart by itself: they go through function transforms, `vmap`, tracing and the compiler as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from dd_plugin.bilevel.optimizers import State, Tensors
+
+
+class RunState(NamedTuple):
+    """The state of an inner run before a step: θ, o, s and the integer buffers beside s."""
+
+    parameters: Tensors
+    optimizer: State
+    statistics: Tensors
+    counters: Tensors
+
+
+class StepInputs(NamedTuple):
+    """What a loss is computed from: tensors by role (see `functional`), a batch, random numbers.
+
+    ``noise`` is the seed of the random numbers, or the drawn numbers themselves.
+    """
+
+    parameters: Tensors
+    statistics: Tensors
+    counters: Tensors
+    constants: Tensors
+    fixed: Tensors
+    images: Tensor
+    labels: Tensor
+    noise: Sequence[Tensor] | int
+
+
+class GradientResult(NamedTuple):
+    """g, what the step makes of s and of the counters, and the loss."""
+
+    gradients: Tensors
+    statistics: Tensors
+    counters: Tensors
+    loss: Tensor
+
+
+class SweepResult(NamedTuple):
+    """Adjoints that a step hands to its inputs through its gradient and its statistics."""
+
+    parameters: Tensors
+    statistics: Tensors
+    constants: Tensors
+    images: Tensor
+    labels: Tensor | None = None
+
+
+class PullResult(NamedTuple):
+    """Adjoints that a step hands to its inputs through the optimizer."""
+
+    gradients: Tensors
+    optimizer: Any
+    parameters: Tensors
+    step_size: Any
+    hyperparameters: dict[str, Any]
+
+
+def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An optimizer state as its differentiable part and its counters."""
+    counts = {k: v for k, v in state.items() if isinstance(v, Tensor) and not v.is_floating_point()}
+    return {k: v for k, v in state.items() if k not in counts}, counts
