@@ -13,6 +13,7 @@ import dd_plugin
 
 # A change of this list is a change for users: it belongs into CHANGELOG.md.
 PUBLIC_NAMES = [
+    "DistilledDataset",
     "Distiller",
     "DistillerConfig",
     "NoBatchNormFoundError",

@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.graph_passes import clean
+from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.partition import split
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
@@ -217,5 +218,5 @@ def warn_of_failure(name: str, error: BaseException) -> None:
         f"{reason[0] if reason else 'no message'}); it runs eagerly from here on. Pass "
         "compile=False to run it so without this warning.",
         CompileWarning,
-        stacklevel=5,
+        stacklevel=level_of_caller(),
     )

@@ -117,7 +117,7 @@ class FunctionalModel:
         self.counters: Tensors = {}
         self.constants: Tensors = {}
         self.fixed: Tensors = {}
-        self._buffers: set[str] = set()
+        self._buffers: list[str] = []
         self._module = copy_structure(model)
         self._sort()
         if not self.parameters:
@@ -155,7 +155,8 @@ class FunctionalModel:
             if not p.requires_grad and role == "parameters":
                 role = "fixed"
             getattr(self, role)[name] = p.detach()
-        self._buffers = {name for name, _ in self._module.named_buffers()}
+        # In this order everywhere: it is that of a traced graph, and decides how sums round.
+        self._buffers = [name for name, _ in self._module.named_buffers()]
         for name, buffer in self._module.named_buffers():
             role = roles.get(name, "constants" if buffer.requires_grad else "fixed")
             getattr(self, role)[name] = buffer.detach()
@@ -237,7 +238,7 @@ class FunctionalModel:
         Returns:
             The logits; ``draws.specs`` is what random numbers it took.
         """
-        before = {name: self.fixed[name].clone() for name in self._buffers & self.fixed.keys()}
+        before = {name: self.fixed[name].clone() for name in self._buffers if name in self.fixed}
         tensors = {name: t.clone() for name, t in before.items()}
         passed = {**self.fixed, **tensors}
         module = self._module.train(True)

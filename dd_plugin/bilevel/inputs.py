@@ -8,7 +8,9 @@ and pulls them into the tensors from which the caller made the inputs.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor
 from dd_plugin.bilevel.randomness import mix, seed_global_generators
 
 Batch = tuple[Tensor, Tensor]
+# What stands between a call of the engine and the line that it is about.
+_INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
 def describe(value: Any) -> str:
@@ -299,3 +303,11 @@ class Leaves:
         for total, part in zip(self.gradients, found, strict=True):
             if part is not None:
                 total += part
+
+
+def level_of_caller() -> int:
+    """The ``stacklevel`` with which a warning of who asks points at the call of the engine."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    return level

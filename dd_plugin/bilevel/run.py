@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.functional import FunctionalModel
-from dd_plugin.bilevel.inputs import Leaves, Schedule, describe, integer
+from dd_plugin.bilevel.inputs import Leaves, Schedule, describe, integer, level_of_caller
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.oracle import differentiate_whole_run
 from dd_plugin.bilevel.problem import BilevelProblem
@@ -238,7 +238,7 @@ class Run:
                     '"mixed", with the same result, slower and with more memory per step. Pass '
                     'method="reverse" to choose it without this warning.',
                     MissingRuleWarning,
-                    stacklevel=6,
+                    stacklevel=level_of_caller(),
                 )
                 self.method = "reverse"
         try:

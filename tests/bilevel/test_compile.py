@@ -153,6 +153,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(how):
     with pytest.warns(CompileWarning, match="runs eagerly from here on") as caught:
         result = hypergradient(problem, batches, outer, step_size=0.1)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
     assert worst_error(result, oracle)[0] < 1e-9
 

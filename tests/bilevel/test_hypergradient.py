@@ -351,8 +351,11 @@ class _WithoutForwardRule(nn.Module):
 def test_an_operation_without_a_forward_rule_is_named_and_handled():
     model = nn.Sequential(*convnet(), _WithoutForwardRule())
     batches, outer = soft_batches(2), hard_batch()
-    with pytest.warns(MissingRuleWarning, match=r"autograd.Function has no forward-mode rule"):
+    with pytest.warns(
+        MissingRuleWarning, match=r"autograd.Function has no forward-mode rule"
+    ) as caught:
         result = hypergradient(model, batches, outer, step_size=0.1)
+    assert caught[0].filename == __file__
     oracle = hypergradient(model, batches, outer, step_size=0.1, method="autograd")
     assert result.method == "reverse"
     assert worst_error(result, oracle)[0] < 1e-9
