@@ -23,10 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dd_plugin.hub.folder import write_set
 from tests.hub.client import Client
 from tests.hub.loopback import Hub
-from tests.hub.sets import ACCOUNTS, synthetic_set
 
 COUNTS = (10, 100, 1_000, 10_000, 50_000)
 REPO, TOKEN = "ada/one", "ada-token"
@@ -105,7 +103,12 @@ def stream(_: None) -> float:
 # --- here ----------------------------------------------------------------------------------------
 
 
+# Imported where it is used: clients import this module, too, and `huggingface_hub` reads where the
+# Hub is when it is imported.
 def write(folder: Path, count: int) -> float:
+    from dd_plugin.hub.folder import write_set
+    from tests.hub.sets import synthetic_set
+
     own = synthetic_set(count, 0, (3, 32, 32), tuple("0123456789"))
     began = time.perf_counter()
     write_set(folder, own)
@@ -114,6 +117,8 @@ def write(folder: Path, count: int) -> float:
 
 def one_round(folder: Path, count: int) -> dict[str, float]:
     """Seconds by stage, with a Hub and clients that have nothing."""
+    from tests.hub.sets import ACCOUNTS
+
     seconds = {}
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -165,7 +170,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         # What writing imports is imported before the clock starts, too.
-        write_set(Path(folder), synthetic_set())
+        write(Path(folder), 6)
     rows = [measure(count, args.rounds) for count in args.counts]
     environment = {
         "python": platform.python_version(),
