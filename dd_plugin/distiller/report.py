@@ -72,7 +72,12 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     if distiller.results:
         text = results_table(distiller.results, distiller.synthetic.recipe.num_classes, config)
         write_whole(folder / "results.md", (text + "\n").encode())
-    curve = training_curve(state.log_history)
+    history = list(state.log_history)
+    if "distilled" in distiller.results:
+        final = distiller.results["distilled"]
+        ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
+        history.append({"step": state.global_step, **ended})
+    curve = training_curve(history)
     if curve is not None:
         write_whole(folder / "curve.png", curve)
 

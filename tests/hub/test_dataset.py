@@ -123,8 +123,9 @@ def test_any_network_can_be_trained_on_it(distilled, model, protocol):
     assert bool(found.isfinite().all())
     if isinstance(made, nn.Module):
         assert network is not made
-    if protocol == "standard":
-        # Three images, learned by heart.
+    if protocol == "standard" and model == "a module":
+        # Three images, learned by heart. The others have layers that normalise one value of each
+        # of three images at the end, whose variance eval mode takes half as large again.
         with torch.no_grad():
             own = network(distilled._synthetic.transform(distilled.images))
         assert getattr(own, "logits", own).argmax(1).tolist() == [0, 1, 2]
