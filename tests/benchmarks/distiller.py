@@ -39,6 +39,8 @@ CASES: dict[str, dict] = {
     "2 networks": {"networks_per_step": 2},
     "window of 10 of 20": {"window": "random", "window_length": 10},
     "recompute": {"storage": "recompute"},
+    "eager": {"compile": "no"},
+    "inductor": {"compile": "inductor"},
 }
 
 
