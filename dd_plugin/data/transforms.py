@@ -70,9 +70,9 @@ class Normalization:
     def from_model(cls, model: nn.Module, *, channels: int | None = None) -> Normalization | None:
         """The one that the model was made for, or None if the model does not say.
 
-        timm's models with weights say it in their `pretrained_cfg`, which
-        `timm.data.resolve_model_data_config` reads. For a Hugging Face model its image processor is
-        looked for in the folder or the local cache that the model came from; nothing is fetched.
+        timm's models say it in their `pretrained_cfg`, which `timm.data.resolve_model_data_config`
+        reads. For a Hugging Face model its image processor is looked for in the folder or the local
+        cache that the model came from; nothing is fetched.
 
         Args:
             model: a timm or Hugging Face model.
@@ -136,9 +136,6 @@ class Normalization:
 def _from_timm(model: nn.Module) -> tuple[Any, Any] | None:
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):
-        return None
-    # Without weights anywhere it is a default of timm's that says nothing about data.
-    if not any(config.get(name) for name in ("url", "file", "hf_hub_id", "state_dict")):
         return None
     from timm.data import resolve_model_data_config
 

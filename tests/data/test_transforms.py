@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-import dd_plugin.convnet  # noqa: F401 - registers its networks
 from dd_plugin.data.transforms import Normalization, transform_from
 from dd_plugin.data.whitening import Whitening
 from tests.data.tables import correlated_images, real_data
@@ -77,11 +76,6 @@ def test_timm_model_says_its_own():
     assert Normalization.from_model(model).std == [0.25] * 3
 
 
-def test_values_without_weights_are_no_one_s():
-    assert timm.create_model("dd_convnet").pretrained_cfg["mean"]
-    assert Normalization.from_model(timm.create_model("dd_convnet")) is None
-
-
 def test_channels_of_the_model_and_of_the_images():
     model = timm.create_model("resnet10t", in_chans=1)
     # timm keeps the three values: (0.485 + 0.456 + 0.406) / 3 = 0.449.
@@ -89,7 +83,7 @@ def test_channels_of_the_model_and_of_the_images():
     assert found.mean == pytest.approx([0.449])
     assert found.std == pytest.approx([0.226])
     assert Normalization.from_model(model, channels=4) is None
-    model.pretrained_cfg = {"mean": (0.1,), "std": (0.2,), "hf_hub_id": "timm/gray"}
+    model.pretrained_cfg = {"mean": (0.1,), "std": (0.2,)}
     assert Normalization.from_model(model, channels=3).mean == [0.1] * 3
 
 
