@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k not in ("command", "debug", "config")}
     values = {**_from_yaml(args.config), **given}
 
-    from dd_plugin.distiller import Distiller, DistillerConfig
+    from dd_plugin.distiller import Distiller, DistillerConfig, NonFiniteError
     from dd_plugin.distiller.output_folder import check_output_dir
     from dd_plugin.distiller.report import results_table
     from dd_plugin.hub import PushError
@@ -58,13 +58,21 @@ def run(args: argparse.Namespace) -> int:
         distiller = Distiller(config=config)
     except (ValueError, TypeError, OSError, ImportError, PushError) as error:
         raise CommandError(str(error)) from error
-    state = distiller.train()
+    try:
+        state = distiller.train()
+    except (ValueError, NonFiniteError) as error:
+        raise CommandError(str(error)) from error
     main = distiller.accelerator.is_main_process
     if state.interrupted:
         if main:
             print(
                 f"ended by {state.interrupted} after {state.global_step} of {state.max_steps} "
-                "steps; go on with --resume_from_checkpoint latest",
+                "steps; "
+                + (
+                    "go on with --resume_from_checkpoint latest"
+                    if config.save_steps
+                    else "without checkpoints (--save_steps 0) it cannot go on"
+                ),
                 file=sys.stderr,
             )
         distiller.accelerator.end_training()

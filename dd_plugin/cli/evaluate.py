@@ -78,18 +78,19 @@ def run(args: argparse.Namespace) -> int:
         for name, distilled in zip(args.sets, opened, strict=True):
             own = _rows(name, distilled, args, device)
             rows += own
+            print(rows_table(own))
+            _print_loss(name, own)
+            if args.output:
+                args.output.write_text(json.dumps(rows, indent=1) + "\n")
             if Path(name).is_dir():
                 kept = [{k: v for k, v in row.items() if k != "set"} for row in own]
                 record = dict(distilled.record)
                 record["evaluations"] = merge_rows(record["evaluations"], kept)
                 write_record(Path(name), record)
-        if args.output:
-            args.output.write_text(json.dumps(rows, indent=1) + "\n")
     except (DataError, ModelLoadError, ImportError, OSError, ValueError) as error:
         raise CommandError(str(error)) from error
-    print(rows_table(rows))
-    for name in args.sets:
-        _print_loss(name, [row for row in rows if row["set"] == name])
+    if len(args.sets) > 1:
+        print(rows_table(rows))
     return 0
 
 
@@ -116,7 +117,7 @@ def _rows(name: str, distilled: Any, args: argparse.Namespace, device: str) -> l
     local = args.dataset is not None and Path(args.dataset).exists()
     about = {
         "set": name,
-        "dataset": (None if local else args.dataset) or noted.get("dataset"),
+        "dataset": noted.get("dataset") if not args.dataset else None if local else args.dataset,
         "split": args.split or noted.get("split") or "test",
     }
 

@@ -6,7 +6,7 @@ Real data is found by `loading` and goes through `columns` (what a data set hold
 network is fed.
 """
 
-from dd_plugin.data.columns import DataError
+from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.digits import load_digits
 from dd_plugin.data.loading import DIGITS, load_real
 from dd_plugin.data.real import RealData
@@ -16,6 +16,7 @@ from dd_plugin.data.whitening import Whitening
 __all__ = [
     "DIGITS",
     "DataError",
+    "MissingSplitError",
     "Normalization",
     "RealData",
     "Transform",

@@ -28,6 +28,10 @@ class DataError(ValueError):
     """The data set cannot be used as it is; the message says why and what to do."""
 
 
+class MissingSplitError(DataError):
+    """The data set can be read, but has no split of that name."""
+
+
 # --- columns ------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from dd_plugin.data.columns import DataError
+from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.real import RealData
 
 DIGITS: Final = "digits"
@@ -70,7 +70,9 @@ def _load(
         else:
             loaded = datasets.load_dataset(place, revision=revision, **arguments)
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError) as error:
-        raise DataError(_unreachable(name, folder.exists(), split, error)) from error
+        missing = isinstance(error, ValueError) and "Unknown split" in str(error)
+        kind = MissingSplitError if missing else DataError
+        raise kind(_unreachable(name, folder.exists(), split, error)) from error
     return loaded, None
 
 

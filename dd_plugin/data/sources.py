@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dd_plugin.data.columns import Columns, DataError
+from dd_plugin.data.columns import Columns, DataError, MissingSplitError
 from dd_plugin.data.pixels import read_pixels
 
 CHUNK: Final = 256  # rows that are read at a time
@@ -81,7 +81,7 @@ def one_split(dataset: Any, split: str | None) -> Any:
         if split is None:
             raise DataError(f"`split` must say which part of the data set to take: {there}")
         if split not in dataset:
-            raise DataError(f"there is no split {split!r}; there are {there or 'none'}")
+            raise MissingSplitError(f"there is no split {split!r}; there are {there or 'none'}")
         return dataset[split]
     if split is not None and split != str(getattr(dataset, "split", None)):
         raise DataError(

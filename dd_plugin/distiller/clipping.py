@@ -28,6 +28,8 @@ def clip_by_moving_norm(
     for group in optimizer.param_groups:
         gradients = [p.grad for p in group["params"]]
         norm = float(torch.stack([g.norm() for g in gradients]).norm())
+        if not norm:  # nothing to clip, and no measure for what follows
+            continue
         usual = norms.get(group["name"], norm)
         if limit and norm > limit * usual:
             for g in gradients:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -162,7 +162,7 @@ class DistillerConfig:
         "How the inner step and its backward sweep are run: no: from Python each time; trace: as "
         "the operations that a first run recorded, several times faster for small networks; "
         "inductor: compiled, for runs of thousands of outer steps; auto: trace, or no where a loss "
-        "is your own, which may not do the same in every step.",
+        "or the network is your own code, which may not do the same in every step.",
     )
     mixed_precision: str = _option("no", "no or bf16.")
     dtype: str = _option("float32", "Of weights and images: float32 or float64.")
@@ -180,6 +180,7 @@ class DistillerConfig:
     hub_token: str | None = _option(None, "Token; by default the one of `hf auth login`.")
 
     def __post_init__(self) -> None:
+        self._coerce()
         for name, choices in CHOICES.items():
             # YAML reads the word no as false.
             if "no" in choices and getattr(self, name) is False:
@@ -191,6 +192,29 @@ class DistillerConfig:
         self._check_values()
         self._check_combinations()
         self._warn_of_no_effect()
+
+    def _coerce(self) -> None:
+        """Make numbers of words that YAML does not read as numbers, such as 1e-3."""
+        trackers: Any = self.report_to
+        self.report_to = [trackers] if isinstance(trackers, str) else trackers
+        for own in fields(self):
+            value, kind = getattr(self, own.name), type(own.default)
+            if kind not in (int, float) or type(value) is kind:
+                continue
+            try:
+                number = float(value)
+                if isinstance(value, bool) or (kind is int and not number.is_integer()):
+                    raise ValueError
+            except (TypeError, ValueError):
+                what = "a whole number" if kind is int else "a number"
+                raise ValueError(f"`{own.name}` must be {what}, got {value!r}") from None
+            setattr(self, own.name, kind(number))
+
+    def with_model(self, name: str) -> DistillerConfig:
+        """The same settings with another network; arguments that were a default are left out."""
+        by_default = (self.model, self.model_args) == (_CONVNET, _FOR_DIGITS)
+        arguments = None if by_default and name != _CONVNET else self.model_args
+        return replace(self, model=name, model_args=arguments)
 
     def _check_values(self) -> None:
         for name, choices in CHOICES.items():
@@ -211,6 +235,10 @@ class DistillerConfig:
         for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
+        if self.networks_per_step is not None and self.networks_per_step < 1:
+            raise ValueError(
+                f"`networks_per_step` must be at least 1 or None, got {self.networks_per_step}"
+            )
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(
                 f"`save_total_limit` must be at least 1 or None, got {self.save_total_limit}"

@@ -97,7 +97,10 @@ class Distiller:
         callbacks: Sequence[DistillerCallback] = (),
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.config = config = config or DistillerConfig()
+        config = config or DistillerConfig()
+        if isinstance(model_init, str):
+            config, model_init = config.with_model(model_init), None
+        self.config = config
         self.output_dir = Path(config.output_dir)
         self._inner_loss, self._outer_loss = inner_loss, outer_loss
         trackers = [name for name in config.report_to if name != "none"]

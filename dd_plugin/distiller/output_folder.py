@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.hub.reading import RECORD
+from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
 
 
 def check_output_dir(config: DistillerConfig) -> None:
@@ -20,9 +20,23 @@ def check_output_dir(config: DistillerConfig) -> None:
         ValueError: it holds another run.
         OSError: it cannot be written.
     """
-    folder = Path(config.output_dir)
+    folder, data = Path(config.output_dir), Path(config.dataset)
+    if data.exists() and folder.exists() and data.resolve() == folder.resolve():
+        raise ValueError(
+            f"`output_dir` {config.output_dir!r} is the folder of the real images, whose files "
+            "would be replaced; choose another"
+        )
     taken = (folder / RECORD).exists() or bool(checkpoints(folder))
-    if taken and not (config.overwrite_output_dir or config.resume_from_checkpoint):
+    if not taken and any((folder / name).exists() for name in (IMAGES, TENSORS)):
+        raise ValueError(
+            f"`output_dir` {config.output_dir!r} holds files of a data set that is no run of "
+            "dd_plugin and would be replaced; choose another folder"
+        )
+    resumed = config.resume_from_checkpoint
+    continues = resumed is not None and (
+        resumed == "latest" or folder.resolve() in Path(resumed).resolve().parents
+    )
+    if taken and not (config.overwrite_output_dir or continues):
         raise ValueError(
             f"`output_dir` {config.output_dir!r} holds another run; choose another folder, "
             "continue that run with `resume_from_checkpoint=latest`, or give "

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.hub.download import licenses_of
 from dd_plugin.hub.folder import write_set, write_whole
+from dd_plugin.hub.reading import FLOATS
 
 if TYPE_CHECKING:
-    from dd_plugin.distiller.config import DistillerConfig
     from dd_plugin.distiller.distiller import Distiller
 
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
@@ -39,7 +40,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     initial = None
     if distiller.networks.mode == "fixed":
         start = distiller.networks.take(0, 0)
-        initial = {**start.parameters, **start.statistics}
+        initial = {**_untrained(distiller), **start.parameters, **start.statistics}
     results = {
         name: {
             "mean": s.mean,
@@ -50,7 +51,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         for name, s in distiller.results.items()
     }
     about = {
-        "config": _published(config),
+        "config": _published(distiller),
         "outer_steps": state.global_step,
         "versions": {
             "dd_plugin": __version__,
@@ -69,6 +70,9 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     )
     lines = "".join(json.dumps(line) + "\n" for line in state.log_history)
     write_whole(folder / "log.jsonl", lines.encode())
+    for name in ("results.md", "curve.png"):
+        # Of an earlier set in the folder.
+        (folder / name).unlink(missing_ok=True)
     if distiller.results:
         text = results_table(distiller.results, distiller.synthetic.recipe.num_classes, config)
         write_whole(folder / "results.md", (text + "\n").encode())
@@ -82,13 +86,23 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         write_whole(folder / "curve.png", curve)
 
 
-def _published(config: DistillerConfig) -> dict[str, Any]:
-    """The settings without what concerns one machine alone."""
+def _untrained(distiller: Distiller) -> dict[str, Tensor]:
+    """What a fixed start has beside the weights that are trained: frozen ones and buffers."""
+    model, learned = distiller.problem.model, distiller.synthetic.constants()
+    held = {**model.fixed, **model.counters, **model.constants}
+    kinds = (*FLOATS, torch.int64)
+    return {n: t for n, t in held.items() if n not in learned and t.dtype in kinds}
+
+
+def _published(distiller: Distiller) -> dict[str, Any]:
+    """The settings that had an effect, without what concerns one machine alone."""
+    config = distiller.config
     settings = config.to_dict()
     for name in ("output_dir", "resume_from_checkpoint", "overwrite_output_dir"):
         settings.pop(name)
-    settings["dataset"] = _public_name(config.dataset)
-    settings["model"] = Path(config.model).name if Path(config.model).exists() else config.model
+    recipe = distiller.synthetic.recipe
+    settings["dataset"] = _public_name(config.dataset) if distiller.named_data else None
+    settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
     return settings
 
 

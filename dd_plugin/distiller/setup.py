@@ -6,7 +6,9 @@ and lays out the synthetic set.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +29,14 @@ from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
-from dd_plugin.data import DataError, Normalization, RealData, Transform, Whitening, load_real
+from dd_plugin.data import (
+    MissingSplitError,
+    Normalization,
+    RealData,
+    Transform,
+    Whitening,
+    load_real,
+)
 from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
@@ -90,7 +99,7 @@ def make_parts(
         OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args),  # type: ignore[arg-type]
         inner_loss=inner_loss,
         outer_loss=outer_loss,
-        compile=_compile(config, any(own_losses)),
+        compile=_compile(config, any(own_losses) or model_init is not None),
         autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
     )
     transform = _transform(config, networks, train).to(device)
@@ -110,9 +119,9 @@ def make_parts(
     )
 
 
-def _compile(config: DistillerConfig, own_losses: bool) -> Compile:
+def _compile(config: DistillerConfig, own_code: bool) -> Compile:
     named: dict[str, Compile] = {"no": False, "trace": "trace", "inductor": True}
-    return named.get(config.compile, False if own_losses else "trace")
+    return named.get(config.compile, False if own_code else "trace")
 
 
 class _Data(NamedTuple):
@@ -135,6 +144,8 @@ def _read(
         "seed": config.seed,
     }
     source = config.dataset if train_dataset is None else train_dataset
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
     split = config.train_split
     if split is None and isinstance(source, (str, dict)):
         split = "train"
@@ -157,7 +168,7 @@ def _read(
     for name in ("validation", "test"):
         try:
             return _Data(train, load_real(source, name, **options), split, name)
-        except DataError as error:
+        except MissingSplitError as error:
             missing = error
     if eval_dataset is not None:
         raise missing
@@ -188,7 +199,9 @@ def _recipe(
     model_init: ModelInit | None,
     own_inner_loss: bool,
 ) -> Recipe:
-    return Recipe(
+    # A folder of this machine is no name for others.
+    named = model_init is None and not Path(config.model).exists()
+    recipe = Recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
         steps=config.inner_steps,
@@ -201,10 +214,12 @@ def _recipe(
         init=networks.mode,
         statistics=networks.statistics if networks.has_batch_norm else None,
         train_with=config.train_with,
-        model=config.model if model_init is None else None,
-        model_args=config.model_args if model_init is None else {},  # type: ignore[arg-type]
+        model=config.model if named else None,
+        model_args=config.model_args if named else {},  # type: ignore[arg-type]
         loss="custom" if own_inner_loss else "cross_entropy",
     )
+    # What cannot be read back later is told now.
+    return Recipe.from_dict(recipe.to_dict())
 
 
 def _synthetic(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel import cross_entropy
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.data import RealData, load_real
+from dd_plugin.data import DataError, RealData, load_real
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
@@ -33,7 +33,7 @@ from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import to_bytes
-from dd_plugin.hub.published import published_files
+from dd_plugin.hub.published import PUBLISHED, published_files
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, StoredSet, read_set
 
@@ -195,7 +195,7 @@ class DistilledDataset:
             )
         own = name is not None and name == recipe.model
         arguments = dict(recipe.model_args) if own else {}
-        if own and self.initial:
+        if own and self.initial and chosen == "recipe":
             arguments.pop("pretrained", None)
         network = fresh_network(
             recipe.model if model is None else model,  # type: ignore[arg-type]
@@ -296,6 +296,13 @@ class DistilledDataset:
             ValueError: the card does not say which data set.
         """
         if isinstance(dataset, RealData):
+            found = (dataset.shape, tuple(dataset.class_names))
+            if found != (self.recipe.shape, self.class_names):
+                raise DataError(
+                    f"the real images are {found[0]} with classes {list(found[1])[:10]}, those of "
+                    f"this set {self.recipe.shape} with {list(self.class_names)[:10]}; give the "
+                    "data set itself, or make both alike"
+                )
             return dataset
         noted = self.record["protocol"]
         source = noted.get("dataset") if dataset is None else dataset
@@ -365,7 +372,11 @@ class DistilledDataset:
         target = Path(folder)
         if target.exists() and target.resolve() == self.folder.resolve():
             raise ValueError(f"{str(folder)!r} is where this set is already; choose another folder")
-        for name in published_files(self.folder):
+        files = published_files(self.folder)
+        for name in PUBLISHED:
+            if "*" not in name and name not in files:  # of another set
+                (target / name).unlink(missing_ok=True)
+        for name in files:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / name, target / name)
         return target

@@ -31,7 +31,7 @@ RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-0000
 
 _MOST_RECORD_BYTES = 8 << 20
 _MOST_BYTES = 16 << 30
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KNOWN = ("images", "labels", "step_sizes", "soft_labels")
 _PREFIXES = ("constants.", "transform.", "initial.")
 
@@ -184,7 +184,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, TypeError, OverflowError) as error:
         raise DistilledFormatError(f"{path} cannot be read: {error}") from error
     for name, tensor in tensors.items():
-        if tensor.dtype not in (*_FLOATS, torch.int64):
+        if tensor.dtype not in (*FLOATS, torch.int64):
             raise DistilledFormatError(f"{path}: {name!r:.80} must not be {tensor.dtype}")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DistilledFormatError(f"{path}: {name!r:.80} has values that are not finite")
@@ -207,7 +207,7 @@ def _assemble(
         raise DistilledFormatError(
             f"images must be (N, {', '.join(map(str, recipe.shape))}), got {tuple(images.shape)}"
         )
-    if dtype not in _FLOATS or float(images.min()) < 0 or float(images.max()) > 1:
+    if dtype not in FLOATS or float(images.min()) < 0 or float(images.max()) > 1:
         raise DistilledFormatError("images must be floating-point numbers from 0 to 1")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise DistilledFormatError(
@@ -222,7 +222,7 @@ def _assemble(
     constants = _named(tensors, "constants.")
     soft = tensors.get("soft_labels")
     for name, tensor in (("step_sizes", step_sizes), ("soft_labels", soft), *constants.items()):
-        if tensor is not None and tensor.dtype not in _FLOATS:
+        if tensor is not None and tensor.dtype not in FLOATS:
             raise DistilledFormatError(f"{name!r:.80} must be floating-point, got {tensor.dtype}")
     transform = transform_from(record["transform"], _named(tensors, "transform."))
     with torch.no_grad():

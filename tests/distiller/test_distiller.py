@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import DatasetDict, Value, load_dataset
 from torch import nn
 
+from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
+from dd_plugin.distiller.clipping import clip_by_moving_norm
+from dd_plugin.distiller.output_folder import check_output_dir
 from dd_plugin.hub import PushError
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
 
@@ -238,3 +241,54 @@ def test_publishing_needs_a_name_and_a_token(tmp_path, monkeypatch):
     with pytest.raises(PushError, match="needs a token of the Hub, got none"):
         toy_distiller(tmp_path / "b", push_to_hub=True, hub_dataset_id="me/toy")
     assert not (tmp_path / "b" / "recipe.json").exists()
+
+
+def test_a_name_is_the_network_of_the_recipe(tmp_path):
+    config = toy_config(tmp_path, max_steps=1, model_args=None)
+    distiller = Distiller("timm/test_resnet", config, toy_dataset(), toy_dataset(30, 1))
+    assert distiller.synthetic.recipe.model == "timm/test_resnet"
+    assert distiller.config.model == "timm/test_resnet"
+
+
+def test_what_could_not_be_read_back_is_told_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="could load other files or code"):
+        toy_distiller(tmp_path, model="timm/test_resnet", model_args={"pretrained_cfg": None})
+
+
+def test_files_of_a_data_set_are_not_replaced(tmp_path):
+    mine = tmp_path / "mine" / "data"
+    mine.mkdir(parents=True)
+    (mine / "train-00000-of-00001.parquet").write_bytes(b"mine")
+    for options in ({}, {"overwrite_output_dir": True}):
+        with pytest.raises(ValueError, match="no run of dd_plugin and would be replaced"):
+            check_output_dir(toy_config(tmp_path / "mine", **options))
+    with pytest.raises(ValueError, match="is the folder of the real images"):
+        check_output_dir(toy_config(tmp_path / "mine", dataset=str(tmp_path / "mine")))
+    # A checkpoint of elsewhere is no leave to write over the run that is here.
+    toy_distiller(tmp_path / "run").save_model()
+    elsewhere = str(tmp_path / "other" / "checkpoint-2")
+    with pytest.raises(ValueError, match="holds another run"):
+        check_output_dir(toy_config(tmp_path / "run", resume_from_checkpoint=elsewhere))
+    inside = str(tmp_path / "run" / "checkpoint-2")
+    check_output_dir(toy_config(tmp_path / "run", resume_from_checkpoint=inside))
+
+
+def test_a_damaged_validation_split_is_not_passed_over(tmp_path):
+    damaged = toy_dataset(30, 1).cast_column("label", Value("int64"))
+    damaged = damaged.map(lambda row: {"label": -1})
+    splits = DatasetDict(train=toy_dataset(), validation=damaged, test=toy_dataset(30, 2))
+    with pytest.raises(DataError):
+        Distiller(None, toy_config(tmp_path), splits, splits)
+    splits.pop("validation")
+    assert Distiller(None, toy_config(tmp_path), splits, splits).eval_split == "test"
+
+
+def test_a_kind_of_gradient_that_began_at_zero_still_moves():
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([{"params": [parameter], "name": "images", "lr": 1.0}])
+    norms = {}
+    parameter.grad = torch.zeros(2)
+    clip_by_moving_norm(optimizer, norms, 2.0)
+    parameter.grad = torch.ones(2)
+    clip_by_moving_norm(optimizer, norms, 2.0)
+    assert torch.equal(parameter.grad, torch.ones(2))

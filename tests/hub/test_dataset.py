@@ -13,6 +13,7 @@ from torch import nn
 
 from dd_plugin import DistilledDataset
 from dd_plugin.bn import converted_layers
+from dd_plugin.data import DataError, RealData
 from dd_plugin.evaluation import OtherArchitectureWarning
 from dd_plugin.hub.folder import to_bytes
 from tests.distiller.toy import toy_dataset, toy_distiller
@@ -250,3 +251,49 @@ def test_writing_over_a_set_keeps_the_words_of_its_owner(tmp_path):
     assert record["source"]["dataset"] is None
     assert record["protocol"]["images"] == 30
     assert str(tmp_path) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("statistics", ["frozen", "learned", "tracked"])
+def test_a_fixed_start_brings_what_is_not_trained(tmp_path, tested, statistics):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    start = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    start[0].requires_grad_(False)
+    norm.running_mean.normal_()
+    distiller = toy_distiller(tmp_path, model_init=start, statistics=statistics, **LONGER)
+    distiller.train()
+    distiller.compare()
+    distiller.save_model()
+
+    def another():
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+        )
+
+    distilled = DistilledDataset.from_pretrained(tmp_path)
+    frozen = another()
+    frozen[0].requires_grad_(False)
+    assert distilled.evaluate(frozen, tested) == distiller.results["distilled"]
+    assert torch.equal(distilled.fit(frozen)[0].weight.float(), start[0].weight)
+
+
+def test_real_images_of_another_kind_are_refused(distilled):
+    other = RealData.from_dataset(toy_dataset(30, 1, size=16))
+    with pytest.raises(DataError, match="the real images are"):
+        distilled.evaluate(dataset=other)
+
+
+def test_saving_again_keeps_evaluations_and_drops_what_is_of_another_set(tmp_path):
+    distiller, _ = distilled_in(tmp_path)
+    change_record(tmp_path, lambda record: record["evaluations"].append({"model": "x"}))
+    distiller.save_model()
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["evaluations"] == [{"model": "x"}]
+    assert (tmp_path / "results.md").exists()
+    distiller.results.clear()
+    with torch.no_grad():
+        distiller.synthetic.parametrization.pixels.mul_(0.5)
+    distiller.save_model()
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["evaluations"] == []
+    assert not (tmp_path / "results.md").exists()
