@@ -1,7 +1,7 @@
 """What each treatment of BatchNorm is worth to a distilled set: accuracy over seeds.
 
     python examples/reproduce/batchnorm_policies.py DATASET \
-        --json docs/results/policies-mnist.json --page docs/benchmarks/policies.md
+        --json policies-mnist.json --page PAGE.md
 
 The same network, data and number of outer steps under each treatment, random initialisation, tested
 in eval mode on the validation images. Runs that the JSON file holds already are not made again, so
