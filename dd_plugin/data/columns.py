@@ -288,6 +288,9 @@ def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) 
             f"not among the given ones: {', '.join(missing[:10])}"
         )
     by_text: dict[Any, int] = dict(index)
+    if values is None and all(name.isdecimal() for name in names):
+        # A stream of numbers, and the names are numbers: those of a table without names.
+        return {**by_text, **{int(name): position for name, position in index.items()}}
     if values is None:
         return {**in_order, **by_text}
     distinct = {value for value in values if isinstance(value, (int, np.integer))}

@@ -172,3 +172,13 @@ def test_bad_labels_do_not_become_classes():
         classes.encode([0, None])
     with pytest.raises(DataError, match="row 0 has the label -1; negative labels"):
         Classes.make(values=[-1, -1])
+
+
+def test_numbers_of_a_stream_are_those_of_the_table_before_it():
+    # Labels 1 to 3 in a table without names are the classes "1", "2" and "3".
+    table = Classes.make(values=[1, 2, 3, 1])
+    assert table.encode([1, 3]).tolist() == [0, 2]
+    stream = Classes.make(class_names=table.names)
+    assert stream.encode([1, 2, 3]).tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="has the label 0"):
+        stream.encode([0])
