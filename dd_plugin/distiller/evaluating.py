@@ -6,7 +6,6 @@ networks of an evaluation are shared out among the processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +14,7 @@ from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bn import revert_bn
-from dd_plugin.data import RealData
-from dd_plugin.evaluation import Scores, network_seed, score
+from dd_plugin.evaluation import InputBatches, Scores, network_seed, score
 from dd_plugin.evaluation.baselines import (
     Prepare,
     accuracy_of_module,
@@ -68,28 +66,17 @@ def _fresh_state(distiller: Distiller, seed: int) -> RunState:
     return pytree.tree_map(lambda t: t.to(distiller.accelerator.device), state)
 
 
-class _EvalBatches:
-    """The evaluation data as network input, made batch by batch each time it is gone through."""
-
-    def __init__(self, distiller: Distiller, data: RealData) -> None:
-        self._distiller, self._data = distiller, data
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        distiller = self._distiller
-        for images, labels in self._data.batches(distiller.config.per_device_eval_batch_size):
-            yield distiller.transform(images.to(distiller.dtype)), labels
-
-
-def _eval_batches(distiller: Distiller) -> _EvalBatches:
+def _eval_batches(distiller: Distiller) -> InputBatches:
     if distiller.eval_data is None:
         raise ValueError(
             "there is no evaluation data: no split `validation` or `test` was found; give "
             "`eval_dataset` or `eval_split`"
         )
-    return _EvalBatches(distiller, distiller.eval_data)
+    size = distiller.config.per_device_eval_batch_size
+    return InputBatches(distiller.eval_data, distiller.transform, distiller.dtype, size)
 
 
-def _on_few(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
+def _on_few(distiller: Distiller, index: int, batches: InputBatches) -> float:
     seed, config = network_seed(distiller.config.seed, index), distiller.config
     network = _ordinary(distiller, seed)
     train_on_random_real(
@@ -98,7 +85,7 @@ def _on_few(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
     return accuracy_of_module(network, batches)
 
 
-def _on_all(distiller: Distiller, index: int, batches: _EvalBatches) -> float:
+def _on_all(distiller: Distiller, index: int, batches: InputBatches) -> float:
     seed = network_seed(distiller.config.seed, index)
     network = _ordinary(distiller, seed)
     train_on_all(network, distiller.train_data, _preparing(distiller), seed)

@@ -20,6 +20,7 @@ from dd_plugin.data import DIGITS, RealData
 from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.hub.download import licenses_of
 from dd_plugin.hub.folder import write_set, write_whole
+from dd_plugin.hub.markdown import table
 from dd_plugin.hub.reading import FLOATS
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         initial = {**_untrained(distiller), **start.parameters, **start.statistics}
     results = {
         name: {
-            "mean": s.mean,
-            "std": s.std,
-            "accuracies": list(s.accuracies),
+            **s.to_dict(),
             "seeds": [network_seed(config.seed, index) for index in range(len(s.accuracies))],
         }
         for name, s in distiller.results.items()
@@ -159,13 +158,7 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) 
         for name, scores in results.items()
     ]
     header = ("trained on", "images", "accuracy", "networks")
-    widths = [max(len(row[i]) for row in [header, *body]) for i in range(4)]
-
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([line(header), rule, *map(line, body)])
+    return table(header, body)
 
 
 def training_curve(history: list[dict[str, Any]]) -> bytes | None:

@@ -6,10 +6,11 @@ data.
 """
 
 from dd_plugin.evaluation.baselines import train_on_real
-from dd_plugin.evaluation.scores import Scores, accuracy_of, network_seed, score
+from dd_plugin.evaluation.scores import InputBatches, Scores, accuracy_of, network_seed, score
 from dd_plugin.evaluation.training import OtherArchitectureWarning, train_by_recipe
 
 __all__ = [
+    "InputBatches",
     "OtherArchitectureWarning",
     "Scores",
     "accuracy_of",

@@ -9,14 +9,16 @@ networks.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import BilevelProblem, RunState, unroll
 from dd_plugin.bilevel.randomness import mix, untouched_generators
+from dd_plugin.data import RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
 
 
@@ -36,9 +38,31 @@ class Scores:
         """Their standard deviation (of a sample); 0 for one network."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """As a record has it."""
+        return {"mean": self.mean, "std": self.std, "accuracies": list(self.accuracies)}
+
     def __str__(self) -> str:
         spread = f" ± {100 * self.std:.1f}" if len(self.accuracies) > 1 else ""
         return f"{100 * self.mean:.1f}{spread} %"
+
+
+class InputBatches:
+    """Real images as network input, made batch by batch each time they are gone through.
+
+    Args:
+        data: the images.
+        transform: from pixels to network input.
+        dtype: of the network.
+        size: images per batch; the last one may be smaller.
+    """
+
+    def __init__(self, data: RealData, transform: Transform, dtype: torch.dtype, size: int) -> None:
+        self._data, self._transform, self._dtype, self._size = data, transform, dtype, size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self._data.batches(self._size):
+            yield self._transform(images.to(self._dtype)), labels
 
 
 def network_seed(seed: int, index: int) -> int:

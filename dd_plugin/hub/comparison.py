@@ -8,7 +8,7 @@ prints and stores.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from dd_plugin.evaluation.baselines import (
 )
 from dd_plugin.evaluation.fresh import fresh_network
 from dd_plugin.hub.dataset import DistilledDataset, Protocol
+from dd_plugin.hub.markdown import table
 
 # Keys of a row that say what was measured, apart from its numbers.
 IDENTITY = ("model", "trained_on", "protocol", "pixels", "dataset", "split")
@@ -69,16 +70,15 @@ def compare(
             "trained_on": trained_on,
             "protocol": how,
             "pixels": pixels,
-            "images": sum(len(labels) for _, labels in batches),
-            "mean": scores.mean,
-            "std": scores.std,
-            "accuracies": list(scores.accuracies),
+            "images": test_images,
+            **scores.to_dict(),
             **(about or {}),
         }
         rows.append(row)
         on_row(row)
 
     batches = distilled.test_batches(test, 500)
+    test_images = sum(len(labels) for _, labels in batches)
     for model in models:
         how = distilled.protocol_for(protocol, model)
         for pixels in ("exact", "png"):
@@ -108,7 +108,7 @@ def _baseline(
     model: str,
     name: str,
     train: RealData,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
     seeds: Sequence[int],
     device: torch.device | str,
 ) -> Iterator[float]:
@@ -156,10 +156,4 @@ def rows_table(rows: Sequence[dict[str, Any]]) -> str:
             str(len(row["accuracies"])),
         )
         body.append((*((str(row.get("set")),) if several else ()), *cells))
-    widths = [max(len(line[i]) for line in [header, *body]) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([line(header), rule, *map(line, body)])
+    return table(header, body)

@@ -22,6 +22,7 @@ from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import (
+    InputBatches,
     OtherArchitectureWarning,
     Scores,
     network_seed,
@@ -324,11 +325,10 @@ class DistilledDataset:
             device=device,
         )
 
-    def test_batches(self, data: RealData, size: int) -> list[tuple[Tensor, Tensor]]:
+    def test_batches(self, data: RealData, size: int) -> InputBatches:
         """Real images as network input, in batches."""
-        dtype, transform = self.images.dtype, self._synthetic.transform
-        moved = transform.to(data.device)
-        return [(moved(images.to(dtype)), labels) for images, labels in data.batches(size)]
+        transform = self._synthetic.transform.to(data.device)
+        return InputBatches(data, transform, self.images.dtype, size)
 
     def prepare(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Real images as this set's networks are trained on them: augmented network input."""

@@ -116,7 +116,7 @@ def test_any_network_can_be_trained_on_it(distilled, model, protocol):
         network = distilled.fit(made, protocol=protocol)
     assert not network.training
     assert not converted_layers(network)
-    images, _ = distilled.test_batches(distilled.real_data(toy_dataset(30, 1)), 30)[0]
+    ((images, _),) = distilled.test_batches(distilled.real_data(toy_dataset(30, 1)), 30)
     with torch.no_grad():
         found = network(images)
     found = getattr(found, "logits", found)
