@@ -1,0 +1,68 @@
+"""CIFAR-10 with what a CPU allows: ZCA whitening and soft labels, each with and without.
+
+    python examples/reproduce/cifar10.py DATASET --json docs/results/cifar10.json --jobs 2
+
+A ConvNet of width 32 with InstanceNorm from random starts, tested on the validation images. Budget:
+with the defaults (one image per class) a run takes some ten minutes on one CPU core.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runs import Row, make_parser, make_rows
+
+from dd_plugin import DistillerConfig
+from dd_plugin.evaluation.fresh import ModelInit
+
+ZCA, SOFT = {"normalization": "zca"}, {"soft_labels": True}
+NORMS = {"InstanceNorm": "instancenorm2d", "BatchNorm": "batchnorm2d"}
+# Name in the table -> settings that differ from those below.
+CASES: dict[str, dict[str, Any]] = {
+    "neither": {},
+    "ZCA": ZCA,
+    "soft labels": SOFT,
+    "both": {**ZCA, **SOFT},
+}
+SETTING = ("norm", "images_per_class", "steps", "inner_steps", "width", "networks", "compile")
+
+
+def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelInit | None]:
+    """The settings of one run."""
+    batching = {"batching": "minibatches", "batch_size": 20} if key["images_per_class"] > 5 else {}
+    config = DistillerConfig(
+        output_dir=folder,
+        dataset=dataset,
+        eval_split="validation",
+        model_args={"width": key["width"], "norm_layer": NORMS[key["norm"]]},
+        seed=key["seed"],
+        images_per_class=key["images_per_class"],
+        inner_steps=key["inner_steps"],
+        augmentation="flip",
+        real_batch_size=128,
+        max_steps=key["steps"],
+        eval_steps=0,
+        save_steps=0,
+        baselines=False,
+        disable_tqdm=True,
+        final_eval_networks=key["networks"],
+        compile=key["compile"],
+        **batching,  # type: ignore[arg-type]
+        **CASES[key["case"]],
+    )
+    return config, None
+
+
+def main() -> None:
+    """Make the runs that are asked for."""
+    parser = make_parser((__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--norm", choices=list(NORMS), default="InstanceNorm")
+    args = parser.parse_args()
+    setting = {name: getattr(args, name) for name in SETTING}
+    keys = [{"case": case, "seed": seed, **setting} for seed in args.seeds for case in args.cases]
+    make_rows(keys, make, args)
+
+
+if __name__ == "__main__":
+    main()
