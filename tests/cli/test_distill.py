@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from dd_plugin.cli import main
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "--max_steps=60",
     "--eval_steps=30",

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,7 @@ from safetensors.torch import load_file
 from dd_plugin.hub.folder import preview, to_bytes, write_together
 from dd_plugin.hub.reading import DistilledFormatError, read_set
 from tests.hub.toy import synthetic_set, write_toy
-
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 
 def test_files_and_their_checksums(tmp_path):
