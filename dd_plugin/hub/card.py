@@ -39,6 +39,9 @@ _HOME = "https://huggingface.co/datasets"
 _MOST_NAMES = 20
 _LOSSES = {"cross_entropy": "cross-entropy", "custom": "its author's own, not part of the recipe"}
 
+# Spoken of where it is not that of the images.
+_PRECISIONS = {"bf16": "bfloat16 where `torch.autocast` allows it; tested in full precision"}
+
 
 def make_card(record: Mapping[str, Any]) -> str:
     """The card of a distilled set.
@@ -213,6 +216,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("step sizes", _step_sizes(images, config)),
         ("labels", "learned probabilities" if images.get("soft_labels") else "classes"),
         ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
+        ("precision", _PRECISIONS.get(str(recipe.get("mixed_precision")), "")),
         ("augmentation", code(recipe.get("augmentation") or "none")),
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),

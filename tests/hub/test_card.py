@@ -245,6 +245,7 @@ def test_citations_are_those_of_the_methods_used(change, paper):
         ({"statistics": None}, "none"),
         ({"model": None}, "one without a name with"),
         ({"loss": "custom"}, "its author's own, not part of the recipe"),
+        ({"mixed_precision": "bf16"}, "bfloat16 where `torch.autocast` allows it"),
     ],
 )
 def test_recipe_in_words(change, text):
