@@ -318,6 +318,18 @@ def test_images_per_class_need_not_be_whole(per_class, tag):
     assert f"# someone/pets, distilled to {tag[4:]} {plural} per class" in card
 
 
+def test_upsampled_images_are_counted_by_their_storage():
+    record = a_record()
+    record["images"] |= {"count": 24, "per_class": 8, "upsample_factor": 2}
+    parts = sections(make_card(record))
+    assert parts["title"] == "# someone/pets, distilled to 2 images per class"
+    assert parts["summary"].count("24 synthetic colour images of 8 x 8 pixels") == 1
+    assert "stored at 1/2 of this height and width, in the place of 6 images" in parts["summary"]
+    assert [row[1] for row in rows(parts["results"])[1:4]] == ["24, stored as 6", "6", "45,678"]
+    assert "ipc-2" in DatasetCard(make_card(record)).data.tags
+    assert "num_examples: 24" in make_card(record)
+
+
 def test_the_repository_of_the_run_is_named_in_the_code():
     record = a_record()
     record["about"]["config"]["hub_dataset_id"] = "me/pets-ipc2"
