@@ -64,10 +64,12 @@ def _main_table(record: Mapping[str, Any]) -> str:
     shown, stored = count(total), count(total // times_smaller(record["images"]))
     real = count((record.get("source") or {}).get("images"))
     images = {"distilled": shown, "random real": stored, "full data": real}
+    names = dict(_ROWS)
     if shown != stored:
         images["distilled"] = f"{shown}, stored as {stored}"
+        names["random real"] = "random real images of that storage"
     rows = [
-        (_ROWS.get(name) or escaped(name), images.get(name, ""), accuracy(found), _networks(found))
+        (names.get(name) or escaped(name), images.get(name, ""), accuracy(found), _networks(found))
         for name, found in results.items()
         if isinstance(found, Mapping) and accuracy(found)
     ]

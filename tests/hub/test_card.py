@@ -326,6 +326,7 @@ def test_upsampled_images_are_counted_by_their_storage():
     assert parts["summary"].count("24 synthetic colour images of 8 x 8 pixels") == 1
     assert "stored at 1/2 of this height and width, in the place of 6 images" in parts["summary"]
     assert [row[1] for row in rows(parts["results"])[1:4]] == ["24, stored as 6", "6", "45,678"]
+    assert "| random real images of that storage |" in parts["results"]
     assert "ipc-2" in DatasetCard(make_card(record)).data.tags
     assert "num_examples: 24" in make_card(record)
 

@@ -18,6 +18,7 @@ def test_an_upsampled_set_is_compared_with_as_much_storage_as_the_trainer_did(tm
     lines = (tmp_path / "results.md").read_text().splitlines()
     cells = [line.split("|")[2].strip() for line in (lines[0], *lines[2:])]
     assert cells[1:] == ["12, stored as 3", "3", "all"]
+    assert lines[3].startswith("| random real images of that storage |")
     real = [RealData.from_dataset(data) for data in (toy_dataset(30, seed=1), toy_dataset())]
     rows = compare(distilled, ["timm/dd_convnet"], *real, networks=2)
     found = {(row["trained_on"], row["pixels"]): tuple(row["accuracies"]) for row in rows}
