@@ -188,7 +188,8 @@ def _transform(config: DistillerConfig, networks: Networks, train: RealData) -> 
         return Normalization([0.0] * train.shape[0], [1.0] * train.shape[0])
     own = None
     if config.normalization == "auto":
-        own = Normalization.from_model(networks.new_model(config.seed), channels=train.shape[0])
+        model = networks.new_model(config.seed)
+        own = Normalization.from_model(model, channels=train.shape[0], fetch=True)
     return own or Normalization.from_data(train)
 
 
