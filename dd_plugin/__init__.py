@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dd_plugin.distiller import DistillerConfig as DistillerConfig
     from dd_plugin.hub import DistilledDataset as DistilledDataset
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 # Public name -> the part that holds it.
 _HOMES = {

@@ -5,7 +5,6 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,8 +13,9 @@ from dd_plugin.distiller import DistillerConfig
 from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
 from tests.hub.records import a_set
+from tests.repository import repository_file
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = repository_file("examples")
 
 
 def test_forum_forward_backward(capsys):

@@ -4,15 +4,16 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from tests.repository import repository_file
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("importlinter") is None, reason="the `dev` extra is not installed"
 )
 
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PYPROJECT = repository_file("pyproject.toml")
 PARTS = ("cli", "distiller", "hub", "evaluation", "data", "bilevel", "models", "bn")
 
 

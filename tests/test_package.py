@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dd_plugin
+from tests.repository import ROOT
 
 # A change of this list is a change for users: it belongs into CHANGELOG.md.
 PUBLIC_NAMES = [
@@ -88,6 +90,22 @@ def test_installed_version_is_the_one_in_the_source():
     except PackageNotFoundError:
         pytest.skip("dd-plugin is imported from the source tree without being installed")
     assert installed == dd_plugin.__version__
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("CITATION.cff", r"^version: (\S+)\ndate-released: (\S+)$"),
+        ("CHANGELOG.md", r"^## \[(\d\S*)\] - (\S+)$"),
+    ],
+)
+def test_the_pages_speak_of_this_version(name, pattern):
+    """The newest release in the changelog, and what is to be cited, of one version and day."""
+    if not (ROOT / name).exists():
+        pytest.skip(f"the repository's {name} is not beside the tests")
+    found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    assert found.groups() == (dd_plugin.__version__, "2026-11-23")
 
 
 def test_package_is_typed():

@@ -1,7 +1,6 @@
 """The README's Python runs as printed, and the files it points to exist."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +10,9 @@ from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.hub import write_set
+from tests.repository import ROOT, repository_file
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = repository_file("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 

@@ -179,6 +179,7 @@ class FunctionalModel:
         training: bool,
         in_graph: bool = True,
         draws: Draws | None = None,
+        autocast: bool = True,
     ) -> tuple[Tensor, Tensors, Tensors]:
         """One forward pass, inside `ready`.
 
@@ -193,6 +194,7 @@ class FunctionalModel:
             in_graph: keep the new statistics differentiable; without it they are values only,
                 which lets layers use their fused kernels.
             draws: where random numbers come from.
+            autocast: False for the full precision of the weights in any case.
 
         Returns:
             Logits ``(N, classes)``, the new statistics and the new counters.
@@ -209,7 +211,7 @@ class FunctionalModel:
         cast = torch.autocast(
             self.device_type,
             dtype=self.autocast,
-            enabled=self.autocast is not None,
+            enabled=autocast and self.autocast is not None,
             cache_enabled=False,
         )
         # A copy, for models that begin with an operation in place.

@@ -54,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
             config = DistillerConfig(**values)
         for warning in caught:
             print(f"dd-plugin distill: warning: {warning.message}", file=sys.stderr)
+        if not config.eval_steps and "eval_networks" in values:
+            # In Python it is the default of `Distiller.evaluate`.
+            print(
+                f"dd-plugin distill: warning: `eval_networks` = {config.eval_networks} has no "
+                "effect with `eval_steps` = 0; the table at the end is of `final_eval_networks`",
+                file=sys.stderr,
+            )
         check_output_dir(config)
         distiller = Distiller(config=config)
     except (ValueError, TypeError, OSError, ImportError, PushError) as error:

@@ -17,7 +17,14 @@ class Parametrization(nn.Module):
     """Synthetic images as a function of parameters.
 
     An implementation is made from the images it should start at, ``(N, C, H, W)`` in [0, 1].
+
+    Attributes:
+        pixels: the parameters: what has to be stored.
+        factor: how many times smaller than the images they are, in each direction.
     """
+
+    pixels: nn.Parameter
+    factor: int = 1
 
     @abstractmethod
     def forward(self) -> Tensor:
@@ -67,7 +74,16 @@ class Upsampled(Parametrization):
                 'choose another factor or parametrization="pixels"'
             )
         self.size = (height, width)
+        self.factor = factor
         self.pixels = nn.Parameter(F.avg_pool2d(images.detach(), factor))
+
+    @classmethod
+    def of_stored(cls, pixels: Tensor, factor: int) -> Upsampled:
+        """From the parameters that another one had; its images are the same bit for bit."""
+        height, width = pixels.shape[-2:]
+        made = cls(pixels.new_zeros(1, 1, height * factor, width * factor), factor)
+        made.pixels = nn.Parameter(pixels.detach().clone())
+        return made
 
     def forward(self) -> Tensor:
         """See `Parametrization`."""

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+import torch
+
 from dd_plugin.bilevel.optimizers import OPTIMIZERS
 
 Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]
 Loss = Literal["cross_entropy", "custom"]
+Precision = Literal["no", "bf16"]
 
 # Arguments of a model that could make loading it read other files or run other code.
 _NO_MODEL_ARGUMENT = re.compile(
@@ -50,6 +53,8 @@ class Recipe:
         model: the network's name, or None for one that has none.
         model_args: its arguments.
         loss: ``"cross_entropy"``, or ``"custom"`` for one that is not part of the recipe.
+        mixed_precision: ``"bf16"``: training runs in bfloat16 where `torch.autocast` allows it;
+            networks are tested in the precision of the images all the same.
     """
 
     shape: tuple[int, int, int]
@@ -67,6 +72,7 @@ class Recipe:
     model: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss: Loss = "cross_entropy"
+    mixed_precision: Precision = "no"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -75,6 +81,7 @@ class Recipe:
             ("batching", get_args(Batching)),
             ("init", get_args(Init)),
             ("loss", get_args(Loss)),
+            ("mixed_precision", get_args(Precision)),
             ("optimizer", tuple(OPTIMIZERS)),
             ("statistics", (None, "learned", "tracked", "frozen")),
             ("train_with", ("batch", "running")),
@@ -98,6 +105,11 @@ class Recipe:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of `torch.autocast` in training, as `dd_plugin.bilevel` takes it."""
+        return torch.bfloat16 if self.mixed_precision == "bf16" else None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -161,7 +173,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
     require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")
     batch = values.get("batch_size")
     require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")
-    for name in ("batching", "optimizer", "augmentation", "init", "train_with", "loss"):
+    words = "batching optimizer augmentation init train_with loss mixed_precision"
+    for name in words.split():
         require(name, type(values.get(name)) is str, "a word")
     for name in ("statistics", "model"):
         require(name, type(values.get(name)) in (str, type(None)), "a word or null")

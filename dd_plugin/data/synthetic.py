@@ -98,6 +98,12 @@ class SyntheticSet(nn.Module):
                 f"{step_sizes}"
             )
 
+    @property
+    def images_per_class(self) -> float:
+        """Images per class that take the storage of the set, whose own may be stored smaller."""
+        factor = self.parametrization.factor
+        return len(self.labels) / (factor * factor * self.recipe.num_classes)
+
     def images(self) -> Tensor:
         """All images ``(N, C, H, W)`` in pixel space."""
         images: Tensor = self.parametrization()

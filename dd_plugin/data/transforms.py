@@ -67,19 +67,22 @@ class Normalization:
         self._std = torch.tensor(self.std, dtype=torch.float64).view(-1, 1, 1)
 
     @classmethod
-    def from_model(cls, model: nn.Module, *, channels: int | None = None) -> Normalization | None:
+    def from_model(
+        cls, model: nn.Module, *, channels: int | None = None, fetch: bool = False
+    ) -> Normalization | None:
         """The one that the model was made for, or None if the model does not say.
 
         timm's models say it in their `pretrained_cfg`, which `timm.data.resolve_model_data_config`
-        reads. For a Hugging Face model its image processor is looked for in the folder or the local
-        cache that the model came from; nothing is fetched.
+        reads. For a Hugging Face model it is its image processor that says it, in the folder or
+        on the Hub, where the model came from.
 
         Args:
             model: a timm or Hugging Face model.
             channels: of the images. Where the model's values are for another number, one value is
                 repeated, several are averaged for grey images, and anything else gives None.
+            fetch: ask the Hub for an image processor that is not in the local cache.
         """
-        found = _from_timm(model) or _from_image_processor(model)
+        found = _from_timm(model) or _from_image_processor(model, fetch)
         if found is None:
             return None
         mean, std = (list(map(float, values)) for values in found)
@@ -143,14 +146,16 @@ def _from_timm(model: nn.Module) -> tuple[Any, Any] | None:
     return resolved["mean"], resolved["std"]
 
 
-def _from_image_processor(model: nn.Module) -> tuple[Any, Any] | None:
+def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | None:
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     if not isinstance(name, str) or not name:
         return None
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(
+            name, local_files_only=not fetch, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError):
         return None
     factor = 255.0

@@ -164,7 +164,9 @@ class DistillerConfig:
         "inductor: compiled, for runs of thousands of outer steps; auto: trace, or no where a loss "
         "or the network is your own code, which may not do the same in every step.",
     )
-    mixed_precision: str = _option("no", "no or bf16.")
+    mixed_precision: str = _option(
+        "no", "no, or bf16 in the training of networks; they are tested in full."
+    )
     dtype: str = _option("float32", "Of weights and images: float32 or float64.")
 
     # The Hub.
@@ -287,6 +289,10 @@ class DistillerConfig:
             "hub_token": not self.push_to_hub,
             "hub_revision": not self.push_to_hub,
             "save_total_limit": self.save_steps == 0,
+            "mixed_precision": self.dtype == "float64",  # which autocast leaves alone
+            "storage": self.method == "autograd",
+            "warmup_steps": self.lr_scheduler_type == "constant",
+            "run_name": not self.report_to,
         }
         for name, idle in unused.items():
             if idle and getattr(self, name) != default[name]:

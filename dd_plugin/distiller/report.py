@@ -152,9 +152,13 @@ def _length(data: RealData) -> int | None:
 def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) -> str:
     """The table of accuracies, in Markdown, aligned to be read as plain text too."""
     stored = config.images_per_class * num_classes
-    counts = {"distilled": f"{stored}", "random real": f"{stored}", "full data": "all"}
+    names, shown = dict(_ROWS), f"{stored}"
+    if config.parametrization == "upsampled":
+        shown = f"{stored * config.upsample_factor**2}, stored as {stored}"
+        names["random real"] = "random real images of that storage"
+    counts = {"distilled": shown, "random real": f"{stored}", "full data": "all"}
     body = [
-        (_ROWS[name], counts[name], str(scores), str(len(scores.accuracies)))
+        (names[name], counts[name], str(scores), str(len(scores.accuracies)))
         for name, scores in results.items()
     ]
     header = ("trained on", "images", "accuracy", "networks")

@@ -95,15 +95,15 @@ def make_parts(
         model_args=config.model_args if model_init is None else None,  # type: ignore[arg-type]
         seed=config.seed,
     )
+    recipe = _recipe(config, networks, train, model_init, own_losses[0])
     problem = networks.problem(
         OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args),  # type: ignore[arg-type]
         inner_loss=inner_loss,
         outer_loss=outer_loss,
         compile=_compile(config, any(own_losses) or model_init is not None),
-        autocast=torch.bfloat16 if config.mixed_precision == "bf16" else None,
+        autocast=recipe.autocast,
     )
     transform = _transform(config, networks, train).to(device)
-    recipe = _recipe(config, networks, train, model_init, own_losses[0])
     synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
     named = train_dataset is None and eval_dataset is None
     return Parts(
@@ -188,7 +188,8 @@ def _transform(config: DistillerConfig, networks: Networks, train: RealData) -> 
         return Normalization([0.0] * train.shape[0], [1.0] * train.shape[0])
     own = None
     if config.normalization == "auto":
-        own = Normalization.from_model(networks.new_model(config.seed), channels=train.shape[0])
+        model = networks.new_model(config.seed)
+        own = Normalization.from_model(model, channels=train.shape[0], fetch=True)
     return own or Normalization.from_data(train)
 
 
@@ -217,6 +218,7 @@ def _recipe(
         model=config.model if named else None,
         model_args=config.model_args if named else {},  # type: ignore[arg-type]
         loss="custom" if own_inner_loss else "cross_entropy",
+        mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
     )
     # What cannot be read back later is told now.
     return Recipe.from_dict(recipe.to_dict())

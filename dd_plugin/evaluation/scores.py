@@ -1,9 +1,9 @@
 """Accuracy of fresh networks that were trained on a synthetic set.
 
 The protocol: every network starts afresh from its own seed, is trained by the recipe with exactly
-the steps that the outer gradient saw, and is tested in eval mode, so that its accuracy does not
-depend on how the test images are batched. Reported are the mean and the standard deviation over
-networks.
+the steps that the outer gradient saw, and is tested in full precision and in eval mode, so that its
+accuracy does not depend on how the test images are batched. Reported are the mean and the standard
+deviation over networks.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def accuracy_of(
             images,
             training=False,
             in_graph=False,
+            autocast=False,
         )[0]
 
     with untouched_generators(), model.ready(), torch.no_grad():

@@ -79,7 +79,10 @@ def train_by_recipe(
             stacklevel=2,
         )
     problem = BilevelProblem(
-        network, optimizer=OPTIMIZERS[recipe.optimizer](**recipe.optimizer_args), inner_loss=loss
+        network,
+        optimizer=OPTIMIZERS[recipe.optimizer](**recipe.optimizer_args),
+        inner_loss=loss,
+        autocast=recipe.autocast,
     )
     state = initial_state(problem, network)
     _write(network, train_on(synthetic, problem, state, seed, constants), constants)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dd_plugin.hub.card_merge import front_matter, merge_card, with_license
-from dd_plugin.hub.card_results import results_text
+from dd_plugin.hub.card_results import results_text, times_smaller
 from dd_plugin.hub.card_sections import Section, joined, ledger, section
 from dd_plugin.hub.card_usage import usage_text
 from dd_plugin.hub.citations import papers_of
@@ -38,6 +38,9 @@ _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCI
 _HOME = "https://huggingface.co/datasets"
 _MOST_NAMES = 20
 _LOSSES = {"cross_entropy": "cross-entropy", "custom": "its author's own, not part of the recipe"}
+
+# Spoken of where it is not that of the images.
+_PRECISIONS = {"bf16": "bfloat16 where `torch.autocast` allows it; tested in full precision"}
 
 
 def make_card(record: Mapping[str, Any]) -> str:
@@ -92,7 +95,7 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
         "pretty_name": one_line(_name(record)),
         "license": licenses[0] if len(licenses) == 1 else licenses,
         "task_categories": ["image-classification"],
-        "tags": ["dataset-distillation", f"ipc-{decimal(images['per_class'])}", "dd_plugin"],
+        "tags": ["dataset-distillation", f"ipc-{decimal(_per_class(images))}", "dd_plugin"],
         "source_datasets": [hub_id or "extended"],
         "size_categories": [size],
         "configs": [
@@ -126,10 +129,16 @@ def _licenses(record: Mapping[str, Any]) -> list[str]:
     return [name for name in ([found] if isinstance(found, str) else found) if name]
 
 
+def _per_class(images: Mapping[str, Any]) -> float:
+    """Images per class as the field counts them: by the storage that they take."""
+    found: float = images["per_class"] / times_smaller(images)
+    return found
+
+
 def _name(record: Mapping[str, Any]) -> str:
     source = _source(record)
     name = source.get("hub_id") or source.get("dataset")
-    stored = record["images"]["per_class"]
+    stored = _per_class(record["images"])
     per_class = f"{decimal(stored)} {'image' if stored == 1 else 'images'}"
     what = f"{one_line(name, 80)}, distilled" if name else "Distilled images,"
     return f"{what} to {per_class} per class" if name else f"{what} {per_class} per class"
@@ -152,6 +161,13 @@ def _summary(record: Mapping[str, Any]) -> str:
     if source.get("train_split"):
         of += f" (split {code(source['train_split'])})"
     total = count(int(images["count"]), f"synthetic {colour} image")
+    smaller = times_smaller(images)
+    stored = (
+        f"They are stored at 1/{images['upsample_factor']} of this height and width, in the place "
+        f"of {count(int(images['count']) // smaller, 'image')}, and enlarged bilinearly.\n\n"
+        if smaller > 1
+        else ""
+    )
     names = ", ".join(escaped(one_line(name, 40)) for name in classes[:_MOST_NAMES])
     more = f" and {len(classes) - _MOST_NAMES:,} more" if len(classes) > _MOST_NAMES else ""
     return (
@@ -160,7 +176,7 @@ def _summary(record: Mapping[str, Any]) -> str:
         f"{of} such that a network that is trained on them alone does well on real images. Made "
         "with dd_plugin by dataset distillation: the gradient of the trained network's loss on "
         "real images is taken through its whole training, down to the pixels.\n\n"
-        f"Classes: {names}{more}."
+        f"{stored}Classes: {names}{more}."
     )
 
 
@@ -213,6 +229,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("step sizes", _step_sizes(images, config)),
         ("labels", "learned probabilities" if images.get("soft_labels") else "classes"),
         ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
+        ("precision", _PRECISIONS.get(str(recipe.get("mixed_precision")), "")),
         ("augmentation", code(recipe.get("augmentation") or "none")),
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),

@@ -60,15 +60,26 @@ def _networks(scores: Mapping[str, Any]) -> str:
 
 def _main_table(record: Mapping[str, Any]) -> str:
     results = record.get("results") or {}
-    stored = count(record["images"]["count"])
+    total = int(record["images"]["count"])
+    shown, stored = count(total), count(total // times_smaller(record["images"]))
     real = count((record.get("source") or {}).get("images"))
-    images = {"distilled": stored, "random real": stored, "full data": real}
+    images = {"distilled": shown, "random real": stored, "full data": real}
+    names = dict(_ROWS)
+    if shown != stored:
+        images["distilled"] = f"{shown}, stored as {stored}"
+        names["random real"] = "random real images of that storage"
     rows = [
-        (_ROWS.get(name) or escaped(name), images.get(name, ""), accuracy(found), _networks(found))
+        (names.get(name) or escaped(name), images.get(name, ""), accuracy(found), _networks(found))
         for name, found in results.items()
         if isinstance(found, Mapping) and accuracy(found)
     ]
     return table(("trained on", "images", "accuracy", "networks"), rows) if rows else ""
+
+
+def times_smaller(images: Mapping[str, Any]) -> int:
+    """How many of a set's images take the storage of one in full size."""
+    factor = images.get("upsample_factor")
+    return factor * factor if type(factor) is int and factor > 0 else 1
 
 
 def _tested_on(values: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """How good distilled sets are for several networks, beside what they have to be compared with.
 
 Above `dataset`: for each network the accuracy after training on the exact images, on the 8-bit ones
-of the PNG files, on as many random real images, and on the full data. What `dd-plugin evaluate`
-prints and stores.
+of the PNG files, on random real images of the same storage, and on the full data. What
+`dd-plugin evaluate` prints and stores.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _baseline(
 ) -> Iterator[float]:
     recipe, dtype = distilled.recipe, distilled.images.dtype
     arguments = recipe.model_args if model == recipe.model else {}
-    per_class = max(1, len(distilled) // recipe.num_classes)
+    per_class = max(1, int(distilled.images_per_class))
     for seed in seeds:
         network = fresh_network(model, seed, recipe.num_classes, recipe.shape, arguments)
         network = network.to(device, dtype)

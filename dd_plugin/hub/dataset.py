@@ -111,6 +111,11 @@ class DistilledDataset:
         return self._synthetic.images().detach()
 
     @property
+    def images_per_class(self) -> float:
+        """Real images per class that take as much storage; upsampled ones are stored smaller."""
+        return self._synthetic.images_per_class
+
+    @property
     def labels(self) -> Tensor:
         """Class indices ``(N,)``."""
         return self._synthetic.labels

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.hub.card import make_card, merge_card
-from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, TENSORS
+from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, TENSORS
 
 CARD = "README.md"
 # Of the preview, which is to be looked at.
@@ -51,11 +51,16 @@ def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
     return made.resize((made.width * scale, made.height * scale), Image.Resampling.NEAREST)
 
 
-def preview(synthetic: SyntheticSet) -> Any:
-    """The images of a set as a Pillow image: one class per column, of large sets the first ones."""
+def preview(synthetic: SyntheticSet, images: Tensor | None = None) -> Any:
+    """The images of a set as a Pillow image: one class per column, of large sets the first ones.
+
+    Args:
+        synthetic: the set.
+        images: its images, where they are at hand.
+    """
     order = torch.argsort(synthetic.labels, stable=True)
     classes = synthetic.recipe.num_classes
-    images = synthetic.images().detach()[order]
+    images = (synthetic.images() if images is None else images).detach()[order]
     columns = min(classes, _MOST_COLUMNS)
     if len(images) % classes == 0:
         sorted_ = images.unflatten(0, (classes, -1))[:columns, :_MOST_ROWS]
@@ -91,8 +96,11 @@ def write_set(
     Raises:
         OSError: the folder cannot be written; it is as it was then.
     """
+    images, factor = synthetic.images().detach(), synthetic.parametrization.factor
+    # What is stored smaller is enlarged again when it is read, to the same bits.
+    exact = {"images": images} if factor == 1 else {SMALL_IMAGES: synthetic.parametrization.pixels}
     tensors = {
-        "images": synthetic.images(),
+        **exact,
         "labels": synthetic.labels,
         "step_sizes": synthetic.step_sizes(),
         **{f"constants.{name}": t for name, t in synthetic.constants().items()},
@@ -101,15 +109,14 @@ def write_set(
     }
     if synthetic.label_logits is not None:
         tensors["soft_labels"] = synthetic.targets()
-    parquet, num_bytes = _parquet(synthetic)
+    parquet, num_bytes = _parquet(synthetic, images)
     picture = io.BytesIO()
-    preview(synthetic).save(picture, "PNG")
+    preview(synthetic, images).save(picture, "PNG")
     files = {
         IMAGES: parquet,
         TENSORS: save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
         "preview.png": picture.getvalue(),
     }
-    images = synthetic.images()
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "recipe": synthetic.recipe.to_dict(),
@@ -118,6 +125,7 @@ def write_set(
             "count": len(images),
             "num_bytes": num_bytes,
             "per_class": len(images) / synthetic.recipe.num_classes,
+            "upsample_factor": factor,
             "soft_labels": synthetic.label_logits is not None,
             "learned_step_sizes": synthetic.log_step_sizes.requires_grad,
         },
@@ -208,7 +216,7 @@ def _quietly() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _parquet(synthetic: SyntheticSet) -> tuple[bytes, int]:
+def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:
     """The content of the Parquet file, and how many bytes its rows have in memory."""
     from datasets import ClassLabel, Dataset, Features, Image, List, Value
     from PIL import Image as PillowImage
@@ -220,7 +228,7 @@ def _parquet(synthetic: SyntheticSet) -> tuple[bytes, int]:
         return {"bytes": content.getvalue(), "path": None}
 
     with ThreadPoolExecutor() as pool:  # Pillow encodes without holding up other threads
-        images = list(pool.map(encoded, to_bytes(synthetic.images())))
+        images = list(pool.map(encoded, to_bytes(shown)))
     rows: dict[str, list[Any]] = {"image": images, "label": synthetic.labels.tolist()}
     features: dict[str, Any] = {
         "image": Image(),

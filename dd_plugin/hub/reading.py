@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import transform_from
@@ -32,7 +32,10 @@ RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-0000
 _MOST_RECORD_BYTES = 8 << 20
 _MOST_BYTES = 16 << 30
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_KNOWN = ("images", "labels", "step_sizes", "soft_labels")
+# The tensor that an upsampled set has in the place of "images".
+SMALL_IMAGES = "small_images"
+_KNOWN = ("images", SMALL_IMAGES, "labels", "step_sizes", "soft_labels")
+_MOST_FACTOR = 64
 _PREFIXES = ("constants.", "transform.", "initial.")
 
 
@@ -73,7 +76,7 @@ def read_set(folder: str | Path, *, max_bytes: int = _MOST_BYTES) -> StoredSet:
     tensors = _tensors(folder)
     try:
         recipe = Recipe.from_dict(record["recipe"])
-        synthetic = _assemble(recipe, record, tensors)
+        synthetic = _assemble(recipe, record, tensors, max_bytes)
     except DistilledFormatError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:
@@ -195,20 +198,40 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
+def _parametrization(recipe: Recipe, name: str, pixels: Tensor, max_bytes: int) -> Parametrization:
+    """The images, as they are or stored smaller."""
+    small = name == SMALL_IMAGES
+    factor, fits = 1, False
+    if pixels.ndim == 4 and pixels.numel():
+        channels, height, width = pixels.shape[1:]
+        factor = recipe.shape[1] // height if small else 1
+        fits = recipe.shape == (channels, height * factor, width * factor)
+    if not fits or factor > _MOST_FACTOR:
+        whole = f"(N, {', '.join(map(str, recipe.shape))})"
+        parts = f", a whole number of times smaller, up to {_MOST_FACTOR}" if small else ""
+        raise DistilledFormatError(f"{name} must be {whole}{parts}, got {tuple(pixels.shape)}")
+    if pixels.dtype not in FLOATS or float(pixels.min()) < 0 or float(pixels.max()) > 1:
+        raise DistilledFormatError(f"{name} must be floating-point numbers from 0 to 1")
+    size = pixels.numel() * pixels.element_size() * factor * factor
+    if size > max_bytes:
+        raise DistilledFormatError(
+            f"{name} would have {size:,} bytes in full size, over the limit of {max_bytes:,}"
+        )
+    return Upsampled.of_stored(pixels, factor) if small else Pixels(pixels)
+
+
 def _assemble(
-    recipe: Recipe, record: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    recipe: Recipe, record: Mapping[str, Any], tensors: Mapping[str, Tensor], max_bytes: int
 ) -> SyntheticSet:
-    missing = {"images", "labels", "step_sizes"} - set(tensors)
+    name = SMALL_IMAGES if SMALL_IMAGES in tensors and "images" not in tensors else "images"
+    missing = {name, "labels", "step_sizes"} - set(tensors)
     if missing:
         raise DistilledFormatError(f"{TENSORS} has no {', '.join(sorted(missing))}")
-    images, labels, step_sizes = tensors["images"], tensors["labels"], tensors["step_sizes"]
+    parametrization = _parametrization(recipe, name, tensors[name], max_bytes)
+    with torch.no_grad():
+        images = parametrization()
+    labels, step_sizes = tensors["labels"], tensors["step_sizes"]
     dtype = images.dtype
-    if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != recipe.shape:
-        raise DistilledFormatError(
-            f"images must be (N, {', '.join(map(str, recipe.shape))}), got {tuple(images.shape)}"
-        )
-    if dtype not in FLOATS or float(images.min()) < 0 or float(images.max()) > 1:
-        raise DistilledFormatError("images must be floating-point numbers from 0 to 1")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise DistilledFormatError(
             f"labels must be int64 of shape ({len(images)},), got {labels.dtype} "
@@ -231,7 +254,7 @@ def _assemble(
         raise DistilledFormatError("the transform does not fit the images")
     synthetic = SyntheticSet(
         recipe,
-        Pixels(images),
+        parametrization,
         labels,
         step_sizes.to(dtype),
         transform=transform,

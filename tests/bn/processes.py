@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 
 def run_fresh(code, *arguments):

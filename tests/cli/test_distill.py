@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from dd_plugin.cli import main
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "--max_steps=60",
     "--eval_steps=30",
@@ -79,6 +78,11 @@ def test_an_option_without_effect_is_told(tmp_path, capsys, digits):
     words = [f"--output_dir={tmp_path}", "--groups=2", "--model=timm/nope"]
     assert main(["distill", *words]) == 2
     assert "warning: `groups` = 2 has no effect" in capsys.readouterr().err
+    words = [f"--output_dir={tmp_path}", "--eval_networks=2", "--model=timm/nope"]
+    assert main(["distill", *words]) == 2
+    assert "has no effect" not in capsys.readouterr().err
+    assert main(["distill", *words, "--eval_steps=0"]) == 2
+    assert "warning: `eval_networks` = 2 has no effect" in capsys.readouterr().err
 
 
 def test_a_folder_with_another_run_is_left_alone(tmp_path, capsys, digits):

@@ -29,6 +29,14 @@ def test_upsampled_images_take_a_quarter_of_the_storage():
     assert torch.allclose(made(), images)
 
 
+def test_what_is_stored_gives_the_same_images_bit_for_bit():
+    made = Upsampled(torch.rand(6, 2, 9, 12), 3)
+    again = Upsampled.of_stored(made.pixels, made.factor)
+    assert again.pixels.shape == (6, 2, 3, 4)
+    assert torch.equal(again(), made())
+    assert (made.factor, Pixels(made()).factor) == (3, 1)
+
+
 def test_a_factor_that_does_not_divide_the_size():
     with pytest.raises(ValueError, match="must divide the size of the images, 8 x 9, got 2"):
         Upsampled(torch.rand(1, 1, 8, 9), 2)

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from dd_plugin.data.recipe import Recipe
 
@@ -15,12 +16,21 @@ def test_it_survives_json():
     assert own.num_classes == 2
 
 
+def test_precision_and_what_older_recipes_have_of_it():
+    assert (recipe().mixed_precision, recipe().autocast) == ("no", None)
+    own = recipe(mixed_precision="bf16")
+    assert Recipe.from_dict(own.to_dict()).autocast == torch.bfloat16
+    older = {k: v for k, v in own.to_dict().items() if k != "mixed_precision"}
+    assert Recipe.from_dict(older).autocast is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
         ({"batching": "some"}, "`batching` must be one of all, groups, minibatches, got 'some'"),
         ({"groups": 0}, "`groups` must be at least 1"),
+        ({"mixed_precision": "fp16"}, "`mixed_precision` must be one of no, bf16, got 'fp16'"),
         ({"batch_size": 3}, "`batch_size` must be given with"),
         ({"batching": "minibatches"}, "`batch_size` must be given with"),
         ({"batching": "minibatches", "batch_size": 0}, "`batch_size` must be at least 1"),

@@ -8,7 +8,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from transformers import (
+    AutoImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
 from dd_plugin.data.transforms import Normalization, transform_from
 from dd_plugin.data.whitening import Whitening
@@ -109,6 +114,23 @@ def test_hugging_face_model_with_an_image_processor_beside_it(tmp_path):
     found = Normalization.from_model(model, channels=3)
     assert found.mean == [0.0] * 3
     assert found.std == pytest.approx([1.0] * 3)
+
+
+def test_the_hub_is_asked_for_an_image_processor_on_request_alone(monkeypatch):
+    model = ResNetForImageClassification(
+        ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=2)
+    )
+    model.config._name_or_path = "someone/net"
+
+    def on_the_hub_alone(name, *, local_files_only, trust_remote_code):
+        assert (name, trust_remote_code) == ("someone/net", False)
+        if local_files_only:
+            raise OSError("not in the cache")
+        return ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", on_the_hub_alone)
+    assert Normalization.from_model(model) is None
+    assert Normalization.from_model(model, fetch=True).mean == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_models_that_do_not_say():

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from safetensors.torch import load_file
 from dd_plugin.distiller import checkpoint
 from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
 from tests.distiller.toy import toy_distiller
+from tests.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 POOL = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2, "pool_max_steps": 6}
 
 RUN = """

@@ -47,6 +47,10 @@ def test_impossible_settings(options, message):
         {"upsample_factor": 3},
         {"step_sizes": "constant", "step_size_lr": 0.5},
         {"hub_private_repo": True},
+        {"mixed_precision": "bf16", "dtype": "float64"},
+        {"storage": "recompute", "method": "autograd"},
+        {"warmup_steps": 5, "lr_scheduler_type": "constant"},
+        {"run_name": "first"},
         {"init": "fixed", "baselines": False, "final_eval_networks": 9},
     ],
 )

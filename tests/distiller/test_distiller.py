@@ -6,6 +6,12 @@ import pytest
 import torch
 from datasets import DatasetDict, Value, load_dataset
 from torch import nn
+from transformers import (
+    AutoImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
 from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
@@ -90,6 +96,26 @@ def test_a_module_is_a_fixed_initialisation_and_stays_as_it_is(tmp_path):
     assert distiller.networks.mode == "fixed"
     distiller.train()
     assert torch.equal(network[1].weight, before)
+
+
+def test_the_normalization_of_a_model_of_the_hub_is_fetched(tmp_path, monkeypatch):
+    config = ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=3
+    )
+
+    def make_network():
+        network = ResNetForImageClassification(config)
+        network.config._name_or_path = "someone/net"
+        return network
+
+    processor = ViTImageProcessor(image_mean=[0.125], image_std=[0.375])
+    monkeypatch.setattr(
+        AutoImageProcessor,
+        "from_pretrained",
+        lambda name, local_files_only, **options: None if local_files_only else processor,
+    )
+    transform = toy_distiller(tmp_path, model_init=make_network).transform
+    assert (transform.mean, transform.std) == ([0.125], [0.375])
 
 
 def test_losses_are_arguments_or_methods(tmp_path):

@@ -6,15 +6,13 @@ Real processes over gloo, started by torchrun as a user would.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.distiller.toy import toy_distiller
-
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 RUN = """
 import json, sys

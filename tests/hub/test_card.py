@@ -245,6 +245,7 @@ def test_citations_are_those_of_the_methods_used(change, paper):
         ({"statistics": None}, "none"),
         ({"model": None}, "one without a name with"),
         ({"loss": "custom"}, "its author's own, not part of the recipe"),
+        ({"mixed_precision": "bf16"}, "bfloat16 where `torch.autocast` allows it"),
     ],
 )
 def test_recipe_in_words(change, text):
@@ -315,6 +316,19 @@ def test_images_per_class_need_not_be_whole(per_class, tag):
     assert tag in DatasetCard(card).data.tags
     plural = "image" if per_class == 1 else "images"
     assert f"# someone/pets, distilled to {tag[4:]} {plural} per class" in card
+
+
+def test_upsampled_images_are_counted_by_their_storage():
+    record = a_record()
+    record["images"] |= {"count": 24, "per_class": 8, "upsample_factor": 2}
+    parts = sections(make_card(record))
+    assert parts["title"] == "# someone/pets, distilled to 2 images per class"
+    assert parts["summary"].count("24 synthetic colour images of 8 x 8 pixels") == 1
+    assert "stored at 1/2 of this height and width, in the place of 6 images" in parts["summary"]
+    assert [row[1] for row in rows(parts["results"])[1:4]] == ["24, stored as 6", "6", "45,678"]
+    assert "| random real images of that storage |" in parts["results"]
+    assert "ipc-2" in DatasetCard(make_card(record)).data.tags
+    assert "num_examples: 24" in make_card(record)
 
 
 def test_the_repository_of_the_run_is_named_in_the_code():

@@ -45,6 +45,7 @@ def tested():
         {"train_with": "running", "inner_optimizer": "adam", "inner_lr": 0.01},
         {"batching": "minibatches", "batch_size": 3, "images_per_class": 2, "augmentation": "dsa"},
         {"batching": "groups", "groups": 2, "images_per_class": 2, "dtype": "float32"},
+        {"mixed_precision": "bf16", "dtype": "float32", "inner_steps": 20},
     ],
     ids=lambda options: "-".join(map(str, options.values())) or "default",
 )

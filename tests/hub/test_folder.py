@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dd_plugin.hub.folder import preview, to_bytes, write_together
+from dd_plugin.data.parametrization import Upsampled
+from dd_plugin.hub.folder import preview, to_bytes, write_set, write_together
 from dd_plugin.hub.reading import DistilledFormatError, read_set
 from tests.hub.toy import synthetic_set, write_toy
-
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT
 
 
 def test_files_and_their_checksums(tmp_path):
@@ -45,6 +44,25 @@ def test_images_are_exact_in_one_file_and_rounded_in_the_other(tmp_path):
         pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         assert np.array_equal(pixels, np.round(image[0].numpy() * 255))
     assert [row["label"] for row in rows] == [0, 0, 1, 1]
+
+
+def test_upsampled_images_are_stored_small_and_enlarged_once(tmp_path, monkeypatch):
+    calls = []
+    forward = Upsampled.forward
+    monkeypatch.setattr(Upsampled, "forward", lambda self: calls.append(1) or forward(self))
+    own = synthetic_set(factor=2)
+    calls.clear()
+    write_set(tmp_path, own)
+    assert len(calls) == 1
+    tensors = load_file(tmp_path / "tensors.safetensors")
+    assert "images" not in tensors
+    assert torch.equal(tensors["small_images"], own.parametrization.pixels)
+    record = json.loads((tmp_path / "recipe.json").read_text())["images"]
+    # Four images, two per class, in the storage of one.
+    assert (record["count"], record["per_class"], record["upsample_factor"]) == (4, 2, 2)
+    again = read_set(tmp_path).synthetic
+    assert torch.equal(again.images(), own.images())
+    assert again.images_per_class == own.images_per_class == 0.5
 
 
 def test_the_same_set_gives_the_same_bytes(tmp_path):

@@ -34,6 +34,17 @@ def test_everything_comes_back(tmp_path, dtype):
     assert read.record["results"]["distilled"]["mean"] == 0.75
 
 
+def test_small_images_are_not_enlarged_beyond_the_limits(tmp_path):
+    write_toy(tmp_path, factor=8)
+    change_record(tmp_path, _set("recipe", "shape", [1, 65, 65]))
+    with pytest.raises(DistilledFormatError, match=r"times smaller, up to 64, got \(4, 1, 1, 1\)"):
+        read_set(tmp_path)
+    change_record(tmp_path, _set("recipe", "shape", [1, 64, 64]))
+    assert read_set(tmp_path).synthetic.images().shape == (4, 1, 64, 64)
+    with pytest.raises(DistilledFormatError, match="would have 65,536 bytes in full size"):
+        read_set(tmp_path, max_bytes=60_000)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(tmp_path, name):
     write_toy(tmp_path)
@@ -121,6 +132,13 @@ IMAGES = torch.rand(4, 1, 8, 8)
         ({"images": IMAGES.to(torch.uint8)}, "'images' must not be torch.uint8"),
         ({"images": IMAGES[:, :, :4]}, r"images must be \(N, 1, 8, 8\), got \(4, 1, 4, 8\)"),
         ({"images": IMAGES[:0]}, r"images must be \(N, 1, 8, 8\), got \(0, 1, 8, 8\)"),
+        (
+            {"images": None, "small_images": IMAGES[:, :, :3]},
+            r"small_images must be \(N, 1, 8, 8\)",
+        ),
+        ({"images": None, "small_images": IMAGES[:, :, :4]}, "a whole number of times smaller"),
+        ({"images": None, "small_images": IMAGES[:0]}, "small_images must be"),
+        ({"images": None, "small_images": IMAGES + 1}, "small_images must be floating-point"),
         ({"images": IMAGES[:3]}, r"labels must be int64 of shape \(3,\)"),
         ({"labels": torch.tensor([0, 1, 2, 3])}, "labels must be from 0 to 1, got 0 to 3"),
         ({"labels": torch.tensor([0, 1, -1, 0])}, "labels must be from 0 to 1, got -1 to 1"),

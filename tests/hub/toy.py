@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dd_plugin.data import Normalization
-from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.parametrization import Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.hub.folder import write_set
@@ -15,13 +15,14 @@ from dd_plugin.hub.folder import write_set
 NAMES = ("left", "right")
 
 
-def synthetic_set(*, soft_labels=False, constants=None, dtype=torch.float32, **recipe):
+def synthetic_set(*, soft_labels=False, constants=None, dtype=torch.float32, factor=1, **recipe):
     torch.manual_seed(0)
     options = {"shape": (1, 8, 8), "class_names": NAMES, "steps": 3, "model": "timm/dd_convnet"}
     options |= {"model_args": {"width": 4, "depth": 1}, **recipe}
+    images = torch.rand(4, 1, 8, 8, dtype=dtype)
     return SyntheticSet(
         Recipe(**options),
-        Pixels(torch.rand(4, 1, 8, 8, dtype=dtype)),
+        Pixels(images) if factor == 1 else Upsampled(images, factor),
         torch.tensor([0, 0, 1, 1]),
         torch.tensor([0.1, 0.2, 0.3], dtype=dtype),
         transform=Normalization([0.5], [0.25]),
