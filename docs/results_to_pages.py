@@ -49,6 +49,7 @@ class Block:
 COLLECT = "examples/reproduce/collect.py"
 BLOCKS = (
     Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10")),
+    Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
     Block("mnist", quality.runs, COLLECT),
     Block("cifar10", quality.runs, COLLECT),

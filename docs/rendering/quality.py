@@ -105,6 +105,24 @@ def selection(reports: Mapping[str, Any]) -> str:
     return table(head, cells, "lrllr")
 
 
+def baselines(reports: Mapping[str, Any]) -> str:
+    """A run beside what it has to be compared with."""
+    (run,) = rows_of(reports["digits"])
+    results = run["results"]
+    named = {"distilled": "distilled images", **BASELINES}
+    cells = [
+        [
+            text,
+            "all" if name == "full data" else run["images"],
+            percent(results[name]["accuracies"]),
+            len(results[name]["accuracies"]),
+        ]
+        for name, text in named.items()
+        if name in results
+    ]
+    return table(["trained on", "images", "accuracy", "networks"], cells, "lrrr")
+
+
 def mean(group: list[Row]) -> float:
     """Of the accuracies of a recipe's runs."""
     return statistics.fmean(run["results"]["distilled"]["mean"] for run in group)
