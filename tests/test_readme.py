@@ -16,10 +16,8 @@ README = repository_file("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.fixture
-def distilled(tmp_path, monkeypatch):
-    """A set of digits in the folder that the README's first command writes to."""
-    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+def small_set_of_digits(folder):
+    """A set of digits as the first command of README and quickstart leaves one."""
     recipe = Recipe(
         shape=(1, 8, 8),
         class_names=tuple("0123456789"),
@@ -30,8 +28,14 @@ def distilled(tmp_path, monkeypatch):
     images, labels = torch.rand(10, 1, 8, 8), torch.arange(10)
     transform = Normalization([0.5], [0.25])
     own = SyntheticSet(recipe, Pixels(images), labels, torch.tensor(0.1), transform=transform)
-    protocol = {"dataset": "digits", "split": "validation"}
-    write_set(tmp_path / "distilled", own, protocol=protocol)
+    write_set(folder, own, protocol={"dataset": "digits", "split": "validation"})
+
+
+@pytest.fixture
+def distilled(tmp_path, monkeypatch):
+    """The folder that the README's first command writes to."""
+    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+    small_set_of_digits(tmp_path / "distilled")
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,7 +1,6 @@
-"""Results and speed of several runs as one JSON file and one table.
+"""Results and speed of several runs as one JSON file.
 
-    python examples/reproduce/collect.py RUN... --json docs/results/mnist.json \
-        --page docs/benchmarks/mnist.md
+    python examples/reproduce/collect.py RUN... --json docs/results/mnist.json
 
 A RUN is a folder that `dd-plugin distill` wrote. Accuracies are those of its record; speed and
 memory are medians over the lines of its log.
@@ -42,42 +41,16 @@ def row_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
-    lines = [
-        "| run | network | start | images | inner steps | outer steps | accuracy | outer steps/s "
-        "| images/s | memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        found = r["results"]["distilled"]
-        several = len(found["accuracies"]) > 1
-        spread = f" ± {100 * found['std']:.1f}" if several else ""
-        norm = f", BatchNorm {r['statistics']}" if r["statistics"] else ""
-        lines.append(
-            f"| {r['run']} | {r['network']}{norm} | {r['init']} | {r['images']} "
-            f"| {r['inner_steps']} | {r['outer_steps']:,} | {100 * found['mean']:.1f}{spread} % "
-            f"| {r['outer_steps_per_second']:.2f} | {r['images_per_second']:,.0f} "
-            f"| {r['peak_memory_mb']:,.0f} MB |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
     args = parser.parse_args()
     rows = [row_of(folder) for folder in args.runs]
-    print(table(rows))
+    for row in rows:
+        print(row["run"], row["results"]["distilled"]["mean"])
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
-    if args.page:
-        start, end = "<!-- runs -->", "<!-- /runs -->"
-        before, _, rest = args.page.read_text().partition(start)
-        after = rest.partition(end)[2]
-        args.page.write_text(f"{before}{start}\n\n{table(rows)}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

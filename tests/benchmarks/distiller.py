@@ -1,6 +1,6 @@
 """What an outer step costs, and what doubles it: unroll, images per class, resolution, networks.
 
-    python -m tests.benchmarks.distiller --json FILE --page FILE
+    python -m tests.benchmarks.distiller --json docs/results/distiller-cpu.json
 
 Every case is a `Distiller` of its own in one process, on random images of ten classes with a
 BatchNorm ConvNet; they take turns, one outer step each, round after round. A ratio is the median
@@ -70,7 +70,6 @@ def make(folder: str, options: dict) -> Distiller:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -105,20 +104,10 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "rounds": args.rounds,
     }
-    lines = ["| | seconds per outer step | times the base | peak MB |", "|---|---|---|---|"]
-    lines += [
-        f"| {r['case']} | {r['seconds']:.2f} | {r['ratio']:.2f} | {r['peak_bytes'] / 1e6:.0f} |"
-        for r in rows
-    ]
-    print("\n".join(lines))
+    for row in rows:
+        print(json.dumps(row))
     if args.json:
         args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    if args.page:
-        start, end = "<!-- costs -->", "<!-- /costs -->"
-        before, _, rest = args.page.read_text().partition(start)
-        after = rest.partition(end)[2]
-        table = "\n".join(lines)
-        args.page.write_text(f"{before}{start}\n\n{table}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ quartiles. Peak memory is that of a call over the memory before it, as in
 
 A call is the hypergradient of the mean outer loss for the inner images, by SGD steps of the field's
 ConvNet (three blocks, BatchNorm) in float32; the sizes are in `SIZES`. Cases that the JSON file
-already has and that are not measured again stay in it. The page is written from the same file.
+already has and that are not measured again stay in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import nn
 
 from dd_plugin.bilevel import BilevelProblem, hypergradients, initial_state, sgd
 from tests.benchmarks.hypergradient import Memory
-from tests.benchmarks.layers import ROOT, environment, spread, synchronize, write_page
+from tests.benchmarks.layers import ROOT, environment, spread, synchronize
 
 SIZES: dict[str, dict[str, int]] = {
     "small": {"width": 16, "images": 10, "channels": 1, "side": 28, "outer": 100, "steps": 10},
@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# --- the file and the page ---------------------------------------------------------------------
+# --- the file ----------------------------------------------------------------------------------
 
 
 def key(case: dict[str, Any]) -> tuple[int, bool, int]:
@@ -141,49 +141,12 @@ def merged(path: Path, case: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-def section(report: dict[str, Any], command: str) -> str:
-    """Everything on the page that measurements decide."""
-    env, cases = report["environment"], report["cases"]
-    lines = [
-        "| size | | networks | sequential | batched | batched / sequential "
-        "| peak memory, sequential | batched | rounds |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for case in cases:
-        ratio = case["ratio"]
-        cells = [
-            case["size"],
-            "compiled" if case["compiled"] else "eager",
-            str(case["networks"]),
-            *(f"{case['seconds'][mode]:.2f} s" for mode in MODES),
-            f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})",  # noqa: RUF001
-            *(f"{case['peak_bytes'][mode] / 1e6:.0f} MB" for mode in MODES),
-            str(case["rounds"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    sizes = "; ".join(
-        f"{name}: width {s['width']}, {s['images']} inner and {s['outer']} outer images of "
-        f"{s['side']} x {s['side']} x {s['channels']}, K = {s['steps']}"
-        for name, s in report["sizes"].items()
-    )
-    threads = ", ".join(sorted({str(case["threads"]) for case in cases}))
-    return "\n\n".join(
-        [
-            f"Made by `{command}`.",
-            f"Python {env['python']}, torch {env['torch']}; {env['processor']}, {env['cores']} "
-            f"cores, {threads} thread(s). {sizes}.",
-            "\n".join(lines),
-        ]
-    )
-
-
 # --- command line ------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.benchmarks.ensembles", description=__doc__)
     made.add_argument("--json", type=Path, default=ROOT / "docs/results/ensembles-cpu.json")
-    made.add_argument("--page", type=Path, default=ROOT / "docs/benchmarks/ensembles.md")
     made.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=tuple(SIZES))
     made.add_argument("--networks", nargs="+", type=int, default=NETWORKS)
     made.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: both")
@@ -220,7 +183,6 @@ def main(argv: list[str] | None = None) -> None:
         report = merged(args.json, case)
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-        write_page(args.page, section(report, "python -m tests.benchmarks.ensembles"))
         print(f"{size} {flag.lstrip('-')} {networks}: {case['ratio']['median']:.2f}", flush=True)
 
 

@@ -1,6 +1,6 @@
 """How long a distilled set takes to write, push and load, by the number of its images.
 
-    python -m tests.benchmarks.hub --json docs/results/hub-cpu.json --page docs/benchmarks/hub.md
+    python -m tests.benchmarks.hub --json docs/results/hub-cpu.json
 
 Random images of 3 x 32 x 32 in ten classes, which PNG cannot compress. The Hub is the loopback one
 of the tests, on the same machine, so what is timed is everything but the network: writing the
@@ -28,17 +28,6 @@ from tests.hub.loopback import Hub
 
 COUNTS = (10, 100, 1_000, 10_000, 50_000)
 REPO, TOKEN = "ada/one", "ada-token"
-# What is timed, in the order in which it is done; each as the page names it.
-STAGES = {
-    "write": "write the folder",
-    "push": "push",
-    "push_again": "push again, nothing new",
-    "snapshot": "download the folder",
-    "read": "from_pretrained",
-    "load": "load_dataset",
-    "stream": "stream, first image",
-}
-
 
 # --- in the client's process ---------------------------------------------------------------------
 
@@ -150,21 +139,9 @@ def measure(count: int, rounds: int) -> dict[str, Any]:
     return {"images": count, "bytes": size, "seconds": seconds, "rounds": runs}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
-    head = ["images", "MB", *STAGES.values()]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        times = [f"{row['seconds'][stage]:.2f} s" for stage in STAGES]
-        cells = [f"{row['images']:,}", f"{row['bytes'] / 1e6:.1f}", *times]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -182,12 +159,8 @@ def main() -> None:
         stored = json.loads(args.json.read_text())["rows"]
         rows += [row for row in stored if row["images"] not in args.counts]
         rows.sort(key=lambda row: row["images"])
-    print(table(rows))
-    if args.page:
-        start, end = "<!-- timings -->", "<!-- /timings -->"
-        before, _, rest = args.page.read_text().partition(start)
-        after = rest.partition(end)[2]
-        args.page.write_text(f"{before}{start}\n\n{table(rows)}\n\n{end}{after}")
+    for row in rows:
+        print(json.dumps(row))
     if args.json:
         args.json.write_text(
             json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n"

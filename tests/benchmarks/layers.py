@@ -9,7 +9,7 @@ both kept, since the latter is steadier on a machine that is shared.
 
 The passes are ``train`` and ``eval``, forward and backward in that mode, and ``inference``,
 forward in eval mode without a graph. Cases that the JSON file already has and that are not
-measured again stay in it. The page ``docs/benchmarks/layers.md`` is written from the same file.
+measured again stay in it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ MODELS = ("resnet50", "efficientnet_b0", "levit_128s")
 PASSES = ("train", "eval", "inference")
 VARIANTS = ("original", "original again", "learned", "tracked")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-# How much of the original's time a conversion may take: by pass, eager and compiled.
-AIMS = {"train": (1.3, 1.05), "eval": (1.1, 1.1), "inference": (1.1, 1.1)}
 WARM_UP = 3
 
 
@@ -218,72 +216,12 @@ def merged(path: Path, case: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
-# --- the page ----------------------------------------------------------------------------------
-
-
-def cell(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.3f} ({ratio['low']:.3f}–{ratio['high']:.3f})"  # noqa: RUF001
-
-
-def table(report: dict[str, Any], clock: str) -> str:
-    """One line per case: the original's time, and the ratios to it with their quartiles."""
-    lines = [
-        "| model | pass | | original | original again | learned | tracked | aim |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for case in report["cases"]:
-        aim = AIMS[case["pass"]][case["compiled"]]
-        cells = [
-            case["model"],
-            case["pass"],
-            "compiled" if case["compiled"] else "eager",
-            f"{1000 * case['seconds']['original'][clock]:.1f} ms",
-            *(cell(case["ratios"][name][clock]) for name in VARIANTS[1:]),
-            f"≤ {aim:g}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def section(report: dict[str, Any], command: str) -> str:
-    """Everything on the page that measurements decide."""
-    env, cases = report["environment"], report["cases"]
-    settings = sorted({(c["batch"], c["image"], c["threads"], c["device_name"]) for c in cases})
-    described = "; ".join(
-        f"batches of {batch} at {image} x {image}, {threads} thread(s), {device}"
-        for batch, image, threads, device in settings
-    )
-    parts = [
-        f"Made by `{command}`.",
-        f"Python {env['python']}, torch {env['torch']}, timm {env['timm']}, "
-        f"dd_plugin {env['dd_plugin']}; {env['processor']}, {env['cores']} cores; {described}. "
-        f"{min(c['rounds'] for c in cases)} to {max(c['rounds'] for c in cases)} rounds per case.",
-    ]
-    if all(case["device"] == "cpu" for case in cases):
-        parts += ["## Processor time", table(report, "cpu")]
-    parts += ["## Wall-clock time", table(report, "wall")]
-    return "\n\n".join(parts)
-
-
-def write_page(path: Path, content: str) -> None:
-    """Put ``content`` between the page's two markers; a new page gets them."""
-    start, end = "<!-- measurements -->", "<!-- /measurements -->"
-    page = path.read_text() if path.exists() else f"# Cost of the layer\n\n{start}\n{end}\n"
-    if page.count(start) != 1 or page.count(end) != 1:
-        raise SystemExit(f"{path} must contain {start} and {end} once each")
-    before, _, rest = page.partition(start)
-    after = rest.partition(end)[2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}{start}\n\n{content}\n\n{end}{after}")
-
-
 # --- command line ------------------------------------------------------------------------------
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.layers", description=__doc__)
     parser.add_argument("--json", type=Path, default=ROOT / "docs/results/layers.json")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmarks/layers.md")
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="MODEL")
     parser.add_argument("--passes", nargs="+", default=PASSES, choices=PASSES)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: both")
@@ -316,7 +254,6 @@ def main(argv: list[str] | None = None) -> None:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
         ratios = {name: round(case["ratios"][name]["cpu"]["median"], 3) for name in VARIANTS[1:]}
         print(f"{model} {pass_} {path.lstrip('-')}: {ratios}", flush=True)
-        write_page(args.page, section(report, "python -m tests.benchmarks.layers"))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The benchmark of several networks, at toy size: the file and the page it writes."""
+"""The benchmark of several networks, at toy size: the file it writes."""
 
 import json
 
 from tests.benchmarks import ensembles
 
 
-def test_benchmark_writes_its_file_and_its_page(tmp_path, monkeypatch):
+def test_benchmark_writes_its_file(tmp_path, monkeypatch):
     toy = {"width": 2, "images": 3, "channels": 1, "side": 8, "outer": 4, "steps": 2}
     monkeypatch.setattr(ensembles, "SIZES", {"small": toy, "large": {**toy, "steps": 1}})
 
@@ -15,7 +15,7 @@ def test_benchmark_writes_its_file_and_its_page(tmp_path, monkeypatch):
         return json.loads(result.read_text())
 
     monkeypatch.setattr(ensembles, "measure_in_child", in_this_process)
-    files = ["--json", str(tmp_path / "e.json"), "--page", str(tmp_path / "e.md")]
+    files = ["--json", str(tmp_path / "e.json")]
     size = ["--repeats=1", "--seconds=0", "--device=cpu", "--threads=0", "--no-compile"]
     ensembles.main([*files, *size, "--networks", "2", "--sizes", "large"])
     # A second run adds its cases to those of the first.
@@ -29,6 +29,3 @@ def test_benchmark_writes_its_file_and_its_page(tmp_path, monkeypatch):
     for case in cases:
         assert case["rounds"] == 1
         assert case["ratio"]["median"] == case["seconds"]["batched"] / case["seconds"]["sequential"]
-    page = (tmp_path / "e.md").read_text()
-    assert page.count("| small | eager |") == 2
-    assert "K = 1" in page

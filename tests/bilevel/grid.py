@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -41,7 +40,6 @@ from dd_plugin.bilevel import (
     sgd,
 )
 from dd_plugin.bn import convert_bn
-from tests.benchmarks.layers import write_page
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 
 Case = tuple[str, ...]
@@ -302,28 +300,6 @@ def errors(cases: Iterable[Case]) -> Iterator[tuple[Case, float, str]]:
 # --- the command -------------------------------------------------------------------------------
 
 
-def summary(found: Mapping[Case, float]) -> str:
-    """The worst error for every value of every option: a table, two columns per path."""
-    worst: dict[tuple[str, str, str], float] = defaultdict(float)
-    count: dict[tuple[str, str, str], int] = defaultdict(int)
-    for case, error in found.items():
-        for option, value in [("", "all"), *zip(OPTIONS, case, strict=True)]:
-            key = (option, value, case[-1])
-            worst[key], count[key] = max(worst[key], error), count[key] + 1
-    lines = [
-        "| | | " + " | ".join(f"{path}: cases | worst error" for path in OPTIONS["path"]) + " |",
-        "|---|---|" + "---:|---:|" * len(OPTIONS["path"]),
-    ]
-    rows = [("", "all")] + [(o, v) for o, vs in OPTIONS.items() if o != "path" for v in vs]
-    for option, value in rows:
-        cells = [option, value]
-        for path in OPTIONS["path"]:
-            n = count[option, value, path]
-            cells += [str(n), f"{worst[option, value, path]:.1e}" if n else ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def stored(path: Path) -> dict[Case, float]:
     """The cases of a file that `store` wrote; none if there is no such file."""
     if not path.exists():
@@ -351,7 +327,6 @@ def parser() -> argparse.ArgumentParser:
     for option, values in OPTIONS.items():
         made.add_argument(f"--{option}", nargs="+", choices=values, default=values)
     made.add_argument("--json", type=Path, help="results; what it holds already is not run again")
-    made.add_argument("--page", type=Path, help="write the table of all results into this page")
     return made
 
 
@@ -376,10 +351,8 @@ def main(argv: list[str] | None = None) -> int:
             saved = time.monotonic()
     if args.json:
         store(args.json, found)
-    table = summary(found)
-    print(table)
-    if args.page:
-        write_page(args.page, f"torch {torch.__version__}, float64.\n\n{table}")
+    worst = max(found.values(), default=0.0)
+    print(f"{len(found)} cases, the worst error {worst:.1e}")
     return int(any(not found[case] < TOLERANCE for case in wanted))
 
 

@@ -1,0 +1,74 @@
+"""Puts the command line into the site while it is built, from the code itself.
+
+A line `{{ help NAME }}` of a page becomes what `dd-plugin NAME --help` prints, and `{{ settings }}`
+tables of every field of `DistillerConfig`: flag, default, meaning, under the headings that the
+fields have in the source. So neither can be out of date.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+from importlib import import_module
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+
+WIDTH = 88
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Replaces the two kinds of line (an event of MkDocs)."""
+
+    def made(match: re.Match[str]) -> str:
+        words = match[1].split()
+        if words == ["settings"]:
+            return settings()
+        if len(words) == 2 and words[0] == "help":
+            return f"```text\n{help_of(words[1])}\n```"
+        raise PluginError(f"{page.file.src_uri}: cannot replace {match[0]!r}")
+
+    return re.sub(r"^\{\{ (.*?) \}\}$", made, markdown, flags=re.MULTILINE)
+
+
+def help_of(command: str) -> str:
+    """What `dd-plugin COMMAND --help` prints, without `-h` and `--debug`, which all have."""
+    parser = argparse.ArgumentParser(
+        prog=f"dd-plugin {command}",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=WIDTH),
+    )
+    import_module(f"dd_plugin.cli.{command}").add_arguments(parser)
+    return parser.format_help().strip()
+
+
+def settings() -> str:
+    """Tables of the settings, one per group."""
+    from dd_plugin.distiller.config import CHOICES, DistillerConfig
+
+    fields = {field.name: field for field in dataclasses.fields(DistillerConfig)}
+    parts = []
+    heading = (
+        r"^    # (?P<heading>.+)\.$|^    (?P<field>\w+): .*_option\($|^    (?P<one>\w+): .*_opt"
+    )
+    for match in re.finditer(heading, inspect.getsource(DistillerConfig), flags=re.MULTILINE):
+        if match["heading"]:
+            parts.append(f"\n### {match['heading']}\n\n| flag | default | meaning |\n|---|---|---|")
+            continue
+        field = fields.pop(match["field"] or match["one"])
+        choices = ", ".join(f"`{choice}`" for choice in CHOICES.get(field.name, ()))
+        text = field.metadata["help"] + (f" ({choices})" if choices else "")
+        parts.append(f"| `--{field.name}` | {shown(field)} | {text.replace('|', chr(92) + '|')} |")
+    if fields:
+        raise PluginError(f"settings under no heading: {', '.join(fields)}")
+    return "\n".join(parts)
+
+
+def shown(field: Any) -> str:
+    """A default as one would type it."""
+    default = field.default
+    if default is dataclasses.MISSING:
+        default = field.default_factory()
+    if default is None or default in ("", [], {}):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"

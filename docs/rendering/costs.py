@@ -1,0 +1,200 @@
+"""Tables of time, memory and exactness, from the files of tests/benchmarks and tests/bilevel."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from rendering.markdown import table
+
+# How much of the original's time a converted layer may take: by pass, eager and compiled.
+LAYER_AIMS = {"train": (1.3, 1.05), "eval": (1.1, 1.1), "inference": (1.1, 1.1)}
+# Stages of a set's life, as tests/benchmarks/hub.py times them -> as the table names them.
+HUB_STAGES = {
+    "write": "write the folder",
+    "push": "push",
+    "push_again": "push again, nothing new",
+    "snapshot": "download the folder",
+    "read": "from_pretrained",
+    "load": "load_dataset",
+    "stream": "stream, first image",
+}
+
+
+def machine(about: dict[str, Any]) -> str:
+    """Versions and hardware, as far as a file has them."""
+    named = [
+        f"{name} {about[key]}"
+        for name, key in (("Python", "python"), ("torch", "torch"), ("timm", "timm"))
+        if key in about
+    ]
+    device = about.get("device", "cpu")
+    processor = about.get("processor", "")
+    if device != "cpu":
+        named.append(device)
+    elif processor:
+        named.append(processor)
+    for key in ("cores", "threads", "rounds"):
+        if key in about:
+            named.append(f"{about[key]} {key if about[key] != 1 else key[:-1]}")
+    return ", ".join(named) + "."
+
+
+def distiller(report: Any) -> str:
+    """An outer step of the trainer, and what changes its cost."""
+    cells = [
+        [r["case"], f"{r['seconds']:.2f}", f"{r['ratio']:.2f}", f"{r['peak_bytes'] / 1e6:.0f}"]
+        for r in report["rows"]
+    ]
+    head = ["case", "seconds per outer step", "times the base", "peak MB"]
+    return f"{machine(report['about'])}\n\n{table(head, cells, 'lrrr')}"
+
+
+def hub(report: Any) -> str:
+    """Seconds of every stage, by the number of images."""
+    cells = [
+        [
+            f"{row['images']:,}",
+            f"{row['bytes'] / 1e6:.1f}",
+            *(f"{row['seconds'][stage]:.2f} s" for stage in HUB_STAGES),
+        ]
+        for row in report["rows"]
+    ]
+    head = ["images", "MB", *HUB_STAGES.values()]
+    return f"{machine(report['environment'])}\n\n{table(head, cells, 'r' * len(head))}"
+
+
+def ensembles(report: Any) -> str:
+    """Several networks, one after the other and batched."""
+    modes = ("sequential", "batched")
+    cells = [
+        [
+            case["size"],
+            "compiled" if case["compiled"] else "eager",
+            case["networks"],
+            *(f"{case['seconds'][mode]:.2f} s" for mode in modes),
+            spread(case["ratio"], 2),
+            *(f"{case['peak_bytes'][mode] / 1e6:.0f} MB" for mode in modes),
+            case["rounds"],
+        ]
+        for case in report["cases"]
+    ]
+    sizes = "; ".join(
+        f"{name}: width {s['width']}, {s['images']} inner and {s['outer']} outer images of "
+        f"{s['side']} x {s['side']} x {s['channels']}, K = {s['steps']}"
+        for name, s in report["sizes"].items()
+    )
+    threads = sorted({case["threads"] for case in report["cases"]})
+    about = {**report["environment"], "threads": ", ".join(map(str, threads))}
+    head = ["size", "how", "networks", "sequential", "batched", "batched / sequential"]
+    head += ["peak memory, sequential", "batched", "rounds"]
+    return f"{machine(about)} Sizes: {sizes}.\n\n{table(head, cells, 'llrrrrrrr')}"
+
+
+def layers(report: Any) -> str:
+    """Converted models beside the original, by processor time and by the clock on the wall."""
+    cases = report["cases"]
+    rounds = [case["rounds"] for case in cases]
+    settings = sorted({(c["batch"], c["image"], c["threads"], c["device_name"]) for c in cases})
+    described = "; ".join(
+        f"batches of {batch} at {image} x {image}, threads: {threads}, {device}"
+        for batch, image, threads, device in settings
+    )
+    parts = [
+        f"{machine(report['environment'])[:-1]}; {described}; {min(rounds)} to {max(rounds)} "
+        "rounds per case."
+    ]
+    if all(case["device"] == "cpu" for case in cases):
+        parts += ["## Processor time", layers_table(cases, "cpu")]
+    return "\n\n".join([*parts, "## Wall-clock time", layers_table(cases, "wall")])
+
+
+def layers_table(cases: list[dict[str, Any]], clock: str) -> str:
+    """One line per case: the original's time, and the ratios to it with their quartiles."""
+    variants = ("original again", "learned", "tracked")
+    cells = [
+        [
+            case["model"],
+            case["pass"],
+            "compiled" if case["compiled"] else "eager",
+            f"{1000 * case['seconds']['original'][clock]:.1f} ms",
+            *(spread(case["ratios"][name][clock], 3) for name in variants),
+            f"≤ {LAYER_AIMS[case['pass']][case['compiled']]:g}",
+        ]
+        for case in cases
+    ]
+    return table(["model", "pass", "how", "original", *variants, "aim"], cells, "lllrrrrr")
+
+
+def spread(ratio: dict[str, float], digits: int) -> str:
+    """Median and quartiles."""
+    low, high = ratio["low"], ratio["high"]
+    return f"{ratio['median']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"  # noqa: RUF001
+
+
+def hypergradient(report: Any) -> str:
+    """The engine beside other tools: one line per network, optimizer, number of steps and tool."""
+    rows = sorted(report["rows"], key=lambda r: (r["model"], r["optimizer"] == "adam", r["steps"]))
+    cells = []
+    for row in rows:
+        case = [f"{row['model']}, {row['optimizer']}", row["steps"], row["tool"]]
+        if "error" in row:
+            cells.append([*case, row["error"], *[""] * 6])
+            continue
+        if "seconds" not in row:
+            continue
+        cells.append(
+            [
+                *case,
+                f"{row['seconds']:.2f}",
+                between(row, "plain"),
+                between(row, "higher"),
+                f"{row['peak_bytes'] / 1e6:.0f}",
+                rounding(row, "error_against_autograd"),
+                rounding(row, "error_in_float64"),
+                f"{row['warm_up_seconds']:.0f}",
+            ]
+        )
+    rounds = sorted({row["rounds"] for row in rows if "rounds" in row})
+    head = ["network, optimizer", "K", "tool", "seconds", "times plain", "times higher"]
+    head += ["peak MB", "error", "in float64", "warm-up s"]
+    about = {**report["about"], "rounds": f"{rounds[0]} to {rounds[-1]}"}
+    return f"{machine(about)}\n\n{table(head, cells, 'lrlrrrrrrr')}"
+
+
+def between(row: dict[str, Any], other: str) -> str:
+    """A ratio's median over the rounds, and its least and greatest."""
+    if f"ratio_to_{other}" not in row:
+        return ""
+    low, high = row[f"ratios_to_{other}"]
+    return f"{row[f'ratio_to_{other}']:.2f} ({low:.2f}–{high:.2f})"  # noqa: RUF001
+
+
+def rounding(row: dict[str, Any], name: str) -> str:
+    """An error, but for the tool that the others are compared with."""
+    return f"{row[name]:.0e}" if name in row and row["tool"] != "autograd" else ""
+
+
+def exactness(report: Any) -> str:
+    """The worst error for every value of every option, two columns per way to compute."""
+    options, cases = report["options"], report["cases"]
+    worst: dict[tuple[str, str, str], float] = defaultdict(float)
+    count: dict[tuple[str, str, str], int] = defaultdict(int)
+    for *case, error in cases:
+        for option, value in [("all", ""), *zip(options[:-1], case[:-1], strict=True)]:
+            key = (option, value, case[-1])
+            worst[key], count[key] = max(worst[key], error), count[key] + 1
+    ways = sorted({case[-2] for case in cases}, key=("eager traced compiled").find)
+    head = ["option", "value"]
+    for way in ways:
+        head += [f"{way}: cases", "worst error"]
+    cells = []
+    places = {option: place for place, option in enumerate(["all", *options])}
+    values = dict.fromkeys((option, value) for option, value, _ in worst)
+    for option, value in sorted(values, key=lambda pair: places[pair[0]]):
+        row = [option, value]
+        for way in ways:
+            n = count[option, value, way]
+            row += [f"{n:,}", f"{worst[option, value, way]:.1e}" if n else ""]
+        cells.append(row)
+    return f"torch {report['torch']}, float64.\n\n{table(head, cells, 'll' + 'rr' * len(ways))}"

@@ -1,0 +1,66 @@
+"""Markdown tables, and figures as every page writes them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: str = "") -> str:
+    """A table; the columns named in `right`, one letter each, are r (right) or l (left)."""
+    sides = right.ljust(len(head), "l")
+    lines = [line(head), "|" + "".join("---:|" if side == "r" else "---|" for side in sides)]
+    return "\n".join([*lines, *(line(row) for row in rows)])
+
+
+def line(cells: Iterable[Any]) -> str:
+    """One line of a table; an empty cell stays empty."""
+    texts = [str(cell) for cell in cells]
+    return "|" + "|".join(f" {text} " if text else "  " for text in texts) + "|"
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and, of several, standard deviation of fractions: `91.1 ± 1.6 %`."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread} %"
+
+
+def plain(value: Any) -> str:
+    """Any value of a JSON file: numbers to three digits, lists of accuracies as mean and spread."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value is None:
+        return ""
+    return str(value).replace("|", "\\|")
+
+
+def generic(report: Any) -> str:
+    """The rows of a file that has no table of its own: every column that holds plain values."""
+    rows = rows_of(report)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    named = [key for key in keys if any(_is_plain(key, row.get(key)) for row in rows)]
+    head = ["accuracy" if key == "accuracies" else key.replace("_", " ") for key in named]
+    cells = [[_cell(key, row.get(key)) for key in named] for row in rows]
+    return table(head, cells)
+
+
+def rows_of(report: Any) -> list[dict[str, Any]]:
+    """A file is a list of rows, or has them under `rows` or `cases`."""
+    if isinstance(report, list):
+        return report
+    return report.get("rows", report.get("cases", []))
+
+
+def _is_plain(key: str, value: Any) -> bool:
+    return key == "accuracies" or isinstance(value, (str, int, float))
+
+
+def _cell(key: str, value: Any) -> str:
+    if key == "accuracies" and value:
+        return percent(value)
+    return plain(value) if _is_plain(key, value) else ""

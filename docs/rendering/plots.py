@@ -1,0 +1,164 @@
+"""Plots of the files in docs/results, each in two versions: for the light and the dark pages.
+
+`NAME.json` gives `NAME.svg` and `NAME-dark.svg`. Nothing but the file decides what is drawn, and
+the same file gives the same bytes with the same matplotlib.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from rendering.markdown import rows_of
+from rendering.quality import by_case
+
+# Colours that can be told apart by the colour-blind (Okabe and Ito), on white and on near-black.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
+INKS = {"": "#333333", "-dark": "#c8ccd4"}
+
+
+def draw_all(results: Path) -> Iterator[Path]:
+    """Draws what there is; yields the files."""
+    for source in sorted(results.glob("*.json")):
+        for pattern, plot in PLOTS.items():
+            if not fnmatch(source.stem, pattern):
+                continue
+            report = json.loads(source.read_text("utf-8"))
+            for suffix, ink in INKS.items():
+                with mpl.rc_context(style(ink, source.stem)):
+                    figure = plot(report)
+                    if figure is None:
+                        continue
+                    path = results / f"{source.stem}{suffix}.svg"
+                    figure.savefig(path, metadata={"Date": None}, transparent=True)
+                    pyplot.close(figure)
+                    yield path
+
+
+def style(ink: str, salt: str) -> dict[str, Any]:
+    """Letters as text, lines and letters in one colour, nothing behind them."""
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {
+        **dict.fromkeys(inked, ink),
+        "axes.prop_cycle": mpl.cycler(color=COLOURS),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": ink,
+        "grid.alpha": 0.15,
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "figure.constrained_layout.use": True,
+    }
+
+
+def hypergradient(report: Any) -> Figure | None:
+    """Seconds and peak memory against K, ConvNet with SGD, all axes logarithmic."""
+    rows = [r for r in report["rows"] if (r["model"], r["optimizer"]) == ("convnet", "sgd")]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.8))
+    for tool in sorted({row["tool"] for row in rows}):
+        points = sorted(
+            (row["steps"], row["seconds"], row["peak_bytes"] / 1e9)
+            for row in rows
+            if row["tool"] == tool and "seconds" in row
+        )
+        if not points:
+            continue
+        steps, seconds, memory = zip(*points, strict=True)
+        line = ":" if tool.startswith("plain") else "-" if tool.startswith("ours") else "--"
+        axes[0].plot(steps, seconds, line, marker="o", markersize=4, label=tool)
+        axes[1].plot(steps, memory, line, marker="o", markersize=4, label=tool)
+    ticks = sorted({row["steps"] for row in rows})
+    for axis, title in zip(axes, ("seconds", "peak memory, GB"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="inner steps K", title=title)
+        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+        axis.minorticks_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def distiller(report: Any) -> Figure:
+    """Time and memory of an outer step, as multiples of the base case."""
+    rows = report["rows"]
+    base = rows[0]["peak_bytes"]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 0.6 + 0.32 * len(rows)), sharey=True)
+    names = [row["case"] for row in rows]
+    for axis, values, title in (
+        (axes[0], [row["ratio"] for row in rows], "time, times the base"),
+        (axes[1], [row["peak_bytes"] / base for row in rows], "peak memory, times the base"),
+    ):
+        bars = axis.barh(names, values, color=COLOURS[0])
+        axis.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=9)
+        axis.set(title=title)
+        axis.margins(x=0.15)
+        axis.grid(visible=False, axis="y")
+    axes[0].invert_yaxis()
+    return figure
+
+
+def policies(report: Any) -> Figure | None:
+    """One point per seed and treatment, a line at their mean; a panel per number of images."""
+    rows = rows_of(report)
+    same = ("images_per_class", "steps", "inner_steps", "width")
+    settings = sorted({tuple(row[key] for key in same) for row in rows})
+    if not settings:
+        return None
+    cases = sorted(
+        by_case(rows),
+        key=lambda case: -max(statistics.fmean(a) for a in by_case(rows)[case]),
+    )
+    size = (4 + 3 * len(settings), 0.9 + 0.36 * len(cases))
+    figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
+    for axis, setting in zip(axes[0], settings, strict=True):
+        own = by_case([row for row in rows if tuple(row[key] for key in same) == setting])
+        for place, case in enumerate(cases):
+            means = [100 * statistics.fmean(a) for a in own.get(case, [])]
+            if means:
+                axis.plot(means, [place] * len(means), "o", color=COLOURS[0], markersize=5)
+                axis.plot([statistics.fmean(means)], [place], "|", color=COLOURS[1], markersize=16)
+        per_class = setting[0]
+        axis.set_title(f"{per_class} image{'s' * (per_class > 1)} per class, {setting[1]:,} steps")
+        axis.set_xlabel("accuracy, %")
+    axes[0][0].set_yticks(range(len(cases)), labels=cases)
+    axes[0][0].invert_yaxis()
+    return figure
+
+
+def ensembles(report: Any) -> Figure:
+    """How much time batching takes of what one network after the other takes."""
+    cases = report["cases"]
+    names = [
+        f"{c['size']}, {'compiled' if c['compiled'] else 'eager'}, {c['networks']} networks"
+        for c in cases
+    ]
+    figure, axis = pyplot.subplots(figsize=(7, 0.8 + 0.36 * len(cases)))
+    middle = [case["ratio"]["median"] for case in cases]
+    spread = [
+        [m - case["ratio"]["low"] for m, case in zip(middle, cases, strict=True)],
+        [case["ratio"]["high"] - m for m, case in zip(middle, cases, strict=True)],
+    ]
+    axis.errorbar(middle, range(len(cases)), xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
+    axis.axvline(1, color=COLOURS[1], linewidth=1)
+    axis.set_yticks(range(len(cases)), labels=names)
+    axis.invert_yaxis()
+    axis.set_xlabel("time of batched / sequential")
+    return figure
+
+
+PLOTS: dict[str, Callable[[Any], Figure | None]] = {
+    "hypergradient-*": hypergradient,
+    "distiller-*": distiller,
+    "ensembles-*": ensembles,
+    "policies-*": policies,
+}

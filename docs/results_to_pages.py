@@ -1,0 +1,170 @@
+"""Fills the tables of the README and of docs/ from docs/results/*.json, and draws the plots.
+
+    python docs/results_to_pages.py           # tables, and the plots if matplotlib is installed
+    python docs/results_to_pages.py --check   # only says which tables are stale; exit code 1 then
+
+Measurements are made elsewhere (examples/reproduce, tests/benchmarks) and end in a JSON file; this
+is the one place that turns such files into what readers see. A table stands on a page between
+`<!-- NAME -->` and `<!-- /NAME -->`; `BLOCKS` says from which file, by which function, and
+which command wrote that file. A file that is missing leaves the page as it is: an error, unless the
+page says between the markers that nothing was measured yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from rendering import costs, markdown, quality
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_YET = "*Not measured yet.*"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A kind of table.
+
+    Attributes:
+        name: between its markers; may be a pattern, `policies-*`.
+        render: from the content of the JSON file to Markdown.
+        command: what wrote the file.
+        files: stems of the JSON files; by default the name. Of several, those that are there.
+    """
+
+    name: str
+    render: Callable[[Any], str]
+    command: str
+    files: tuple[str, ...] = ()
+
+
+COLLECT = "examples/reproduce/collect.py"
+BLOCKS = (
+    Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10")),
+    Block("baselines", quality.baselines, COLLECT, ("digits",)),
+    Block("digits", quality.runs, COLLECT),
+    Block("mnist", quality.runs, COLLECT),
+    Block("cifar10", quality.runs, COLLECT),
+    Block("policies-*", quality.policies, "examples/reproduce/batchnorm_policies.py"),
+    Block("distiller-cpu", costs.distiller, "python -m tests.benchmarks.distiller"),
+    Block("hub-cpu", costs.hub, "python -m tests.benchmarks.hub"),
+    Block("ensembles-cpu", costs.ensembles, "python -m tests.benchmarks.ensembles"),
+    Block("layers", costs.layers, "python -m tests.benchmarks.layers"),
+    Block("hypergradient-cpu", costs.hypergradient, "python -m tests.benchmarks.hypergradient"),
+    Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
+    Block("cross-architecture", markdown.generic, "examples/reproduce"),
+    Block("*", markdown.generic, "tests/benchmarks"),
+)
+
+
+class MissingResultsError(Exception):
+    """A page has a table whose JSON file is not there."""
+
+
+def block_of(name: str) -> Block:
+    """The first kind of table that a name fits."""
+    return next(block for block in BLOCKS if fnmatch(name, block.name))
+
+
+def content(name: str, page: Path, results: Path) -> str:
+    """What belongs between a page's markers of that name.
+
+    Raises:
+        MissingResultsError: none of its files is there.
+    """
+    block = block_of(name)
+    stems = block.files or (name,)
+    paths = {stem: results / f"{stem}.json" for stem in stems}
+    there = {stem: path for stem, path in paths.items() if path.exists()}
+    if not there:
+        missing = ", ".join(path.name for path in paths.values())
+        raise MissingResultsError(
+            f"<!-- {name} --> needs {missing}, which `{block.command}` writes"
+        )
+    reports = {stem: json.loads(path.read_text("utf-8")) for stem, path in there.items()}
+    made = block.render(reports if block.files else reports[name])
+    links = ", ".join(
+        f"[{path.name}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
+        for path in there.values()
+    )
+    return f"{made}\n\nFrom {links}, written by `{block.command}`."
+
+
+def fill(text: str, page: Path, results: Path) -> tuple[str, list[str]]:
+    """A page with its tables made anew, and what could not be made.
+
+    Raises:
+        ValueError: a marker without its counterpart.
+    """
+    problems = []
+
+    def new(match: re.Match[str]) -> str:
+        name, old = match["name"], match["old"]
+        try:
+            made = content(name, page, results)
+        except MissingResultsError as error:
+            if old.strip() != NOT_YET:
+                problems.append(str(error))
+            return match[0]
+        return f"<!-- {name} -->\n\n{made}\n\n<!-- /{name} -->"
+
+    marker = r"^<!-- (?P<name>[a-z0-9-]+) -->\n(?P<old>.*?)^<!-- /(?P=name) -->$"
+    filled = re.sub(marker, new, text, flags=re.DOTALL | re.MULTILINE)
+    rest = re.sub(marker, "", text, flags=re.DOTALL | re.MULTILINE)
+    lone = re.findall(r"^<!-- /?[a-z0-9-]+ -->$", rest, flags=re.MULTILINE)
+    if lone:
+        raise ValueError(f"{page}: {lone[0]} must have its counterpart, each on a line of its own")
+    return filled, problems
+
+
+def pages(root: Path) -> Iterator[Path]:
+    """The README and every page of the documentation."""
+    yield root / "README.md"
+    yield from sorted((root / "docs").rglob("*.md"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 1 if a table is stale (`--check`) or cannot be made."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, name stale pages")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    results, code = args.root / "docs" / "results", 0
+    for page in pages(args.root):
+        text, name = page.read_text("utf-8"), page.relative_to(args.root)
+        filled, problems = fill(text, page, results)
+        for problem in problems:
+            print(f"{name}: {problem}", file=sys.stderr)
+            code = 1
+        if filled != text and args.check:
+            print(f"{name} is stale: run `python docs/results_to_pages.py`", file=sys.stderr)
+            code = 1
+        elif filled != text:
+            page.write_text(filled, "utf-8")
+            print(f"{name}: tables made anew")
+    if not args.check:
+        draw(results)
+    return code
+
+
+def draw(results: Path) -> None:
+    """The plots, beside their files."""
+    try:
+        from rendering import plots
+    except ImportError as error:
+        print(f"no plots: {error}; they need the extra `bench`", file=sys.stderr)
+        return
+    for path in plots.draw_all(results):
+        print(f"{path.name} drawn")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Tests of the documentation: its figures, its code, its references."""

@@ -1,0 +1,18 @@
+"""The pages of the documentation and the blocks of code in them."""
+
+import re
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+# A fence may be indented, in a list or a tab.
+_BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path | str, language: str) -> list[str]:
+    """The code of a page's blocks in a language, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = _BLOCK.findall(text)
+    return [textwrap.dedent(code) for _, kind, code in found if kind == language]

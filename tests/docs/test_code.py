@@ -1,0 +1,143 @@
+"""The code on the pages: tutorials run as printed, at toy size; the rest names what exists."""
+
+import argparse
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dd_plugin import DistillerConfig
+from dd_plugin.cli import _parser as command_parser
+from tests.docs.pages import NAMES, ROOT, blocks
+from tests.hub.loopback import Hub
+from tests.hub.repositories import Account
+from tests.test_readme import small_set_of_digits
+
+# What makes a run short: settings that replace those of a page.
+TOY = """
+import dataclasses
+import dd_plugin.distiller as _parts
+_init = _parts.Distiller.__init__
+def _toy(self, model_init=None, config=None, *more, **options):
+    _init(self, model_init, dataclasses.replace(config, max_steps=2, inner_steps=2,
+        eval_steps=0, eval_networks=1, final_eval_networks=1, baselines=False,
+        real_batch_size=20, disable_tqdm=True), *more, **options)
+_parts.Distiller.__init__ = _toy
+"""
+# As a reader would go: a later page of a row uses what the earlier ones leave.
+RUN = (
+    ("docs/quickstart.md", "docs/faq.md"),
+    (
+        "docs/tutorials/your-own-images.md",
+        "docs/tutorials/timm-and-transformers.md",
+        "docs/tutorials/publish.md",
+    ),
+    ("docs/tutorials/outer-loop.md",),
+    ("docs/guides/extend.md",),
+)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub on which the reader, `me`, may write."""
+    with Hub(tmp_path / "hub", {"me-token": Account("me")}) as running:
+        yield running
+
+
+def test_every_tutorial_is_run():
+    tutorials = {name for name in NAMES if "/tutorials/" in name and blocks(name, "python")}
+    assert tutorials <= {name for row in RUN for name in row}
+
+
+@pytest.mark.parametrize("names", RUN, ids=lambda names: names[0])
+def test_pages_run_as_printed(names, tmp_path, hub):
+    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+    folder = tmp_path / "reader"
+    small_set_of_digits(folder / "distilled")
+    for name in names:
+        run(name, folder, hub.url)
+
+
+def run(name, folder, hub):
+    """All blocks of a page as one script, in the reader's folder."""
+    code = "\n".join([TOY, *blocks(name, "python")])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(folder / "hf"),
+        "HF_TOKEN": "me-token",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    script = folder / "page.py"
+    script.write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=400,
+        cwd=folder,
+    )
+    assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_python_is_well_formed_and_imports_what_exists(name):
+    for code in blocks(name, "python"):
+        for statement in ast.walk(ast.parse(code)):
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                module = importlib.import_module(statement.module)
+                for alias in statement.names:
+                    if not hasattr(module, alias.name):  # a module of a package, then
+                        importlib.import_module(f"{statement.module}.{alias.name}")
+
+
+def commands(name):
+    """Every call of `dd-plugin` on a page, in words."""
+    for code in blocks(name, "sh"):
+        for line in code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for call in (["dd-plugin"], ["-m", "dd_plugin"]):
+                for place in range(len(words)):
+                    if words[place : place + len(call)] == call:
+                        yield words[place + len(call) :]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if list(commands(n))])
+def test_commands_are_understood(name, monkeypatch):
+    def fail(self, message):
+        raise ValueError(message)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "error", fail)
+    for words in commands(name):
+        if words[:1] == ["COMMAND"]:
+            continue
+        command_parser(words).parse_args(words)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_possible(name):
+    for code in blocks(name, "yaml"):
+        DistillerConfig(**yaml.safe_load(code))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_that_are_named_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:examples|tests|docs|dd_plugin)/[\w./-]*\w)`", text):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"python -m (tests\.[\w.]+)", text):
+        path = ROOT / Path(*module.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module

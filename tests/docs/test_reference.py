@@ -1,0 +1,46 @@
+"""Every public name is on a page of the reference, and every page names what exists."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import dd_plugin
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "reference"
+PARTS = ("bn", "bilevel", "data", "distiller", "evaluation", "hub", "models", "convnet")
+DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+
+
+def public_names(part):
+    """`__all__`, or what a module without one defines itself."""
+    module = importlib.import_module(f"dd_plugin.{part}")
+    if hasattr(module, "__all__"):
+        return set(module.__all__)
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return {n for n, v in own.items() if getattr(v, "__module__", None) == module.__name__}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_public_name_has_its_place(part):
+    named = DIRECTIVE.findall((PAGES / f"{part}.md").read_text(encoding="utf-8"))
+    assert len(named) == len(set(named))
+    assert {f"dd_plugin.{part}.{name}" for name in public_names(part)} <= set(named)
+    for name in named:
+        home, _, last = name.rpartition(".")
+        assert hasattr(importlib.import_module(home), last)
+
+
+def test_the_names_of_the_package_are_listed_with_their_homes():
+    text = (PAGES / "index.md").read_text(encoding="utf-8")
+    for name in dd_plugin.__all__:
+        home = dd_plugin._HOMES.get(name)
+        assert (f"[`{name}`][{home}.{name}]" if home else f"`{name}`") in text
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f" {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation
