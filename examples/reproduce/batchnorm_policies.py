@@ -69,8 +69,8 @@ CASES: dict[str, dict[str, Any]] = {
     "InstanceNorm": {"model_args": {"norm_layer": "instancenorm2d"}},
     "GroupNorm": {"model_args": {"norm_layer": "groupnorm"}},
 }
-# Channels, height and width of the images: MNIST's, CIFAR-10's.
-SHAPES = ((1, 28), (3, 32))
+# Channels and side of the images by the data set's name.
+SHAPES = {"digits": (1, 8), "mnist": (1, 28), "cifar10": (3, 32)}
 SETTING = ("images_per_class", "init", "steps", "inner_steps", "width", "networks", "compile")
 
 
@@ -104,7 +104,7 @@ def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelIni
 
 def make_network(norm: Callable[[int], nn.Module], key: Row, dataset: str) -> ModelInit:
     """A network with a layer of one's own: made once for a fixed start."""
-    channels, size = SHAPES["cifar" in Path(dataset).name]
+    channels, size = SHAPES[Path(dataset).name]
     shape: dict[str, Any] = {"in_chans": channels, "img_size": size, "num_classes": 10}
     make_model = partial(dd_convnet, width=key["width"], norm_layer=norm, **shape)
     if key["init"] != "fixed":
