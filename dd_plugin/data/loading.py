@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dd_plugin.data.columns import DataError, MissingSplitError
+from dd_plugin.data.image_folders import explicit_splits
 from dd_plugin.data.real import RealData
 
 DIGITS: Final = "digits"
@@ -65,7 +66,10 @@ def _load(
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             return datasets.load_from_disk(place), split
-        if folder.suffix == ".parquet" and folder.is_file():
+        splits = explicit_splits(folder) if folder.is_dir() else None
+        if splits:
+            loaded = datasets.load_dataset("imagefolder", data_files=splits, **arguments)
+        elif folder.suffix == ".parquet" and folder.is_file():
             loaded = datasets.load_dataset("parquet", data_files=place, **arguments)
         else:
             loaded = datasets.load_dataset(place, revision=revision, **arguments)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.config import ENDLESS_SCHEDULES
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.distiller import Distiller
@@ -252,11 +253,14 @@ def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any])
         )
     if "max_steps" in changed:
         changed.remove("max_steps")
-        warnings.warn(
-            f"`max_steps` was {then['max_steps']} and is {now['max_steps']} now: the schedule of "
-            "the learning rates differs from an undisturbed run",
-            stacklevel=5,
-        )
+        if now["lr_scheduler_type"] not in ENDLESS_SCHEDULES:
+            warnings.warn(
+                f"`max_steps` was {then['max_steps']} and is {now['max_steps']} now: the learning "
+                f"rates so far were those of a {now['lr_scheduler_type']} schedule over "
+                f"{then['max_steps']} steps, so the images will not be those of an undisturbed "
+                "run; for these start anew, or use lr_scheduler_type=constant from the beginning",
+                stacklevel=5,
+            )
     if changed:
         lines = ", ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in changed)
         raise ValueError(

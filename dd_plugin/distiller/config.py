@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float32", "float64"),
 }
 
+# Schedules that are the same however many steps there are.
+ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
 
 _CONVNET = "timm/dd_convnet"
 # The network of the run without options: small, for images of 8x8.

@@ -39,7 +39,7 @@ from dd_plugin.distiller.checkpoint import (
     save_checkpoint,
 )
 from dd_plugin.distiller.clipping import clip_by_moving_norm
-from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.output_folder import check_output_dir, check_writable
 from dd_plugin.distiller.progress import Progress
@@ -145,6 +145,7 @@ class Distiller:
         self.problem, self.synthetic = parts.problem, parts.synthetic
         self.window, self.storage = make_window(config), make_storage(config)
         self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()
+        self._scheduled_steps = config.max_steps
         self.state = DistillerState(max_steps=config.max_steps)
         self.control = DistillerControl()
         self.callbacks = [IntervalCallback(), ProgressCallback(), *callbacks]
@@ -206,6 +207,9 @@ class Distiller:
     def train(self, resume_from_checkpoint: str | bool | None = None) -> DistillerState:
         """Run the outer steps that are left.
 
+        Called again, it goes on where it ended: after an interruption, or with a constant schedule
+        of the learning rates when ``config.max_steps`` was raised.
+
         SIGINT and SIGTERM end the run after the step under way, with a checkpoint; `state` then
         says so.
 
@@ -215,19 +219,22 @@ class Distiller:
 
         Raises:
             NonFiniteError: too many steps in a row were not finite.
-            ValueError: there is no such checkpoint, or it belongs to another run.
+            ValueError: there is no such checkpoint, or it belongs to another run; or ``max_steps``
+                was changed, on which the schedule of the learning rates depends.
         """
+        self._take_max_steps()
         given = resume_from_checkpoint or self.config.resume_from_checkpoint
         if given:
             newest = given is True or given == "latest"
             load_checkpoint(
                 self, latest_checkpoint(self.output_dir) if newest else Path(str(given))
             )
-        elif self.accelerator.is_main_process:
+        elif self.accelerator.is_main_process and not self.state.global_step:
             check_output_dir(self.config)
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
         self.state.interrupted = None
+        self.control.should_training_stop = False
         self._start_trackers()
         self._call("on_train_begin")
         progress = Progress(self)
@@ -239,6 +246,18 @@ class Distiller:
                     break
         self._call("on_train_end")
         return self.state
+
+    def _take_max_steps(self) -> None:
+        """Take over a ``max_steps`` that was changed since the schedule was made, if it may be."""
+        config, then = self.config, self._scheduled_steps
+        if config.max_steps != then and config.lr_scheduler_type not in ENDLESS_SCHEDULES:
+            raise ValueError(
+                f"`max_steps` is {config.max_steps} now and was {then} when the "
+                f"{config.lr_scheduler_type} schedule of the learning rates was made, which ends "
+                'with it; use lr_scheduler_type="constant", or a new Distiller with '
+                "`resume_from_checkpoint`, whose images will not be those of an undisturbed run"
+            )
+        self.state.max_steps = config.max_steps
 
     def training_step(self) -> float:
         """One outer step: average the networks' gradients and move the synthetic set.

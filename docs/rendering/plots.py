@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from rendering.markdown import rows_of
-from rendering.quality import by_case
+from rendering.quality import by_case, by_setting, named
 
 # Colours that can be told apart by the colour-blind (Okabe and Ito), on white and on near-black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
@@ -110,8 +110,7 @@ def distiller(report: Any) -> Figure:
 def policies(report: Any) -> Figure | None:
     """One point per seed and treatment, a line at their mean; a panel per number of images."""
     rows = rows_of(report)
-    same = ("images_per_class", "steps", "inner_steps", "width")
-    settings = sorted({tuple(row[key] for key in same) for row in rows})
+    settings = by_setting(rows)
     if not settings:
         return None
     cases = sorted(
@@ -120,15 +119,14 @@ def policies(report: Any) -> Figure | None:
     )
     size = (4 + 3 * len(settings), 0.9 + 0.36 * len(cases))
     figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
-    for axis, setting in zip(axes[0], settings, strict=True):
-        own = by_case([row for row in rows if tuple(row[key] for key in same) == setting])
+    for axis, (setting, of_setting) in zip(axes[0], settings.items(), strict=True):
+        own = by_case(of_setting)
         for place, case in enumerate(cases):
             means = [100 * statistics.fmean(a) for a in own.get(case, [])]
             if means:
                 axis.plot(means, [place] * len(means), "o", color=COLOURS[0], markersize=5)
                 axis.plot([statistics.fmean(means)], [place], "|", color=COLOURS[1], markersize=16)
-        per_class = setting[0]
-        axis.set_title(f"{per_class} image{'s' * (per_class > 1)} per class, {setting[1]:,} steps")
+        axis.set_title(f"{named(setting)},\n{setting[2]:,} outer steps", fontsize=11)
         axis.set_xlabel("accuracy, %")
     axes[0][0].set_yticks(range(len(cases)), labels=cases)
     axes[0][0].invert_yaxis()

@@ -136,13 +136,9 @@ def described(row: Row) -> str:
 
 def policies(report: Mapping[str, Any]) -> str:
     """Treatments of BatchNorm: means over seeds and networks, and the spread of both."""
-    rows = rows_of(report)
-    same = ("images_per_class", "steps", "inner_steps", "width")
-    settings = list(dict.fromkeys(tuple(row[key] for key in same) for row in rows))
     parts = []
-    for setting in sorted(settings):
-        own = [row for row in rows if tuple(row[key] for key in same) == setting]
-        per_class, steps, inner, width = setting
+    for setting, own in by_setting(rows_of(report)).items():
+        steps, inner, width = setting[2:]
         cells = []
         for case, found in by_case(own).items():
             means = [statistics.fmean(a) for a in found]
@@ -152,10 +148,25 @@ def policies(report: Mapping[str, Any]) -> str:
         cells.sort(key=lambda row: -float(row[1].split()[0]))
         head = ["treatment", "accuracy, ± over seeds", "seeds", "± over networks"]
         parts.append(
-            f"**{per_class} image{'s' * (per_class > 1)} per class**, {steps:,} outer and {inner} "
-            f"inner steps, width {width}:\n\n" + table(head, cells, "lrrr")
+            f"**{named(setting)}**, {steps:,} outer and {inner} inner steps, width {width}:\n\n"
+            + table(head, cells, "lrrr")
         )
     return "\n\n".join(parts)
+
+
+def by_setting(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows that can be compared: the same start, images per class, steps and width."""
+    same = ("images_per_class", "steps", "inner_steps", "width")
+    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row.get("init", "random"), *(row[key] for key in same)].append(row)
+    return dict(sorted(found.items(), key=lambda pair: (pair[0][0] == "fixed", pair[0][1:])))
+
+
+def named(setting: tuple[Any, ...]) -> str:
+    """The first two parts of a setting in words."""
+    init, per_class = setting[:2]
+    return f"{init} start, {per_class} image{'s' * (per_class > 1)} per class"
 
 
 def by_case(rows: list[Row]) -> dict[str, list[list[float]]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dd_plugin.distiller import checkpoint
+from dd_plugin.distiller import DistillerCallback, checkpoint
 from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
 from tests.distiller.toy import toy_distiller
 from tests.repository import ROOT
@@ -145,3 +145,47 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         same.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="holds no checkpoint"):
         toy_distiller(tmp_path / "none").train(resume_from_checkpoint=True)
+
+
+def test_a_run_with_a_constant_schedule_may_be_made_longer(tmp_path):
+    options = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2}
+    whole = toy_distiller(tmp_path / "a", max_steps=6, **options)
+    whole.train()
+    # From a checkpoint, by another Distiller; warnings are errors here.
+    toy_distiller(tmp_path / "b", max_steps=3, save_steps=3, **options).train()
+    resumed = toy_distiller(tmp_path / "b", max_steps=6, save_steps=3, **options)
+    resumed.train(resume_from_checkpoint="latest")
+    # And by the same one, which knows the folder for its own.
+    same = toy_distiller(tmp_path / "c", max_steps=3, save_steps=3, **options)
+    same.train()
+    same.config.max_steps = 6
+    assert (same.train().global_step, same.state.max_steps) == (6, 6)
+    for other in (resumed, same):
+        for name, t in whole.synthetic.state_dict().items():
+            assert torch.equal(t, other.synthetic.state_dict()[name]), name
+    assert [p.name for p in checkpoints(tmp_path / "c")] == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_a_schedule_that_ends_with_the_run_cannot_be_made_longer_unnoticed(tmp_path):
+    distiller = toy_distiller(tmp_path, max_steps=2, save_steps=2)
+    distiller.train()
+    distiller.config.max_steps = 4
+    with pytest.raises(ValueError, match=r"`max_steps` is 4 now and was 2 when the cosine sched"):
+        distiller.train()
+    longer = toy_distiller(tmp_path, max_steps=4, save_steps=2)
+    with pytest.warns(UserWarning, match="those of a cosine schedule over 2 steps, so the images"):
+        longer.train(resume_from_checkpoint="latest")
+    assert longer.state.global_step == 4
+
+
+def test_training_goes_on_after_a_callback_has_ended_it(tmp_path):
+    class Ends(DistillerCallback):
+        def on_step_end(self, config, state, control, **kwargs):
+            control.should_training_stop |= state.global_step == 1
+
+    whole = toy_distiller(tmp_path / "a")
+    whole.train()
+    distiller = toy_distiller(tmp_path / "b", callbacks=[Ends()])
+    assert distiller.train().global_step == 1
+    assert distiller.train().global_step == 4
+    assert torch.equal(distiller.synthetic.images(), whole.synthetic.images())

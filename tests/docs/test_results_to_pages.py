@@ -128,7 +128,7 @@ def test_treatments_are_sorted_and_their_seeds_counted(script):
     text = script.quality.policies({"rows": rows})
     # Means over networks 0.65 and 0.75; networks of a seed are 0.1 / sqrt(2) apart.
     assert "| better | 70.0 ± 7.1 % | 2 | 7.1 |\n| worse | 50.0 % | 1 | 0.0 |" in text
-    assert "10 images per class" in text
+    assert "**random start, 10 images per class**" in text
     assert "| better | 90.0 % | 1 |  |" in text
 
 
