@@ -25,6 +25,8 @@ class DistillerState:
         gradient_norms: moving norm of each kind of gradient.
         inner_steps: inner training steps done by all networks.
         interrupted: the signal that ended the run early, or None.
+        best_metric: with `load_best_model_at_end`, the highest accuracy of an evaluation.
+        best_step: the outer step of that evaluation.
     """
 
     global_step: int = 0
@@ -35,6 +37,8 @@ class DistillerState:
     gradient_norms: dict[str, float] = field(default_factory=dict)
     inner_steps: int = 0
     interrupted: str | None = None
+    best_metric: float | None = None
+    best_step: int | None = None
 
 
 @dataclass
@@ -89,6 +93,7 @@ class IntervalCallback(DistillerCallback):
         last = state.global_step >= state.max_steps
         control.should_log |= due(config.logging_steps) or last
         control.should_evaluate |= due(config.eval_steps) and not last
+        control.should_evaluate |= last and config.load_best_model_at_end
         control.should_save |= due(config.save_steps) or (last and config.save_steps > 0)
         control.should_training_stop |= last
 

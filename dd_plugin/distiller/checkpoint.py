@@ -125,6 +125,7 @@ def _any_problem(distiller: Distiller, problem: str) -> bool:
 
 def _save_shared(distiller: Distiller, folder: Path) -> None:
     tensors = {f"synthetic.{k}": t for k, t in distiller.synthetic.state_dict().items()}
+    tensors |= {f"best.{k}": t for k, t in distiller.best.tensors.items()}
     numbers: dict[str, Any] = {}
     optimizer = distiller.optimizer.state_dict()
     for index, values in optimizer["state"].items():
@@ -196,6 +197,7 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     own, more = _read(folder, f"process-{distiller.accelerator.process_index}")
     device = distiller.accelerator.device
     distiller.synthetic.load_state_dict(_under("synthetic.", tensors))
+    distiller.best.tensors = {k: t.to(device) for k, t in _under("best.", tensors).items()}
     optimizer = distiller.optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, t in _under("optimizer.", tensors).items():

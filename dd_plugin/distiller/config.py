@@ -74,6 +74,11 @@ class DistillerConfig:
     eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
     eval_networks: int = _option(3, "Fresh networks per evaluation.")
     final_eval_networks: int = _option(5, "Fresh networks in the table at the end.")
+    load_best_model_at_end: bool = _option(
+        False,
+        "End with the distilled set of the best evaluation, not the last; needs a validation "
+        "split, since choosing on test data is refused.",
+    )
     save_steps: int = _option(100, "Outer steps between two checkpoints; 0 for none.")
     save_total_limit: int | None = _option(2, "Checkpoints to keep; the oldest are deleted.")
     report_to: list[str] = _option(
@@ -269,6 +274,8 @@ class DistillerConfig:
                 'init="pool" starts from partly trained networks, so a full unroll is not what is '
                 'differentiated; use window="last" with a `window_length`'
             )
+        if self.load_best_model_at_end and not self.eval_steps:
+            raise ValueError("`eval_steps` must not be 0 with load_best_model_at_end")
         if self.push_to_hub and not self.hub_dataset_id:
             raise ValueError("`hub_dataset_id` must be given with push_to_hub")
 

@@ -25,6 +25,7 @@ from dd_plugin.bilevel import cross_entropy as default_loss
 from dd_plugin.bilevel import hypergradient
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
+from dd_plugin.distiller.best import BestSet, check_selection_data
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
     DistillerControl,
@@ -141,6 +142,8 @@ class Distiller:
             self.train_data.share(self.accelerator.process_index, world)
         self.named_data = parts.named_data
         self.train_split, self.eval_split = parts.train_split, parts.eval_split
+        if config.load_best_model_at_end:
+            check_selection_data(self.eval_data is not None, self.eval_split)
         self.transform, self.networks = parts.transform, parts.networks
         self.problem, self.synthetic = parts.problem, parts.synthetic
         self.window, self.storage = make_window(config), make_storage(config)
@@ -149,6 +152,7 @@ class Distiller:
         self.state = DistillerState(max_steps=config.max_steps)
         self.control = DistillerControl()
         self.callbacks = [IntervalCallback(), ProgressCallback(), *callbacks]
+        self.best = BestSet()
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()
 
@@ -223,6 +227,7 @@ class Distiller:
                 was changed, on which the schedule of the learning rates depends.
         """
         self._take_max_steps()
+        self.best.go_on(self.synthetic)
         given = resume_from_checkpoint or self.config.resume_from_checkpoint
         if given:
             newest = given is True or given == "latest"
@@ -244,6 +249,8 @@ class Distiller:
                 self._after_step(loss, progress)
                 if self.control.should_training_stop or self.state.interrupted:
                     break
+        if not self.state.interrupted:
+            self.best.restore(self.synthetic)
         self._call("on_train_end")
         return self.state
 
@@ -346,7 +353,9 @@ class Distiller:
         if control.should_log:
             self.log(progress.line())
         if control.should_evaluate and self.eval_data is not None:
-            self.evaluate()
+            metrics = self.evaluate()
+            if self.config.load_best_model_at_end:
+                self.best.note(self.synthetic, state, metrics["accuracy_mean"])
         if control.should_save or (state.interrupted and self.config.save_steps):
             self._save_checkpoint()
         control.should_log = control.should_evaluate = control.should_save = False

@@ -133,7 +133,9 @@ def _protocol(distiller: Distiller) -> dict[str, Any]:
     config, data = distiller.config, distiller.eval_data
     if data is None or not distiller.results:
         return {}
+    chosen = {"best_step": distiller.state.best_step} if config.load_best_model_at_end else {}
     return {
+        **chosen,
         "dataset": _public_name(config.dataset) if distiller.named_data else None,
         "split": distiller.eval_split,
         "images": _length(data),

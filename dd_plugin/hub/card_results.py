@@ -98,6 +98,12 @@ def _protocol(record: Mapping[str, Any]) -> str:
     where = _tested_on(protocol)
     text = f"Accuracy{f' on {where}' if where else ''} of networks that were trained {start}; "
     text += "mean ± standard deviation over networks."
+    step = protocol.get("best_step")
+    if type(step) is int:
+        text += (
+            f" The set is that of outer step {step}, which did best of all evaluations on these "
+            "images, so the figure flatters it a little."
+        )
     if protocol.get("eval_mode"):
         text += " Networks are tested in eval mode, so the batch size of the test does not matter."
     return text

@@ -1,0 +1,67 @@
+"""The best distilled set of a run, by the accuracy of its evaluations.
+
+Kept by `distiller` with `load_best_model_at_end`, saved and restored by `checkpoint`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dd_plugin.data.synthetic import SyntheticSet
+    from dd_plugin.distiller.callbacks import DistillerState
+
+
+def check_selection_data(has_data: bool, split: str | None) -> None:
+    """A set is chosen by its accuracy on validation data.
+
+    Raises:
+        ValueError: there is none, or the split is called `test`.
+    """
+    if not has_data:
+        raise ValueError(
+            "`load_best_model_at_end` needs evaluation data: no split `validation` was found; give "
+            "`eval_dataset` or `eval_split`, or leave the option out"
+        )
+    if split == "test":
+        raise ValueError(
+            "`load_best_model_at_end` chooses by the accuracy on `eval_split`, got 'test': the "
+            "result would be chosen on the data that it is reported on. Give a validation split, "
+            "or leave the option out"
+        )
+
+
+class BestSet:
+    """What the synthetic set was at its best evaluation.
+
+    Attributes:
+        tensors: its state then; empty before the first evaluation.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._last: dict[str, Tensor] = {}
+
+    def note(self, synthetic: SyntheticSet, state: DistillerState, accuracy: float) -> None:
+        """Keep the set as it is if no evaluation before was as good."""
+        if state.best_metric is None or accuracy > state.best_metric:
+            state.best_metric, state.best_step = accuracy, state.global_step
+            self.tensors = _copied(synthetic)
+
+    def restore(self, synthetic: SyntheticSet) -> None:
+        """Make the set what it was at its best; as it is if there was no evaluation."""
+        if self.tensors:
+            self._last = _copied(synthetic)
+            synthetic.load_state_dict(self.tensors)
+
+    def go_on(self, synthetic: SyntheticSet) -> None:
+        """Undo `restore`, for more steps."""
+        if self._last:
+            synthetic.load_state_dict(self._last)
+            self._last = {}
+
+
+def _copied(synthetic: SyntheticSet) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in synthetic.state_dict().items()}
