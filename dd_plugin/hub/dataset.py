@@ -190,9 +190,12 @@ class DistilledDataset:
         recipe, name = self.recipe, self._name_of(model)
         chosen = self.protocol_for(protocol, model)
         if model is None and recipe.model is None:
+            kind, size = (self._noted("about", "network", key) for key in ("class", "parameters"))
+            like = f" (its class {kind!r:.80}, trained parameters {size!r:.20})" if kind else ""
             raise ValueError(
                 "`model` must be given: this set was distilled for a network of its author's own, "
-                "which has no name"
+                f"which has no name{like}; pass a function that makes such a network, or another "
+                'network with protocol="standard"'
             )
         if chosen == "recipe" and recipe.loss == "custom" and loss is None:
             raise ValueError(
