@@ -34,7 +34,7 @@ from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import to_bytes
-from dd_plugin.hub.published import PUBLISHED, published_files
+from dd_plugin.hub.published import PUBLISHED, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, StoredSet, read_set
 
@@ -380,13 +380,13 @@ class DistilledDataset:
         target = Path(folder)
         if target.exists() and target.resolve() == self.folder.resolve():
             raise ValueError(f"{str(folder)!r} is where this set is already; choose another folder")
-        files = published_files(self.folder)
+        files = published_paths(self.folder)
         for name in PUBLISHED:
             if "*" not in name and name not in files:  # of another set
                 (target / name).unlink(missing_ok=True)
-        for name in files:
+        for name, path in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.folder / name, target / name)
+            shutil.copyfile(path, target / name)
         return target
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
