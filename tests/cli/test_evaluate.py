@@ -86,7 +86,7 @@ def test_what_is_asked_for_is_what_is_compared(run, real, monkeypatch):
     ]
 
 
-def test_the_protocol_and_the_seed_of_the_rows(run, real, tmp_path):
+def test_the_protocol_of_the_rows(run, real, tmp_path):
     def rows(*more):
         words = ["evaluate", str(run), "--dataset", str(real), "--networks", "2", "--device", "cpu"]
         out = tmp_path / "rows.json"
@@ -94,9 +94,7 @@ def test_the_protocol_and_the_seed_of_the_rows(run, real, tmp_path):
         return json.loads(out.read_text())[0]
 
     noted = json.loads((run / "recipe.json").read_text())["results"]["distilled"]["accuracies"]
-    assert rows()["accuracies"] == noted
     assert rows("--seed", "0")["accuracies"] == noted  # that of the run
-    assert rows("--seed", "5")["accuracies"] != noted
     standard = rows("--protocol", "standard")
     assert standard["protocol"] == "standard"
     assert standard["accuracies"] != noted
