@@ -21,7 +21,7 @@ from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.randomness import mix, predraw
+from dd_plugin.bilevel.randomness import DrawSpec, mix
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 from dd_plugin.bilevel.trees import RunState, StepInputs, SweepResult
 
@@ -177,14 +177,18 @@ class BatchedProblem(BilevelProblem):
             return given.dtype == own.dtype
         return given.shape == (self.networks, *own.shape) and given.dtype == own.dtype
 
+    def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
+        """See `BilevelProblem.numbers`; every network has its own."""
+        one = super().numbers
+        drawn = [one(specs, mix(noise, index)) for index in range(self.networks)]
+        return [torch.stack(numbers) for numbers in zip(*drawn, strict=True)]
+
     def _drawn(self, inputs: StepInputs) -> StepInputs:
         """The inputs with random numbers of every network in the place of their seed."""
-        noise = inputs.noise
-        if not isinstance(noise, int):
+        if not isinstance(inputs.noise, int):
             return inputs
         specs = self.probes[self.probe_key(inputs.images)][1]
-        drawn = [predraw(specs, mix(noise, index)) for index in range(self.networks)]
-        return inputs._replace(noise=[torch.stack(numbers) for numbers in zip(*drawn, strict=True)])
+        return inputs._replace(noise=self.numbers(specs, inputs.noise))
 
     def gradient(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""

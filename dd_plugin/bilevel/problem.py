@@ -9,7 +9,7 @@ several networks (`ensembles.py`) as they are. The notation is that of ``docs/co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
 from dd_plugin.bilevel.inputs import Batch, describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
-from dd_plugin.bilevel.randomness import Draws
+from dd_plugin.bilevel.randomness import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.trees import (
     GradientResult,
     PullResult,
@@ -96,6 +96,10 @@ class BilevelProblem:
         self.compile: Compile = compile
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
+
+    def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
+        """The random numbers of a training forward, drawn beforehand, as compiled code has them."""
+        return predraw(specs, noise)
 
     def probe_key(self, images: Tensor) -> tuple[Any, ...]:
         """The key in ``probes`` for images of that kind."""

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from dd_plugin.bilevel.compile import CompiledFunction, CompiledHalves, warn_of_failure
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.randomness import DrawSpec, predraw
+from dd_plugin.bilevel.randomness import DrawSpec
 from dd_plugin.bilevel.second_order import missing_rule_operation
 from dd_plugin.bilevel.trees import GradientResult, PullResult, StepInputs, SweepResult
 
@@ -138,7 +138,5 @@ class Steps:
     def _drawn(self, inputs: StepInputs, none: bool = False) -> StepInputs:
         """The inputs with the random numbers themselves in the place of their seed."""
         assert isinstance(inputs.noise, int)
-        return inputs._replace(noise=[] if none else self._numbers(inputs.noise))
-
-    def _numbers(self, noise: int) -> list[Tensor]:
-        return predraw(self.specs, noise)
+        numbers = [] if none else self.problem.numbers(self.specs, inputs.noise)
+        return inputs._replace(noise=numbers)

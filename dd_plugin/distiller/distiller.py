@@ -146,6 +146,13 @@ class Distiller:
             check_selection_data(self.eval_data is not None, self.eval_split)
         self.transform, self.networks = parts.transform, parts.networks
         self.problem, self.synthetic = parts.problem, parts.synthetic
+        nameless = model_init is None and self.synthetic.recipe.model is None
+        if nameless and self.accelerator.is_main_process:
+            logger.warning(
+                "the network is in a folder of this machine, whose path has no place in a recipe: "
+                "whoever trains on the distilled set has to have that network and give it. The id "
+                "of a model on the Hub, or timm/NAME, would be part of the recipe"
+            )
         self.window, self.storage = make_window(config), make_storage(config)
         self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()
         self._scheduled_steps = config.max_steps

@@ -198,6 +198,18 @@ class Networks:
         constants = self._have_problem().model.constants
         return {name: tensor for name, tensor in constants.items() if name in names}
 
+    def summary(self) -> dict[str, Any]:
+        """What a record says of a network that has no name: ``class`` and ``parameters``.
+
+        Raises:
+            RuntimeError: before the first call of `problem`.
+        """
+        trained = self._have_problem().model.parameters.values()
+        return {
+            "class": type(self._prototype).__name__,
+            "parameters": sum(t.numel() for t in trained),
+        }
+
     # The networks.
 
     def take(self, outer_step: int, index: int) -> RunState:

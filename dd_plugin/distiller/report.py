@@ -52,6 +52,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     about = {
         "config": _published(distiller),
         "outer_steps": state.global_step,
+        "network": distiller.networks.summary(),
         "versions": {
             "dd_plugin": __version__,
             "torch": torch.__version__,

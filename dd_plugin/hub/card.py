@@ -204,9 +204,6 @@ def _limits(record: Mapping[str, Any]) -> str:
 
 def _recipe(record: Mapping[str, Any]) -> str:
     recipe, images, config = record["recipe"], record["images"], _config(record)
-    model = code(recipe["model"]) if recipe.get("model") else "one without a name"
-    if recipe.get("model_args"):
-        model += f" with {literal(recipe['model_args'])}"
     starts = {
         "fixed": "one initialisation, stored in `tensors.safetensors`",
         "random": "fresh random weights",
@@ -221,7 +218,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
     if recipe.get("optimizer_args"):
         optimizer += f" with {literal(recipe['optimizer_args'])}"
     rows = [
-        ("network", model),
+        ("network", _network(record)),
         ("starts from", starts.get(str(recipe.get("init")), code(recipe.get("init")))),
         ("steps", count(int(recipe["steps"]))),
         ("batches", batches.get(str(recipe.get("batching")), code(recipe.get("batching")))),
@@ -236,6 +233,18 @@ def _recipe(record: Mapping[str, Any]) -> str:
     ]
     told = [row for row in rows if row[1]]
     return "## The recipe\n\n" + table(("training on these images", ""), told)
+
+
+def _network(record: Mapping[str, Any]) -> str:
+    recipe = record["recipe"]
+    text = code(recipe["model"]) if recipe.get("model") else "one without a name"
+    about = (record.get("about") or {}).get("network")
+    if not recipe.get("model") and isinstance(about, Mapping) and about.get("class"):
+        size = count(about.get("parameters"), "trained parameter")
+        text += f": a {code(about['class'])}" + (f" with {size}" if size else "")
+    if recipe.get("model_args"):
+        text += f" with {literal(recipe['model_args'])}"
+    return text
 
 
 def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import to_bytes
-from dd_plugin.hub.published import PUBLISHED, published_files
+from dd_plugin.hub.published import PUBLISHED, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, StoredSet, read_set
 
@@ -190,9 +190,12 @@ class DistilledDataset:
         recipe, name = self.recipe, self._name_of(model)
         chosen = self.protocol_for(protocol, model)
         if model is None and recipe.model is None:
+            kind, size = (self._noted("about", "network", key) for key in ("class", "parameters"))
+            like = f" (its class {kind!r:.80}, trained parameters {size!r:.20})" if kind else ""
             raise ValueError(
                 "`model` must be given: this set was distilled for a network of its author's own, "
-                "which has no name"
+                f"which has no name{like}; pass a function that makes such a network, or another "
+                'network with protocol="standard"'
             )
         if chosen == "recipe" and recipe.loss == "custom" and loss is None:
             raise ValueError(
@@ -377,13 +380,13 @@ class DistilledDataset:
         target = Path(folder)
         if target.exists() and target.resolve() == self.folder.resolve():
             raise ValueError(f"{str(folder)!r} is where this set is already; choose another folder")
-        files = published_files(self.folder)
+        files = published_paths(self.folder)
         for name in PUBLISHED:
             if "*" not in name and name not in files:  # of another set
                 (target / name).unlink(missing_ok=True)
-        for name in files:
+        for name, path in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.folder / name, target / name)
+            shutil.copyfile(path, target / name)
         return target
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:

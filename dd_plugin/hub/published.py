@@ -52,8 +52,12 @@ class LocalFile:
         return bool(remote.blob_id == self.git_oid)
 
 
-def published_files(folder: Path) -> dict[str, LocalFile]:
-    """The files of a distilled set, by path in the repository."""
+def published_paths(folder: Path) -> dict[str, Path]:
+    """Where the files of a distilled set are, by path in the repository.
+
+    Raises:
+        PushError: one that there has to be is missing.
+    """
     found = {p: sorted(folder.glob(p)) for p in PUBLISHED}
     if missing := [pattern for pattern in _REQUIRED if not found[pattern]]:
         raise PushError(
@@ -61,5 +65,14 @@ def published_files(folder: Path) -> dict[str, LocalFile]:
             "that it was saved to"
         )
     paths = [path for matches in found.values() for path in matches]
-    files = {path.relative_to(folder).as_posix(): LocalFile.of(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def published_files(folder: Path) -> dict[str, LocalFile]:
+    """The files of a distilled set with their checksums, by path in the repository.
+
+    Raises:
+        PushError: see `published_paths`.
+    """
+    files = {name: LocalFile.of(path) for name, path in published_paths(folder).items()}
     return {**files, CARD: LocalFile.of((folder / CARD).read_bytes())}

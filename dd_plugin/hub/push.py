@@ -100,7 +100,7 @@ def push_folder(
     say = on_progress or (lambda line: None)
     files = published_files(Path(folder))
     try:
-        read_set(folder)
+        read_set(folder, checksums={name: file.sha256 for name, file in files.items()})
     except DistilledFormatError as error:
         raise PushError(f"what is damaged here is not published: {error}") from error
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):

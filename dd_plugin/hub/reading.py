@@ -58,12 +58,18 @@ class StoredSet:
     record: dict[str, Any]
 
 
-def read_set(folder: str | Path, *, max_bytes: int = _MOST_BYTES) -> StoredSet:
+def read_set(
+    folder: str | Path,
+    *,
+    max_bytes: int = _MOST_BYTES,
+    checksums: Mapping[str, str] | None = None,
+) -> StoredSet:
     """Read and check a distilled set.
 
     Args:
         folder: as `dd_plugin.hub.folder.write_set` writes it.
         max_bytes: the largest file that is read.
+        checksums: SHA-256 of files that were taken just now, by name, not to be taken again.
 
     Raises:
         DistilledFormatError: it is none, of a newer kind, incomplete, or damaged.
@@ -72,7 +78,8 @@ def read_set(folder: str | Path, *, max_bytes: int = _MOST_BYTES) -> StoredSet:
     record = read_record(folder)
     for name in (IMAGES, TENSORS):
         size = _size(folder, name, max_bytes)
-        _compare(folder, name, size, record)
+        digest = (checksums or {}).get(name) or sha256_of(folder / name)
+        _compare(folder, name, size, digest, record)
     tensors = _tensors(folder)
     try:
         recipe = Recipe.from_dict(record["recipe"])
@@ -156,12 +163,12 @@ def _size(folder: Path, name: str, most: int) -> int:
     return info.st_size
 
 
-def _compare(folder: Path, name: str, size: int, record: Mapping[str, Any]) -> None:
+def _compare(folder: Path, name: str, size: int, digest: str, record: Mapping[str, Any]) -> None:
     """Check a file against the size and checksum that the record has of it."""
     noted = record["files"].get(name)
     if not isinstance(noted, dict):
         raise DistilledFormatError(f"{folder / RECORD} has no checksum of {name}")
-    if noted.get("size") != size or noted.get("sha256") != sha256_of(folder / name):
+    if noted.get("size") != size or noted.get("sha256") != digest:
         raise DistilledFormatError(
             f"{folder / name} is not the file that was written with {RECORD}: "
             + (

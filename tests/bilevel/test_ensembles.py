@@ -13,9 +13,9 @@ from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, relative_error, soft_batches
 
 
-def _problem(optimizer, count=3, dropout=0.0):
+def _problem(optimizer, count=3, dropout=0.0, compile=False):
     models = [convert_bn(convnet(width=2, dropout=dropout), "tracked") for _ in range(count)]
-    problem = BilevelProblem(models[0], optimizer=optimizer)
+    problem = BilevelProblem(models[0], optimizer=optimizer, compile=compile)
     return problem, [initial_state(problem, model) for model in models]
 
 
@@ -60,6 +60,22 @@ def test_batched_networks_draw_their_own_random_numbers():
     )
     first, second = again.finals
     assert relative_error(first.parameters, second.parameters) > 1e-3
+
+
+def test_traced_networks_draw_the_numbers_of_eager_ones():
+    # It falls back to eager with a warning, an error here, where it cannot be traced.
+    found = []
+    for compile in (False, "trace"):
+        torch.manual_seed(0)
+        problem, networks = _problem(sgd(), count=2, dropout=0.5, compile=compile)
+        options = {"mode": "batched", "step_size": 0.1, "seed": 3}
+        both = hypergradients(problem, soft_batches(2), hard_batch(), networks, **options)
+        assert problem.compiled["batched", 2].compile == compile
+        found.append(both)
+    eager, traced = found
+    assert relative_error(traced.outer_losses, eager.outer_losses) < 1e-10
+    assert relative_error(traced.mean.batches[0].images, eager.mean.batches[0].images) < 1e-9
+    assert relative_error(traced.parameters[1], eager.parameters[1]) < 1e-9
 
 
 def test_errors():

@@ -61,6 +61,45 @@ def test_a_table_of_networks_is_printed_and_stored(run, real, tmp_path, capsys):
     assert len(json.loads((run / "recipe.json").read_text())["evaluations"]) == 8
 
 
+def test_what_is_asked_for_is_what_is_compared(run, real, monkeypatch):
+    asked = []
+
+    def compare(distilled, models, test, train, **options):
+        asked.append((models, len(test), train and len(train), str(test.device), options))
+        return []
+
+    monkeypatch.setattr("dd_plugin.hub.comparison.compare", compare)
+    words = ["evaluate", str(run), "--dataset", str(real)]
+    assert main([*words, "--device", "cpu"]) == 0
+    given = ["--protocol", "standard", "--seed", "7", "--split", "train", "--train_split", "test"]
+    assert main([*words, *given, "--device", "cpu:0", "--networks", "3"]) == 0
+    assert main([*words, "--no_baselines", "--device", "cpu"]) == 0
+    assert [call[:4] for call in asked] == [
+        (["timm/dd_convnet"], 30, 60, "cpu"),
+        (["timm/dd_convnet"], 60, 30, "cpu:0"),
+        (["timm/dd_convnet"], 30, None, "cpu"),
+    ]
+    names = ("protocol", "seed", "device", "networks")
+    assert [[options[name] for name in names] for *_, options in asked[:2]] == [
+        ["auto", None, "cpu", 5],
+        ["standard", 7, "cpu:0", 3],
+    ]
+
+
+def test_the_protocol_of_the_rows(run, real, tmp_path):
+    def rows(*more):
+        words = ["evaluate", str(run), "--dataset", str(real), "--networks", "2", "--device", "cpu"]
+        out = tmp_path / "rows.json"
+        assert main([*words, "--no_baselines", "--output", str(out), *more]) == 0
+        return json.loads(out.read_text())[0]
+
+    noted = json.loads((run / "recipe.json").read_text())["results"]["distilled"]["accuracies"]
+    assert rows("--seed", "0")["accuracies"] == noted  # that of the run
+    standard = rows("--protocol", "standard")
+    assert standard["protocol"] == "standard"
+    assert standard["accuracies"] != noted
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,5 +1,7 @@
 """Classes called like splits: every image is in its class and its split, and in no other."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -63,11 +65,11 @@ def test_other_folders_are_left_to_datasets(tmp_path):
     # Splits without classes, described by a table each.
     for split in ("train", "test"):
         draw(tmp_path / "tables", **{split: 2})
-        table = "file_name,label\n0.png,a\n1.png,b\n"
-        (tmp_path / "tables" / split / "metadata.csv").write_text(table)
+        lines = [json.dumps({"file_name": f"{i}.png", "label": "ab"[i]}) for i in range(2)]
+        (tmp_path / "tables" / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     assert explicit_splits(tmp_path / "tables") is None
     assert load_real(tmp_path / "tables", "test").class_names == ["a", "b"]
     # Images that belong to no class at all.
     assert explicit_splits(draw(tmp_path / "bare", train=2, test=2)) is None
-    with pytest.raises(DataError, match="no label column found"):
+    with pytest.raises(DataError, match="has no label"):
         load_real(tmp_path / "bare", "train")

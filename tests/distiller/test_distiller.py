@@ -17,7 +17,7 @@ from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.output_folder import check_output_dir
-from dd_plugin.hub import PushError
+from dd_plugin.hub import PushError, PushResult
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
 
 
@@ -267,6 +267,35 @@ def test_publishing_needs_a_name_and_a_token(tmp_path, monkeypatch):
     with pytest.raises(PushError, match="needs a token of the Hub, got none"):
         toy_distiller(tmp_path / "b", push_to_hub=True, hub_dataset_id="me/toy")
     assert not (tmp_path / "b" / "recipe.json").exists()
+
+
+def test_a_license_that_is_given_is_on_the_card(tmp_path):
+    for name, given, expected in (("a", None, []), ("b", "cc-by-4.0", ["cc-by-4.0"])):
+        folder = toy_distiller(tmp_path / name, license=given).save_model()
+        assert json.loads((folder / "recipe.json").read_text())["source"]["licenses"] == expected
+        assert ("\nlicense: cc-by-4.0\n" in (folder / "README.md").read_text()) == bool(expected)
+
+
+def test_what_is_published_goes_where_it_is_meant_to(tmp_path, monkeypatch):
+    asked = []
+
+    def note(*place, **options):
+        asked.append((place, {k: options[k] for k in ("token", "private", "revision")}))
+        return PushResult("address", "oid")
+
+    for name in ("check_target", "push_folder"):
+        monkeypatch.setattr(f"dd_plugin.distiller.distiller.{name}", note)
+    where = {"hub_dataset_id": "me/toy", "hub_revision": "second", "hub_token": "mine"}
+    options = {**where, "push_to_hub": True, "hub_private_repo": True}
+    assert toy_distiller(tmp_path, **options).push_to_hub() == "address"
+    how = {"token": "mine", "private": True, "revision": "second"}
+    assert asked == [(("me/toy",), how), ((tmp_path, "me/toy"), how)]
+
+
+def test_the_progress_bar_can_be_left_out(tmp_path, capsys):
+    for name, disabled in (("a", True), ("b", False)):
+        toy_distiller(tmp_path / name, disable_tqdm=disabled).train()
+        assert ("distil: 100%" in capsys.readouterr().err) != disabled
 
 
 def test_a_name_is_the_network_of_the_recipe(tmp_path):

@@ -254,6 +254,16 @@ def test_recipe_in_words(change, text):
     assert text in sections(make_card(record))["recipe"]
 
 
+def test_a_network_without_a_name_is_described():
+    record = a_record()
+    record["recipe"] |= {"model": None, "model_args": {}}
+    record["about"]["network"] = {"class": "Tiny", "parameters": 4321}
+    text = sections(make_card(record))["recipe"]
+    assert "| one without a name: a `Tiny` with 4,321 trained parameters |" in re.sub(
+        " +", " ", text
+    )
+
+
 def test_constant_step_size_is_told():
     record = a_record()
     record["images"]["learned_step_sizes"] = False

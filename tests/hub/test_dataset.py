@@ -93,6 +93,21 @@ def test_the_8_bit_images_are_others_and_close(distilled):
     assert 0 < float((exact - png).abs().max()) < 0.1 * float(exact.abs().max())
 
 
+def test_a_network_of_a_local_folder_is_told_of_and_its_path_is_not(tmp_path, caplog):
+    torch.manual_seed(0)
+    hf_resnet().save_pretrained(tmp_path / "net")
+    options = {"model": str(tmp_path / "net"), "model_args": None}
+    _, distilled = distilled_in(tmp_path / "set", **{**LONGER, **options, "max_steps": 1})
+    assert "whose path has no place in a recipe" in caplog.text
+    parameters = sum(p.numel() for p in hf_resnet().parameters())
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert f"a `ResNetForImageClassification` with {parameters:,} trained parameters" in card
+    assert str(tmp_path) not in card + json.dumps(distilled.record)
+    with pytest.raises(ValueError, match=rf"\(its class 'ResNetFor.*{parameters}\); pass a funct"):
+        distilled.fit()
+    assert distilled.evaluate(hf_resnet, toy_dataset(30, 1), networks=1).mean > 0
+
+
 def hf_resnet():
     config = transformers.ResNetConfig(
         num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3

@@ -7,6 +7,7 @@ from hashlib import sha256 as sha256_of
 import pytest
 import yaml
 
+from dd_plugin.hub import PushError, push_folder, reading
 from dd_plugin.hub.card import make_card
 from dd_plugin.hub.target import WAITS
 from tests.hub import calls
@@ -55,6 +56,22 @@ def is_whole(hub, folder, repo="ada/one", revision="main"):
     return set(files) >= PUBLISHED and all(
         hub.content(repo, path, revision) == (folder / path).read_bytes() for path in PUBLISHED
     )
+
+
+def test_a_file_is_hashed_once(tmp_path, monkeypatch):
+    folder = set_folder(tmp_path)
+    monkeypatch.setattr(reading, "sha256_of", None)  # those of `published_files` will do
+
+    def enough(*args, **options):
+        raise PushError("asked for after the files were looked at")
+
+    monkeypatch.setattr("dd_plugin.hub.push.check_target", enough)
+    with pytest.raises(PushError, match="asked for after"):
+        push_folder(folder, "ada/one")
+    tensors = folder / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"x")
+    with pytest.raises(PushError, match=r"what is damaged here is not published: .* differs"):
+        push_folder(folder, "ada/one")
 
 
 # --- what is published --------------------------------------------------------------------------
