@@ -36,29 +36,47 @@ class Block:
     Attributes:
         name: between its markers; may be a pattern, `policies-*`.
         render: from the content of the JSON file to Markdown.
-        command: what wrote the file.
+        command: what wrote the file, where it does not say so itself.
         files: stems of the JSON files; by default the name. Of several, those that are there.
+        plot: what the plot beside the file shows, if there is one.
     """
 
     name: str
     render: Callable[[Any], str]
     command: str
     files: tuple[str, ...] = ()
+    plot: str = ""
 
 
 COLLECT = "examples/reproduce/collect.py"
+SEEDS = "Accuracy of every seed, by case"
 BLOCKS = (
     Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10")),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
     Block("mnist", quality.runs, COLLECT),
-    Block("cifar10", quality.runs, COLLECT),
-    Block("policies-*", quality.policies, "examples/reproduce/batchnorm_policies.py"),
-    Block("distiller-cpu", costs.distiller, "python -m tests.benchmarks.distiller"),
+    Block("cifar10", quality.cases, "examples/reproduce/cifar10.py", plot=SEEDS),
+    Block("policies-*", quality.cases, "examples/reproduce/batchnorm_policies.py", plot=SEEDS),
+    Block(
+        "distiller-cpu",
+        costs.distiller,
+        "python -m tests.benchmarks.distiller",
+        plot="Time and memory of an outer step as multiples of the base case",
+    ),
     Block("hub-cpu", costs.hub, "python -m tests.benchmarks.hub"),
-    Block("ensembles-cpu", costs.ensembles, "python -m tests.benchmarks.ensembles"),
+    Block(
+        "ensembles-cpu",
+        costs.ensembles,
+        "python -m tests.benchmarks.ensembles",
+        plot="Time of a batched call over that of a sequential one",
+    ),
     Block("layers", costs.layers, "python -m tests.benchmarks.layers"),
-    Block("hypergradient-cpu", costs.hypergradient, "python -m tests.benchmarks.hypergradient"),
+    Block(
+        "hypergradient-cpu",
+        costs.hypergradient,
+        "python -m tests.benchmarks.hypergradient",
+        plot="Time and peak memory against the number of inner steps",
+    ),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
     Block("cross-architecture", markdown.generic, "examples/reproduce"),
     Block("*", markdown.generic, "tests/benchmarks"),
@@ -91,11 +109,24 @@ def content(name: str, page: Path, results: Path) -> str:
         )
     reports = {stem: json.loads(path.read_text("utf-8")) for stem, path in there.items()}
     made = block.render(reports if block.files else reports[name])
-    links = ", ".join(
-        f"[{path.name}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
-        for path in there.values()
-    )
-    return f"{made}\n\nFrom {links}, written by `{block.command}`."
+
+    def link(path: Path) -> str:
+        return Path(os.path.relpath(path, page.parent)).as_posix()
+
+    if block.plot:
+        light, dark = (results / f"{name}{suffix}.svg" for suffix in ("", "-dark"))
+        made += f"\n\n![{block.plot}]({link(light)}#only-light)"
+        made += f"\n![{block.plot}]({link(dark)}#only-dark)"
+    links = ", ".join(f"[{path.name}]({link(path)})" for path in there.values())
+    commands = dict.fromkeys(command_of(report, block) for report in reports.values())
+    by = " and ".join(f"`{command}`" for command in commands)
+    return f"{made}\n\nFrom {links}, written by {by}."
+
+
+def command_of(report: Any, block: Block) -> str:
+    """What a file says of itself, or the block of it."""
+    own = report.get("command") if isinstance(report, dict) else None
+    return own if isinstance(own, str) else block.command
 
 
 def fill(text: str, page: Path, results: Path) -> tuple[str, list[str]]:

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from rendering.markdown import rows_of
-from rendering.quality import by_case, by_setting, named
+from rendering.quality import by_case, by_setting, named, rest
 
 # Colours that can be told apart by the colour-blind (Okabe and Ito), on white and on near-black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
@@ -107,28 +107,28 @@ def distiller(report: Any) -> Figure:
     return figure
 
 
-def policies(report: Any) -> Figure | None:
-    """One point per seed and treatment, a line at their mean; a panel per number of images."""
-    rows = rows_of(report)
+def cases(report: Any) -> Figure | None:
+    """One point per seed and case, a line at their mean; a panel per setting."""
+    rows = [row for row in rows_of(report) if "case" in row]
     settings = by_setting(rows)
     if not settings:
         return None
-    cases = sorted(
+    names = sorted(
         by_case(rows),
         key=lambda case: -max(statistics.fmean(a) for a in by_case(rows)[case]),
     )
-    size = (4 + 3 * len(settings), 0.9 + 0.36 * len(cases))
+    size = (4 + 3 * len(settings), 0.9 + 0.36 * len(names))
     figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
     for axis, (setting, of_setting) in zip(axes[0], settings.items(), strict=True):
         own = by_case(of_setting)
-        for place, case in enumerate(cases):
+        for place, case in enumerate(names):
             means = [100 * statistics.fmean(a) for a in own.get(case, [])]
             if means:
                 axis.plot(means, [place] * len(means), "o", color=COLOURS[0], markersize=5)
                 axis.plot([statistics.fmean(means)], [place], "|", color=COLOURS[1], markersize=16)
-        axis.set_title(f"{named(setting)},\n{setting[2]:,} outer steps", fontsize=11)
+        axis.set_title(f"{named(setting)}\n{rest(setting)}", fontsize=10)
         axis.set_xlabel("accuracy, %")
-    axes[0][0].set_yticks(range(len(cases)), labels=cases)
+    axes[0][0].set_yticks(range(len(names)), labels=names)
     axes[0][0].invert_yaxis()
     return figure
 
@@ -158,5 +158,6 @@ PLOTS: dict[str, Callable[[Any], Figure | None]] = {
     "hypergradient-*": hypergradient,
     "distiller-*": distiller,
     "ensembles-*": ensembles,
-    "policies-*": policies,
+    "policies-*": cases,
+    "cifar10": cases,
 }

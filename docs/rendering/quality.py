@@ -1,16 +1,20 @@
-"""Tables of accuracies: runs, treatments of BatchNorm, and the selection on the start page."""
+"""Tables of accuracies: recipes, cases over seeds, and the selection on the start page."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rendering.markdown import percent, rows_of, table
 
 Row = dict[str, Any]
+Setting = tuple[tuple[str, Any], ...]
+# What a run came to, and what tells it from others under the same settings.
+OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
+CLASSES = {"mnist": 10, "cifar10": 10}
 # What the record of a run calls its baselines -> what a table does.
 BASELINES = {"random real": "as many random real images", "full data": "all real images"}
 # Data set -> its name in prose.
@@ -91,18 +95,34 @@ def runs(report: Any) -> str:
 
 def selection(reports: Mapping[str, Any]) -> str:
     """For the start page: of every data set, start and number of images the best recipe."""
-    best: dict[tuple[str, str, int], list[Row]] = {}
+    best: dict[tuple[str, str, int], tuple[float, str, str]] = {}
     for name, report in reports.items():
-        for group in recipes(rows_of(report)):
-            key = (name, group[0]["init"], group[0]["images"])
-            if key not in best or mean(group) > mean(best[key]):
-                best[key] = group
+        for init, images, network, score, text in candidates(name, rows_of(report)):
+            if score > best.get((name, init, images), (-1.0,))[0]:
+                best[name, init, images] = (score, network, text)
     head = ["data", "images", "network", "weights at the start", "accuracy"]
     cells = [
-        [NAMES.get(name, name), images, described(group[0]), init, accuracy(group)]
-        for (name, init, images), group in best.items()
+        [NAMES.get(name, name), images, network, init, text]
+        for (name, init, images), (_, network, text) in best.items()
     ]
     return table(head, cells, "lrllr")
+
+
+def candidates(name: str, rows: list[Row]) -> Iterator[tuple[str, int, str, float, str]]:
+    """Every recipe of a file: start, images, network, its accuracy as a number and in words."""
+    for group in recipes([row for row in rows if "results" in row]):
+        first = group[0]
+        score = statistics.fmean(run["results"]["distilled"]["mean"] for run in group)
+        yield first["init"], first["images"], described(first), score, accuracy(group)
+    for setting, own in by_setting([row for row in rows if "case" in row]).items():
+        for case, found in by_case(own).items():
+            values = dict(setting)
+            network = ", ".join(
+                ["dd_convnet", *[values[k] for k in ("norm",) if k in values], case]
+            )
+            images = values["images_per_class"] * CLASSES[name]
+            score = statistics.fmean(statistics.fmean(a) for a in found)
+            yield values.get("init", "random"), images, network, score, over_seeds(found)
 
 
 def baselines(reports: Mapping[str, Any]) -> str:
@@ -123,50 +143,55 @@ def baselines(reports: Mapping[str, Any]) -> str:
     return table(["trained on", "images", "accuracy", "networks"], cells, "lrrr")
 
 
-def mean(group: list[Row]) -> float:
-    """Of the accuracies of a recipe's runs."""
-    return statistics.fmean(run["results"]["distilled"]["mean"] for run in group)
-
-
 def described(row: Row) -> str:
     """Network and normalisation."""
     network = row["network"].removeprefix("timm/")
     return f"{network}, {norm(row)}" if norm(row) else network
 
 
-def policies(report: Mapping[str, Any]) -> str:
-    """Treatments of BatchNorm: means over seeds and networks, and the spread of both."""
+def cases(report: Mapping[str, Any]) -> str:
+    """Cases under equal settings: mean over seeds and networks, and the spread of both."""
     parts = []
     for setting, own in by_setting(rows_of(report)).items():
-        steps, inner, width = setting[2:]
         cells = []
         for case, found in by_case(own).items():
-            means = [statistics.fmean(a) for a in found]
             within = [100 * statistics.stdev(a) for a in found if len(a) > 1]
             spread = f"{statistics.fmean(within):.1f}" if within else ""
-            cells.append([case, percent(means), len(found), spread])
+            cells.append([case, over_seeds(found), len(found), spread])
         cells.sort(key=lambda row: -float(row[1].split()[0]))
-        head = ["treatment", "accuracy, ± over seeds", "seeds", "± over networks"]
-        parts.append(
-            f"**{named(setting)}**, {steps:,} outer and {inner} inner steps, width {width}:\n\n"
-            + table(head, cells, "lrrr")
-        )
+        head = ["case", "accuracy, ± over seeds", "seeds", "± over networks"]
+        parts.append(f"**{named(setting)}**, {rest(setting)}:\n\n{table(head, cells, 'lrrr')}")
     return "\n\n".join(parts)
 
 
-def by_setting(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows that can be compared: the same start, images per class, steps and width."""
-    same = ("images_per_class", "steps", "inner_steps", "width")
-    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+def over_seeds(found: list[list[float]]) -> str:
+    """Mean and spread of the seeds' means; of one seed the mean of its networks."""
+    return percent([statistics.fmean(accuracies) for accuracies in found])
+
+
+def by_setting(rows: list[Row]) -> dict[Setting, list[Row]]:
+    """Rows that can be compared: all but the case, the seed and what came out is the same."""
+    found: dict[Setting, list[Row]] = defaultdict(list)
     for row in rows:
-        found[row.get("init", "random"), *(row[key] for key in same)].append(row)
-    return dict(sorted(found.items(), key=lambda pair: (pair[0][0] == "fixed", pair[0][1:])))
+        found[tuple((key, row[key]) for key in row if key not in OUTCOMES)].append(row)
+    return dict(sorted(found.items(), key=lambda pair: str(pair[0])))
 
 
-def named(setting: tuple[Any, ...]) -> str:
-    """The first two parts of a setting in words."""
-    init, per_class = setting[:2]
-    return f"{init} start, {per_class} image{'s' * (per_class > 1)} per class"
+def named(setting: Setting) -> str:
+    """Start, normalisation and images per class, as far as a setting says."""
+    values = dict(setting)
+    parts = [f"{values['init']} start"] if "init" in values else []
+    parts += [values["norm"]] if "norm" in values else []
+    per_class = values["images_per_class"]
+    return ", ".join([*parts, f"{per_class} image{'s' * (per_class > 1)} per class"])
+
+
+def rest(setting: Setting) -> str:
+    """The numbers of a setting that `named` leaves out."""
+    values = dict(setting)
+    texts = {"steps": "outer steps", "inner_steps": "inner steps"}
+    parts = [f"{values[key]:,} {text}" for key, text in texts.items() if key in values]
+    return ", ".join([*parts, *([f"width {values['width']}"] if "width" in values else [])])
 
 
 def by_case(rows: list[Row]) -> dict[str, list[list[float]]]:

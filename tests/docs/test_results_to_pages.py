@@ -117,19 +117,33 @@ def test_runs_of_one_recipe_are_one_line(script):
     assert [line.split("|")[5].strip() for line in best] == ["95.0 %", "87.0 ± 2.8 %"]
 
 
-def test_treatments_are_sorted_and_their_seeds_counted(script):
-    setting = {"images_per_class": 1, "steps": 300, "inner_steps": 12, "width": 32}
+SETTING = {"init": "random", "images_per_class": 1, "steps": 1300, "inner_steps": 12, "width": 32}
+
+
+def test_cases_are_sorted_and_their_seeds_counted(script):
     rows = [
-        {"case": "worse", "seed": 0, "accuracies": [0.5, 0.5], **setting},
-        {"case": "better", "seed": 0, "accuracies": [0.6, 0.7], **setting},
-        {"case": "better", "seed": 1, "accuracies": [0.7, 0.8], **setting},
-        {"case": "better", "seed": 0, "accuracies": [0.9], **setting, "images_per_class": 10},
+        {"case": "worse", "seed": 0, "accuracies": [0.5, 0.5], **SETTING},
+        {"case": "better", "seed": 0, "accuracies": [0.6, 0.7], "seconds": 1.0, **SETTING},
+        {"case": "better", "seed": 1, "accuracies": [0.7, 0.8], "seconds": 2.0, **SETTING},
+        {"case": "better", "seed": 0, "accuracies": [0.9], **SETTING, "images_per_class": 10},
     ]
-    text = script.quality.policies({"rows": rows})
+    text = script.quality.cases({"rows": rows})
     # Means over networks 0.65 and 0.75; networks of a seed are 0.1 / sqrt(2) apart.
     assert "| better | 70.0 ± 7.1 % | 2 | 7.1 |\n| worse | 50.0 % | 1 | 0.0 |" in text
-    assert "**random start, 10 images per class**" in text
+    heading = "**random start, 10 images per class**, 1,300 outer steps, 12 inner steps, width 32:"
+    assert heading in text
     assert "| better | 90.0 % | 1 |  |" in text
+    best = script.quality.selection({"cifar10": {"rows": rows}}).splitlines()[2:]
+    assert best == [
+        "| CIFAR-10 | 10 | dd_convnet, better | random | 70.0 ± 7.1 % |",
+        "| CIFAR-10 | 100 | dd_convnet, better | random | 90.0 % |",
+    ]
+
+
+def test_what_a_file_says_of_its_command_goes_first(script):
+    block = script.block_of("policies-mnist")
+    assert script.command_of({"command": "python a.py"}, block) == "python a.py"
+    assert script.command_of({}, block).endswith("batchnorm_policies.py")
 
 
 def test_a_file_of_unknown_layout_has_a_table_all_the_same(script):
