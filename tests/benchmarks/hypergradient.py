@@ -201,7 +201,6 @@ class Memory:
 
 def serve(case: dict, device: str, gradient_file: str) -> None:
     """Warm up, then run the case once for every line on standard input, and report in JSON."""
-
     began = time.perf_counter()
     run = runner(case, device)
     gradient, _ = run()

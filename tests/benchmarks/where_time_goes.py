@@ -291,7 +291,7 @@ def removed_rows(scale: str, options: dict[str, Any], rounds: int) -> list[dict[
     return rows
 
 
-# --- command line -----------------------------------------------------------------------------------
+# --- command line -------------------------------------------------------------------------------
 
 
 def measure(case: dict[str, Any]) -> list[dict[str, Any]]:
