@@ -29,7 +29,7 @@ def profile_time(reports: Any) -> str:
     """Shares of an outer step by function, and its seconds."""
     report = reports["profile-cpu"]
     head, cells = _shares(report, "time", lambda row: f"{row['group']}: {row['item']}")
-    total = {scale: 0.0 for scale in head[1:]}
+    total = dict.fromkeys(head[1:], 0.0)
     for row in report["rows"]:
         if row["table"] == "time":
             total[row["scale"]] += row["seconds"]
