@@ -1,4 +1,4 @@
-"""The tables of the profile, of the loop with higher, of scale and of the plan, from small files."""
+"""The tables of the profile, of `higher`, of scale and of the plan, from small files."""
 
 import importlib
 from pathlib import Path
