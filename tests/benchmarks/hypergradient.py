@@ -246,7 +246,7 @@ class Child:
         self.case, self.error = case, ""
         self.about: dict = {}
         self.rounds: dict[int, dict] = {}
-        self.gradient = folder / ("-".join(str(v).replace(" ", "_") for v in case.values()) + ".pt")
+        self.gradient = folder / f"{len(list(folder.iterdir()))}.pt"
         command = [sys.executable, "-m", self.module]
         command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
         command += ["--device", options.device, "--threads", str(options.threads)]

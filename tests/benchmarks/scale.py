@@ -35,7 +35,7 @@ from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.measuring import ROOT, Results, in_child, random_images
 
 # The options that a row gives, beside these.
-SMALL = {"image": [28, 1], "width": 16, "images_per_class": 1, "real_batch_size": 128}
+SMALL = {"image": [16, 1], "width": 16, "images_per_class": 1, "real_batch_size": 128}
 LARGE = {"image": [32, 3], "width": 32, "images_per_class": 1, "real_batch_size": 128}
 SIZES: list[dict[str, Any]] = [
     *(
@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=4, help="of one and two processes")
-    parser.add_argument("--steps", type=int, default=60, help="a third of each of these runs")
+    parser.add_argument("--rounds", type=int, default=3, help="of one and two processes")
+    parser.add_argument("--steps", type=int, default=40, help="a third of each of these runs")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
