@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rendering import costs, markdown, quality
+from rendering import costs, markdown, quality, scaling
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = "*Not measured yet.*"
@@ -50,6 +50,8 @@ class Block:
 
 COLLECT = "examples/reproduce/collect.py"
 SEEDS = "Accuracy of every seed, by case"
+PROFILE = "python -m tests.benchmarks.where_time_goes"
+SCALE = "python -m tests.benchmarks.scale"
 BLOCKS = (
     Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10")),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
@@ -78,6 +80,20 @@ BLOCKS = (
         plot="Time and peak memory against the number of inner steps",
     ),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
+    Block("profile-time", scaling.profile_time, PROFILE, ("profile-cpu",)),
+    Block("profile-operations", scaling.profile_operations, PROFILE, ("profile-cpu",)),
+    Block("profile-removed", scaling.profile_removed, PROFILE, ("profile-cpu",)),
+    Block("higher-cpu", scaling.higher, "python -m tests.benchmarks.higher_loop"),
+    Block("scale-unroll", scaling.sizes("unroll", "inner_steps"), SCALE, ("scale-cpu",)),
+    Block(
+        "scale-images",
+        scaling.sizes("images per class", "images_per_class"),
+        SCALE,
+        ("scale-cpu",),
+    ),
+    Block("scale-resolution", scaling.sizes("resolution", "image"), SCALE, ("scale-cpu",)),
+    Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
+    Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
     Block("cross-architecture", markdown.generic, "examples/reproduce"),
     Block("*", markdown.generic, "tests/benchmarks"),
 )

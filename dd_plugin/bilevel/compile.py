@@ -12,6 +12,7 @@ eager sweep spends is not arithmetic but transforms and tangents that are zero.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -19,12 +20,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.func import functionalize
+from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.graph_passes import clean
+from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.partition import split
+from dd_plugin.bilevel.trees import leaves_of, rebuilt
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
 # run through contiguous memory, which channels_last, the compiler's own choice, does not give
@@ -58,25 +61,29 @@ class Traced:
     """
 
     def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
-        flat, self._in_spec = pytree.tree_flatten(args)
-        self._out_spec: Any = None
+        # Trees of the arguments and of the result, with something small for the tensors.
+        self._arguments = rebuilt(args, itertools.repeat(0))
+        self._result: Any = None
         self._is_tensor: list[bool] = []
 
         def of_list(tensors: list[Tensor]) -> list[Tensor]:
-            out = function(*pytree.tree_unflatten(tensors, self._in_spec))
-            leaves, self._out_spec = pytree.tree_flatten(out)
+            out = function(*rebuilt(self._arguments, iter(tensors)))
+            leaves = leaves_of(out)
+            self._result = rebuilt(out, itertools.repeat(0))
             self._is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
             return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-        self.inputs = [t.detach().contiguous() for t in flat]
+        self.inputs = [t.detach().contiguous() for t in leaves_of(args)]
         self.on_cuda = any(t.is_cuda for t in self.inputs)
         self.graph = clean(make_graph(of_list, self.inputs), for_compiler=how is True)
+        if how == "trace":
+            simplify(self.graph)
 
     def pack(self, tensors: Iterable[Tensor]) -> Any:
         """The function's result from the list that the graph returned."""
         found = iter(tensors)
         leaves = [next(found) if is_tensor else None for is_tensor in self._is_tensor]
-        return pytree.tree_unflatten(leaves, self._out_spec)
+        return rebuilt(self._result, iter(leaves))
 
 
 def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]) -> Any:
@@ -87,8 +94,14 @@ def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Te
 class TracedGraph:
     """A graph run as it is, operation by operation: no transforms, no zero tangents, no Python."""
 
-    def __init__(self, graph: Callable[[list[Tensor]], list[Tensor]]) -> None:
-        self._graph = graph
+    def __init__(self, graph: GraphModule) -> None:
+        self._graph: Callable[..., Any] = graph.forward
+        if hasattr(graph, "_in_spec"):
+            # What `make_fx` writes takes its list apart by torch's slow trees: no list then.
+            plain = Graph()
+            plain.output(plain.graph_copy(graph.graph, {}))
+            spread = GraphModule(graph, plain).forward
+            self._graph = lambda tensors: spread(*tensors)
 
     @torch.no_grad()
     def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -123,9 +136,7 @@ class CompiledGraph:
         return [t.clone() for t in outputs] if self.on_cuda else outputs
 
 
-def runner(
-    graph: Callable[[list[Tensor]], list[Tensor]], on_cuda: bool, how: Compile
-) -> TracedGraph | CompiledGraph:
+def runner(graph: GraphModule, on_cuda: bool, how: Compile) -> TracedGraph | CompiledGraph:
     """What runs a graph in a way."""
     return TracedGraph(graph) if how == "trace" else CompiledGraph(graph, on_cuda)
 
@@ -148,7 +159,11 @@ class CompiledFunction:
 
     def __call__(self, *args: Any) -> Any:
         """The function's result for arguments of the same shapes."""
-        return self._traced.pack(self._run(pytree.tree_leaves(args)))
+        return self.of_leaves(leaves_of(args))
+
+    def of_leaves(self, leaves: Sequence[Tensor]) -> Any:
+        """The same, of arguments that have been taken apart by `leaves_of`."""
+        return self._traced.pack(self._run(leaves))
 
 
 class CompiledHalves:
@@ -176,14 +191,14 @@ class CompiledHalves:
     ) -> None:
         def parts(*args: Any) -> tuple[Any, Any]:
             first, second = function(*args)
-            self._first_results = sum(isinstance(t, Tensor) for t in pytree.tree_leaves(first))
+            self._first_results = sum(isinstance(t, Tensor) for t in leaves_of(first))
             return first, second
 
         traced = Traced(parts, (*early, *late), how)
         # Operations in place cannot be moved about: write them as ordinary ones.
         graph = make_graph(functionalize(traced.graph), traced.inputs)
         graph = clean(graph, for_compiler=how is True)
-        early_inputs = len(pytree.tree_leaves(tuple(early)))
+        early_inputs = len(leaves_of(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]
         traced.inputs.clear()
         halves = split(graph, known, self._first_results)
@@ -196,14 +211,14 @@ class CompiledHalves:
 
     def first(self, *early: Any) -> tuple[Any, list[Tensor]]:
         """``first``, and what is to be kept."""
-        results = self._run_first(pytree.tree_leaves(early))
+        results = self._run_first(leaves_of(early))
         own, kept = results[: self._first_results], results[self._first_results :]
         missing: list[Any] = [None] * (sum(self._traced._is_tensor) - len(own))
         return self._traced.pack([*own, *missing])[0], kept
 
     def second(self, kept: list[Tensor], *args: Any) -> Any:
         """``second``, from what was kept, early and late arguments; ``kept`` is emptied."""
-        tensors = [*kept, *pytree.tree_leaves(args)]
+        tensors = [*kept, *leaves_of(args)]
         kept.clear()
         results = self._run_second(tensors)
         missing: list[Any] = [None] * self._first_results

@@ -22,9 +22,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 aten = torch.ops.aten
+
+# Where a value without data says that it belongs: those of nodes that a pass for the CPU made are
+# on the meta device.
+ON_CPU = ("cpu", "meta")
 
 
 def clean(graph_module: GraphModule, *, for_compiler: bool = True) -> GraphModule:
@@ -100,6 +104,24 @@ def drop_zeros(graph_module: GraphModule) -> None:
     graph.eliminate_dead_code()
 
 
+def unsteady(graph: Graph) -> set[Node]:
+    """The nodes whose memory an operation in place writes into, itself included."""
+    written = {_owner(node) for node in graph.nodes if _writes(node)}
+    return {
+        node
+        for node in graph.nodes
+        if _writes(node) or node in written or (_shares_memory(node) and _root(node) in written)
+    }
+
+
+def _root(node: Node) -> Any:
+    """The node that made the memory of a node."""
+    root: Any = node
+    while isinstance(root, Node) and root.args and _shares_memory(root):
+        root = root.args[0]
+    return root
+
+
 def _writes(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
@@ -107,10 +129,8 @@ def _writes(node: Node) -> bool:
 
 def _owner(node: Node) -> Any:
     """The node that made the memory which an operation in place writes into."""
-    owner: Any = node.args[0] if node.args else None
-    while isinstance(owner, Node) and owner.args and _shares_memory(owner):
-        owner = owner.args[0]
-    return owner
+    owner = node.args[0] if node.args else None
+    return _root(owner) if isinstance(owner, Node) else owner
 
 
 def _shares_memory(node: Node) -> bool:
@@ -176,7 +196,7 @@ def spread_by_matmul(graph_module: GraphModule) -> None:
     """
     graph = graph_module.graph
     for node in list(graph.nodes):
-        if node.target is not aten.avg_pool2d_backward.default or not _tiles(node):
+        if node.target is not aten.avg_pool2d_backward.default or not tiles_on_cpu(node, node):
             continue
         value = node.meta["val"]
         *outer, height, width = value.shape
@@ -208,12 +228,16 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[-1])
 
 
-def _tiles(node: Node) -> bool:
-    """Whether a pooling gradient is on CPU and its windows tile the input."""
-    value = node.meta.get("val")
-    _, _, kernel, stride, padding, _, _, divisor = node.args
-    if not isinstance(value, Tensor) or value.device.type != "cpu" or divisor is not None:
+def tiles_on_cpu(pooling: Node, wide: Any) -> bool:
+    """Whether an average pooling, or its gradient, is on CPU and its windows tile ``wide``."""
+    value = wide.meta.get("val")
+    schema = pooling.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip([argument.name for argument in schema], pooling.args, strict=False))
+    given |= pooling.kwargs
+    if not isinstance(value, Tensor) or value.device.type not in ON_CPU:
         return False
-    k = _pair(kernel)
+    if given.get("divisor_override") is not None or any(given.get("padding") or ()):
+        return False
+    k, stride = _pair(given["kernel_size"]), given.get("stride")
     tiles = all(size % edge == 0 for size, edge in zip(value.shape[-2:], k, strict=True))
-    return tiles and (not stride or _pair(stride) == k) and not any(padding)  # type: ignore[arg-type]
+    return tiles and (not stride or _pair(stride) == k)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.functional import FunctionalModel
-from dd_plugin.bilevel.inputs import Leaves, Schedule, describe, integer, level_of_caller
+from dd_plugin.bilevel.inputs import Batch, Leaves, Schedule, describe, integer, level_of_caller
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.oracle import differentiate_whole_run
 from dd_plugin.bilevel.problem import BilevelProblem
@@ -80,6 +80,8 @@ class Run:
         self.leaves = Leaves(leaves)
         self.losses: list[Tensor] = []
         self.batch_bars: dict[int, BatchGradient] = {}
+        self.made: Batch | None = None
+        self.made_bars: tuple[Any, Any] = (None, None)
         self.trajectory_bytes = 0
         self.kept: dict[int, list[Tensor]] = {}
 
@@ -255,13 +257,26 @@ class Run:
     def _take_batch_bar(self, k: int, images_bar: Tensor, labels_bar: Tensor | None) -> None:
         if self.batches.is_function and self.leaves.tensors:
             with torch.enable_grad():
-                images, labels = self.batches(k)
-            self.leaves.pull([(images, images_bar), (labels, labels_bar)])
+                batch = self.batches(k)
+            # The same tensors as in the step after: one way through their graph for both.
+            if self.made is not None and all(a is b for a, b in zip(batch, self.made, strict=True)):
+                images_bar = self.made_bars[0] + images_bar
+                labels_bar = None if labels_bar is None else self.made_bars[1] + labels_bar
+            else:
+                self._pull_made()
+            self.made, self.made_bars = batch, (images_bar, labels_bar)
         else:
             self.batch_bars[k] = BatchGradient(images_bar, labels_bar)
 
+    def _pull_made(self) -> None:
+        """Pull the adjoints of the batch that a function made last into the leaves."""
+        if self.made is not None:
+            self.leaves.pull(list(zip(self.made, self.made_bars, strict=True)))
+        self.made = None
+
     def _finish(self) -> None:
         """Pull what came back for the inputs into the leaves."""
+        self._pull_made()
         pairs: list[tuple[Tensor, Tensor | None]] = []
         if not self.batches.is_function:
             for k, bar in self.batch_bars.items():

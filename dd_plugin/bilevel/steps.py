@@ -12,14 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.compile import CompiledFunction, CompiledHalves, warn_of_failure
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import DrawSpec
 from dd_plugin.bilevel.second_order import missing_rule_operation
-from dd_plugin.bilevel.trees import GradientResult, PullResult, StepInputs, SweepResult
+from dd_plugin.bilevel.trees import (
+    GradientResult,
+    PullResult,
+    StepInputs,
+    SweepResult,
+    leaves_of,
+)
 
 
 class Steps:
@@ -45,19 +50,15 @@ class Steps:
             self._drawn(arg, none=name == "outer") if isinstance(arg, StepInputs) else arg
             for arg in args
         )
-        leaves = pytree.tree_leaves(drawn)
-        key = (
-            name,
-            problem.compile,
-            len(leaves),
-            *((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor)),
-        )
+        leaves = leaves_of(drawn)
+        kinds = [(leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor)]
+        key = (name, problem.compile, len(leaves), *kinds)
 
         def compiled() -> Any:
             if key not in problem.compiled:
                 function = getattr(problem, name)
                 problem.compiled[key] = CompiledFunction(function, drawn, problem.compile)
-            return problem.compiled[key](*drawn)
+            return problem.compiled[key].of_leaves(leaves)
 
         return self._or_eagerly(name, compiled, lambda: eager(*args))
 

@@ -6,7 +6,7 @@ apart by itself: they go through function transforms, `vmap`, tracing and the co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -72,3 +72,40 @@ def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     """An optimizer state as its differentiable part and its counters."""
     counts = {k: v for k, v in state.items() if isinstance(v, Tensor) and not v.is_floating_point()}
     return {k: v for k, v in state.items() if k not in counts}, counts
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """What a tree of dictionaries, tuples and lists holds, in order.
+
+    As torch's ``pytree.tree_leaves``, which looks up every node among the types that it knows and
+    took a fifth of an outer step of a small network.
+    """
+    found: list[Any] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Any]) -> None:
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        found.append(tree)
+        return
+    for part in tree:
+        if isinstance(part, Tensor):
+            found.append(part)
+        else:
+            _collect(part, found)
+
+
+def rebuilt(tree: Any, leaves: Iterator[Any]) -> Any:
+    """A tree like another one, with other leaves, in the order of `leaves_of`."""
+    if isinstance(tree, dict):
+        return {name: rebuilt(part, leaves) for name, part in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        parts = [rebuilt(part, leaves) for part in tree]
+        if isinstance(tree, list):
+            return parts
+        make = getattr(type(tree), "_make", tuple)  # a tuple with names has it
+        return make(parts)
+    return next(leaves)

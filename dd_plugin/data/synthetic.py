@@ -7,7 +7,7 @@ random in a batch is a function of a seed and the step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,20 @@ class SyntheticSet(nn.Module):
         images = self.images()[chosen]
         images = self.augmentation(images, mix(seed, 4, step), groups=self.labels[chosen])
         return self.transform(images), self.targets()[chosen]
+
+    def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """`batch` as a function of the step; what is the same in several steps is made once.
+
+        For one run: what it has made stays as it is when the parameters move.
+        """
+        recipe = self.recipe
+        if self.augmentation.names or (
+            recipe.batching != "groups" and recipe.batch_size is not None
+        ):
+            return lambda step: self.batch(step, seed)
+        groups = recipe.groups if recipe.batching == "groups" else 1
+        made = [self.batch(group, seed) for group in range(groups)]
+        return lambda step: made[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:
         """The outer parameters by kind: images, labels, step_sizes, constants; empty ones too."""

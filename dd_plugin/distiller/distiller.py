@@ -324,7 +324,7 @@ class Distiller:
         seed = mix(config.seed, 7, step)
         found = hypergradient(
             self.problem,
-            lambda k: synthetic.batch(k, seed),
+            synthetic.batches(seed),
             self.real_batch(step, index),
             step_size=synthetic.step_sizes(),
             steps=config.inner_steps,

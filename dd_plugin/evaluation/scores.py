@@ -91,7 +91,7 @@ def train_on(
     """
     run = unroll(
         problem,
-        lambda step: synthetic.batch(step, seed),
+        synthetic.batches(seed),
         steps=synthetic.recipe.steps,
         step_size=synthetic.step_sizes().detach(),
         initial=state,

@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -200,10 +201,6 @@ class Memory:
 
 def serve(case: dict, device: str, gradient_file: str) -> None:
     """Warm up, then run the case once for every line on standard input, and report in JSON."""
-
-    def report(found: dict) -> None:
-        print("RESULT " + json.dumps(found), flush=True)
-
     began = time.perf_counter()
     run = runner(case, device)
     gradient, _ = run()
@@ -215,12 +212,21 @@ def serve(case: dict, device: str, gradient_file: str) -> None:
     bytes_of = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
     weights = bytes_of(model.parameters())
     state = weights * (3 if case["optimizer"] == "adam" else 1) + bytes_of(model.buffers())
+    answer(lambda: run()[1], device, {"warm_up_seconds": warm_up, "state_bytes": state})
+
+
+def answer(run: Callable[[], dict], device: str, about: dict) -> None:
+    """Report, in JSON, what there is to say first, and then a run for every line of input."""
+
+    def report(found: dict) -> None:
+        print("RESULT " + json.dumps(found), flush=True)
+
     Memory(device)  # gives back what is free, for the others
-    report({"warm_up_seconds": warm_up, "state_bytes": state})
+    report(about)
     for _ in sys.stdin:
         memory = Memory(device)
         began = time.perf_counter()
-        _, extras = run()
+        extras = run()
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
@@ -234,12 +240,14 @@ def serve(case: dict, device: str, gradient_file: str) -> None:
 class Child:
     """A case in a process of its own."""
 
+    module = "tests.benchmarks.hypergradient"
+
     def __init__(self, case: dict, options: argparse.Namespace, folder: Path) -> None:
         self.case, self.error = case, ""
         self.about: dict = {}
         self.rounds: dict[int, dict] = {}
-        self.gradient = folder / ("-".join(str(v).replace(" ", "_") for v in case.values()) + ".pt")
-        command = [sys.executable, "-m", "tests.benchmarks.hypergradient"]
+        self.gradient = folder / f"{len(list(folder.iterdir()))}.pt"
+        command = [sys.executable, "-m", self.module]
         command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
         command += ["--device", options.device, "--threads", str(options.threads)]
         command += ["--float64"] if options.float64 else []

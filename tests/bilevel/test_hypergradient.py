@@ -388,3 +388,34 @@ def test_unroll_takes_the_steps_of_a_hypergradient_to_the_bit():
         pytree.tree_leaves(alone.final), pytree.tree_leaves(whole.final), strict=True
     ):
         assert torch.equal(one, other)
+
+
+def test_a_batch_that_is_made_once_gives_what_one_made_in_every_step_gives():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    raw = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    logits = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
+    real = torch.randn(5, 3, dtype=torch.float64), torch.arange(5) % 2
+
+    def make(step):
+        return raw.tanh() * (1 + step % 2), logits.softmax(1)
+
+    both = [make(0), make(1)]
+    ways = {
+        "in every step": make,
+        "in turns": lambda step: both[step % 2],
+        "in stretches": lambda step: both[step // 3],
+    }
+    found = {
+        name: hypergradient(
+            model, batches, real, step_size=0.3, steps=6, leaves=[raw, logits]
+        ).leaves
+        for name, batches in ways.items()
+    }
+    expected = hypergradient(
+        model, lambda step: make(step // 3), real, step_size=0.3, steps=6, leaves=[raw, logits]
+    ).leaves
+    for a, b in zip(found["in every step"], found["in turns"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+    for a, b in zip(expected, found["in stretches"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)

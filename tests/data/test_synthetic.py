@@ -84,3 +84,21 @@ def test_augmentation_differs_from_step_to_step_and_repeats_itself():
 def test_numbers_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "distinct"),
+    [
+        ({}, 1),
+        ({"batching": "groups", "groups": 2}, 2),
+        ({"batching": "minibatches", "batch_size": 2}, 4),
+        ({"augmentation": "flip"}, 4),
+    ],
+)
+def test_batches_are_those_of_the_steps_and_made_once_where_they_repeat(options, distinct):
+    own = make(soft=True, **options)
+    batches = own.batches(5)
+    found = [batches(step) for step in range(4)]
+    for step, batch in enumerate(found):
+        assert all(map(torch.equal, batch, own.batch(step, 5)))
+    assert len({id(images) for images, _ in found}) == distinct

@@ -1,0 +1,159 @@
+"""Tables of the profile, of the loop with higher, of scale and of the plan for ImageNet-1k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rendering.markdown import table
+
+
+def _origin(report: Any) -> str:
+    return f"torch {report['torch']}, {report['hardware']}."
+
+
+def _shares(report: Any, kind: str, name: Callable[[Any], str]) -> tuple[list[str], list[Any]]:
+    """Head and rows of a table of shares: what by scale, the largest of the first scale first."""
+    rows = [row for row in report["rows"] if row["table"] == kind]
+    scales = list(dict.fromkeys(row["scale"] for row in rows))
+    found = {(row["scale"], name(row)): row["share"] for row in rows}
+    names = list(dict.fromkeys(name(row) for row in rows))
+    cells = [
+        [n, *(f"{100 * found[s, n]:.1f} %" if (s, n) in found else "" for s in scales)]
+        for n in names
+    ]
+    return ["", *scales], cells
+
+
+def profile_time(reports: Any) -> str:
+    """Shares of an outer step by function, and its seconds."""
+    report = reports["profile-cpu"]
+    head, cells = _shares(report, "time", lambda row: f"{row['group']}: {row['item']}")
+    total = dict.fromkeys(head[1:], 0.0)
+    for row in report["rows"]:
+        if row["table"] == "time":
+            total[row["scale"]] += row["seconds"]
+    cells.append(["seconds of the step", *(f"{total[scale]:.2f}" for scale in head[1:])])
+    return f"{_origin(report)}\n\n{table(head, cells, 'l' + 'r' * len(total))}"
+
+
+def profile_operations(reports: Any) -> str:
+    """Shares of an outer step by kind of operation."""
+    head, cells = _shares(reports["profile-cpu"], "operations", lambda row: row["kind"])
+    return table(head, cells, "l" + "r" * (len(head) - 1))
+
+
+def profile_removed(reports: Any) -> str:
+    """The trainer as it is, over the trainer with a removed item."""
+    cells = [
+        [
+            row["scale"],
+            row["item"],
+            f"{row['seconds_with']:.2f}",
+            f"{row['seconds']:.2f}",
+            f"{row['ratio']:.2f} ({row['ratios'][0]:.2f}-{row['ratios'][1]:.2f})",
+        ]
+        for row in reports["profile-cpu"]["rows"]
+        if row["table"] == "removed"
+    ]
+    return table(["scale", "item", "seconds with it", "without", "ratio"], cells, "llrrr")
+
+
+def higher(report: Any) -> str:
+    """The trainer beside a loop with higher."""
+    cells = []
+    for row in report["rows"]:
+        if "error" in row:
+            cells.append([row["setting"], row["tool"], row["error"], "", "", "", "", ""])
+            continue
+        low, high = row["ratios_to_higher"]
+        errors = row.get("error_in_float64", {})
+        cells.append(
+            [
+                row["setting"],
+                row["tool"],
+                f"{row['seconds']:.2f}",
+                f"{row['steps_per_second']:.2f}",
+                f"{row['ratio_to_higher']:.2f} ({low:.2f}-{high:.2f})",
+                f"{row['peak_bytes'] / 1e6:.0f}",
+                f"{row['warm_up_seconds']:.0f}",
+                f"{max(errors.values()):.0e}" if errors else "",
+            ]
+        )
+    head = ["setting", "tool", "seconds", "steps per second", "times higher", "peak MB"]
+    head += ["first step s", "difference in float64"]
+    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrrr')}"
+
+
+def sizes(series: str, column: str) -> Callable[[Any], str]:
+    """The table of a series of `tests.benchmarks.scale`."""
+
+    def render(reports: Any) -> str:
+        report = reports["scale-cpu"]
+        cells = []
+        for row in report["rows"]:
+            if row.get("series") != series:
+                continue
+            first = f"{row['image'][0]} x {row['image'][0]}" if column == "image" else row[column]
+            storage = [row["storage"]] if series == "unroll" else []
+            cells.append(
+                [
+                    first,
+                    *storage,
+                    f"{row['seconds']:.2f}",
+                    f"{1e3 * row['seconds_per_inner_step']:.0f}",
+                    f"{row['peak_bytes'] / 1e6:.0f}",
+                    f"{row['trajectory_bytes'] / 1e6:.1f}",
+                ]
+            )
+        storage = ["storage"] if series == "unroll" else []
+        head = [series, *storage, "seconds", "ms per inner step", "peak MB", "trajectory MB"]
+        return f"{_origin(report)}\n\n{table(head, cells, 'r' + 'l' * len(storage) + 'rrrr')}"
+
+    return render
+
+
+def processes(reports: Any) -> str:
+    """Speed of one and of two processes."""
+    cells = [
+        [
+            row["processes"],
+            f"{row['inner_steps_per_second']:.1f}",
+            f"{row['ratio_to_one']:.2f}"
+            + (
+                f" ({row['ratios_to_one'][0]:.2f}-{row['ratios_to_one'][1]:.2f})"
+                if row["processes"] > 1
+                else ""
+            ),
+            row["rounds"],
+        ]
+        for row in reports["scale-cpu"]["rows"]
+        if row["table"] == "processes"
+    ]
+    return table(["processes", "inner steps per second", "times one", "rounds"], cells, "rrrr")
+
+
+def plan(report: Any) -> str:
+    """The plan for ImageNet-1k."""
+    cells = []
+    for row in report["rows"]:
+        slow, fast = row["outer_steps_per_hour"]
+        low, high = row["hours"]
+        cells.append(
+            [
+                row["plan"],
+                row["gpus"],
+                f"{row['run']} / {row['window']}",
+                f"{row['batch']} / {row['real_batch']}",
+                f"{row['forward_flops'] / 1e9:.2f}",
+                f"{row['flops_per_outer_step'] / 1e15:.2f}",
+                f"{row['memory_bytes'] / 1e9:.0f}" + ("" if row["fits"] else " (too much)"),
+                f"{slow:.0f}-{fast:.0f}",
+                f"{row['networks_per_hour'][0]:,.0f}-{row['networks_per_hour'][1]:,.0f}",
+                f"{low:,.0f}-{high:,.0f}",
+            ]
+        )
+    head = ["plan", "GPUs", "run / window", "inner / real batch", "forward, GFLOP per image"]
+    head += ["PFLOP per outer step and GPU", "GB per GPU", "outer steps per hour"]
+    head += ["networks per hour", "hours"]
+    return table(head, cells, "lrrrrrrrrr")

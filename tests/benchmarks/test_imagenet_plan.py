@@ -1,0 +1,35 @@
+"""The plan on paper: operation counts that can be checked by hand, and its file."""
+
+import json
+
+import pytest
+
+from tests.benchmarks import imagenet_plan
+
+
+def test_counts_of_a_convnet():
+    options = {"width": 4, "depth": 1, "norm_layer": "batchnorm2d"}
+    found = imagenet_plan.counted("timm/dd_convnet", options, 10, 3, 8)
+    # A convolution of 3 to 4 channels on 8x8, and 4 * 4 * 4 inputs to 10 outputs; 2 per product.
+    assert found["forward_flops"] == 2 * (8 * 8 * 9 * 3 * 4 + 64 * 10)
+    # Kernel, bias, scale and shift, linear layer.
+    assert found["weight_bytes"] == 4 * (108 + 4 + 4 + 4 + 640 + 10)
+    assert found["activation_bytes"] >= 4 * (2 * 256 + 64 + 10)
+
+
+def test_plan_is_written_from_the_rows_of_scale(tmp_path):
+    rows = [
+        {"series": "resolution", "image": [side, 3], "width": 32, "images_per_class": 1}
+        | {"peak_bytes": 5e8, "trajectory_bytes": 1e6}
+        for side in (32, 64)
+    ]
+    scale = tmp_path / "scale.json"
+    scale.write_text(json.dumps({"rows": rows}))
+    imagenet_plan.main(["--json", str(tmp_path / "plan.json"), "--scale", str(scale)])
+    made = json.loads((tmp_path / "plan.json").read_text())["rows"]
+    assert len(made) == len(imagenet_plan.PLANS) * len(imagenet_plan.LINK)
+    for row in made:
+        low, high = row["outer_steps_per_hour"]
+        # Three times the utilisation, less what reducing takes.
+        assert 1 < high / low <= 3
+        assert row["networks_per_hour"][0] == pytest.approx(row["gpus"] * low)

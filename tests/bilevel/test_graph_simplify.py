@@ -1,0 +1,162 @@
+import pytest
+import torch
+from torch import nn
+from torch.func import grad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+
+from dd_plugin import convert_bn
+from dd_plugin.bilevel import BilevelProblem, hypergradient, sgd
+from dd_plugin.bilevel.graph_passes import clean
+from dd_plugin.bilevel.graph_simplify import simplify
+
+
+def _simplified(function, *args):
+    return simplify(clean(make_fx(function, tracing_mode="fake")(*args), for_compiler=False))
+
+
+def _targets(graph_module):
+    nodes = graph_module.graph.nodes
+    return [str(node.target) for node in nodes if node.op == "call_function"]
+
+
+def test_a_value_is_computed_once_and_copies_are_left_out():
+    def function(x, y):
+        a = torch.tanh(x.clone()) * torch.ones_like(y)
+        b = torch.tanh(x.expand(3, 2)) + 1
+        return [a * b, a.detach() - b]
+
+    x, y = torch.randn(3, 2), torch.randn(3, 2)
+    graph = _simplified(function, x, y)
+    assert sorted(_targets(graph)) == [
+        f"aten.{name}" for name in ("add.Tensor", "mul.Tensor", "sub.Tensor", "tanh.default")
+    ]
+    assert all(map(torch.equal, graph(x, y), function(x, y)))
+
+
+def test_numbers_of_different_types_are_different_values():
+    # 1 == 1.0 == True in Python, but not to torch.
+    def function(x):
+        return [x * 1, x * 1.0, x * True]
+
+    x = torch.arange(3)
+    for found, expected in zip(_simplified(function, x)(x), function(x), strict=True):
+        assert found.dtype == expected.dtype
+
+
+def test_what_is_written_into_is_left_alone():
+    def function(x):
+        first = x * 2
+        before = first + 1
+        first.view(-1).mul_(3)
+        second = x * 2
+        copy = second.clone()
+        copy.add_(1)
+        return [first, before, first + 1, second, copy]
+
+    x = torch.randn(3, 2)
+    assert all(map(torch.equal, _simplified(function, x)(x), function(x)))
+
+
+def test_results_keep_memory_of_their_own():
+    def function(x):
+        return [x.clone(), x * 2, x * 2]
+
+    x = torch.randn(3)
+    found = _simplified(function, x)(x)
+    assert len({t.data_ptr() for t in (x, *found)}) == 4
+
+
+def test_draws_are_not_shared():
+    def function(x):
+        return torch.rand_like(x) - torch.rand_like(x)
+
+    x = torch.zeros(100)
+    assert _simplified(function, x)(x).abs().min() > 0
+
+
+def test_the_sign_is_taken_of_the_sum():
+    def function(x):
+        return [(-x).sum((0, 2), keepdim=True), (-x).sum()]
+
+    x = torch.randn(3, 4, 5)
+    graph = _simplified(function, x)
+    assert all(map(torch.equal, graph(x), function(x)))
+    signs = [n for n in graph.graph.nodes if n.target is torch.ops.aten.neg.default]
+    assert sorted(n.meta["val"].numel() for n in signs) == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("dims", "correction", "shape", "replaced"),
+    [
+        ([0, 2, 3], 0, (4, 3, 5, 6), True),
+        ([0], 1, (7, 3), True),
+        ([0, -1], 0, (7, 3, 2), True),
+        ([2, 3], 0, (4, 3, 5, 6), False),
+    ],
+)
+def test_moments(dims, correction, shape, replaced):
+    def function(x):
+        return torch.var_mean(x, dims, correction=correction)
+
+    # A mean far from 0 would show a variance taken as a difference of squares.
+    x = torch.randn(shape, dtype=torch.float64) + 1e6
+    graph = _simplified(function, x)
+    assert ("aten.var_mean.correction" not in _targets(graph)) == replaced
+    for found, expected in zip(graph(x), function(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("pool", "replaced"),
+    [
+        (nn.AvgPool2d(2), True),
+        (nn.AvgPool2d((1, 3)), True),
+        (nn.AvgPool2d((3, 2)), True),
+        (nn.AvgPool2d(3, 2, 1), False),
+        (nn.AvgPool2d(2, 1), False),
+        (nn.AvgPool2d(2, divisor_override=3), False),
+        (nn.AvgPool2d(4, ceil_mode=True), False),  # 6 is no multiple of 4
+    ],
+)
+def test_pooling_and_its_gradient(pool, replaced):
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+
+    def function(x):
+        return [pool(x), grad(lambda x: pool(x).pow(3).sum())(x)]
+
+    graph = _simplified(function, x)
+    assert all("avg_pool2d" not in target for target in _targets(graph)) == replaced
+    for found, expected in zip(graph(x), function(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_wide_rows_keep_the_kernel():
+    x = torch.randn(1, 1, 2, 128)
+    graph = _simplified(grad(lambda x: F.avg_pool2d(x, 2).pow(2).sum()), x)
+    assert "aten.avg_pool2d_backward.default" in _targets(graph)
+
+
+@pytest.mark.parametrize("policy", ["tracked", "learned", "frozen"])
+def test_traced_hypergradients_are_those_of_the_whole_graph(policy):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1), nn.InstanceNorm2d(4, affine=True), nn.Tanh(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3),
+    ).double()  # fmt: skip
+    convert_bn(model, policy)
+    images = torch.randn(6, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(6) % 3
+    real = torch.randn(9, 1, 8, 8, dtype=torch.float64), torch.arange(9) % 3
+    found = {}
+    for name, compile_, method in (("traced", "trace", "mixed"), ("oracle", False, "autograd")):
+        problem = BilevelProblem(model, optimizer=sgd(0.9), compile=compile_)
+        result = hypergradient(
+            problem, lambda _: (images, labels), real, step_size=0.05, steps=4, method=method,
+            leaves=[images],
+        )  # fmt: skip
+        assert problem.compile == compile_
+        found[name] = [result.outer_loss, *result.leaves, *result.constants.values()]
+    for a, b in zip(found["traced"], found["oracle"], strict=True):
+        assert (a - b).norm() <= 1e-9 * b.norm()

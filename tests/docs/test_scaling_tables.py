@@ -1,0 +1,80 @@
+"""The tables of the profile, of `higher`, of scale and of the plan, from small files."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ABOUT = {"torch": "2.15", "hardware": "two CPU cores"}
+
+
+@pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("rendering.scaling")
+
+
+def report(*rows):
+    return {**ABOUT, "rows": list(rows)}
+
+
+def cells(text, first):
+    """The cells of the line of a table that begins with a word."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {first} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_profile(scaling):
+    def time(scale, item, seconds, share):
+        row = {"table": "time", "scale": scale, "group": "backward", "item": item}
+        return {**row, "seconds": seconds, "share": share, "calls": 1}
+
+    rows = [time("A", "sweep", 3.0, 0.75), time("A", "rest", 1.0, 0.25), time("B", "rest", 2, 1.0)]
+    rows.append({"table": "operations", "scale": "A", "kind": "pooling", "share": 0.5, "calls": 3})
+    rows.append(
+        {"table": "removed", "scale": "A", "item": "trees", "seconds_with": 2.0, "seconds": 1.0}
+        | {"ratio": 0.5, "ratios": [0.4, 0.6], "rounds": 3}
+    )
+    files = {"profile-cpu": report(*rows)}
+    text = scaling.profile_time(files)
+    assert text.startswith("torch 2.15, two CPU cores.\n")
+    assert cells(text, "backward: sweep") == ["backward: sweep", "75.0 %", ""]
+    assert cells(text, "seconds of the step")[1:] == ["4.00", "2.00"]
+    assert cells(scaling.profile_operations(files), "pooling") == ["pooling", "50.0 %"]
+    assert cells(scaling.profile_removed(files), "A")[2:] == ["2.00", "1.00", "0.50 (0.40-0.60)"]
+
+
+def test_higher(scaling):
+    row = {"setting": "S", "tool": "T", "seconds": 0.5, "steps_per_second": 2.0}
+    row |= {"ratio_to_higher": 0.25, "ratios_to_higher": [0.2, 0.3], "peak_bytes": 3e6}
+    row |= {"warm_up_seconds": 4.0, "error_in_float64": {"images": 1e-12, "step_sizes": 2e-12}}
+    failed = {"setting": "F", "tool": "T", "error": "exit 1: no such module"}
+    text = scaling.higher(report(row, failed))
+    assert cells(text, "S")[2:] == ["0.50", "2.00", "0.25 (0.20-0.30)", "3", "4", "2e-12"]
+    assert cells(text, "F")[2] == "exit 1: no such module"
+
+
+def test_scale(scaling):
+    row = {"table": "size", "series": "unroll", "inner_steps": 10, "storage": "device"}
+    row |= {"image": [28, 1], "seconds": 0.5, "seconds_per_inner_step": 0.05, "peak_bytes": 7e6}
+    row |= {"trajectory_bytes": 1.5e6}
+    other = {**row, "series": "resolution", "image": [64, 3]}
+    two = {"table": "processes", "processes": 2, "inner_steps_per_second": 30.0, "rounds": 3}
+    two |= {"ratio_to_one": 1.9, "ratios_to_one": [1.8, 2.0]}
+    files = {"scale-cpu": report(row, other, two)}
+    text = scaling.sizes("unroll", "inner_steps")(files)
+    assert cells(text, "10") == ["10", "device", "0.50", "50", "7", "1.5"]
+    text = scaling.sizes("resolution", "image")(files)
+    assert cells(text, "64 x 64")[0] == "64 x 64"
+    assert cells(scaling.processes(files), "2") == ["2", "30.0", "1.90 (1.80-2.00)", "3"]
+
+
+def test_plan(scaling):
+    row = {"plan": "P", "gpus": 8, "run": 200, "window": 60, "batch": 500, "real_batch": 2000}
+    row |= {"forward_flops": 5e8, "flops_per_outer_step": 2e15, "memory_bytes": 9e10, "fits": False}
+    row |= {"outer_steps_per_hour": [10.0, 30.0], "networks_per_hour": [80.0, 240.0]}
+    row |= {"hours": [600.0, 2000.0]}
+    found = cells(scaling.plan(report(row)), "P")
+    assert found[1:4] == ["8", "200 / 60", "500 / 2000"]
+    assert found[4:] == ["0.50", "2.00", "90 (too much)", "10-30", "80-240", "600-2,000"]
