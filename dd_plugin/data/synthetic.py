@@ -8,6 +8,7 @@ random in a batch is a function of a seed and the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from dd_plugin.data.transforms import Normalization, Transform
 # Probability that a soft label starts with on its own class.
 _OWN_CLASS = 0.9
 
+LabelForm = Literal["probabilities", "weights"]
+
 
 class SyntheticSet(nn.Module):
     """Images, labels, step sizes and learned constants, as parameters of the outer problem.
@@ -32,7 +35,10 @@ class SyntheticSet(nn.Module):
         labels: class indices ``(N,)``, sorted by group where there are groups.
         step_sizes: initial step sizes, positive: ``(steps,)``, or 0-d for all steps alike.
         transform: from pixel space to the network's input.
-        soft_labels: learn labels as probabilities, starting close to ``labels``.
+        soft_labels: learn labels: as ``"probabilities"``, starting close to ``labels``, or as
+            ``"weights"`` of the classes in the loss that may be any number, starting at one for
+            the class and zero for the others (as Sucholutsky and Schonlau, arXiv 1910.02551); True
+            is the former.
         learn_step_sizes: whether the step sizes are parameters or stay.
         constants: what is learned about BatchNorm, by name in the network.
 
@@ -50,7 +56,7 @@ class SyntheticSet(nn.Module):
         step_sizes: Tensor,
         *,
         transform: Transform,
-        soft_labels: bool = False,
+        soft_labels: bool | LabelForm = False,
         learn_step_sizes: bool = True,
         constants: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -65,11 +71,16 @@ class SyntheticSet(nn.Module):
         self.log_step_sizes = nn.Parameter(
             step_sizes.detach().log(), requires_grad=learn_step_sizes
         )
-        self.label_logits: nn.Parameter | None = None
+        self.label_form: LabelForm | None = None
+        self.learned_labels: nn.Parameter | None = None
         if soft_labels:
+            self.label_form = "probabilities" if soft_labels is True else soft_labels
             own = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
             others = (1 - _OWN_CLASS) / max(recipe.num_classes - 1, 1)
-            self.label_logits = nn.Parameter((own * (_OWN_CLASS - others) + others).log())
+            self.learned_labels = nn.Parameter(torch.empty_like(own))
+            self.set_targets(
+                own if self.label_form == "weights" else own * (_OWN_CLASS - others) + others
+            )
         self._constant_names = list(constants or {})
         self._constants = nn.ParameterList(
             [nn.Parameter(t.detach().clone()) for t in (constants or {}).values()]
@@ -110,8 +121,18 @@ class SyntheticSet(nn.Module):
         return images
 
     def targets(self) -> Tensor:
-        """Class indices ``(N,)``, or probabilities ``(N, classes)`` where labels are learned."""
-        return self.labels if self.label_logits is None else self.label_logits.softmax(1)
+        """Class indices ``(N,)``, or ``(N, classes)`` where labels are learned."""
+        if self.learned_labels is None:
+            return self.labels
+        weights = self.label_form == "weights"
+        return self.learned_labels if weights else self.learned_labels.softmax(1)
+
+    def set_targets(self, targets: Tensor) -> None:
+        """Make learned labels ``(N, classes)`` what they were."""
+        assert self.learned_labels is not None
+        if self.label_form == "probabilities":
+            targets = targets.clamp_min(torch.finfo(targets.dtype).tiny).log()
+        self.learned_labels.data = targets.clone()
 
     def step_sizes(self) -> Tensor:
         """Positive, ``(steps,)`` or 0-d."""
@@ -161,7 +182,7 @@ class SyntheticSet(nn.Module):
         """The outer parameters by kind: images, labels, step_sizes, constants; empty ones too."""
         return {
             "images": list(self.parametrization.parameters()),
-            "labels": [] if self.label_logits is None else [self.label_logits],
+            "labels": [] if self.learned_labels is None else [self.learned_labels],
             "step_sizes": [self.log_step_sizes] if self.log_step_sizes.requires_grad else [],
             "constants": list(self._constants),
         }

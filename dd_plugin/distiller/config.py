@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train_with": ("batch", "running"),
     "image_init": ("real", "noise", "mean"),
     "parametrization": ("pixels", "upsampled"),
+    "label_form": ("probabilities", "weights"),
     "batching": ("all", "groups", "minibatches"),
     "step_sizes": ("per_step", "shared", "constant"),
     "inner_optimizer": ("sgd", "adam", "adamw"),
@@ -124,7 +125,12 @@ class DistillerConfig:
     image_init: str = _option("real", "Start from real images, noise, or the mean of each class.")
     parametrization: str = _option("pixels", "pixels, or upsampled: more images, less resolution.")
     upsample_factor: int = _option(2, "How much smaller upsampled images are stored.")
-    soft_labels: bool = _option(False, "Learn the labels as probabilities.")
+    soft_labels: bool = _option(False, "Learn the labels.")
+    label_form: str = _option(
+        "probabilities",
+        "Learned labels are probabilities, or weights of the classes in the loss that may be any "
+        "number.",
+    )
 
     # The inner run.
     inner_steps: int = _option(20, "Training steps of the unroll.")
@@ -289,6 +295,7 @@ class DistillerConfig:
             "pool_max_steps": self.init != "pool",
             "upsample_factor": self.parametrization != "upsampled",
             "label_lr": not self.soft_labels,
+            "label_form": not self.soft_labels,
             "step_size_lr": self.step_sizes == "constant",
             "statistics_lr": self.statistics == "frozen",
             "eval_networks": self.init == "fixed",

@@ -260,7 +260,7 @@ def _synthetic(
         labels[order],
         torch.full(shape, config.inner_lr, device=device, dtype=dtype),
         transform=transform,
-        soft_labels=config.soft_labels,
+        soft_labels=config.label_form if config.soft_labels else False,  # type: ignore[arg-type]
         learn_step_sizes=config.step_sizes != "constant",
         constants=constants,
     )

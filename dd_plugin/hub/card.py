@@ -224,7 +224,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("batches", batches.get(str(recipe.get("batching")), code(recipe.get("batching")))),
         ("optimizer", optimizer),
         ("step sizes", _step_sizes(images, config)),
-        ("labels", "learned probabilities" if images.get("soft_labels") else "classes"),
+        ("labels", _labels(images)),
         ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
         ("precision", _PRECISIONS.get(str(recipe.get("mixed_precision")), "")),
         ("augmentation", code(recipe.get("augmentation") or "none")),
@@ -245,6 +245,14 @@ def _network(record: Mapping[str, Any]) -> str:
     if recipe.get("model_args"):
         text += f" with {literal(recipe['model_args'])}"
     return text
+
+
+def _labels(images: Mapping[str, Any]) -> str:
+    if not images.get("soft_labels"):
+        return "classes"
+    if images.get("label_form") == "weights":
+        return "learned weights of the classes in the loss"
+    return "learned probabilities"
 
 
 def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -122,8 +122,8 @@ class DistilledDataset:
 
     @property
     def soft_labels(self) -> Tensor | None:
-        """Probabilities ``(N, classes)`` where labels were learned."""
-        soft = self._synthetic.label_logits is not None
+        """Probabilities, or weights in the loss, ``(N, classes)`` where labels were learned."""
+        soft = self._synthetic.learned_labels is not None
         return self._synthetic.targets().detach() if soft else None
 
     @property
@@ -404,8 +404,16 @@ class DistilledDataset:
             folder: made if need be.
             dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalisation
                 it tests with; without, images are written as this set's own networks see them.
+
+        Raises:
+            ValueError: learned labels that are no probabilities.
         """
         synthetic = self._synthetic
+        if synthetic.label_form == "weights":
+            raise ValueError(
+                "DD-Ranking takes labels that are probabilities, and this set was distilled with "
+                '`label_form: weights`; distil with "probabilities", or export an image folder'
+            )
         images = self.images if dataset else synthetic.transform(self.images)
         step_size = float(self.step_sizes.mean())
         export_dd_ranking(

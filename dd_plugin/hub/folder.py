@@ -107,7 +107,7 @@ def write_set(
         **{f"transform.{name}": t for name, t in synthetic.transform.to_tensors().items()},
         **{f"initial.{name}": t for name, t in (initial or {}).items()},
     }
-    if synthetic.label_logits is not None:
+    if synthetic.learned_labels is not None:
         tensors["soft_labels"] = synthetic.targets()
     parquet, num_bytes = _parquet(synthetic, images)
     picture = io.BytesIO()
@@ -126,7 +126,8 @@ def write_set(
             "num_bytes": num_bytes,
             "per_class": len(images) / synthetic.recipe.num_classes,
             "upsample_factor": factor,
-            "soft_labels": synthetic.label_logits is not None,
+            "soft_labels": synthetic.learned_labels is not None,
+            "label_form": synthetic.label_form,
             "learned_step_sizes": synthetic.log_step_sizes.requires_grad,
         },
         "source": dict(source or {}),
@@ -234,7 +235,7 @@ def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:
         "image": Image(),
         "label": ClassLabel(names=list(synthetic.recipe.class_names)),
     }
-    if synthetic.label_logits is not None:
+    if synthetic.learned_labels is not None:
         rows["soft_label"] = synthetic.targets().detach().cpu().tolist()
         features["soft_label"] = List(Value("float32"))
     content = io.BytesIO()

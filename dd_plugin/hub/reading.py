@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data.synthetic import LabelForm, SyntheticSet
 from dd_plugin.data.transforms import transform_from
 
 SCHEMA_VERSION = 1
@@ -266,16 +265,29 @@ def _assemble(
         step_sizes.to(dtype),
         transform=transform,
         constants=constants,
-        soft_labels=soft is not None,
+        soft_labels=False if soft is None else _label_form(record),
     )
     if soft is not None:
-        whole = soft.shape == (len(images), recipe.num_classes) and bool((soft >= 0).all())
-        if not whole or not math.isclose(float((soft.sum(1) - 1).abs().max()), 0, abs_tol=1e-2):
+        fits = soft.shape == (len(images), recipe.num_classes) and bool(soft.isfinite().all())
+        if synthetic.label_form == "probabilities":
+            fits = fits and bool((soft >= 0).all())
+            fits = fits and bool(((soft.sum(1) - 1).abs() <= 1e-2).all())
+        if not fits:
             raise DistilledFormatError(
-                f"soft_labels must be probabilities ({len(images)}, {recipe.num_classes})"
+                f"soft_labels must be {synthetic.label_form} ({len(images)}, {recipe.num_classes})"
             )
-        assert synthetic.label_logits is not None
-        smallest = torch.finfo(dtype).tiny
-        synthetic.label_logits.data = soft.to(dtype).clamp_min(smallest).log()
+        synthetic.set_targets(soft.to(dtype))
     # Read to be used, not to be distilled further.
     return synthetic.requires_grad_(False)
+
+
+def _label_form(record: Mapping[str, Any]) -> LabelForm:
+    images = record.get("images")
+    form = images.get("label_form") if isinstance(images, Mapping) else None
+    form = form or "probabilities"
+    if form not in get_args(LabelForm):
+        raise DistilledFormatError(
+            f"'label_form' must be one of {get_args(LabelForm)}, got {form!r:.80}"
+        )
+    chosen: LabelForm = form
+    return chosen

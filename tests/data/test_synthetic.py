@@ -56,6 +56,17 @@ def test_step_sizes_stay_positive_under_a_hostile_step():
     assert bool((own.step_sizes() > 0).all())
 
 
+def test_label_weights_start_as_the_hard_ones_and_may_be_any_number():
+    own = make(soft="weights")
+    hard = torch.nn.functional.one_hot(own.labels, 3).double()
+    assert torch.equal(own.targets(), hard)
+    given = torch.tensor([-2.0, 0.5, 7.0], dtype=torch.float64).repeat(6, 1)
+    own.set_targets(given)
+    assert torch.equal(own.targets(), given)
+    own.targets().sum().backward()
+    assert torch.equal(own.learned_labels.grad, torch.ones_like(given))
+
+
 def test_soft_labels_start_close_to_the_hard_ones():
     own = make(soft=True)
     probabilities = own.targets()

@@ -41,6 +41,7 @@ def tested():
         {},
         {"init": "fixed"},
         {"statistics": "frozen", "soft_labels": True, "step_sizes": "shared"},
+        {"soft_labels": True, "label_form": "weights", "label_lr": 0.1},
         {"statistics": "learned", "normalization": "zca", "parametrization": "upsampled"},
         {"train_with": "running", "inner_optimizer": "adam", "inner_lr": 0.01},
         {"batching": "minibatches", "batch_size": 3, "images_per_class": 2, "augmentation": "dsa"},
