@@ -77,8 +77,8 @@ def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
 def leaves_of(tree: Any) -> list[Any]:
     """What a tree of dictionaries, tuples and lists holds, in order.
 
-    As torch's ``pytree.tree_leaves``, which looks up every node among the types that it knows and
-    took a fifth of an outer step of a small network.
+    As torch's ``pytree.tree_leaves``, which looks up every node among the types that it knows;
+    what that costs a small network is in ``docs/benchmarks/profile.md``.
     """
     found: list[Any] = []
     _collect(tree, found)

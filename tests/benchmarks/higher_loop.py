@@ -83,8 +83,9 @@ def gradient_of_higher(distiller: Distiller) -> tuple[Tensor, Tensor]:
     config, synthetic = distiller.config, distiller.synthetic
     step = distiller.state.global_step
     channels, *size = distiller.train_data.shape
+    options: Any = config.model_args
     model = load_model(
-        config.model, num_classes=10, in_chans=channels, img_size=tuple(size), **config.model_args
+        config.model, num_classes=10, in_chans=channels, img_size=tuple(size), **options
     ).to(distiller.dtype)
     with torch.no_grad():
         for name, value in distiller.networks.take(step, 0).parameters.items():

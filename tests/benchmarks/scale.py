@@ -26,10 +26,11 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
-import dd_plugin.distiller.distiller as trainer
+from dd_plugin.bilevel.run import Run
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.measuring import ROOT, Results, in_child, random_images
@@ -72,25 +73,22 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
             **settings,
         )
         count = max(300, 10 * config.images_per_class)
-        distiller = Distiller(None, config, random_images(*case["image"], count=count))
+        size, channels = case["image"]
+        distiller = Distiller(None, config, random_images(size, channels, count))
         distiller.training_step()
-        kept = []
-        whole = trainer.hypergradient
+        kept: list[int] = []
+        whole = Run.result
 
-        def noted(*args: Any, **options: Any) -> Any:
-            found = whole(*args, **options)
-            kept.append(found.trajectory_bytes)
-            return found
+        def noted(run: Run) -> Any:
+            kept.append(run.trajectory_bytes)
+            return whole(run)
 
-        trainer.hypergradient = noted
-        try:
+        with mock.patch.object(Run, "result", noted):
             memory = Memory("cpu")
             began = time.perf_counter()
             distiller.training_step()
             seconds = time.perf_counter() - began
             peak = memory.peak()
-        finally:
-            trainer.hypergradient = whole
         weights = distiller.problem.model.parameters.values()
         return {
             "table": "size",

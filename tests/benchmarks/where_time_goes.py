@@ -180,7 +180,7 @@ def operation_rows(scale: str, distiller: Distiller) -> list[dict[str, Any]]:
         began = time.perf_counter()
         distiller.training_step()
         wall = time.perf_counter() - began
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     calls: Counter[str] = Counter()
     for event in profile.events():
         if event.cpu_parent is None and event.name.startswith(("aten::", "autograd::", "torch")):
@@ -199,7 +199,7 @@ def operation_rows(scale: str, distiller: Distiller) -> list[dict[str, Any]]:
             "share": taken / wall,
             "calls": calls[kind],
         }
-        for kind, taken in seconds.most_common()
+        for kind, taken in sorted(seconds.items(), key=lambda pair: -pair[1])
     ]
 
 
