@@ -289,5 +289,4 @@ def _label_form(record: Mapping[str, Any]) -> LabelForm:
         raise DistilledFormatError(
             f"'label_form' must be one of {get_args(LabelForm)}, got {form!r:.80}"
         )
-    chosen: LabelForm = form
-    return chosen
+    return "weights" if form == "weights" else "probabilities"
