@@ -131,8 +131,9 @@ def content(name: str, page: Path, results: Path) -> str:
 
     if block.plot:
         light, dark = (results / f"{name}{suffix}.svg" for suffix in ("", "-dark"))
-        made += f"\n\n![{block.plot}]({link(light)}#only-light)"
-        made += f"\n![{block.plot}]({link(dark)}#only-dark)"
+        images = [f"![{block.plot}]({link(light)}#only-light)"]
+        images += [f"![{block.plot}]({link(dark)}#only-dark)"]
+        made = "\n".join(images) + f"\n\n{made}"
     links = ", ".join(f"[{path.name}]({link(path)})" for path in there.values())
     commands = dict.fromkeys(command_of(report, block) for report in reports.values())
     by = " and ".join(f"`{command}`" for command in commands)

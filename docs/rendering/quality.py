@@ -63,9 +63,9 @@ def runs(report: Any) -> str:
     """One line per recipe: what it is, what it reaches, how fast."""
     groups = recipes(rows_of(report))
     there = [name for name in BASELINES if any(name in run["results"] for g in groups for run in g)]
-    head = ["recipe", "network", "norm", "start", "images", "inner steps", "outer steps"]
-    head += ["accuracy", *(BASELINES[name] for name in there), "runs"]
-    head += ["outer steps/s", "images/s", "memory"]
+    head = ["recipe", "images", "accuracy", *(BASELINES[name] for name in there), "runs"]
+    head += ["inner steps", "outer steps", "outer steps/s", "images/s", "memory"]
+    head += ["start", "network"]
     cells = []
     for group in groups:
         first = group[0]
@@ -76,21 +76,20 @@ def runs(report: Any) -> str:
         cells.append(
             [
                 first["run"].partition("_seed")[0],
-                first["network"].removeprefix("timm/"),
-                norm(first),
-                first["init"],
                 first["images"],
-                first["inner_steps"],
-                f"{first['outer_steps']:,}",
                 accuracy(group),
                 *(accuracy(group, name) for name in there),
                 len(group),
+                first["inner_steps"],
+                f"{first['outer_steps']:,}",
                 f"{speed:.2f}",
                 f"{images:,.0f}",
                 f"{memory:,.0f} MB",
+                first["init"],
+                described(first),
             ]
         )
-    return table(head, cells, "llll" + "r" * (len(head) - 4))
+    return table(head, cells, "l" + "r" * (len(head) - 3) + "ll")
 
 
 def selection(reports: Mapping[str, Any]) -> str:
@@ -100,12 +99,12 @@ def selection(reports: Mapping[str, Any]) -> str:
         for init, images, network, score, text in candidates(name, rows_of(report)):
             if score > best.get((name, init, images), (-1.0,))[0]:
                 best[name, init, images] = (score, network, text)
-    head = ["data", "images", "network", "weights at the start", "accuracy"]
+    head = ["data", "images", "accuracy", "network", "initial weights"]
     cells = [
-        [NAMES.get(name, name), images, network, init, text]
+        [NAMES.get(name, name), images, text, network, init]
         for (name, init, images), (_, network, text) in best.items()
     ]
-    return table(head, cells, "lrllr")
+    return table(head, cells, "lrrll")
 
 
 def candidates(name: str, rows: list[Row]) -> Iterator[tuple[str, int, str, float, str]]:
