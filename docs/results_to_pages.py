@@ -80,11 +80,23 @@ BLOCKS = (
         plot="Time and peak memory against the number of inner steps",
     ),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
-    Block("profile-time", scaling.profile_time, PROFILE, ("profile-cpu",)),
+    Block(
+        "profile-time",
+        scaling.profile_time,
+        PROFILE,
+        ("profile-cpu",),
+        plot="Shares of an outer step by group of functions, at each scale",
+    ),
     Block("profile-operations", scaling.profile_operations, PROFILE, ("profile-cpu",)),
     Block("profile-removed", scaling.profile_removed, PROFILE, ("profile-cpu",)),
     Block("higher-cpu", scaling.higher, "python -m tests.benchmarks.higher_loop"),
-    Block("scale-unroll", scaling.sizes("unroll", "inner_steps"), SCALE, ("scale-cpu",)),
+    Block(
+        "scale-unroll",
+        scaling.sizes("unroll", "inner_steps"),
+        SCALE,
+        ("scale-cpu",),
+        plot="Seconds and peak memory against inner steps, images per class and resolution",
+    ),
     Block(
         "scale-images",
         scaling.sizes("images per class", "images_per_class"),
@@ -130,7 +142,7 @@ def content(name: str, page: Path, results: Path) -> str:
         return Path(os.path.relpath(path, page.parent)).as_posix()
 
     if block.plot:
-        light, dark = (results / f"{name}{suffix}.svg" for suffix in ("", "-dark"))
+        light, dark = (results / f"{stems[0]}{suffix}.svg" for suffix in ("", "-dark"))
         images = [f"![{block.plot}]({link(light)}#only-light)"]
         images += [f"![{block.plot}]({link(dark)}#only-dark)"]
         made = "\n".join(images) + f"\n\n{made}"

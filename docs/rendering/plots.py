@@ -154,10 +154,61 @@ def ensembles(report: Any) -> Figure:
     return figure
 
 
+def scale(report: Any) -> Figure:
+    """Seconds and peak memory of an outer step against what grows, all axes logarithmic."""
+    series = {
+        "unroll": ("inner steps", lambda row: row["inner_steps"]),
+        "images per class": ("images per class", lambda row: row["images_per_class"]),
+        "resolution": ("height and width", lambda row: row["image"][0]),
+    }
+    figure, axes = pyplot.subplots(2, len(series), figsize=(9, 5), sharey="row")
+    for column, (name, (label, size)) in zip(axes.T, series.items(), strict=True):
+        rows = [row for row in report["rows"] if row.get("series") == name]
+        for storage in dict.fromkeys(row.get("storage", "device") for row in rows):
+            own = [row for row in rows if row.get("storage", "device") == storage]
+            own.sort(key=size)
+            x = [size(row) for row in own]
+            column[0].plot(x, [row["seconds"] for row in own], "o-", markersize=4, label=storage)
+            column[1].plot(x, [row["peak_bytes"] / 1e6 for row in own], "o-", markersize=4)
+        ticks = sorted({size(row) for row in rows})
+        for axis in column:
+            axis.set(xscale="log", yscale="log")
+            axis.set_xticks(ticks, labels=[str(tick) for tick in ticks], fontsize=9)
+            axis.minorticks_off()
+        column[1].set_xlabel(label)
+    axes[0][0].set_ylabel("seconds")
+    axes[1][0].set_ylabel("peak memory, MB")
+    axes[0][0].legend(fontsize=9)
+    return figure
+
+
+def profile(report: Any) -> Figure:
+    """Shares of an outer step by group of functions, a bar per scale."""
+    rows = [row for row in report["rows"] if row["table"] == "time"]
+    scales = list(dict.fromkeys(row["scale"] for row in rows))
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    figure, axis = pyplot.subplots(figsize=(9, 1.2 + 0.45 * len(scales)))
+    left = dict.fromkeys(scales, 0.0)
+    for group in groups:
+        shares = [
+            100 * sum(r["share"] for r in rows if (r["scale"], r["group"]) == (name, group))
+            for name in scales
+        ]
+        axis.barh(scales, shares, left=list(left.values()), label=group)
+        left = {name: left[name] + share for name, share in zip(scales, shares, strict=True)}
+    axis.set(xlabel="% of an outer step", xlim=(0, 100))
+    axis.invert_yaxis()
+    axis.grid(visible=False)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
 PLOTS: dict[str, Callable[[Any], Figure | None]] = {
     "hypergradient-*": hypergradient,
     "distiller-*": distiller,
     "ensembles-*": ensembles,
     "policies-*": cases,
     "cifar10": cases,
+    "scale-*": scale,
+    "profile-*": profile,
 }
