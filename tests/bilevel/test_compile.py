@@ -73,15 +73,16 @@ def test_compiled_models_replay_dropout_and_stochastic_depth(random_problem, mon
     assert float((other.outer_loss - oracle.outer_loss).abs()) > 1e-6
 
     # Without the replay, the backward sweep drawing numbers of its own, it would be wrong.
-    numbers = Steps._numbers
+    numbers = BilevelProblem.numbers
     sweep = Steps.sweep
 
     def spoilt(self, *args):
-        monkeypatch.setattr(Steps, "_numbers", lambda self, noise: numbers(self, noise + 1))
+        other = lambda self, specs, noise: numbers(self, specs, noise + 1)  # noqa: E731
+        monkeypatch.setattr(BilevelProblem, "numbers", other)
         try:
             return sweep(self, *args)
         finally:
-            monkeypatch.setattr(Steps, "_numbers", numbers)
+            monkeypatch.setattr(BilevelProblem, "numbers", numbers)
 
     monkeypatch.setattr(Steps, "sweep", spoilt)
     result = hypergradient(problem, batches, outer, **options)
