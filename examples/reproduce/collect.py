@@ -3,7 +3,7 @@
     python examples/reproduce/collect.py RUN... --json docs/results/mnist.json
 
 A RUN is a folder that `dd-plugin distill` wrote. Accuracies are those of its record; speed and
-memory are medians over the lines of its log.
+memory are medians over the lines of its log. What the JSON file holds of other runs stays.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "outer_steps": record["about"]["outer_steps"],
         "real_batch_size": config["real_batch_size"],
         "compile": config["compile"],
+        "best_step": record["protocol"].get("best_step"),
         "results": record["results"],
         "tested_on": f"{record['protocol'].get('images')} images of {config['eval_split']}",
         **{name: statistics.median(line[name] for line in logged) for name in SPEED},
@@ -50,6 +51,9 @@ def main() -> None:
     for row in rows:
         print(row["run"], row["results"]["distilled"]["mean"])
     if args.json:
+        before = json.loads(args.json.read_text()) if args.json.exists() else []
+        names = {row["run"] for row in rows}
+        rows = sorted([r for r in before if r["run"] not in names] + rows, key=lambda r: r["run"])
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
