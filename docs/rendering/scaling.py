@@ -22,7 +22,12 @@ def _shares(report: Any, kind: str, name: Callable[[Any], str]) -> tuple[list[st
         [n, *(f"{100 * found[s, n]:.1f} %" if (s, n) in found else "" for s in scales)]
         for n in names
     ]
-    return ["", *scales], cells
+    return ["", *map(short, scales)], cells
+
+
+def short(scale: str) -> str:
+    """A scale without its network, which the page tells."""
+    return scale.partition(", ConvNet")[0]
 
 
 def profile_time(reports: Any) -> str:
@@ -32,8 +37,8 @@ def profile_time(reports: Any) -> str:
     total = dict.fromkeys(head[1:], 0.0)
     for row in report["rows"]:
         if row["table"] == "time":
-            total[row["scale"]] += row["seconds"]
-    cells.append(["seconds of the step", *(f"{total[scale]:.2f}" for scale in head[1:])])
+            total[short(row["scale"])] += row["seconds"]
+    cells.append(["seconds of the step", *(f"{seconds:.2f}" for seconds in total.values())])
     return f"{_origin(report)}\n\n{table(head, cells, 'l' + 'r' * len(total))}"
 
 
@@ -47,7 +52,7 @@ def profile_removed(reports: Any) -> str:
     """The trainer as it is, over the trainer with a removed item."""
     cells = [
         [
-            row["scale"],
+            short(row["scale"]),
             row["item"],
             f"{row['seconds_with']:.2f}",
             f"{row['seconds']:.2f}",
