@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import Row, make_parser, make_rows
+from runs import Row, make_config, make_keys, make_parser, make_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,27 +78,8 @@ def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelIni
     """The settings of one run, and its network if that has no name."""
     options = dict(CASES[key["case"]])
     norm = options.pop("norm", None)
-    if key["images_per_class"] > 5:
-        options.update(batching="minibatches", batch_size=20)
-    config = DistillerConfig(
-        output_dir=folder,
-        dataset=dataset,
-        eval_split="validation",
-        model_args={"width": key["width"], **BATCH_NORM, **options.pop("model_args", {})},
-        init=key["init"],
-        seed=key["seed"],
-        images_per_class=key["images_per_class"],
-        inner_steps=key["inner_steps"],
-        real_batch_size=128,
-        max_steps=key["steps"],
-        eval_steps=0,
-        save_steps=0,
-        baselines=False,
-        disable_tqdm=True,
-        compile=key["compile"],
-        **({"final_eval_networks": key["networks"]} if key["init"] != "fixed" else {}),
-        **options,
-    )
+    options["model_args"] = {"width": key["width"], **BATCH_NORM, **options.get("model_args", {})}
+    config = make_config(key, dataset, folder, init=key["init"], **options)
     return config, None if norm is None else make_network(norm, key, dataset)
 
 
@@ -114,13 +95,10 @@ def make_network(norm: Callable[[int], nn.Module], key: Row, dataset: str) -> Mo
 
 
 def main() -> None:
-    parser = make_parser((__doc__ or "").splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser = make_parser((__doc__ or "").splitlines()[0], list(CASES))
     parser.add_argument("--init", default="random", choices=["random", "fixed"])
     args = parser.parse_args()
-    setting = {name: getattr(args, name) for name in SETTING}
-    keys = [{"case": case, "seed": seed, **setting} for seed in args.seeds for case in args.cases]
-    make_rows(keys, make, args)
+    make_rows(make_keys(args, SETTING), make, args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runs import Row, make_parser, make_rows
+from runs import Row, make_config, make_keys, make_parser, make_rows
 
 from dd_plugin import DistillerConfig
 from dd_plugin.evaluation.fresh import ModelInit
@@ -29,39 +29,17 @@ SETTING = ("norm", "images_per_class", "steps", "inner_steps", "width", "network
 
 def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelInit | None]:
     """The settings of one run."""
-    batching = {"batching": "minibatches", "batch_size": 20} if key["images_per_class"] > 5 else {}
-    config = DistillerConfig(
-        output_dir=folder,
-        dataset=dataset,
-        eval_split="validation",
-        model_args={"width": key["width"], "norm_layer": NORMS[key["norm"]]},
-        seed=key["seed"],
-        images_per_class=key["images_per_class"],
-        inner_steps=key["inner_steps"],
-        augmentation="flip",
-        real_batch_size=128,
-        max_steps=key["steps"],
-        eval_steps=0,
-        save_steps=0,
-        baselines=False,
-        disable_tqdm=True,
-        final_eval_networks=key["networks"],
-        compile=key["compile"],
-        **batching,  # type: ignore[arg-type]
-        **CASES[key["case"]],
-    )
-    return config, None
+    model_args = {"width": key["width"], "norm_layer": NORMS[key["norm"]]}
+    own = {"model_args": model_args, "augmentation": "flip", **CASES[key["case"]]}
+    return make_config(key, dataset, folder, **own), None
 
 
 def main() -> None:
     """Make the runs that are asked for."""
-    parser = make_parser((__doc__ or "").splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser = make_parser((__doc__ or "").splitlines()[0], list(CASES))
     parser.add_argument("--norm", choices=list(NORMS), default="InstanceNorm")
     args = parser.parse_args()
-    setting = {name: getattr(args, name) for name in SETTING}
-    keys = [{"case": case, "seed": seed, **setting} for seed in args.seeds for case in args.cases]
-    make_rows(keys, make, args)
+    make_rows(make_keys(args, SETTING), make, args)
 
 
 if __name__ == "__main__":

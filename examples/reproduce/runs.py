@@ -46,6 +46,36 @@ def _run(make: Make, key: Row, dataset: str, threads: int) -> Row:
     }
 
 
+def make_config(key: Row, dataset: str, folder: str, **own: Any) -> DistillerConfig:
+    """The settings that the table scripts have in common, and a script's ``own``."""
+    if key["images_per_class"] > 5:
+        own |= {"batching": "minibatches", "batch_size": 20}
+    if own.get("init") != "fixed":
+        own["final_eval_networks"] = key["networks"]
+    return DistillerConfig(
+        output_dir=folder,
+        dataset=dataset,
+        eval_split="validation",
+        seed=key["seed"],
+        images_per_class=key["images_per_class"],
+        inner_steps=key["inner_steps"],
+        real_batch_size=128,
+        max_steps=key["steps"],
+        eval_steps=0,
+        save_steps=0,
+        baselines=False,
+        disable_tqdm=True,
+        compile=key["compile"],
+        **own,
+    )
+
+
+def make_keys(args: argparse.Namespace, setting: Sequence[str]) -> list[Row]:
+    """Every case with every seed, under the options named in ``setting``."""
+    values = {name: getattr(args, name) for name in setting}
+    return [{"case": case, "seed": seed, **values} for seed in args.seeds for case in args.cases]
+
+
 def make_rows(
     keys: Sequence[Row],
     make: Make,
@@ -78,11 +108,12 @@ def make_rows(
             print(json.dumps(future.result()), flush=True)
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str, cases: Sequence[str]) -> argparse.ArgumentParser:
     """The options that these scripts have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("dataset", help="a folder or an id on the Hub, with a validation split")
     parser.add_argument("--json", type=Path, required=True, help="where the rows are kept")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images_per_class", type=int, default=1)
     parser.add_argument("--steps", type=int, default=400, help="outer steps")
