@@ -18,6 +18,7 @@ from torch import Tensor
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.evaluation import Scores, network_seed
+from dd_plugin.hub.card_results import row_labels
 from dd_plugin.hub.download import licenses_of
 from dd_plugin.hub.folder import write_set, write_whole
 from dd_plugin.hub.markdown import table
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
 _DIGITS_LICENSE = "cc-by-4.0"
-_ROWS = {
-    "distilled": "distilled images",
-    "random real": "as many random real images",
-    "full data": "all real images",
-}
 
 
 def write_report(distiller: Distiller, folder: Path) -> None:
@@ -155,13 +151,10 @@ def _length(data: RealData) -> int | None:
 def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) -> str:
     """The table of accuracies, in Markdown, aligned to be read as plain text too."""
     stored = config.images_per_class * num_classes
-    names, shown = dict(_ROWS), f"{stored}"
-    if config.parametrization == "upsampled":
-        shown = f"{stored * config.upsample_factor**2}, stored as {stored}"
-        names["random real"] = "random real images of that storage"
-    counts = {"distilled": shown, "random real": f"{stored}", "full data": "all"}
+    smaller = config.upsample_factor**2 if config.parametrization == "upsampled" else 1
+    labels = row_labels("distilled images", str(stored * smaller), str(stored), "all")
     body = [
-        (names[name], counts[name], str(scores), str(len(scores.accuracies)))
+        (*labels[name], str(scores), str(len(scores.accuracies)))
         for name, scores in results.items()
     ]
     header = ("trained on", "images", "accuracy", "networks")

@@ -12,11 +12,23 @@ from typing import Any
 
 from dd_plugin.hub.markdown import code, count, escaped, fenced, number, one_line, table
 
-_ROWS = {
-    "distilled": "these images",
-    "random real": "as many random real images",
-    "full data": "all real images",
-}
+
+def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[str, str]]:
+    """Name and number of images of each row of a table of accuracies, by its key in a record.
+
+    Args:
+        own: what the distilled images are called.
+        shown: how many of them networks are trained on.
+        stored: how many images of full size take their storage.
+        real: how many real images there are.
+    """
+    smaller = shown != stored
+    few = "random real images of that storage" if smaller else "as many random real images"
+    return {
+        "distilled": (own, f"{shown}, stored as {stored}" if smaller else shown),
+        "random real": (few, stored),
+        "full data": ("all real images", real),
+    }
 
 
 def results_text(record: Mapping[str, Any]) -> str:
@@ -63,13 +75,9 @@ def _main_table(record: Mapping[str, Any]) -> str:
     total = int(record["images"]["count"])
     shown, stored = count(total), count(total // times_smaller(record["images"]))
     real = count((record.get("source") or {}).get("images"))
-    images = {"distilled": shown, "random real": stored, "full data": real}
-    names = dict(_ROWS)
-    if shown != stored:
-        images["distilled"] = f"{shown}, stored as {stored}"
-        names["random real"] = "random real images of that storage"
+    labels = row_labels("these images", shown, stored, real)
     rows = [
-        (names.get(name) or escaped(name), images.get(name, ""), accuracy(found), _networks(found))
+        (*labels.get(name, (escaped(name), "")), accuracy(found), _networks(found))
         for name, found in results.items()
         if isinstance(found, Mapping) and accuracy(found)
     ]
