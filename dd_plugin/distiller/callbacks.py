@@ -6,6 +6,7 @@ control through which it can ask for a log, an evaluation, a checkpoint, or the 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -99,7 +100,10 @@ class IntervalCallback(DistillerCallback):
 
 
 class ProgressCallback(DistillerCallback):
-    """A progress bar on the main process, with the latest losses and accuracies."""
+    """A progress bar on the main process, with the latest losses and accuracies.
+
+    Evaluations are also lines of their own on the standard error stream, with the bar or without.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -125,6 +129,22 @@ class ProgressCallback(DistillerCallback):
             names = {"outer_loss": "loss", "eval_accuracy_mean": "accuracy"}
             self._shown |= {names[k]: f"{v:.3f}" for k, v in kwargs["logs"].items() if k in names}
             self._bar.set_postfix(self._shown)
+
+    def on_evaluate(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+        if not kwargs["distiller"].accelerator.is_main_process:
+            return
+        metrics = kwargs["metrics"]
+        mean, std = (100 * metrics[f"accuracy_{name}"] for name in ("mean", "std"))
+        networks = int(metrics["networks"])
+        spread = f" ± {std:.1f}" if networks > 1 else ""
+        line = (
+            f"step {state.global_step} of {config.max_steps}: accuracy {mean:.1f}{spread} % "
+            f"({networks} {'network' if networks == 1 else 'networks'})"
+        )
+        from tqdm.auto import tqdm
+
+        tqdm.write(line, file=sys.stderr)
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""

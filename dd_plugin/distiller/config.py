@@ -86,7 +86,7 @@ class DistillerConfig:
         [], "Trackers, as Accelerate names them: tensorboard, wandb, trackio, ..."
     )
     run_name: str | None = _option(None, "Name of the run in the trackers.")
-    disable_tqdm: bool = _option(False, "No progress bar.")
+    disable_tqdm: bool = _option(False, "No progress bar, a line per evaluation only.")
     baselines: bool = _option(True, "Compare with random real images and the full data at the end.")
 
     # Real data.

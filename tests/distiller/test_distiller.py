@@ -298,6 +298,16 @@ def test_the_progress_bar_can_be_left_out(tmp_path, capsys):
         assert ("distil: 100%" in capsys.readouterr().err) != disabled
 
 
+def test_an_evaluation_is_told_with_the_bar_and_without(tmp_path, capsys):
+    for name, disabled in (("a", True), ("b", False)):
+        distiller = toy_distiller(tmp_path / name, disable_tqdm=disabled, eval_steps=2)
+        distiller.train()
+        metrics = next(log for log in distiller.state.log_history if "eval_networks" in log)
+        mean, std = (f"{100 * metrics[f'eval_accuracy_{part}']:.1f}" for part in ("mean", "std"))
+        lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        assert f"step 2 of 4: accuracy {mean} ± {std} % (2 networks)" in lines
+
+
 def test_a_name_is_the_network_of_the_recipe(tmp_path):
     config = toy_config(tmp_path, max_steps=1, model_args=None)
     distiller = Distiller("timm/test_resnet", config, toy_dataset(), toy_dataset(30, 1))
