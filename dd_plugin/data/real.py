@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dd_plugin.data.columns import Classes, DataError, find_columns
 from dd_plugin.data.rows import Rows, open_rows, require
@@ -190,23 +191,33 @@ class RealData:
         pixels, labels = self._rows.of_each_class(per_class, seed)
         return self._hand_out(pixels, labels)
 
-    def class_means(self) -> Tensor:
-        """The mean image of each class, (num_classes, C, H, W) in [0, 1].
+    def class_means(self, per_class: int = 1) -> Tensor:
+        """Mean images of each class, (num_classes * per_class, C, H, W) in [0, 1], sorted by class.
 
-        Exact in memory; otherwise of 100 images per class, evenly spaced in a table and the first
-        ones of a stream.
+        Exact in memory; otherwise of 100 images per class (or of ``per_class``, if that is more),
+        evenly spaced in a table and the first ones of a stream.
+
+        Args:
+            per_class: how many; each is the mean of its own part of the class, so that no two are
+                the same image, which training on all of them could never tell apart.
 
         Raises:
-            DataError: a class has no images.
+            DataError: a class has fewer images than that.
         """
-        sums = torch.zeros(self.num_classes, *self.shape, dtype=torch.int64)
-        counts = torch.zeros(self.num_classes, dtype=torch.int64)
-        for pixels, labels in self._rows.sample_of_classes(self._scan_size()):
+        parts = self.num_classes * per_class
+        sums = torch.zeros(parts, *self.shape, dtype=torch.int64)
+        seen = torch.zeros(self.num_classes, dtype=torch.int64)
+        counts = torch.zeros(parts, dtype=torch.int64)
+        for pixels, labels in self._rows.sample_of_classes(self._scan_size(), per_class):
             labels = labels.cpu()
+            # The images of a class go to its parts in turn.
+            earlier = F.one_hot(labels, self.num_classes).cumsum(0).gather(1, labels[:, None]) - 1
+            part = labels * per_class + (seen[labels] + earlier[:, 0]) % per_class
             # Sums of whole numbers do not depend on their order.
-            sums.index_add_(0, labels, pixels.cpu().to(torch.int64))
-            counts += torch.bincount(labels, minlength=self.num_classes)
-        require(counts, 1, self.class_names)
+            sums.index_add_(0, part, pixels.cpu().to(torch.int64))
+            counts += torch.bincount(part, minlength=parts)
+            seen += torch.bincount(labels, minlength=self.num_classes)
+        require(seen, per_class, self.class_names)
         means = sums.double() / counts.view(-1, 1, 1, 1) / 255
         return means.float().to(self.device)
 

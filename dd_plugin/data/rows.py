@@ -102,9 +102,10 @@ class Rows:
         for rows in self._some(torch.arange(len(self._labels)), _SAMPLE).split(size):
             yield self._take(rows)
 
-    def sample_of_classes(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches that stand for each class."""
-        rows = torch.cat([self._some(mine, SAMPLE_PER_CLASS) for mine in self._of_class])
+    def sample_of_classes(self, size: int, at_least: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches that stand for each class, with so many images of each if it has them."""
+        limit = max(SAMPLE_PER_CLASS, at_least)
+        rows = torch.cat([self._some(mine, limit) for mine in self._of_class])
         for part in rows.split(size):
             yield self._take(part), self._labels[part]
 

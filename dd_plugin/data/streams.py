@@ -210,21 +210,22 @@ class Stream:
             if left <= 0:
                 return
 
-    def sample_of_classes(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def sample_of_classes(self, size: int, at_least: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the first rows of each class."""
+        limit = max(SAMPLE_PER_CLASS, at_least)
         seen = [0] * len(self._classes.names)
         for first_row, examples in self._pieces(size):
             values, raw_labels = self._columns_of(examples)
             labels = self._classes.encode(raw_labels, first_row=first_row)
             wanted = []
             for index, label in enumerate(labels.tolist()):
-                if seen[label] < SAMPLE_PER_CLASS:
+                if seen[label] < limit:
                     wanted.append(index)
                 seen[label] += 1
             if wanted:
                 rows = [first_row + index for index in wanted]
                 yield self._reader.read([values[index] for index in wanted], rows), labels[wanted]
-            if min(seen) >= SAMPLE_PER_CLASS:
+            if min(seen) >= limit:
                 return
 
     def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:

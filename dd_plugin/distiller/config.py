@@ -122,7 +122,9 @@ class DistillerConfig:
 
     # The synthetic set.
     images_per_class: int = _option(1, "Stored images per class.")
-    image_init: str = _option("real", "Start from real images, noise, or the mean of each class.")
+    image_init: str = _option(
+        "real", "Start from real images, noise, or means of each class (of a part for each image)."
+    )
     parametrization: str = _option("pixels", "pixels, or upsampled: more images, less resolution.")
     upsample_factor: int = _option(2, "How much smaller upsampled images are stored.")
     soft_labels: bool = _option(False, "Learn the labels.")
@@ -231,6 +233,12 @@ class DistillerConfig:
         arguments = None if by_default and name != _CONVNET else self.model_args
         return replace(self, model=name, model_args=arguments)
 
+    @property
+    def trained_per_class(self) -> int:
+        """Images of each class that networks are trained on: more than are stored if upsampled."""
+        upsampled = self.parametrization == "upsampled"
+        return self.images_per_class * (self.upsample_factor**2 if upsampled else 1)
+
     def _check_values(self) -> None:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
@@ -268,10 +276,13 @@ class DistillerConfig:
                     "`window_length` must lie between 1 and `inner_steps` = "
                     f"{self.inner_steps}, got {self.window_length}"
                 )
-        if self.batching == "groups" and self.images_per_class % self.groups:
+        if self.batching == "groups" and self.trained_per_class % self.groups:
+            what = "`images_per_class`"
+            if self.parametrization == "upsampled":
+                what += " * `upsample_factor` ** 2"
             raise ValueError(
-                f"`groups` must divide `images_per_class` = {self.images_per_class}, so that every "
-                f"group has images of every class, got {self.groups}"
+                f"`groups` must divide {what} = {self.trained_per_class}, so that every group has "
+                f"images of every class, got {self.groups}"
             )
         if self.batching == "minibatches" and self.batch_size is None:
             raise ValueError('`batch_size` must be given with batching="minibatches"')

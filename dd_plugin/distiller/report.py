@@ -25,6 +25,7 @@ from dd_plugin.hub.markdown import table
 from dd_plugin.hub.reading import FLOATS
 
 if TYPE_CHECKING:
+    from dd_plugin.distiller.config import DistillerConfig
     from dd_plugin.distiller.distiller import Distiller
 
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
@@ -148,11 +149,10 @@ def _length(data: RealData) -> int | None:
         return None
 
 
-def results_table(results: Mapping[str, Scores], num_classes: int, config: Any) -> str:
+def results_table(results: Mapping[str, Scores], num_classes: int, config: DistillerConfig) -> str:
     """The table of accuracies, in Markdown, aligned to be read as plain text too."""
-    stored = config.images_per_class * num_classes
-    smaller = config.upsample_factor**2 if config.parametrization == "upsampled" else 1
-    labels = row_labels("distilled images", str(stored * smaller), str(stored), "all")
+    trained, stored = (n * num_classes for n in (config.trained_per_class, config.images_per_class))
+    labels = row_labels("distilled images", str(trained), str(stored), "all")
     body = [
         (*labels[name], str(scores), str(len(scores.accuracies)))
         for name, scores in results.items()

@@ -234,13 +234,13 @@ def _synthetic(
     dtype: torch.dtype,
 ) -> SyntheticSet:
     upsampled = config.parametrization == "upsampled"
-    per_class = config.images_per_class * (config.upsample_factor**2 if upsampled else 1)
+    per_class = config.trained_per_class
     labels = torch.arange(recipe.num_classes, device=device).repeat_interleave(per_class)
     seed = mix(config.seed, 5)
     if config.image_init == "real":
         images, labels = train.of_each_class(per_class, seed)
     elif config.image_init == "mean":
-        images = train.class_means().repeat_interleave(per_class, 0)
+        images = train.class_means(per_class)
     else:
         generator = torch.Generator().manual_seed(seed)
         images = torch.rand(len(labels), *recipe.shape, generator=generator)

@@ -23,6 +23,10 @@ def test_the_defaults_are_possible_and_silent():
         ({"window": "random"}, "`window_length` must be given"),
         ({"window": "last", "window_length": 99}, "between 1 and `inner_steps` = 20, got 99"),
         ({"batching": "groups", "groups": 3}, "`groups` must divide `images_per_class` = 1"),
+        (
+            {"batching": "groups", "groups": 3, "parametrization": "upsampled"},
+            r"must divide `images_per_class` \* `upsample_factor` \*\* 2 = 4",
+        ),
         ({"batching": "minibatches"}, "`batch_size` must be given"),
         ({"init": "pool"}, "a full unroll is not what is differentiated"),
         ({"push_to_hub": True}, "`hub_dataset_id` must be given"),

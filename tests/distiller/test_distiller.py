@@ -65,6 +65,7 @@ def test_what_a_run_leaves_behind(tmp_path):
         {"batching": "groups", "groups": 2, "images_per_class": 2},
         {"batching": "minibatches", "batch_size": 3, "images_per_class": 2},
         {"parametrization": "upsampled"},
+        {"parametrization": "upsampled", "batching": "groups", "groups": 2},
         {"image_init": "mean", "step_sizes": "shared"},
         {"step_sizes": "constant", "inner_optimizer": "adam"},
         {"normalization": "zca", "augmentation": "flip_rotate"},
@@ -87,6 +88,12 @@ def test_every_mode_runs_moves_the_images_and_is_reproducible(tmp_path, options)
         assert distiller.state.skipped_steps == 0
         assert not torch.equal(distiller.synthetic.images(), start)
     assert all(torch.equal(finals[0][k], finals[1][k]) for k in finals[0])
+
+
+def test_images_of_a_class_that_begin_as_means_differ(tmp_path):
+    images = toy_distiller(tmp_path, image_init="mean", images_per_class=2).synthetic.images()
+    for one, other in images.view(3, 2, *images.shape[1:]):
+        assert (one - other).abs().max() > 1e-3
 
 
 def test_a_module_is_a_fixed_initialisation_and_stays_as_it_is(tmp_path):
