@@ -50,11 +50,36 @@ class HiddenAverageNorm(nn.Module):
         return F.batch_norm(x, mean, var, self.weight, self.bias, self.training)
 
 
+class BothModes(nn.Module):
+    """Trains on the mean of the logits of train and eval mode: a term of eval mode in the loss.
+
+    In eval mode it is ``network`` alone.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, ``(N, classes)``."""
+        logits: Tensor = self.network(x)
+        if not self.training:
+            return logits
+        self.network.eval()
+        in_eval = self.network(x)
+        self.network.train()
+        return (logits + in_eval) / 2
+
+
 BATCH_NORM = {"norm_layer": "batchnorm2d"}
 # Name in the table -> settings that differ from the defaults below; `norm` is a layer that timm
-# does not know by name.
+# does not know by name, `wrap` makes the network that is trained of the ConvNet.
 CASES: dict[str, dict[str, Any]] = {
     "tracked, momentum and correction learned per layer": {"statistics": "tracked"},
+    "the first, with a term of eval mode in the inner loss": {
+        "statistics": "tracked",
+        "wrap": BothModes,
+    },
     "tracked, nothing learned": {"statistics": "tracked", "statistics_lr": 1e-12},
     "tracked, detached from the graph": {"norm": HiddenAverageNorm},
     "learned per channel": {"statistics": "learned"},
@@ -77,17 +102,28 @@ SETTING = ("images_per_class", "init", "steps", "inner_steps", "width", "network
 def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelInit | None]:
     """The settings of one run, and its network if that has no name."""
     options = dict(CASES[key["case"]])
-    norm = options.pop("norm", None)
+    norm, wrap = options.pop("norm", None), options.pop("wrap", None)
     options["model_args"] = {"width": key["width"], **BATCH_NORM, **options.get("model_args", {})}
     config = make_config(key, dataset, folder, init=key["init"], **options)
-    return config, None if norm is None else make_network(norm, key, dataset)
+    if norm is None and wrap is None:
+        return config, None
+    return config, make_network(norm or "batchnorm2d", wrap, key, dataset)
 
 
-def make_network(norm: Callable[[int], nn.Module], key: Row, dataset: str) -> ModelInit:
-    """A network with a layer of one's own: made once for a fixed start."""
+def make_network(
+    norm: str | Callable[[int], nn.Module],
+    wrap: Callable[[nn.Module], nn.Module] | None,
+    key: Row,
+    dataset: str,
+) -> ModelInit:
+    """A network that has no name: made once for a fixed start."""
     channels, size = SHAPES[Path(dataset).name]
     shape: dict[str, Any] = {"in_chans": channels, "img_size": size, "num_classes": 10}
-    make_model = partial(dd_convnet, width=key["width"], norm_layer=norm, **shape)
+
+    def make_model() -> nn.Module:
+        network = dd_convnet(width=key["width"], norm_layer=norm, **shape)
+        return network if wrap is None else wrap(network)
+
     if key["init"] != "fixed":
         return make_model
     torch.manual_seed(key["seed"])
