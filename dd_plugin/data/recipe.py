@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from dd_plugin.bilevel.optimizers import OPTIMIZERS
+from dd_plugin.bilevel.optimizers import OPTIMIZERS, Optimizer
 
 Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]
@@ -45,6 +45,8 @@ class Recipe:
         batch_size: of a minibatch.
         optimizer: inner optimizer, one of `dd_plugin.bilevel.optimizers.OPTIMIZERS`.
         optimizer_args: its hyperparameters.
+        step_size_parameters: names of the network's parameters where each has step sizes of its
+            own, in the order of the columns of the set's step sizes; None where all are alike.
         augmentation: of the synthetic images, as `dd_plugin.data.augmentation.Augmentation` takes.
         init: where networks start: one ``"fixed"`` initialisation, a fresh ``"random"`` one each
             time, or a ``"pool"`` of partly trained ones.
@@ -65,6 +67,7 @@ class Recipe:
     batch_size: int | None = None
     optimizer: str = "sgd"
     optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+    step_size_parameters: tuple[str, ...] | None = None
     augmentation: str = ""
     init: Init = "random"
     statistics: str | None = None
@@ -106,6 +109,11 @@ class Recipe:
         """The number of classes."""
         return len(self.class_names)
 
+    def make_optimizer(self) -> Optimizer:
+        """The inner optimizer; where parameters have step sizes of their own, each is a group."""
+        own = {} if self.step_size_parameters is None else {"groups": str}
+        return OPTIMIZERS[self.optimizer](**self.optimizer_args, **own)
+
     @property
     def autocast(self) -> torch.dtype | None:
         """The dtype of `torch.autocast` in training, as `dd_plugin.bilevel` takes it."""
@@ -113,7 +121,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {**asdict(self), "shape": list(self.shape), "class_names": list(self.class_names)}
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -132,9 +141,11 @@ class Recipe:
         _check_types(values)
         channels, height, width = values["shape"]
         given = {**values, "class_names": tuple(values["class_names"])}
+        if given.get("step_size_parameters") is not None:
+            given["step_size_parameters"] = tuple(given["step_size_parameters"])
         made = cls(**{**given, "shape": (channels, height, width)})
         try:
-            OPTIMIZERS[made.optimizer](**made.optimizer_args)
+            made.make_optimizer()
         except (TypeError, ValueError) as error:
             raise ValueError(f"`optimizer_args` of the recipe are not possible: {error}") from error
         return made
@@ -168,6 +179,18 @@ def _check_types(values: Mapping[str, Any]) -> None:
         "class_names",
         isinstance(names, (list, tuple)) and len(names) > 0 and all(type(n) is str for n in names),
         "a list of names",
+    )
+    own = values.get("step_size_parameters")
+    require(
+        "step_size_parameters",
+        own is None
+        or (
+            isinstance(own, (list, tuple))
+            and len(own) > 0
+            and all(type(n) is str for n in own)
+            and len(set(own)) == len(own)
+        ),
+        "a list of different names or null",
     )
     require("steps", whole(values["steps"], _MOST_STEPS), f"a whole number up to {_MOST_STEPS:,}")
     require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")

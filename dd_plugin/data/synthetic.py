@@ -33,7 +33,8 @@ class SyntheticSet(nn.Module):
         recipe: how they are trained on.
         images: where the images come from.
         labels: class indices ``(N,)``, sorted by group where there are groups.
-        step_sizes: initial step sizes, positive: ``(steps,)``, or 0-d for all steps alike.
+        step_sizes: initial step sizes, positive: ``(steps,)``, 0-d for all steps alike, or
+            ``(steps, parameters)`` if ``recipe.step_size_parameters`` names so many.
         transform: from pixel space to the network's input.
         soft_labels: learn labels: as ``"probabilities"``, starting close to ``labels``, or as
             ``"weights"`` of the classes in the loss that may be any number, starting at one for
@@ -103,9 +104,11 @@ class SyntheticSet(nn.Module):
                 f"`batch_size` must not exceed the number of images, {count}, got "
                 f'{recipe.batch_size}; use batching="all"'
             )
-        if tuple(step_sizes.shape) not in ((), (recipe.steps,)) or not bool((step_sizes > 0).all()):
+        own = recipe.step_size_parameters
+        shapes = [(), (recipe.steps,)] if own is None else [(recipe.steps, len(own))]
+        if tuple(step_sizes.shape) not in shapes or not bool((step_sizes > 0).all()):
             raise ValueError(
-                f"`step_sizes` must be positive and of shape () or ({recipe.steps},), got "
+                f"`step_sizes` must be positive and of shape {' or '.join(map(str, shapes))}, got "
                 f"{step_sizes}"
             )
 
@@ -135,8 +138,13 @@ class SyntheticSet(nn.Module):
         self.learned_labels.data = targets.clone()
 
     def step_sizes(self) -> Tensor:
-        """Positive, ``(steps,)`` or 0-d."""
+        """Positive, ``(steps,)``, ``(steps, parameters)`` or 0-d."""
         return self.log_step_sizes.exp()
+
+    def step_size(self) -> Tensor | dict[str, Tensor]:
+        """`step_sizes` as the engine takes them: by parameter where each has its own."""
+        sizes, own = self.step_sizes(), self.recipe.step_size_parameters
+        return sizes if own is None else dict(zip(own, sizes.unbind(1), strict=True))
 
     def constants(self) -> dict[str, Tensor]:
         """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it."""

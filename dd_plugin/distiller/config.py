@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "parametrization": ("pixels", "upsampled"),
     "label_form": ("probabilities", "weights"),
     "batching": ("all", "groups", "minibatches"),
-    "step_sizes": ("per_step", "shared", "constant"),
+    "step_sizes": ("per_step", "per_layer", "shared", "constant"),
     "inner_optimizer": ("sgd", "adam", "adamw"),
     "window": ("full", "last", "random"),
     "method": ("mixed", "reverse", "autograd"),
@@ -144,7 +144,11 @@ class DistillerConfig:
         None, "Its hyperparameters, JSON on the command line: '{\"momentum\": 0.9}'."
     )
     inner_lr: float = _option(0.02, "Initial step size.")
-    step_sizes: str = _option("per_step", "Learn one step size per step, one shared, or none.")
+    step_sizes: str = _option(
+        "per_step",
+        "Learn one step size per step, one per step and parameter of the network (as MAML++ does), "
+        "one shared, or none.",
+    )
     window: str = _option("full", "Steps that are differentiated: full, last or random.")
     window_length: int | None = _option(None, "How many, for last and random.")
     augmentation: str = _option(

@@ -326,7 +326,7 @@ class Distiller:
             self.problem,
             synthetic.batches(seed),
             self.real_batch(step, index),
-            step_size=synthetic.step_sizes(),
+            step_size=synthetic.step_size(),
             steps=config.inner_steps,
             window=self.window,
             method=config.method,  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ and lays out the synthetic set.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,13 +96,17 @@ def make_parts(
         seed=config.seed,
     )
     recipe = _recipe(config, networks, train, model_init, own_losses[0])
+    per_layer = config.step_sizes == "per_layer"
+    groups: dict[str, Any] = {"groups": str} if per_layer else {}
     problem = networks.problem(
-        OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args),  # type: ignore[arg-type]
+        OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args, **groups),  # type: ignore[arg-type]
         inner_loss=inner_loss,
         outer_loss=outer_loss,
         compile=_compile(config, any(own_losses) or model_init is not None),
         autocast=recipe.autocast,
     )
+    if per_layer:
+        recipe = replace(recipe, step_size_parameters=tuple(problem.model.parameters))
     transform = _transform(config, networks, train).to(device)
     synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
     named = train_dataset is None and eval_dataset is None
@@ -253,7 +257,11 @@ def _synthetic(
         parametrization = Upsampled(images[order], config.upsample_factor)
     else:
         parametrization = Pixels(images[order])
-    shape = (recipe.steps,) if config.step_sizes == "per_step" else ()
+    shape: tuple[int, ...] = ()
+    if config.step_sizes == "per_step":
+        shape = (recipe.steps,)
+    elif recipe.step_size_parameters is not None:
+        shape = (recipe.steps, len(recipe.step_size_parameters))
     return SyntheticSet(
         recipe,
         parametrization,

@@ -89,11 +89,13 @@ def train_on(
     Returns:
         The state at the end.
     """
+    with torch.no_grad():
+        step_size = synthetic.step_size()
     run = unroll(
         problem,
         synthetic.batches(seed),
         steps=synthetic.recipe.steps,
-        step_size=synthetic.step_sizes().detach(),
+        step_size=step_size,
         initial=state,
         constants=dict(synthetic.constants() if constants is None else constants) or None,
         seed=seed,

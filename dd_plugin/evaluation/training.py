@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dd_plugin.bilevel import BilevelProblem, RunState, cross_entropy, initial_state
-from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix, seed_global_generators, untouched_generators
 from dd_plugin.bn import convert_bn, revert_bn
@@ -57,7 +56,7 @@ def train_by_recipe(
         ``network``, in eval mode, with stock layers.
 
     Raises:
-        ValueError: ``initial`` does not fit the network.
+        ValueError: ``initial`` or the step sizes do not fit the network.
     """
     recipe, constants = synthetic.recipe, synthetic.constants()
     images = synthetic.images()
@@ -80,10 +79,17 @@ def train_by_recipe(
         )
     problem = BilevelProblem(
         network,
-        optimizer=OPTIMIZERS[recipe.optimizer](**recipe.optimizer_args),
+        optimizer=recipe.make_optimizer(),
         inner_loss=loss,
         autocast=recipe.autocast,
     )
+    missing = set(problem.model.parameters) - set(recipe.step_size_parameters or ())
+    if missing and recipe.step_size_parameters is not None:
+        raise ValueError(
+            f"the set has a step size for each parameter of {recipe.model or 'its network'}, and "
+            f"none for {sorted(missing)[0]!r} of this {type(network).__name__}; train it as on "
+            'real images with protocol="standard"'
+        )
     state = initial_state(problem, network)
     _write(network, train_on(synthetic, problem, state, seed, constants), constants)
     revert_bn(network)

@@ -257,7 +257,11 @@ def _labels(images: Mapping[str, Any]) -> str:
 
 def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if images.get("learned_step_sizes"):
-        kind = {"per_step": ", one per step", "shared": ", one for all steps"}
+        kind = {
+            "per_step": ", one per step",
+            "per_layer": ", one per step and parameter of the network",
+            "shared": ", one for all steps",
+        }
         return f"learned{kind.get(str(config.get('step_sizes')), '')}, in `tensors.safetensors`"
     value = number(config.get("inner_lr"))
     return "constant" if value is None else f"constant, {decimal(value)}"

@@ -128,7 +128,10 @@ class DistilledDataset:
 
     @property
     def step_sizes(self) -> Tensor:
-        """``(steps,)``, or 0-d for all steps alike."""
+        """``(steps,)``, 0-d for all steps alike, or ``(steps, parameters)``.
+
+        The last where ``recipe.step_size_parameters`` names the parameters.
+        """
         return self._synthetic.step_sizes().detach()
 
     @property

@@ -16,6 +16,20 @@ def test_it_survives_json():
     assert own.num_classes == 2
 
 
+def test_step_sizes_by_parameter():
+    own = recipe(step_size_parameters=("w", "b"))
+    assert Recipe.from_dict(json.loads(json.dumps(own.to_dict()))) == own
+    optimizer, zero = own.make_optimizer(), torch.zeros(())
+    ones = {"w": zero + 1, "b": zero + 1}
+    moved, _ = optimizer.update(ones, optimizer.init(ones), ones, {"w": zero + 1, "b": zero})
+    assert (float(moved["w"]), float(moved["b"])) == (0.0, 1.0)
+    older = {k: v for k, v in own.to_dict().items() if k != "step_size_parameters"}
+    assert Recipe.from_dict(older).step_size_parameters is None
+    for wrong in ("w", [], ["w", "w"], [1]):
+        with pytest.raises(ValueError, match="must be a list of different names or null"):
+            Recipe.from_dict({**own.to_dict(), "step_size_parameters": wrong})
+
+
 def test_precision_and_what_older_recipes_have_of_it():
     assert (recipe().mixed_precision, recipe().autocast) == ("no", None)
     own = recipe(mixed_precision="bf16")

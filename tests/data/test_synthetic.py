@@ -56,6 +56,14 @@ def test_step_sizes_stay_positive_under_a_hostile_step():
     assert bool((own.step_sizes() > 0).all())
 
 
+def test_step_sizes_by_parameter_are_columns():
+    sizes = torch.arange(1.0, 9.0, dtype=torch.float64).view(4, 2)
+    own = make(step_sizes=sizes, step_size_parameters=("w", "b"))
+    torch.testing.assert_close(own.step_size(), {"w": sizes[:, 0], "b": sizes[:, 1]})
+    plain = make()
+    torch.testing.assert_close(plain.step_size(), plain.step_sizes())
+
+
 def test_label_weights_start_as_the_hard_ones_and_may_be_any_number():
     own = make(soft="weights")
     hard = torch.nn.functional.one_hot(own.labels, 3).double()
@@ -90,6 +98,7 @@ def test_augmentation_differs_from_step_to_step_and_repeats_itself():
         ({"batching": "minibatches", "batch_size": 7}, "must not exceed the number of images, 6"),
         ({"step_sizes": torch.zeros(4)}, "must be positive"),
         ({"step_sizes": torch.ones(5)}, r"of shape \(\) or \(4,\)"),
+        ({"step_size_parameters": ("w", "b")}, r"of shape \(4, 2\), got"),
     ],
 )
 def test_numbers_that_do_not_fit(options, message):

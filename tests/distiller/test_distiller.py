@@ -67,6 +67,8 @@ def test_what_a_run_leaves_behind(tmp_path):
         {"parametrization": "upsampled"},
         {"parametrization": "upsampled", "batching": "groups", "groups": 2},
         {"image_init": "mean", "step_sizes": "shared"},
+        {"step_sizes": "per_layer", "inner_optimizer_args": {"momentum": 0.5}},
+        {"step_sizes": "per_layer", "window": "random", "window_length": 2},
         {"step_sizes": "constant", "inner_optimizer": "adam"},
         {"normalization": "zca", "augmentation": "flip_rotate"},
         {"networks_per_step": 2, "inner_optimizer_args": {"momentum": 0.5}},
@@ -88,6 +90,20 @@ def test_every_mode_runs_moves_the_images_and_is_reproducible(tmp_path, options)
         assert distiller.state.skipped_steps == 0
         assert not torch.equal(distiller.synthetic.images(), start)
     assert all(torch.equal(finals[0][k], finals[1][k]) for k in finals[0])
+
+
+@pytest.mark.parametrize("compile", ["no", "trace"])
+def test_step_sizes_per_layer_share_out_the_gradient_of_those_per_step(tmp_path, compile):
+    found = {}
+    for kind in ("per_step", "per_layer"):
+        distiller = toy_distiller(tmp_path, init="fixed", step_sizes=kind, compile=compile)
+        leaf = distiller.synthetic.log_step_sizes
+        found[kind] = distiller._hypergradient(0, 0, [leaf])
+    assert found["per_step"].outer_loss == found["per_layer"].outer_loss
+    (whole,), (parts,) = (found[kind].leaves for kind in ("per_step", "per_layer"))
+    assert parts.shape == (3, len(distiller.synthetic.recipe.step_size_parameters))
+    assert (parts != 0).sum() > parts.numel() / 2
+    torch.testing.assert_close(parts.sum(1), whole)
 
 
 def test_images_of_a_class_that_begin_as_means_differ(tmp_path):

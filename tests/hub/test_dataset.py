@@ -42,6 +42,7 @@ def tested():
         {"init": "fixed"},
         {"statistics": "frozen", "soft_labels": True, "step_sizes": "shared"},
         {"soft_labels": True, "label_form": "weights", "label_lr": 0.1},
+        {"step_sizes": "per_layer", "step_size_lr": 0.2},
         {"statistics": "learned", "normalization": "zca", "parametrization": "upsampled"},
         {"train_with": "running", "inner_optimizer": "adam", "inner_lr": 0.01},
         {"batching": "minibatches", "batch_size": 3, "images_per_class": 2, "augmentation": "dsa"},
@@ -56,6 +57,22 @@ def test_the_recipe_gives_the_accuracies_of_its_author(tmp_path, tested, options
     assert scores == distiller.results["distilled"]
     # In eval mode a network's accuracy does not depend on the company of an image.
     assert distilled.evaluate(dataset=tested, networks=2, batch_size=7) == scores
+
+
+def test_step_sizes_per_layer_are_of_their_network(tmp_path):
+    _, distilled = distilled_in(tmp_path, step_sizes="per_layer", max_steps=1)
+    names = distilled.recipe.step_size_parameters
+    assert distilled.step_sizes.shape == (12, len(names))
+    assert set(names) >= {"blocks.0.conv.weight", "head.weight", "head.bias"}
+    assert "learned, one per step and parameter of the network" in (
+        tmp_path / "README.md"
+    ).read_text().replace("\n", " ")
+    with (
+        pytest.warns(OtherArchitectureWarning),
+        pytest.raises(ValueError, match="as on real images"),
+    ):
+        distilled.fit("timm/test_resnet", protocol="recipe")
+    assert distilled.fit("timm/test_resnet") is not None
 
 
 @pytest.fixture(scope="module")
