@@ -59,6 +59,12 @@ def norm(row: Row) -> str:
     return names.get(kind, kind)
 
 
+def number_of_images(row: Row) -> str:
+    """How many images, and how many of full size take their storage where they are smaller."""
+    stored = row.get("stored_as", row["images"])
+    return f"{row['images']}" + ("" if stored == row["images"] else f", stored as {stored}")
+
+
 def runs(report: Any) -> str:
     """One line per recipe: what it is, what it reaches, how fast."""
     groups = recipes(rows_of(report))
@@ -76,7 +82,7 @@ def runs(report: Any) -> str:
         cells.append(
             [
                 first["run"].partition("_seed")[0],
-                first["images"],
+                number_of_images(first),
                 accuracy(group),
                 *(accuracy(group, name) for name in there),
                 len(group),
@@ -94,7 +100,7 @@ def runs(report: Any) -> str:
 
 def selection(reports: Mapping[str, Any]) -> str:
     """For the start page: of every data set, start and number of images the best recipe."""
-    best: dict[tuple[str, str, int], tuple[float, str, str]] = {}
+    best: dict[tuple[str, str, str], tuple[float, str, str]] = {}
     for name, report in reports.items():
         for init, images, network, score, text in candidates(name, rows_of(report)):
             if score > best.get((name, init, images), (-1.0,))[0]:
@@ -107,19 +113,19 @@ def selection(reports: Mapping[str, Any]) -> str:
     return table(head, cells, "lrrll")
 
 
-def candidates(name: str, rows: list[Row]) -> Iterator[tuple[str, int, str, float, str]]:
+def candidates(name: str, rows: list[Row]) -> Iterator[tuple[str, str, str, float, str]]:
     """Every recipe of a file: start, images, network, its accuracy as a number and in words."""
     for group in recipes([row for row in rows if "results" in row]):
         first = group[0]
         score = statistics.fmean(run["results"]["distilled"]["mean"] for run in group)
-        yield first["init"], first["images"], described(first), score, accuracy(group)
+        yield first["init"], number_of_images(first), described(first), score, accuracy(group)
     for setting, own in by_setting([row for row in rows if "case" in row]).items():
         for case, found in by_case(own).items():
             values = dict(setting)
             network = ", ".join(
                 ["dd_convnet", *[values[k] for k in ("norm",) if k in values], case]
             )
-            images = values["images_per_class"] * CLASSES[name]
+            images = str(values["images_per_class"] * CLASSES[name])
             score = statistics.fmean(statistics.fmean(a) for a in found)
             yield values.get("init", "random"), images, network, score, over_seeds(found)
 

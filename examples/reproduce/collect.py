@@ -30,6 +30,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "init": recipe["init"],
         "statistics": recipe["statistics"],
         "images": record["images"]["count"],
+        "stored_as": record["images"]["count"] // (record["images"]["upsample_factor"] ** 2),
         "inner_steps": recipe["steps"],
         "outer_steps": record["about"]["outer_steps"],
         "real_batch_size": config["real_batch_size"],

@@ -117,6 +117,15 @@ def test_runs_of_one_recipe_are_one_line(script):
     assert [line.split("|")[3].strip() for line in best] == ["95.0 %", "87.0 ± 2.8 %"]
 
 
+def test_small_images_are_told_with_their_storage(script):
+    rows = [run("small", "random", [0.9], images=40, stored_as=10), run("a", "fixed", [0.8])]
+    for text in (script.quality.runs(rows), script.quality.selection({"mnist": rows})):
+        assert [line.split("|")[2].strip() for line in text.splitlines()[2:]] == [
+            "40, stored as 10",
+            "10",
+        ]
+
+
 SETTING = {"init": "random", "images_per_class": 1, "steps": 1300, "inner_steps": 12, "width": 32}
 
 
