@@ -141,9 +141,19 @@ class SyntheticSet(nn.Module):
         """Positive, ``(steps,)``, ``(steps, parameters)`` or 0-d."""
         return self.log_step_sizes.exp()
 
-    def step_size(self) -> Tensor | dict[str, Tensor]:
-        """`step_sizes` as the engine takes them: by parameter where each has its own."""
+    def step_size(self, start: int = 0, steps: int | None = None) -> Tensor | dict[str, Tensor]:
+        """`step_sizes` as the engine takes them: by parameter where each has its own.
+
+        Args:
+            start: the first step of the run.
+            steps: how many there are; by default all that are left. Past the last step of the
+                recipe its step size is kept.
+        """
         sizes, own = self.step_sizes(), self.recipe.step_size_parameters
+        if sizes.dim():
+            count = self.recipe.steps
+            index = torch.arange(start, count if steps is None else start + steps)
+            sizes = sizes[index.clamp(max=count - 1).to(sizes.device)]
         return sizes if own is None else dict(zip(own, sizes.unbind(1), strict=True))
 
     def constants(self) -> dict[str, Tensor]:

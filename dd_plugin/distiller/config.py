@@ -112,7 +112,11 @@ class DistillerConfig:
     )
     init: str = _option("random", "Where inner runs start: fixed, random or pool.")
     pool_size: int = _option(10, "Partly trained networks in the pool.")
-    pool_max_steps: int = _option(300, "Inner steps after which a network of the pool is replaced.")
+    pool_max_steps: int = _option(
+        300,
+        "Inner steps after which a network of the pool is replaced: the length of the training "
+        "that the set is distilled for, of which an outer step does `inner_steps`.",
+    )
     statistics: str | None = _option(
         None,
         "BatchNorm policy: learned, tracked or frozen; by default learned for a fixed "
@@ -280,6 +284,11 @@ class DistillerConfig:
                     "`window_length` must lie between 1 and `inner_steps` = "
                     f"{self.inner_steps}, got {self.window_length}"
                 )
+        if self.init == "pool" and self.pool_max_steps < self.inner_steps:
+            raise ValueError(
+                f"`pool_max_steps` must be at least `inner_steps` = {self.inner_steps}, got "
+                f"{self.pool_max_steps}"
+            )
         if self.batching == "groups" and self.trained_per_class % self.groups:
             what = "`images_per_class`"
             if self.parametrization == "upsampled":

@@ -322,11 +322,13 @@ class Distiller:
         start = self.networks.take(step, index)
         age = self.networks.age(index)
         seed = mix(config.seed, 7, step)
+        batches = synthetic.batches(seed)
         found = hypergradient(
             self.problem,
-            synthetic.batches(seed),
+            # A network of the pool goes on where its training by the recipe is.
+            lambda k: batches(age + k),
             self.real_batch(step, index),
-            step_size=synthetic.step_size(),
+            step_size=synthetic.step_size(age, config.inner_steps),
             steps=config.inner_steps,
             window=self.window,
             method=config.method,  # type: ignore[arg-type]

@@ -209,7 +209,7 @@ def _recipe(
     recipe = Recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
-        steps=config.inner_steps,
+        steps=config.pool_max_steps if networks.mode == "pool" else config.inner_steps,
         batching=config.batching,  # type: ignore[arg-type]
         groups=config.groups if config.batching == "groups" else 1,
         batch_size=config.batch_size if config.batching == "minibatches" else None,

@@ -28,6 +28,10 @@ def test_the_defaults_are_possible_and_silent():
             r"must divide `images_per_class` \* `upsample_factor` \*\* 2 = 4",
         ),
         ({"batching": "minibatches"}, "`batch_size` must be given"),
+        (
+            {"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 10},
+            "`pool_max_steps` must be at least `inner_steps` = 20, got 10",
+        ),
         ({"init": "pool"}, "a full unroll is not what is differentiated"),
         ({"push_to_hub": True}, "`hub_dataset_id` must be given"),
         ({"save_total_limit": 0}, "`save_total_limit` must be at least 1 or None"),

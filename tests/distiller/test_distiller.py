@@ -13,6 +13,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from dd_plugin.bilevel import hypergradient
 from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
 from dd_plugin.distiller.clipping import clip_by_moving_norm
@@ -104,6 +105,26 @@ def test_step_sizes_per_layer_share_out_the_gradient_of_those_per_step(tmp_path,
     assert parts.shape == (3, len(distiller.synthetic.recipe.step_size_parameters))
     assert (parts != 0).sum() > parts.numel() / 2
     torch.testing.assert_close(parts.sum(1), whole)
+
+
+def test_a_network_of_the_pool_goes_on_where_its_training_is(tmp_path, monkeypatch):
+    options = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 1}
+    options |= {"batching": "groups", "groups": 2, "images_per_class": 2}
+    distiller = toy_distiller(tmp_path, step_size_lr=1e-12, pool_max_steps=8, **options)
+    assert distiller.synthetic.recipe.steps == 8
+    with torch.no_grad():
+        distiller.synthetic.log_step_sizes.copy_((0.01 * torch.arange(1.0, 9.0)).log())
+    seen = []
+
+    def noting(problem, batches, *args, step_size, **kwargs):
+        first = [torch.equal(batches(0)[0], distiller.synthetic.batch(g, 0)[0]) for g in (0, 1)]
+        seen.append((first.index(True), [round(100 * s.item()) for s in step_size]))
+        return hypergradient(problem, batches, *args, step_size=step_size, **kwargs)
+
+    monkeypatch.setattr("dd_plugin.distiller.distiller.hypergradient", noting)
+    distiller.train()
+    # Three steps each; the last step size stays; a fresh network after eight steps or more.
+    assert seen == [(0, [1, 2, 3]), (1, [4, 5, 6]), (0, [7, 8, 8]), (0, [1, 2, 3])]
 
 
 def test_images_of_a_class_that_begin_as_means_differ(tmp_path):
