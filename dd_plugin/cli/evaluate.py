@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that it was made for, else as on real images",
     )
     parser.add_argument("--no_baselines", action="store_true", help="the distilled images only")
+    parser.add_argument(
+        "--no_full_data",
+        action="store_true",
+        help="without networks trained on all real images, the slowest by far",
+    )
     parser.add_argument("--revision", help="of sets on the Hub")
     parser.add_argument("--token", help="for private sets (default: the one of hf auth login)")
     parser.add_argument("--device", help="default: cuda if there is one, or else cpu")
@@ -133,6 +138,7 @@ def _rows(name: str, distilled: Any, args: argparse.Namespace, device: str) -> l
         networks=args.networks,
         seed=args.seed,
         protocol=args.protocol,
+        full_data=not args.no_full_data,
         device=device,
         about=about,
         on_row=tell,

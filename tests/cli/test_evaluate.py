@@ -86,6 +86,14 @@ def test_what_is_asked_for_is_what_is_compared(run, real, monkeypatch):
     ]
 
 
+def test_the_full_data_may_be_left_out(run, real, capsys):
+    words = ["evaluate", str(run), "--dataset", str(real), "--networks", "1", "--no_full_data"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "| random real images " in printed
+    assert "all real images" not in printed
+
+
 def test_the_protocol_of_the_rows(run, real, tmp_path):
     def rows(*more):
         words = ["evaluate", str(run), "--dataset", str(real), "--networks", "2", "--device", "cpu"]
