@@ -18,7 +18,12 @@ CLASSES = {"mnist": 10, "cifar10": 10}
 # What the record of a run calls its baselines -> what a table does.
 BASELINES = {"random real": "as many random real images", "full data": "all real images"}
 # Data set -> its name in prose.
-NAMES = {"digits": "digits (8x8)", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+NAMES = {
+    "digits": "digits (8x8)",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar10-runs": "CIFAR-10",
+}
 
 
 def recipes(rows: list[Row]) -> list[list[Row]]:
