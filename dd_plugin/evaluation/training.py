@@ -102,7 +102,10 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
     """Train a network on a set as on real images: AdamW with a cosine schedule, its own BatchNorm.
 
     Args:
-        synthetic: the set; of its recipe only augmentation and transform are used.
+        synthetic: the set; of its recipe only augmentation and transform are used. Learned labels
+            are used where they are probabilities: weights of the classes in the loss may be
+            negative, and go with the few steps that they were learned for, so classes take their
+            place.
         network: trained in place.
         seed: decides batches and augmentation.
 
@@ -114,7 +117,8 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
         return synthetic.transform(synthetic.augmentation(images, now)), labels
 
     with torch.no_grad():
-        images, targets = synthetic.images(), synthetic.targets().detach()
+        weights = synthetic.label_form == "weights"
+        images, targets = synthetic.images(), synthetic.labels if weights else synthetic.targets()
     network = network.to(images.device, images.dtype)
     with untouched_generators():
         seed_global_generators(seed)

@@ -75,6 +75,16 @@ def test_step_sizes_per_layer_are_of_their_network(tmp_path):
     assert distilled.fit("timm/test_resnet") is not None
 
 
+def test_training_as_usual_takes_learned_probabilities_and_no_weights(tmp_path):
+    for form, taken in (("probabilities", True), ("weights", False)):
+        options = {"soft_labels": True, "label_form": form, "max_steps": 1}
+        _, distilled = distilled_in(tmp_path / form, **options)
+        first = distilled.fit(protocol="standard").state_dict()
+        distilled._synthetic.set_targets(distilled.soft_labels.flip(1))
+        again = distilled.fit(protocol="standard").state_dict()
+        assert any(not torch.equal(first[name], again[name]) for name in first) == taken
+
+
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory):
     return distilled_in(tmp_path_factory.mktemp("set"))[1]
