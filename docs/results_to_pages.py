@@ -57,6 +57,7 @@ BLOCKS = (
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
     Block("mnist", quality.runs, COLLECT),
+    Block("cross-architecture", quality.architectures, "dd-plugin evaluate"),
     Block("cifar10-runs", quality.runs, COLLECT),
     Block("cifar10", quality.cases, "examples/reproduce/cifar10.py", plot=SEEDS),
     Block("policies-*", quality.cases, "examples/reproduce/batchnorm_policies.py", plot=SEEDS),
@@ -107,7 +108,6 @@ BLOCKS = (
     Block("scale-resolution", scaling.sizes("resolution", "image"), SCALE, ("scale-cpu",)),
     Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
     Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
-    Block("cross-architecture", markdown.generic, "examples/reproduce"),
     Block("*", markdown.generic, "tests/benchmarks"),
 )
 

@@ -119,8 +119,8 @@ class DistillerConfig:
     )
     statistics: str | None = _option(
         None,
-        "BatchNorm policy: learned, tracked or frozen; by default learned for a fixed "
-        "initialisation and tracked otherwise.",
+        "BatchNorm policy: learned, tracked or frozen; by default tracked, with a momentum and a "
+        "correction per layer that are learned.",
     )
     train_with: str = _option("batch", "What BatchNorm normalises with in train mode.")
 

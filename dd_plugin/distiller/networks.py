@@ -80,8 +80,8 @@ class Networks:
         num_classes: logits that the model must have.
         shape: channels, height and width of the images.
         statistics: who moves the statistics of BatchNorm layers, see `convert_bn`; by default
-            ``"learned"`` in mode ``"fixed"`` and ``"tracked"`` otherwise: values per channel that
-            are learned hold for one start only, a momentum and a correction per layer for any.
+            ``"tracked"``, whose momentum and correction per layer hold for any start and did
+            better for a fixed one, too, than values learned per channel, which hold for that one.
         train_with: see `convert_bn`.
         device: where the states live.
         dtype: of weights, statistics and images.
@@ -126,9 +126,7 @@ class Networks:
                 "`model_args` must be left out unless `model_init` is a name, got "
                 f"{sorted(model_args)}; give them to the model yourself"
             )
-        self.statistics: Statistics = statistics or (
-            "learned" if self.mode == "fixed" else "tracked"
-        )
+        self.statistics: Statistics = statistics or "tracked"
         self.pool_size, self.max_age = pool_size, max_age
         self.num_classes, self.shape, self.train_with = num_classes, shape, train_with
         self.device, self.dtype, self.seed = torch.device(device), dtype, seed

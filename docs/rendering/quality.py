@@ -6,6 +6,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rendering.markdown import percent, rows_of, table
@@ -151,6 +152,35 @@ def baselines(reports: Mapping[str, Any]) -> str:
         if name in results
     ]
     return table(["trained on", "images", "accuracy", "networks"], cells, "lrrr")
+
+
+def architectures(report: Any) -> str:
+    """One line per network: what a distilled set and as many random real images teach it."""
+    columns = {
+        ("distilled images", "exact"): "distilled images",
+        ("distilled images", "png"): "their 8-bit files",
+        ("random real images", None): "as many random real images",
+        ("all real images", None): "all real images",
+    }
+    found: dict[tuple[str, str], dict[Any, list[float]]] = {}
+    for row in rows_of(report):
+        key = (row["set"], row["model"])
+        found.setdefault(key, {})[row["trained_on"], row["pixels"]] = row["accuracies"]
+    there = [key for key in columns if any(key in own for own in found.values())]
+    how = {(row["set"], row["model"]): row["protocol"] for row in reversed(rows_of(report))}
+    head = ["set", "network", "trained", *(columns[key] for key in there), "networks"]
+    trained = {"recipe": "by the recipe", "standard": "as on real images"}
+    cells = [
+        [
+            Path(name).name,
+            model.removeprefix("timm/"),
+            trained[how[name, model]],
+            *(percent(own[key]) if key in own else "" for key in there),
+            max(map(len, own.values())),
+        ]
+        for (name, model), own in found.items()
+    ]
+    return table(head, cells, "lll" + "r" * (len(there) + 1))
 
 
 def described(row: Row) -> str:

@@ -68,7 +68,7 @@ def moved(state, by=1.0):
 def test_module_is_one_fixed_start():
     model = make()
     runs = networks(model)
-    assert (runs.mode, runs.statistics) == ("fixed", "learned")
+    assert (runs.mode, runs.statistics) == ("fixed", "tracked")
     first = runs.take(0, 0)
     assert equal(first, runs.take(7, 3))
     assert torch.equal(first.parameters["0.weight"], model[0].weight)

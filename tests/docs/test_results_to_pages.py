@@ -126,6 +126,24 @@ def test_small_images_are_told_with_their_storage(script):
         ]
 
 
+def test_a_network_is_one_line_with_what_was_measured(script):
+    def row(trained_on, pixels, accuracies, model="timm/net", protocol="standard"):
+        named = {"set": "runs/mine", "model": model, "trained_on": trained_on, "pixels": pixels}
+        return {**named, "protocol": protocol, "accuracies": accuracies}
+
+    rows = [
+        row("distilled images", "exact", [0.9, 0.9], "folder", "recipe"),
+        row("distilled images", "exact", [0.5, 0.5]),
+        row("random real images", None, [0.4, 0.4]),
+    ]
+    assert script.quality.architectures(rows).splitlines() == [
+        "| set | network | trained | distilled images | as many random real images | networks |",
+        "|---|---|---|---:|---:|---:|",
+        "| mine | folder | by the recipe | 90.0 ± 0.0 % |  | 2 |",
+        "| mine | net | as on real images | 50.0 ± 0.0 % | 40.0 ± 0.0 % | 2 |",
+    ]
+
+
 SETTING = {"init": "random", "images_per_class": 1, "steps": 1300, "inner_steps": 12, "width": 32}
 
 
