@@ -117,7 +117,7 @@ def cases(report: Any) -> Figure | None:
         by_case(rows),
         key=lambda case: -max(statistics.fmean(a) for a in by_case(rows)[case]),
     )
-    size = (4 + 3 * len(settings), 0.9 + 0.36 * len(names))
+    size = (4 + 3 * len(settings), 1.1 + 0.36 * len(names))
     figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
     for axis, (setting, of_setting) in zip(axes[0], settings.items(), strict=True):
         own = by_case(of_setting)
@@ -126,7 +126,8 @@ def cases(report: Any) -> Figure | None:
             if means:
                 axis.plot(means, [place] * len(means), "o", color=COLOURS[0], markersize=5)
                 axis.plot([statistics.fmean(means)], [place], "|", color=COLOURS[1], markersize=16)
-        axis.set_title(f"{named(setting)}\n{rest(setting)}", fontsize=10)
+        title = f"{named(setting)}\n{rest(setting)}".replace("steps, ", "steps,\n", 1)
+        axis.set_title(title, fontsize=10)
         axis.set_xlabel("accuracy, %")
     axes[0][0].set_yticks(range(len(names)), labels=names)
     axes[0][0].invert_yaxis()

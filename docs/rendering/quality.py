@@ -229,8 +229,12 @@ def named(setting: Setting) -> str:
 def rest(setting: Setting) -> str:
     """The numbers of a setting that `named` leaves out."""
     values = dict(setting)
-    texts = {"steps": "outer steps", "inner_steps": "inner steps"}
-    parts = [f"{values[key]:,} {text}" for key, text in texts.items() if key in values]
+    texts = {"steps": "outer step", "inner_steps": "inner step"}
+    parts = [
+        f"{values[key]:,} {text}{'' if values[key] == 1 else 's'}"
+        for key, text in texts.items()
+        if key in values
+    ]
     return ", ".join([*parts, *([f"width {values['width']}"] if "width" in values else [])])
 
 
