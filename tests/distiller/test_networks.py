@@ -194,7 +194,8 @@ def test_problem_is_made_once():
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"mode": "fixed"}, {"1.running_mean", "1.running_var"}),
+        ({"statistics": "learned"}, {"1.running_mean", "1.running_var"}),
+        ({"mode": "fixed"}, {"1.momentum_shift", "1.mean_correction", "1.var_correction"}),
         ({}, {"1.momentum_shift", "1.mean_correction", "1.var_correction"}),
         ({"statistics": "frozen"}, set()),
         ({"statistics": "learned", "train_with": "running"}, set()),
