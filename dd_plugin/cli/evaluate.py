@@ -81,12 +81,10 @@ def run(args: argparse.Namespace) -> int:
         ]
         rows: list[dict[str, Any]] = []
         for name, distilled in zip(args.sets, opened, strict=True):
-            own = _rows(name, distilled, args, device)
+            own = _rows(name, distilled, args, device, rows)
             rows += own
             print(rows_table(own))
             _print_loss(name, own)
-            if args.output:
-                args.output.write_text(json.dumps(rows, indent=1) + "\n")
             if Path(name).is_dir():
                 kept = [{k: v for k, v in row.items() if k != "set"} for row in own]
                 record = dict(distilled.record)
@@ -99,7 +97,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(name: str, distilled: Any, args: argparse.Namespace, device: str) -> list[dict[str, Any]]:
+def _rows(
+    name: str,
+    distilled: Any,
+    args: argparse.Namespace,
+    device: str,
+    before: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import compare
 
@@ -126,7 +130,12 @@ def _rows(name: str, distilled: Any, args: argparse.Namespace, device: str) -> l
         "split": args.split or noted.get("split") or "test",
     }
 
+    done: list[dict[str, Any]] = []
+
     def tell(row: dict[str, Any]) -> None:
+        done.append(row)
+        if args.output:  # each row at once: a long comparison may be cut off
+            args.output.write_text(json.dumps(before + done, indent=1) + "\n")
         text = f"{row['model']}, {row['trained_on']}: {100 * row['mean']:.1f} %"
         print(text, file=sys.stderr, flush=True)
 

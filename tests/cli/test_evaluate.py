@@ -94,6 +94,17 @@ def test_the_full_data_may_be_left_out(run, real, capsys):
     assert "all real images" not in printed
 
 
+def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
+    def cut_off(*args, on_row, **options):
+        on_row({"model": "a", "trained_on": "b", "mean": 0.5})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dd_plugin.hub.comparison.compare", cut_off)
+    words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
+    assert main([*words, "--output", str(tmp_path / "rows.json")]) == 130
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["mean"] == 0.5
+
+
 def test_the_protocol_of_the_rows(run, real, tmp_path):
     def rows(*more):
         words = ["evaluate", str(run), "--dataset", str(real), "--networks", "2", "--device", "cpu"]
