@@ -82,7 +82,6 @@ def run(args: argparse.Namespace) -> int:
         rows: list[dict[str, Any]] = []
         for name, distilled in zip(args.sets, opened, strict=True):
             own = _rows(name, distilled, args, device, rows)
-            rows += own
             print(rows_table(own))
             _print_loss(name, own)
             if Path(name).is_dir():
@@ -102,8 +101,9 @@ def _rows(
     distilled: Any,
     args: argparse.Namespace,
     device: str,
-    before: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
+    """The rows of a set, which are added to ``rows`` and written as they come."""
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import compare
 
@@ -130,12 +130,10 @@ def _rows(
         "split": args.split or noted.get("split") or "test",
     }
 
-    done: list[dict[str, Any]] = []
-
     def tell(row: dict[str, Any]) -> None:
-        done.append(row)
+        rows.append(row)
         if args.output:  # each row at once: a long comparison may be cut off
-            args.output.write_text(json.dumps(before + done, indent=1) + "\n")
+            args.output.write_text(json.dumps(rows, indent=1) + "\n")
         text = f"{row['model']}, {row['trained_on']}: {100 * row['mean']:.1f} %"
         print(text, file=sys.stderr, flush=True)
 

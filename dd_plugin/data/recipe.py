@@ -110,9 +110,8 @@ class Recipe:
         return len(self.class_names)
 
     def make_optimizer(self) -> Optimizer:
-        """The inner optimizer; where parameters have step sizes of their own, each is a group."""
-        own = {} if self.step_size_parameters is None else {"groups": str}
-        return OPTIMIZERS[self.optimizer](**self.optimizer_args, **own)
+        """The inner optimizer; every parameter is a group, as step sizes of its own need it."""
+        return OPTIMIZERS[self.optimizer](**self.optimizer_args, groups=str)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -167,6 +166,10 @@ def _check_types(values: Mapping[str, Any]) -> None:
     def whole(value: Any, most: int) -> bool:
         return type(value) is int and 1 <= value <= most
 
+    def list_of_names(value: Any) -> bool:
+        some = isinstance(value, (list, tuple)) and len(value) > 0
+        return some and all(type(name) is str for name in value)
+
     shape, names = values["shape"], values["class_names"]
     require(
         "shape",
@@ -177,19 +180,13 @@ def _check_types(values: Mapping[str, Any]) -> None:
     )
     require(
         "class_names",
-        isinstance(names, (list, tuple)) and len(names) > 0 and all(type(n) is str for n in names),
+        list_of_names(names),
         "a list of names",
     )
     own = values.get("step_size_parameters")
     require(
         "step_size_parameters",
-        own is None
-        or (
-            isinstance(own, (list, tuple))
-            and len(own) > 0
-            and all(type(n) is str for n in own)
-            and len(set(own)) == len(own)
-        ),
+        own is None or (list_of_names(own) and len(set(own)) == len(own)),
         "a list of different names or null",
     )
     require("steps", whole(values["steps"], _MOST_STEPS), f"a whole number up to {_MOST_STEPS:,}")

@@ -26,7 +26,6 @@ from dd_plugin.bilevel import (
     Window,
 )
 from dd_plugin.bilevel.compile import Compile
-from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data import (
@@ -96,16 +95,14 @@ def make_parts(
         seed=config.seed,
     )
     recipe = _recipe(config, networks, train, model_init, own_losses[0])
-    per_layer = config.step_sizes == "per_layer"
-    groups: dict[str, Any] = {"groups": str} if per_layer else {}
     problem = networks.problem(
-        OPTIMIZERS[config.inner_optimizer](**config.inner_optimizer_args, **groups),  # type: ignore[arg-type]
+        recipe.make_optimizer(),
         inner_loss=inner_loss,
         outer_loss=outer_loss,
         compile=_compile(config, any(own_losses) or model_init is not None),
         autocast=recipe.autocast,
     )
-    if per_layer:
+    if config.step_sizes == "per_layer":
         recipe = replace(recipe, step_size_parameters=tuple(problem.model.parameters))
     transform = _transform(config, networks, train).to(device)
     synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)

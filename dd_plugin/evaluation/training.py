@@ -83,11 +83,11 @@ def train_by_recipe(
         inner_loss=loss,
         autocast=recipe.autocast,
     )
-    missing = set(problem.model.parameters) - set(recipe.step_size_parameters or ())
-    if missing and recipe.step_size_parameters is not None:
+    own = recipe.step_size_parameters
+    if own is not None and (missing := sorted(set(problem.model.parameters) - set(own))):
         raise ValueError(
             f"the set has a step size for each parameter of {recipe.model or 'its network'}, and "
-            f"none for {sorted(missing)[0]!r} of this {type(network).__name__}; train it as on "
+            f"none for {missing[0]!r} of this {type(network).__name__}; train it as on "
             'real images with protocol="standard"'
         )
     state = initial_state(problem, network)

@@ -100,7 +100,7 @@ def compare(
             add(model, "distilled images", how, pixels, scores)
         if train is not None:
             seeds = distilled.seeds(networks, seed)
-            for name in ("random real images", "all real images")[: 2 if full_data else 1]:
+            for name in ("random real images", *(["all real images"] if full_data else [])):
                 found = _baseline(distilled, model, name, train, batches, seeds, device)
                 add(model, name, "standard", None, Scores(tuple(found)))
     return rows

@@ -162,12 +162,14 @@ def architectures(report: Any) -> str:
         ("random real images", None): "as many random real images",
         ("all real images", None): "all real images",
     }
-    found: dict[tuple[str, str], dict[Any, list[float]]] = {}
+    found: dict[tuple[str, str], dict[Any, list[float]]] = defaultdict(dict)
+    how: dict[tuple[str, str], str] = {}
     for row in rows_of(report):
         key = (row["set"], row["model"])
-        found.setdefault(key, {})[row["trained_on"], row["pixels"]] = row["accuracies"]
+        found[key][row["trained_on"], row["pixels"]] = row["accuracies"]
+        if row["trained_on"] == "distilled images":
+            how[key] = row["protocol"]
     there = [key for key in columns if any(key in own for own in found.values())]
-    how = {(row["set"], row["model"]): row["protocol"] for row in reversed(rows_of(report))}
     head = ["set", "network", "trained", *(columns[key] for key in there), "networks"]
     trained = {"recipe": "by the recipe", "standard": "as on real images"}
     cells = [

@@ -14,6 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from dd_plugin.hub.card_results import times_smaller
+
 SPEED = ("outer_steps_per_second", "images_per_second", "peak_memory_mb")
 
 
@@ -30,7 +32,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         "init": recipe["init"],
         "statistics": recipe["statistics"],
         "images": record["images"]["count"],
-        "stored_as": record["images"]["count"] // (record["images"]["upsample_factor"] ** 2),
+        "stored_as": record["images"]["count"] // times_smaller(record["images"]),
         "inner_steps": recipe["steps"],
         "outer_steps": record["about"]["outer_steps"],
         "real_batch_size": config["real_batch_size"],
