@@ -13,6 +13,7 @@ from rendering.markdown import percent, rows_of, table
 
 Row = dict[str, Any]
 Setting = tuple[tuple[str, Any], ...]
+CONVNET = "dd_convnet"
 # What a run came to, and what tells it from others under the same settings.
 OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
 CLASSES = {"mnist": 10, "cifar10": 10}
@@ -129,7 +130,7 @@ def candidates(name: str, rows: list[Row]) -> Iterator[tuple[str, str, str, floa
         for case, found in by_case(own).items():
             values = dict(setting)
             network = ", ".join(
-                ["dd_convnet", *[values[k] for k in ("norm",) if k in values], case]
+                [network_of(values), *[values[k] for k in ("norm",) if k in values], case]
             )
             images = str(values["images_per_class"] * CLASSES[name])
             score = statistics.fmean(statistics.fmean(a) for a in found)
@@ -215,17 +216,23 @@ def by_setting(rows: list[Row]) -> dict[Setting, list[Row]]:
     """Rows that can be compared: all but the case, the seed and what came out is the same."""
     found: dict[Setting, list[Row]] = defaultdict(list)
     for row in rows:
-        found[tuple((key, row[key]) for key in row if key not in OUTCOMES)].append(row)
+        found[tuple((key, row[key]) for key in sorted(row) if key not in OUTCOMES)].append(row)
     return dict(sorted(found.items(), key=lambda pair: str(pair[0])))
 
 
 def named(setting: Setting) -> str:
-    """Start, normalisation and images per class, as far as a setting says."""
+    """Network, start, normalisation and images per class, as far as a setting says."""
     values = dict(setting)
-    parts = [f"{values['init']} start"] if "init" in values else []
+    parts = [network_of(values)] if network_of(values) != CONVNET else []
+    parts += [f"{values['init']} start"] if "init" in values else []
     parts += [values["norm"]] if "norm" in values else []
     per_class = values["images_per_class"]
     return ", ".join([*parts, f"{per_class} image{'s' * (per_class > 1)} per class"])
+
+
+def network_of(values: Mapping[str, Any]) -> str:
+    """What the table scripts trained; `cifar10.py` knows one network and does not name it."""
+    return str(values.get("network", CONVNET))
 
 
 def rest(setting: Setting) -> str:

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from runs import Row, make_config, make_keys, make_parser, make_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin import DistillerConfig
-from dd_plugin.convnet import dd_convnet
+from dd_plugin.convnet import Norm, dd_convnet, make_norm
 from dd_plugin.evaluation.fresh import ModelInit
 
 
@@ -96,22 +97,57 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # Channels and side of the images by the data set's name.
 SHAPES = {"digits": (1, 8), "mnist": (1, 28), "cifar10": (3, 32)}
-SETTING = ("images_per_class", "init", "steps", "inner_steps", "width", "networks", "compile")
+SETTING = (
+    "network",
+    "images_per_class",
+    "init",
+    "steps",
+    "inner_steps",
+    "width",
+    "networks",
+    "compile",
+)
+
+
+def resnet18(width: int, norm_layer: Norm, in_chans: int, num_classes: int, **_: Any) -> nn.Module:
+    """ResNet-18 of timm for small images: ``width`` channels at first, no pooling after the stem.
+
+    Its residual branches start as they are, since a branch that starts at zero, timm's default,
+    takes longer than these runs' inner steps to come to life.
+    """
+    network = timm.create_model(
+        "resnet18",
+        channels=[width, 2 * width, 4 * width, 8 * width],
+        stem_type="deep",
+        stem_width=width // 2,
+        norm_layer=lambda channels, **_: make_norm(norm_layer, channels),
+        zero_init_last=False,
+        in_chans=in_chans,
+        num_classes=num_classes,
+    )
+    network.maxpool = nn.Identity()
+    return network
+
+
+NETWORKS = {"dd_convnet": dd_convnet, "resnet18": resnet18}
 
 
 def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelInit | None]:
     """The settings of one run, and its network if that has no name."""
     options = dict(CASES[key["case"]])
     norm, wrap = options.pop("norm", None), options.pop("wrap", None)
-    options["model_args"] = {"width": key["width"], **BATCH_NORM, **options.get("model_args", {})}
+    model_args = {"width": key["width"], **BATCH_NORM, **options.pop("model_args", {})}
+    named = key["network"] == "dd_convnet" and norm is None and wrap is None
+    if named:
+        options["model_args"] = model_args
     config = make_config(key, dataset, folder, init=key["init"], **options)
-    if norm is None and wrap is None:
+    if named:
         return config, None
-    return config, make_network(norm or "batchnorm2d", wrap, key, dataset)
+    return config, make_network(norm or model_args["norm_layer"], wrap, key, dataset)
 
 
 def make_network(
-    norm: str | Callable[[int], nn.Module],
+    norm: Norm,
     wrap: Callable[[nn.Module], nn.Module] | None,
     key: Row,
     dataset: str,
@@ -121,7 +157,7 @@ def make_network(
     shape: dict[str, Any] = {"in_chans": channels, "img_size": size, "num_classes": 10}
 
     def make_model() -> nn.Module:
-        network = dd_convnet(width=key["width"], norm_layer=norm, **shape)
+        network = NETWORKS[key["network"]](width=key["width"], norm_layer=norm, **shape)
         return network if wrap is None else wrap(network)
 
     if key["init"] != "fixed":
@@ -132,6 +168,7 @@ def make_network(
 
 def main() -> None:
     parser = make_parser((__doc__ or "").splitlines()[0], list(CASES))
+    parser.add_argument("--network", default="dd_convnet", choices=list(NETWORKS))
     parser.add_argument("--init", default="random", choices=["random", "fixed"])
     args = parser.parse_args()
     make_rows(make_keys(args, SETTING), make, args)
