@@ -106,6 +106,7 @@ BLOCKS = (
         ("scale-cpu",),
     ),
     Block("scale-resolution", scaling.sizes("resolution", "image"), SCALE, ("scale-cpu",)),
+    Block("scale-pages", scaling.pages, SCALE, ("scale-cpu",)),
     Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
     Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
     Block("*", markdown.generic, "tests/benchmarks"),

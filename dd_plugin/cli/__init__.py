@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
+    # Large tensors on a CPU in pages of 2 MB, as far as the kernel allows: in pages of 4 KB half of
+    # the time of large images goes into page faults. torch reads this with its first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         code: int = import_module(f"{__name__}.{args.command}").run(args)
         sys.stdout.flush()

@@ -117,9 +117,13 @@ def cases(report: Any) -> Figure | None:
         by_case(rows),
         key=lambda case: -max(statistics.fmean(a) for a in by_case(rows)[case]),
     )
-    size = (4 + 3 * len(settings), 1.1 + 0.36 * len(names))
-    figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
-    for axis, (setting, of_setting) in zip(axes[0], settings.items(), strict=True):
+    columns = min(3, len(settings))
+    lines = -(-len(settings) // columns)
+    size = (4 + 3 * columns, lines * (1.1 + 0.36 * len(names)))
+    figure, axes = pyplot.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    for axis in axes.flat[len(settings) :]:
+        axis.axis("off")
+    for axis, (setting, of_setting) in zip(axes.flat, settings.items(), strict=False):
         own = by_case(of_setting)
         for place, case in enumerate(names):
             means = [100 * statistics.fmean(a) for a in own.get(case, [])]
@@ -164,7 +168,8 @@ def scale(report: Any) -> Figure:
     }
     figure, axes = pyplot.subplots(2, len(series), figsize=(9, 5), sharey="row")
     for column, (name, (label, size)) in zip(axes.T, series.items(), strict=True):
-        rows = [row for row in report["rows"] if row.get("series") == name]
+        sizes = (row for row in report["rows"] if row["table"] == "size")
+        rows = [row for row in sizes if row["series"] == name]
         for storage in dict.fromkeys(row.get("storage", "device") for row in rows):
             own = [row for row in rows if row.get("storage", "device") == storage]
             own.sort(key=size)

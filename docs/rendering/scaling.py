@@ -97,7 +97,7 @@ def sizes(series: str, column: str) -> Callable[[Any], str]:
         report = reports["scale-cpu"]
         cells = []
         for row in report["rows"]:
-            if row.get("series") != series:
+            if row["table"] != "size" or row["series"] != series:
                 continue
             first = f"{row['image'][0]} x {row['image'][0]}" if column == "image" else row[column]
             storage = [row["storage"]] if series == "unroll" else []
@@ -136,6 +136,24 @@ def processes(reports: Any) -> str:
         if row["table"] == "processes"
     ]
     return table(["processes", "inner steps per second", "times one", "rounds"], cells, "rrrr")
+
+
+def pages(reports: Any) -> str:
+    """The largest sizes with large pages over the same without."""
+    cells = [
+        [
+            f"{row['image'][0]} x {row['image'][0]}, {row['images_per_class']} per class",
+            f"{row['seconds_without']:.1f}",
+            f"{row['seconds']:.1f}",
+            f"{row['ratio']:.2f} ({row['ratios'][0]:.2f}-{row['ratios'][1]:.2f})",
+            f"{row['memory_ratio']:.2f}",
+            row["rounds"],
+        ]
+        for row in reports["scale-cpu"]["rows"]
+        if row["table"] == "pages"
+    ]
+    head = ["size", "seconds without", "seconds with", "ratio", "ratio of peak memory", "rounds"]
+    return table(head, cells, "lrrrrr")
 
 
 def plan(report: Any) -> str:

@@ -102,9 +102,8 @@ def counted(
 
 def sweep_factor(rows: list[dict[str, Any]]) -> float:
     """Peak memory of a step, over what its batch's module outputs take, at the largest images."""
-    measured = max(
-        (r for r in rows if r.get("series") == "resolution"), key=lambda r: r["image"][0]
-    )
+    sizes = (row for row in rows if row["table"] == "size" and row["series"] == "resolution")
+    measured = max(sizes, key=lambda row: row["image"][0])
     like = next(s for s in SIZES if s["series"] == "resolution")
     size, channels = measured["image"]
     options = {"width": measured["width"], "depth": 3, "norm_layer": "batchnorm2d"}

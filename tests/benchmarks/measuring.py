@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,16 @@ class Results:
         self.path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def in_child(module: str, case: dict[str, Any], threads: int) -> Any:
+def in_child(
+    module: str, case: dict[str, Any], threads: int, environment: Mapping[str, str] | None = None
+) -> Any:
     """What ``python -m module --case CASE`` writes: a case in a process of its own.
+
+    Args:
+        module: the benchmark.
+        case: handed over as JSON.
+        threads: CPU threads of the process.
+        environment: variables beside those of this process.
 
     Raises:
         RuntimeError: it failed; with the end of its messages.
@@ -102,7 +110,14 @@ def in_child(module: str, case: dict[str, Any], threads: int) -> Any:
         result = Path(folder) / "case.json"
         command = [sys.executable, "-m", module, "--threads", str(threads)]
         command += ["--case", json.dumps(case), "--result", str(result)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode or not result.exists():
             raise RuntimeError(f"exit {done.returncode}: {done.stderr[-600:]}")
         return json.loads(result.read_text())

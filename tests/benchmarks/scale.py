@@ -2,11 +2,13 @@
 
     python -m tests.benchmarks.scale --json docs/results/scale-cpu.json
 
-Two tables:
+Three tables:
 
 - ``size``: the second outer step of a `Distiller` with its default code path, on noise, with
   BatchNorm networks, each in a process of its own (`SIZES`). Memory is the peak of the resident set
   over what was in use before that step; ``trajectory_bytes`` is what the engine kept of the run.
+  Large pages are on, as the command ``dd-plugin`` has them.
+- ``pages``: the largest of these with and without large pages, in turns, round after round.
 - ``processes``: inner steps per second, over all processes, of real ``dd-plugin distill`` runs on
   the digits under torchrun, with one and with two processes of one thread in turns, round after
   round. Every process has a network of its own, so two do twice the work of an outer step. The
@@ -61,6 +63,10 @@ SIZES: list[dict[str, Any]] = [
 ]
 
 
+# With and without pages of 2 MB for large tensors on a CPU, which torch asks the kernel for.
+PAGES = {on: {"THP_MEM_ALLOC_ENABLE": str(int(on))} for on in (True, False)}
+
+
 def run_size(case: dict[str, Any]) -> dict[str, Any]:
     """The row of a size."""
     warnings.simplefilter("ignore")
@@ -99,6 +105,33 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
             "trajectory_bytes": kept[0],
             "weight_bytes": sum(w.numel() * w.element_size() for w in weights),
         }
+
+
+def largest() -> list[dict[str, Any]]:
+    """The last size of every series in which tensors grow."""
+    last = {case["series"]: case for case in SIZES if case["series"] != "unroll"}
+    return list(last.values())
+
+
+def run_pages(case: dict[str, Any], rounds: int, threads: int) -> dict[str, Any]:
+    """The row of a size with large pages over the same without."""
+    found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for number in range(rounds):
+        for on in (True, False) if number % 2 == 0 else (False, True):
+            found[on].append(in_child("tests.benchmarks.scale", case, threads, PAGES[on]))
+    pairs = list(zip(found[True], found[False], strict=True))
+    ratios = sorted(on["seconds"] / off["seconds"] for on, off in pairs)
+    memory = statistics.median(on["peak_bytes"] / off["peak_bytes"] for on, off in pairs)
+    return {
+        "table": "pages",
+        **case,
+        "seconds": statistics.median(row["seconds"] for row in found[True]),
+        "seconds_without": statistics.median(row["seconds"] for row in found[False]),
+        "ratio": statistics.median(ratios),
+        "ratios": [ratios[0], ratios[-1]],
+        "memory_ratio": memory,
+        "rounds": rounds,
+    }
 
 
 def inner_steps_per_second(processes: int, steps: int) -> float:
@@ -152,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="of one and two processes")
+    parser.add_argument("--rounds", type=int, default=3, help="of what is run in turns")
     parser.add_argument("--steps", type=int, default=40, help="a third of each of these runs")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
@@ -166,7 +199,10 @@ def main(argv: list[str] | None = None) -> None:
     results = Results(args.json, command, keys)
     for case in SIZES:
         if {"table": "size", **case} not in results:
-            results.add([in_child("tests.benchmarks.scale", case, args.threads)])
+            results.add([in_child("tests.benchmarks.scale", case, args.threads, PAGES[True])])
+    for case in largest():
+        if {"table": "pages", **case} not in results:
+            results.add([run_pages(case, args.rounds, args.threads)])
     if {"table": "processes", "processes": 2} not in results:
         results.add(run_processes(args.rounds, args.steps))
 

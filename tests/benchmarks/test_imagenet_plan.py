@@ -19,8 +19,8 @@ def test_counts_of_a_convnet():
 
 def test_plan_is_written_from_the_rows_of_scale(tmp_path):
     rows = [
-        {"series": "resolution", "image": [side, 3], "width": 32, "images_per_class": 1}
-        | {"peak_bytes": 5e8, "trajectory_bytes": 1e6}
+        {"table": "size", "series": "resolution", "image": [side, 3], "width": 32}
+        | {"images_per_class": 1, "peak_bytes": 5e8, "trajectory_bytes": 1e6}
         for side in (32, 64)
     ]
     scale = tmp_path / "scale.json"

@@ -11,9 +11,15 @@ def test_scale_writes_its_file_and_goes_on(tmp_path, monkeypatch):
     sizes = [
         {**TOY, "series": "unroll", "inner_steps": steps, "storage": storage}
         for steps, storage in ((9, "device"), (18, "device"), (9, "recompute"))
-    ]
+    ] + [{**TOY, "series": "resolution", "inner_steps": 2}]
     monkeypatch.setattr(scale, "SIZES", sizes)
-    monkeypatch.setattr(scale, "in_child", lambda module, case, threads: scale.run_size(case))
+
+    def in_this_process(module, case, threads, environment):
+        pages.append(environment["THP_MEM_ALLOC_ENABLE"])
+        return {**scale.run_size(case), "seconds": 2.0 - int(pages[-1])}
+
+    pages = []
+    monkeypatch.setattr(scale, "in_child", in_this_process)
     monkeypatch.setattr(scale, "inner_steps_per_second", lambda processes, steps: 3.0 * processes)
     path = tmp_path / "scale.json"
     scale.main(["--json", str(path)])
@@ -25,6 +31,9 @@ def test_scale_writes_its_file_and_goes_on(tmp_path, monkeypatch):
     assert 11 * weights < first["trajectory_bytes"] < 14 * weights
     assert 21 * weights < second["trajectory_bytes"] < 26 * weights
     assert 3 * weights <= third["trajectory_bytes"] < 4 * weights
+    # With large pages; then with and without in turns.
+    assert pages == list("1111100110")
+    assert [rows[4][key] for key in ("seconds", "seconds_without", "ratio")] == [1.0, 2.0, 0.5]
     assert rows[-1]["processes"] == 2
     assert rows[-1]["ratio_to_one"] == 2.0
     monkeypatch.setattr(scale, "in_child", None)

@@ -1,5 +1,6 @@
 """`dd_plugin.cli.main`: help without heavy imports, exit codes, errors in one line."""
 
+import os
 import subprocess
 import sys
 
@@ -106,6 +107,22 @@ def test_a_bug_is_not_hidden(failing_command):
     failing_command(ZeroDivisionError("bug"))
     with pytest.raises(ZeroDivisionError):
         main(["inspect", "x"])
+
+
+@pytest.mark.parametrize("own", [None, "0"])
+def test_large_pages_are_asked_for_unless_the_user_decided(monkeypatch, own):
+    seen = []
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if own is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", own)
+
+    def run(_args):
+        seen.append(os.environ["THP_MEM_ALLOC_ENABLE"])
+        return 0
+
+    monkeypatch.setattr("dd_plugin.cli.inspect.run", run)
+    assert main(["inspect", "x"]) == 0
+    assert seen == [own or "1"]
 
 
 def test_closed_pipe_is_not_an_error_of_ours():

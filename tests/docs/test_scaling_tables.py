@@ -62,11 +62,16 @@ def test_scale(scaling):
     other = {**row, "series": "resolution", "image": [64, 3]}
     two = {"table": "processes", "processes": 2, "inner_steps_per_second": 30.0, "rounds": 3}
     two |= {"ratio_to_one": 1.9, "ratios_to_one": [1.8, 2.0]}
-    files = {"scale-cpu": report(row, other, two)}
+    with_pages = {**other, "table": "pages", "images_per_class": 1, "seconds_without": 1.0}
+    with_pages |= {"ratio": 0.5, "ratios": [0.45, 0.55], "memory_ratio": 0.8, "rounds": 3}
+    files = {"scale-cpu": report(row, other, with_pages, two)}
     text = scaling.sizes("unroll", "inner_steps")(files)
     assert cells(text, "10") == ["10", "device", "0.50", "50", "7", "1.5"]
     text = scaling.sizes("resolution", "image")(files)
     assert cells(text, "64 x 64")[0] == "64 x 64"
+    assert text.count("64 x 64") == 1
+    found = cells(scaling.pages(files), "64 x 64, 1 per class")
+    assert found[1:] == ["1.0", "0.5", "0.50 (0.45-0.55)", "0.80", "3"]
     assert cells(scaling.processes(files), "2") == ["2", "30.0", "1.90 (1.80-2.00)", "3"]
 
 
