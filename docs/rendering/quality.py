@@ -14,6 +14,7 @@ from rendering.markdown import percent, rows_of, table
 Row = dict[str, Any]
 Setting = tuple[tuple[str, Any], ...]
 CONVNET = "dd_convnet"
+DEFAULT_INNER_LR = 0.02
 # What a run came to, and what tells it from others under the same settings.
 OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
 CLASSES = {"mnist": 10, "cifar10": 10}
@@ -244,6 +245,8 @@ def rest(setting: Setting) -> str:
         for key, text in texts.items()
         if key in values
     ]
+    if values.get("inner_lr", DEFAULT_INNER_LR) != DEFAULT_INNER_LR:
+        parts.append(f"step sizes from {values['inner_lr']:g}")
     return ", ".join([*parts, *([f"width {values['width']}"] if "width" in values else [])])
 
 

@@ -103,6 +103,7 @@ SETTING = (
     "init",
     "steps",
     "inner_steps",
+    "inner_lr",
     "width",
     "networks",
     "compile",
@@ -140,7 +141,8 @@ def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelIni
     named = key["network"] == "dd_convnet" and norm is None and wrap is None
     if named:
         options["model_args"] = model_args
-    config = make_config(key, dataset, folder, init=key["init"], **options)
+    options |= {"init": key["init"], "inner_lr": key["inner_lr"]}
+    config = make_config(key, dataset, folder, **options)
     if named:
         return config, None
     return config, make_network(norm or model_args["norm_layer"], wrap, key, dataset)
@@ -170,6 +172,7 @@ def main() -> None:
     parser = make_parser((__doc__ or "").splitlines()[0], list(CASES))
     parser.add_argument("--network", default="dd_convnet", choices=list(NETWORKS))
     parser.add_argument("--init", default="random", choices=["random", "fixed"])
+    parser.add_argument("--inner_lr", type=float, default=0.02, help="the first step sizes")
     args = parser.parse_args()
     make_rows(make_keys(args, SETTING), make, args)
 
