@@ -108,22 +108,19 @@ def distiller(report: Any) -> Figure:
 
 
 def cases(report: Any) -> Figure | None:
-    """One point per seed and case, a line at their mean; a panel per setting."""
-    rows = [row for row in rows_of(report) if "case" in row]
-    settings = by_setting(rows)
+    """One point per seed and case, a line at their mean; a panel per setting of several cases."""
+    every = by_setting([row for row in rows_of(report) if "case" in row])
+    settings = {setting: rows for setting, rows in every.items() if len(by_case(rows)) > 2} or every
     if not settings:
         return None
+    rows = [row for own in settings.values() for row in own]
     names = sorted(
         by_case(rows),
         key=lambda case: -max(statistics.fmean(a) for a in by_case(rows)[case]),
     )
-    columns = min(3, len(settings))
-    lines = -(-len(settings) // columns)
-    size = (4 + 3 * columns, lines * (1.1 + 0.36 * len(names)))
-    figure, axes = pyplot.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
-    for axis in axes.flat[len(settings) :]:
-        axis.axis("off")
-    for axis, (setting, of_setting) in zip(axes.flat, settings.items(), strict=False):
+    size = (4 + 3 * len(settings), 1.1 + 0.36 * len(names))
+    figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
+    for axis, (setting, of_setting) in zip(axes[0], settings.items(), strict=True):
         own = by_case(of_setting)
         for place, case in enumerate(names):
             means = [100 * statistics.fmean(a) for a in own.get(case, [])]
