@@ -78,6 +78,14 @@ def test_reproduce_batchnorm_policies(tmp_path):
     assert again == rows
 
 
+def test_reproduce_batchnorm_policies_on_a_resnet(tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+    options = ["--network", "resnet18", "--inner_lr", "0.1", "--init", "fixed"]
+    cases = ["--cases", "tracked, momentum and correction learned per layer"]
+    rows = reproduce("batchnorm_policies.py", tmp_path / "results.json", *options, *cases)
+    assert [(row["network"], row["inner_lr"]) for row in rows] == [("resnet18", 0.1)]
+
+
 def test_reproduce_cifar10(tmp_path):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     rows = reproduce(
