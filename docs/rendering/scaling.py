@@ -107,7 +107,8 @@ def sizes(series: str, column: str) -> Callable[[Any], str]:
                     *storage,
                     f"{row['seconds']:.2f}",
                     f"{1e3 * row['seconds_per_inner_step']:.0f}",
-                    f"{row['peak_bytes'] / 1e6:.0f}",
+                    f"{row['peak_bytes'] / 1e6:.0f} "
+                    f"({row['peaks'][0] / 1e6:.0f}-{row['peaks'][1] / 1e6:.0f})",
                     f"{row['trajectory_bytes'] / 1e6:.1f}",
                 ]
             )

@@ -107,6 +107,15 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
         }
 
 
+def repeated(case: dict[str, Any], rounds: int, threads: int) -> dict[str, Any]:
+    """The row of a size: medians, and the range of the peak, which the C heap makes uneven."""
+    rows = [in_child("tests.benchmarks.scale", case, threads, PAGES[True]) for _ in range(rounds)]
+    measured = ("seconds", "seconds_per_inner_step", "peak_bytes")
+    medians = {name: statistics.median(row[name] for row in rows) for name in measured}
+    peaks = sorted(row["peak_bytes"] for row in rows)
+    return {**rows[0], **medians, "peaks": [peaks[0], peaks[-1]], "rounds": rounds}
+
+
 def largest() -> list[dict[str, Any]]:
     """The last size of every series in which tensors grow."""
     last = {case["series"]: case for case in SIZES if case["series"] != "unroll"}
@@ -185,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3, help="of what is run in turns")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each case is run")
     parser.add_argument("--steps", type=int, default=40, help="a third of each of these runs")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
@@ -199,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     results = Results(args.json, command, keys)
     for case in SIZES:
         if {"table": "size", **case} not in results:
-            results.add([in_child("tests.benchmarks.scale", case, args.threads, PAGES[True])])
+            results.add([repeated(case, args.rounds, args.threads)])
     for case in largest():
         if {"table": "pages", **case} not in results:
             results.add([run_pages(case, args.rounds, args.threads)])

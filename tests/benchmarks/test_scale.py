@@ -32,7 +32,8 @@ def test_scale_writes_its_file_and_goes_on(tmp_path, monkeypatch):
     assert 21 * weights < second["trajectory_bytes"] < 26 * weights
     assert 3 * weights <= third["trajectory_bytes"] < 4 * weights
     # With large pages; then with and without in turns.
-    assert pages == list("1111100110")
+    assert pages == list("111" * 4 + "100110")
+    assert all(row["peaks"][0] <= row["peak_bytes"] <= row["peaks"][1] for row in rows[:4])
     assert [rows[4][key] for key in ("seconds", "seconds_without", "ratio")] == [1.0, 2.0, 0.5]
     assert rows[-1]["processes"] == 2
     assert rows[-1]["ratio_to_one"] == 2.0

@@ -58,7 +58,7 @@ def test_higher(scaling):
 def test_scale(scaling):
     row = {"table": "size", "series": "unroll", "inner_steps": 10, "storage": "device"}
     row |= {"image": [28, 1], "seconds": 0.5, "seconds_per_inner_step": 0.05, "peak_bytes": 7e6}
-    row |= {"trajectory_bytes": 1.5e6}
+    row |= {"trajectory_bytes": 1.5e6, "peaks": [6e6, 9e6]}
     other = {**row, "series": "resolution", "image": [64, 3]}
     two = {"table": "processes", "processes": 2, "inner_steps_per_second": 30.0, "rounds": 3}
     two |= {"ratio_to_one": 1.9, "ratios_to_one": [1.8, 2.0]}
@@ -66,7 +66,7 @@ def test_scale(scaling):
     with_pages |= {"ratio": 0.5, "ratios": [0.45, 0.55], "memory_ratio": 0.8, "rounds": 3}
     files = {"scale-cpu": report(row, other, with_pages, two)}
     text = scaling.sizes("unroll", "inner_steps")(files)
-    assert cells(text, "10") == ["10", "device", "0.50", "50", "7", "1.5"]
+    assert cells(text, "10") == ["10", "device", "0.50", "50", "7 (6-9)", "1.5"]
     text = scaling.sizes("resolution", "image")(files)
     assert cells(text, "64 x 64")[0] == "64 x 64"
     assert text.count("64 x 64") == 1
