@@ -26,6 +26,12 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(values):.1f}{spread} %"
 
 
+def with_range(middle: float, ends: Sequence[float], digits: int = 2) -> str:
+    """A median and the range that it comes from."""
+    low, high = ends
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
 def plain(value: Any) -> str:
     """Any value of a JSON file: numbers to three digits, lists of accuracies as mean and spread."""
     if isinstance(value, bool):

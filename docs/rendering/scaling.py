@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rendering.markdown import table
+from rendering.markdown import table, with_range
 
 
 def _origin(report: Any) -> str:
@@ -56,7 +56,7 @@ def profile_removed(reports: Any) -> str:
             row["item"],
             f"{row['seconds_with']:.2f}",
             f"{row['seconds']:.2f}",
-            f"{row['ratio']:.2f} ({row['ratios'][0]:.2f}-{row['ratios'][1]:.2f})",
+            with_range(row["ratio"], row["ratios"]),
         ]
         for row in reports["profile-cpu"]["rows"]
         if row["table"] == "removed"
@@ -71,7 +71,6 @@ def higher(report: Any) -> str:
         if "error" in row:
             cells.append([row["setting"], row["tool"], row["error"], "", "", "", "", ""])
             continue
-        low, high = row["ratios_to_higher"]
         errors = row.get("error_in_float64", {})
         cells.append(
             [
@@ -79,7 +78,7 @@ def higher(report: Any) -> str:
                 row["tool"],
                 f"{row['seconds']:.2f}",
                 f"{row['steps_per_second']:.2f}",
-                f"{row['ratio_to_higher']:.2f} ({low:.2f}-{high:.2f})",
+                with_range(row["ratio_to_higher"], row["ratios_to_higher"]),
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{row['warm_up_seconds']:.0f}",
                 f"{max(errors.values()):.0e}" if errors else "",
@@ -107,8 +106,7 @@ def sizes(series: str, column: str) -> Callable[[Any], str]:
                     *storage,
                     f"{row['seconds']:.2f}",
                     f"{1e3 * row['seconds_per_inner_step']:.0f}",
-                    f"{row['peak_bytes'] / 1e6:.0f} "
-                    f"({row['peaks'][0] / 1e6:.0f}-{row['peaks'][1] / 1e6:.0f})",
+                    with_range(row["peak_bytes"] / 1e6, [p / 1e6 for p in row["peaks"]], 0),
                     f"{row['trajectory_bytes'] / 1e6:.1f}",
                 ]
             )
@@ -125,12 +123,9 @@ def processes(reports: Any) -> str:
         [
             row["processes"],
             f"{row['inner_steps_per_second']:.1f}",
-            f"{row['ratio_to_one']:.2f}"
-            + (
-                f" ({row['ratios_to_one'][0]:.2f}-{row['ratios_to_one'][1]:.2f})"
-                if row["processes"] > 1
-                else ""
-            ),
+            with_range(row["ratio_to_one"], row["ratios_to_one"])
+            if row["processes"] > 1
+            else f"{row['ratio_to_one']:.2f}",
             row["rounds"],
         ]
         for row in reports["scale-cpu"]["rows"]
@@ -146,7 +141,7 @@ def pages(reports: Any) -> str:
             f"{row['image'][0]} x {row['image'][0]}, {row['images_per_class']} per class",
             f"{row['seconds_without']:.1f}",
             f"{row['seconds']:.1f}",
-            f"{row['ratio']:.2f} ({row['ratios'][0]:.2f}-{row['ratios'][1]:.2f})",
+            with_range(row["ratio"], row["ratios"]),
             f"{row['memory_ratio']:.2f}",
             row["rounds"],
         ]

@@ -13,13 +13,14 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 ROOT = Path(__file__).parents[2]
+_T = TypeVar("_T")
 
 
 def random_images(size: int, channels: int = 3, count: int = 600) -> Any:
@@ -90,6 +91,12 @@ class Results:
             "rows": self.rows,
         }
         self.path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def in_turns(names: Sequence[_T], rounds: int) -> Iterator[_T]:
+    """Every name once per round, forwards and backwards by turns, against drift of the machine."""
+    for number in range(rounds):
+        yield from names if number % 2 == 0 else reversed(names)
 
 
 def in_child(

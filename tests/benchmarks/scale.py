@@ -35,7 +35,7 @@ import torch
 from dd_plugin.bilevel.run import Run
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
-from tests.benchmarks.measuring import ROOT, Results, in_child, random_images
+from tests.benchmarks.measuring import ROOT, Results, in_child, in_turns, random_images
 
 # The options that a row gives, beside these.
 SMALL = {"image": [16, 1], "width": 16, "images_per_class": 1, "real_batch_size": 128}
@@ -125,9 +125,8 @@ def largest() -> list[dict[str, Any]]:
 def run_pages(case: dict[str, Any], rounds: int, threads: int) -> dict[str, Any]:
     """The row of a size with large pages over the same without."""
     found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    for number in range(rounds):
-        for on in (True, False) if number % 2 == 0 else (False, True):
-            found[on].append(in_child("tests.benchmarks.scale", case, threads, PAGES[on]))
+    for on in in_turns((True, False), rounds):
+        found[on].append(in_child("tests.benchmarks.scale", case, threads, PAGES[on]))
     pairs = list(zip(found[True], found[False], strict=True))
     ratios = sorted(on["seconds"] / off["seconds"] for on, off in pairs)
     memory = statistics.median(on["peak_bytes"] / off["peak_bytes"] for on, off in pairs)
@@ -173,9 +172,8 @@ def inner_steps_per_second(processes: int, steps: int) -> float:
 def run_processes(rounds: int, steps: int) -> list[dict[str, Any]]:
     """The rows of one and of two processes."""
     speeds: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(rounds):
-        for processes in (1, 2) if number % 2 == 0 else (2, 1):
-            speeds[processes].append(inner_steps_per_second(processes, steps))
+    for processes in in_turns((1, 2), rounds):
+        speeds[processes].append(inner_steps_per_second(processes, steps))
     ratios = sorted(two / one for one, two in zip(speeds[1], speeds[2], strict=True))
     return [
         {

@@ -42,7 +42,7 @@ from dd_plugin.bilevel.trajectory import Trajectory
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.distiller.networks import Networks
-from tests.benchmarks.measuring import Results, in_child, random_images
+from tests.benchmarks.measuring import Results, in_child, in_turns, random_images
 
 BATCHNORM = {"width": 32, "depth": 3, "norm_layer": "batchnorm2d"}
 SCALES: dict[str, dict[str, Any]] = {
@@ -268,12 +268,11 @@ def removed_rows(scale: str, options: dict[str, Any], rounds: int) -> list[dict[
             distillers[name] = make(f"{folder}/{name or 'now'}", options)
             with put_back(name):
                 distillers[name].training_step()
-        for number in range(rounds):
-            for name in names if number % 2 == 0 else reversed(names):
-                with put_back(name):
-                    began = time.perf_counter()
-                    distillers[name].training_step()
-                    seconds[name].append(time.perf_counter() - began)
+        for name in in_turns(names, rounds):
+            with put_back(name):
+                began = time.perf_counter()
+                distillers[name].training_step()
+                seconds[name].append(time.perf_counter() - began)
     rows = []
     for name in names[1:]:
         ratios = sorted(a / b for a, b in zip(seconds[""], seconds[name], strict=True))
