@@ -1,5 +1,6 @@
 """The examples run as they are, and what they say holds."""
 
+import importlib
 import json
 import os
 import runpy
@@ -8,7 +9,9 @@ import sys
 
 import pytest
 import yaml
+from timm.models.resnet import ResNet
 
+from dd_plugin.convnet import DDConvNet
 from dd_plugin.distiller import DistillerConfig
 from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
@@ -84,6 +87,22 @@ def test_reproduce_batchnorm_policies_on_a_resnet(tmp_path):
     cases = ["--cases", "tracked, momentum and correction learned per layer"]
     rows = reproduce("batchnorm_policies.py", tmp_path / "results.json", *options, *cases)
     assert [(row["network"], row["inner_lr"]) for row in rows] == [("resnet18", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("network", "inner_lr", "made"), [("resnet18", 0.1, ResNet), ("dd_convnet", 0.02, DDConvNet)]
+)
+def test_the_policies_script_trains_the_network_and_step_size_asked_for(
+    monkeypatch, network, inner_lr, made
+):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
+    script = importlib.import_module("batchnorm_policies")
+    key = {"case": "statistics of the test batch", "network": network, "inner_lr": inner_lr}
+    key |= {"width": 8, "init": "random", "seed": 0, "steps": 1, "inner_steps": 1}
+    key |= {"images_per_class": 1, "networks": 2, "compile": "no"}
+    config, make_model = script.make(key, "digits", "out")
+    assert config.inner_lr == inner_lr
+    assert isinstance(make_model(), made)
 
 
 def test_reproduce_cifar10(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from rendering.markdown import table
+from rendering.markdown import table, with_range
 
 # How much of the original's time a converted layer may take: by pass, eager and compiled.
 LAYER_AIMS = {"train": (1.3, 1.05), "eval": (1.1, 1.1), "inference": (1.1, 1.1)}
@@ -128,8 +128,7 @@ def layers_table(cases: list[dict[str, Any]], clock: str) -> str:
 
 def spread(ratio: dict[str, float], digits: int) -> str:
     """Median and quartiles."""
-    low, high = ratio["low"], ratio["high"]
-    return f"{ratio['median']:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"  # noqa: RUF001
+    return with_range(ratio["median"], (ratio["low"], ratio["high"]), digits)
 
 
 def hypergradient(report: Any) -> str:
@@ -166,8 +165,7 @@ def between(row: dict[str, Any], other: str) -> str:
     """A ratio's median over the rounds, and its least and greatest."""
     if f"ratio_to_{other}" not in row:
         return ""
-    low, high = row[f"ratios_to_{other}"]
-    return f"{row[f'ratio_to_{other}']:.2f} ({low:.2f}–{high:.2f})"  # noqa: RUF001
+    return with_range(row[f"ratio_to_{other}"], row[f"ratios_to_{other}"])
 
 
 def rounding(row: dict[str, Any], name: str) -> str:

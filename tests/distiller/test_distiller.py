@@ -1,5 +1,6 @@
 """`Distiller`: what a run does to the synthetic set, what it leaves behind, what it refuses."""
 
+import gc
 import json
 
 import pytest
@@ -55,6 +56,24 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert loaded["label"] == [0, 1, 2]
     assert loaded[0]["image"].size == (8, 8)
     assert sum(loaded[0]["soft_label"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("storage", ["device", "recompute"])
+def test_no_tensor_outlives_its_step(tmp_path, storage):
+    distiller = toy_distiller(tmp_path, storage=storage, inner_steps=10)
+    distiller.training_step()
+
+    def alive():
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # what only the collector would free is left over, too
+    try:
+        before = alive()
+        distiller.training_step()
+        assert alive() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
