@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+import yaml
 
 import dd_plugin
+from dd_plugin.hub import citations
 from tests.repository import ROOT
 
 # A change of this list is a change for users: it belongs into CHANGELOG.md.
@@ -106,6 +108,15 @@ def test_the_pages_speak_of_this_version(name, pattern):
     found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
     assert found.groups() == (dd_plugin.__version__, "2026-11-23")
+
+
+def test_the_methods_that_cards_cite_are_cited():
+    if not (ROOT / "CITATION.cff").exists():
+        pytest.skip("the repository's CITATION.cff is not beside the tests")
+    references = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]
+    found = {reference["url"].rpartition("/")[2]: reference["title"] for reference in references}
+    papers = [paper for paper in vars(citations).values() if isinstance(paper, citations.Paper)]
+    assert found == {paper.arxiv: paper.title for paper in papers}
 
 
 def test_package_is_typed():

@@ -109,6 +109,15 @@ SOFT_LABELS = Paper(
     2019,
     "1910.02551",
 )
+STEP_SIZES = Paper(
+    "antoniou2019train",
+    "a step size per step and parameter",
+    ("Antoniou, Antreas", "Edwards, Harrison", "Storkey, Amos"),
+    "How to train your MAML",
+    2019,
+    "1810.09502",
+    "ICLR",
+)
 MIXFLOW = Paper(
     "kemaev2025scalable",
     "gradients through the training, forward over reverse",
@@ -142,6 +151,7 @@ def papers_of(record: Mapping[str, Any]) -> list[Paper]:
         DSA: bool(set(augmentation.split("_")) - {"", "none", "shift"}),
         IDC: config.get("parametrization") == "upsampled",
         SOFT_LABELS: bool(images.get("soft_labels")),
+        STEP_SIZES: bool(recipe.get("step_size_parameters")),
         MIXFLOW: config.get("method") == "mixed",
     }
     return [DATASET_DISTILLATION, *(paper for paper, is_used in used.items() if is_used)]

@@ -221,6 +221,7 @@ def test_size_category(total, category):
         ({"augmentation": "none"}, None),
         ({"init": "pool"}, "2206.00719"),
         ({"method": "mixed"}, "2505.00793"),
+        ({"step_size_parameters": ["head.weight"]}, "1810.09502"),
     ],
 )
 def test_citations_are_those_of_the_methods_used(change, paper):
@@ -229,6 +230,7 @@ def test_citations_are_those_of_the_methods_used(change, paper):
     record["about"] = {"config": config}
     record["recipe"]["augmentation"] = change.get("augmentation", "")
     record["recipe"]["init"] = change.get("init", "random")
+    record["recipe"]["step_size_parameters"] = change.get("step_size_parameters")
     record["images"]["soft_labels"] = change.get("soft_labels", False)
     text = sections(make_card(record))["citation"]
     expected = {"1811.10959"} | ({paper} if paper else set())
