@@ -61,7 +61,7 @@ def profile_removed(reports: Any) -> str:
         for row in reports["profile-cpu"]["rows"]
         if row["table"] == "removed"
     ]
-    return table(["scale", "item", "seconds with it", "without", "ratio"], cells, "llrrr")
+    return table(["scale", "item", "seconds with it put back", "as it is", "ratio"], cells, "llrrr")
 
 
 def higher(report: Any) -> str:

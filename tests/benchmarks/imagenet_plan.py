@@ -5,9 +5,11 @@
 Nothing is trained. Operations are counted on models without data (`torch.utils.flop_counter`); an
 inner step takes 3 forward passes' worth, its backward sweep 8 more (docs/concepts/engine.md), the
 outer loss 3. Time is operations over the peak of the GPU's data sheet times a utilisation, which is
-an assumption and given as a range. Memory is the trajectory, which is counted, plus the activations
-of one sweep: the bytes of all module outputs of a forward pass in train mode, times a factor that
-`tests.benchmarks.scale` gives on CPU (its peak over the same count for its largest resolution).
+an assumption and given as a range. Memory is the trajectory, which is counted, plus the larger of
+what one sweep and what the outer loss holds: the bytes of all module outputs of a forward pass in
+train mode over the batch of either, times factors that `tests.benchmarks.scale` gives on CPU (its
+peaks over the same count for its largest resolution, once with one real image, where the sweep
+decides, and once with many).
 Every GPU has a network of its own; what is reduced between them is one gradient of the images.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dd_plugin.models import load_model
 from tests.benchmarks.measuring import ROOT, Results
-from tests.benchmarks.scale import SIZES
 
 # NVIDIA's data sheet of the H100 SXM: TF32 tensor cores without sparsity; memory.
 PEAK = 494.7e12
@@ -100,21 +102,25 @@ def counted(
     }
 
 
-def sweep_factor(rows: list[dict[str, Any]]) -> float:
-    """Peak memory of a step, over what its batch's module outputs take, at the largest images."""
-    sizes = (row for row in rows if row["table"] == "size" and row["series"] == "resolution")
-    measured = max(sizes, key=lambda row: row["image"][0])
-    like = next(s for s in SIZES if s["series"] == "resolution")
-    size, channels = measured["image"]
-    options = {"width": measured["width"], "depth": 3, "norm_layer": "batchnorm2d"}
-    found = counted("timm/dd_convnet", options, 10, channels, size)
-    # The larger of the inner and the outer batch decides; the outer one has a plain backward.
-    batch = max(10 * measured["images_per_class"], like["real_batch_size"])
-    peak = measured["peak_bytes"] - measured["trajectory_bytes"]
-    return float(peak / (batch * found["activation_bytes"]))
+def memory_factors(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Peak memory of a sweep and of an outer loss over the module outputs of their batches."""
+
+    def factor(series: str, batch: Callable[[dict[str, Any]], int]) -> float:
+        sizes = (row for row in rows if row["table"] == "size" and row["series"] == series)
+        measured = max(sizes, key=lambda row: row["image"][0])
+        size, channels = measured["image"]
+        options = {"width": measured["width"], "depth": 3, "norm_layer": "batchnorm2d"}
+        found = counted("timm/dd_convnet", options, 10, channels, size)
+        peak = measured["peak_bytes"] - measured["trajectory_bytes"]
+        return float(peak / (batch(measured) * found["activation_bytes"]))
+
+    return {
+        "sweep": factor("sweep", lambda row: 10 * int(row["images_per_class"])),
+        "outer": factor("resolution", lambda row: int(row["real_batch_size"])),
+    }
 
 
-def plan(name: str, gpus: int, factor: float) -> dict[str, Any]:
+def plan(name: str, gpus: int, factors: dict[str, float]) -> dict[str, Any]:
     """The row of a plan on so many GPUs."""
     chosen = PLANS[name]
     model, options = chosen["model"]
@@ -129,7 +135,9 @@ def plan(name: str, gpus: int, factor: float) -> dict[str, Any]:
     slow, fast = (flops / (PEAK * u) + reduce for u in UTILISATION)
     # Adam's state of the images beside them and their gradient; g of each step, a state every 8.
     trajectory = window * found["weight_bytes"] * (1 + 1 / 8)
-    sweep = factor * batch * found["activation_bytes"]
+    sweep = factors["sweep"] * batch * found["activation_bytes"]
+    outer = factors["outer"] * chosen["real_batch"] * found["activation_bytes"]
+    memory = trajectory + max(sweep, outer) + 4 * 4 * pixels
     return {
         "plan": name,
         "gpus": gpus,
@@ -144,15 +152,17 @@ def plan(name: str, gpus: int, factor: float) -> dict[str, Any]:
         "flops_per_outer_step": flops,
         "trajectory_bytes": trajectory,
         "sweep_bytes": sweep,
+        "outer_bytes": outer,
         "images_bytes": 4 * 4 * pixels,
-        "memory_bytes": trajectory + sweep + 4 * 4 * pixels,
-        "fits": trajectory + sweep + 4 * 4 * pixels < MEMORY,
+        "memory_bytes": memory,
+        "fits": memory < MEMORY,
         "reduce_seconds": reduce,
         "outer_steps_per_hour": [3600 / slow, 3600 / fast],
         "networks_per_hour": [gpus * 3600 / slow, gpus * 3600 / fast],
         "hours": [OUTER_STEPS * fast / 3600, OUTER_STEPS * slow / 3600],
         "outer_steps": OUTER_STEPS,
-        "sweep_factor": factor,
+        "sweep_factor": factors["sweep"],
+        "outer_factor": factors["outer"],
     }
 
 
@@ -161,10 +171,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--scale", type=Path, default=ROOT / "docs/results/scale-cpu.json")
     args = parser.parse_args(argv)
-    factor = sweep_factor(json.loads(args.scale.read_text())["rows"])
+    factors = memory_factors(json.loads(args.scale.read_text())["rows"])
     command = "python -m tests.benchmarks.imagenet_plan --json docs/results/imagenet-plan.json"
     results = Results(args.json, command, ("plan", "gpus"))
-    results.add([plan(name, gpus, factor) for name in PLANS for gpus in LINK])
+    results.add([plan(name, gpus, factors) for name in PLANS for gpus in LINK])
 
 
 if __name__ == "__main__":

@@ -19,9 +19,14 @@ def test_counts_of_a_convnet():
 
 def test_plan_is_written_from_the_rows_of_scale(tmp_path):
     rows = [
-        {"table": "size", "series": "resolution", "image": [side, 3], "width": 32}
-        | {"images_per_class": 1, "peak_bytes": 5e8, "trajectory_bytes": 1e6}
-        for side in (32, 64)
+        {"table": "size", "series": series, "image": [side, 3], "width": 32}
+        | {"images_per_class": 1, "real_batch_size": real, "trajectory_bytes": 1e6}
+        | {"peak_bytes": peak}
+        for series, side, real, peak in [
+            ("resolution", 32, 32, 1e8),
+            ("resolution", 64, 32, 5e8),
+            ("sweep", 64, 1, 3e8),
+        ]
     ]
     scale = tmp_path / "scale.json"
     scale.write_text(json.dumps({"rows": rows}))
@@ -32,4 +37,9 @@ def test_plan_is_written_from_the_rows_of_scale(tmp_path):
         low, high = row["outer_steps_per_hour"]
         # Three times the utilisation, less what reducing takes.
         assert 1 < high / low <= 3
+        # Of 10 synthetic images and of 32 real ones.
+        assert row["sweep_factor"] / row["outer_factor"] == pytest.approx(299 / 10 / (499 / 32))
+        assert row["memory_bytes"] - row["trajectory_bytes"] - row["images_bytes"] == max(
+            row["sweep_bytes"], row["outer_bytes"]
+        )
         assert row["networks_per_hour"][0] == pytest.approx(row["gpus"] * low)
