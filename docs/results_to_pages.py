@@ -49,16 +49,17 @@ class Block:
 
 
 COLLECT = "examples/reproduce/collect.py"
+CURVES = "Accuracy on validation images over the minutes of every run"
 SEEDS = "Accuracy of every seed, by case"
 PROFILE = "python -m tests.benchmarks.where_time_goes"
 SCALE = "python -m tests.benchmarks.scale"
 BLOCKS = (
-    Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs", "cifar10")),
+    Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs")),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
-    Block("mnist", quality.runs, COLLECT),
+    Block("mnist", quality.runs, COLLECT, plot=CURVES),
     Block("cross-architecture", quality.architectures, "dd-plugin evaluate"),
-    Block("cifar10-runs", quality.runs, COLLECT),
+    Block("cifar10-runs", quality.runs, COLLECT, plot=CURVES),
     Block("cifar10", quality.cases, "examples/reproduce/cifar10.py", plot=SEEDS),
     Block("policies-*", quality.cases, "examples/reproduce/batchnorm_policies.py", plot=SEEDS),
     Block(

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from rendering.markdown import rows_of
-from rendering.quality import by_case, by_setting, named, rest
+from rendering.quality import by_case, by_setting, named, recipe_name, recipes, rest
 
 # Colours that can be told apart by the colour-blind (Okabe and Ito), on white and on near-black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
@@ -135,6 +135,25 @@ def cases(report: Any) -> Figure | None:
     return figure
 
 
+def curves(report: Any) -> Figure | None:
+    """Accuracy on validation images over the minutes of every run, a colour per recipe."""
+    groups = recipes([run for run in rows_of(report) if "curve" in run])
+    if not groups:
+        return None
+    figure, axis = pyplot.subplots(figsize=(9, 4.2))
+    for number, group in enumerate(groups):
+        colour = COLOURS[number % len(COLOURS)]
+        line = "-" if group[0]["init"] == "random" else "--"
+        for index, run in enumerate(group):
+            points = [(at["minutes"], 100 * at["accuracy"]) for at in run["curve"]]
+            points.append((run["minutes"], 100 * run["results"]["distilled"]["mean"]))
+            label = recipe_name(run) if index == 0 else None
+            axis.plot(*zip(*points, strict=True), line, color=colour, marker=".", label=label)
+    axis.set(xlabel="minutes", ylabel="accuracy, %")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
 def ensembles(report: Any) -> Figure:
     """How much time batching takes of what one network after the other takes."""
     cases = report["cases"]
@@ -212,6 +231,8 @@ PLOTS: dict[str, Callable[[Any], Figure | None]] = {
     "ensembles-*": ensembles,
     "policies-*": cases,
     "cifar10": cases,
+    "cifar10-runs": curves,
+    "mnist": curves,
     "scale-*": scale,
     "profile-*": profile,
 }

@@ -43,9 +43,14 @@ def recipes(rows: list[Row]) -> list[list[Row]]:
     )
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        name = row["run"].partition("_seed")[0]
+        name = recipe_name(row)
         found[json.dumps([name, *(row.get(key) for key in same)])].append(row)
     return list(found.values())
+
+
+def recipe_name(row: Row) -> str:
+    """The name of a run without its seed."""
+    return str(row["run"]).partition("_seed")[0]
 
 
 def accuracy(runs: list[Row], trained_on: str = "distilled") -> str:
@@ -54,6 +59,12 @@ def accuracy(runs: list[Row], trained_on: str = "distilled") -> str:
     if len(results) > 1:
         return percent([result["mean"] for result in results])
     return percent(results[0]["accuracies"]) if results else ""
+
+
+def minutes(runs: list[Row]) -> str:
+    """What a run takes, by the logs of those whose logs were kept."""
+    known = [run["minutes"] for run in runs if "minutes" in run]
+    return f"{statistics.median(known):.0f}" if known else ""
 
 
 def norm(row: Row) -> str:
@@ -78,7 +89,7 @@ def runs(report: Any) -> str:
     groups = recipes(rows_of(report))
     there = [name for name in BASELINES if any(name in run["results"] for g in groups for run in g)]
     head = ["recipe", "images", "accuracy", *(BASELINES[name] for name in there), "runs"]
-    head += ["inner steps", "outer steps", "outer steps/s", "images/s", "memory"]
+    head += ["minutes", "inner steps", "outer steps", "outer steps/s", "images/s", "memory"]
     head += ["start", "network"]
     cells = []
     for group in groups:
@@ -89,11 +100,12 @@ def runs(report: Any) -> str:
         )
         cells.append(
             [
-                first["run"].partition("_seed")[0],
+                recipe_name(first),
                 number_of_images(first),
                 accuracy(group),
                 *(accuracy(group, name) for name in there),
                 len(group),
+                minutes(group),
                 first["inner_steps"],
                 f"{first['outer_steps']:,}",
                 f"{speed:.2f}",

@@ -5,8 +5,8 @@
 The same network, data and number of outer steps under each treatment, tested on the validation
 images. Runs that the JSON file holds already are not made again, so a long table can be made in
 pieces; `--jobs 2` makes two at a time. Budget: with the defaults (one image per class, random
-initialisation) a run takes two to four minutes on one CPU core, the table of 9 treatments and 3
-seeds under an hour on two.
+initialisation) a run takes two to four minutes on one CPU core, the table of 10 treatments and 3
+seeds an hour on two.
 """
 
 from __future__ import annotations
@@ -174,6 +174,9 @@ def main() -> None:
     parser.add_argument("--init", default="random", choices=["random", "fixed"])
     parser.add_argument("--inner_lr", type=float, default=0.02, help="the first step sizes")
     args = parser.parse_args()
+    if Path(args.dataset).name not in SHAPES:
+        names = ", ".join(SHAPES)
+        parser.error(f"the last part of DATASET must be one of {names}, got {args.dataset!r}")
     make_rows(make_keys(args, SETTING), make, args)
 
 
