@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that come with scikit-learn, in a minute or two on a CPU."
     )
     parser.add_argument(
-        "config", nargs="?", metavar="CONFIG.yaml", help="settings; flags go before them"
+        "config",
+        nargs="?",
+        metavar="CONFIG.yaml",
+        help="settings; write it first, options override it",
     )
     fields = HfArgumentParser(DistillerConfig)
     for action in fields._actions:

@@ -54,6 +54,8 @@ from dd_plugin.evaluation.fresh import (
 
 Mode = Literal["fixed", "random", "pool"]
 
+# How to ask for one start, in settings and here.
+_FIXED = 'init="fixed" (`mode` of `Networks`)'
 # What a seed is for, so that the same numbers serve only once.
 _FIRST, _SECOND, _RANDOM, _SLOT, _MEMBER, _PROBE = range(6)
 
@@ -422,7 +424,7 @@ class Networks:
             raise ValueError(
                 "`model_init` must make a new network each time it is called, but it returned "
                 + ("the same one twice" if second is first else "two that share parameters")
-                + '; make it inside of the function, or pass the module itself with mode="fixed"'
+                + f"; make it inside of the function, or pass the module itself with {_FIXED}"
             )
         self._check_alike(second)
         mine = dict(_tensors(self._prototype))
@@ -433,7 +435,7 @@ class Networks:
             raise ValueError(
                 "`model_init` must draw a new network each time it is called, but two have the "
                 "same weights (they are loaded, or drawn from a seed that the function sets); use "
-                'mode="fixed", or leave the drawing to torch\'s global generator'
+                f"{_FIXED}, or leave the drawing to torch's global generator"
             )
         held = {**roles.fixed, **roles.constants}
         for name, tensor in held.items():
@@ -441,7 +443,7 @@ class Networks:
                 raise ValueError(
                     f"{name!r} is not trained, yet it differs from one network of `model_init` to "
                     "the next; inner runs can only start from what they train, so make it "
-                    'trainable, make it the same each time, or use mode="fixed"'
+                    f"trainable, make it the same each time, or use {_FIXED}"
                 )
         # The proof that redrawing is making anew: the first network again, from its seed.
         with untouched_generators():
@@ -467,7 +469,7 @@ def _checked_mode(mode: Mode | None, model_init: ModelInit) -> Mode:
     if mode == "random" and module:
         raise ValueError(
             'mode="random" must have a `model_init` that makes a new network each time, got one '
-            'module; pass a function `() -> nn.Module` or a name, or use mode="fixed"'
+            f"module; pass a function `() -> nn.Module` or a name, or use {_FIXED}"
         )
     return mode
 
