@@ -98,10 +98,11 @@ def test_the_policies_script_trains_the_network_and_step_size_asked_for(
     monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
     script = importlib.import_module("batchnorm_policies")
     key = {"case": "statistics of the test batch", "network": network, "inner_lr": inner_lr}
+    key |= {"inner_momentum": 0.9}
     key |= {"width": 8, "init": "random", "seed": 0, "steps": 1, "inner_steps": 1}
     key |= {"images_per_class": 1, "networks": 2, "compile": "no"}
     config, make_model = script.make(key, "digits", "out")
-    assert config.inner_lr == inner_lr
+    assert (config.inner_lr, config.inner_optimizer_args) == (inner_lr, {"momentum": 0.9})
     assert isinstance(make_model(), made)
 
 

@@ -89,7 +89,7 @@ def runs(report: Any) -> str:
     groups = recipes(rows_of(report))
     there = [name for name in BASELINES if any(name in run["results"] for g in groups for run in g)]
     head = ["recipe", "images", "accuracy", *(BASELINES[name] for name in there), "runs"]
-    head += ["minutes", "inner steps", "outer steps", "outer steps/s", "images/s", "memory"]
+    head += ["minutes", "inner x outer steps", "outer steps/s", "images/s", "memory"]
     head += ["start", "network"]
     cells = []
     for group in groups:
@@ -106,8 +106,7 @@ def runs(report: Any) -> str:
                 *(accuracy(group, name) for name in there),
                 len(group),
                 minutes(group),
-                first["inner_steps"],
-                f"{first['outer_steps']:,}",
+                f"{first['inner_steps']} x {first['outer_steps']:,}",
                 f"{speed:.2f}",
                 f"{images:,.0f}",
                 f"{memory:,.0f} MB",
@@ -259,6 +258,8 @@ def rest(setting: Setting) -> str:
     ]
     if values.get("inner_lr", DEFAULT_INNER_LR) != DEFAULT_INNER_LR:
         parts.append(f"step sizes from {values['inner_lr']:g}")
+    if values.get("inner_momentum"):
+        parts.append(f"momentum {values['inner_momentum']:g}")
     return ", ".join([*parts, *([f"width {values['width']}"] if "width" in values else [])])
 
 

@@ -104,6 +104,7 @@ SETTING = (
     "steps",
     "inner_steps",
     "inner_lr",
+    "inner_momentum",
     "width",
     "networks",
     "compile",
@@ -142,6 +143,7 @@ def make(key: Row, dataset: str, folder: str) -> tuple[DistillerConfig, ModelIni
     if named:
         options["model_args"] = model_args
     options |= {"init": key["init"], "inner_lr": key["inner_lr"]}
+    options["inner_optimizer_args"] = {"momentum": key["inner_momentum"]}
     config = make_config(key, dataset, folder, **options)
     if named:
         return config, None
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--network", default="dd_convnet", choices=list(NETWORKS))
     parser.add_argument("--init", default="random", choices=["random", "fixed"])
     parser.add_argument("--inner_lr", type=float, default=0.02, help="the first step sizes")
+    parser.add_argument("--inner_momentum", type=float, default=0.0, help="momentum of SGD")
     args = parser.parse_args()
     if Path(args.dataset).name not in SHAPES:
         names = ", ".join(SHAPES)

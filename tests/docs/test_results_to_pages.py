@@ -162,12 +162,12 @@ def test_cases_are_sorted_and_their_seeds_counted(script):
     heading = "**random start, 10 images per class**, 1,300 outer steps, 12 inner steps, width 32:"
     assert heading in text
     assert "| better | 90.0 % | 1 |  |" in text
-    other = {"network": "resnet18", "inner_lr": 0.1}
+    other = {"network": "resnet18", "inner_lr": 0.1, "inner_momentum": 0.9}
     text = script.quality.cases({"rows": [rows[0], {**other, **rows[0]}, {**rows[1], **other}]})
     assert text.count("**random start, 1 image per class**") == 1
     # The order of the fields in a row means nothing.
     assert text.count("**resnet18, random start, 1 image per class**") == 1
-    assert "12 inner steps, step sizes from 0.1, width 32:" in text
+    assert "12 inner steps, step sizes from 0.1, momentum 0.9, width 32:" in text
     best = script.quality.selection({"cifar10": {"rows": rows}}).splitlines()[2:]
     assert best == [
         "| CIFAR-10 | 10 | 70.0 ± 7.1 % | dd_convnet, better | random |",
