@@ -39,6 +39,8 @@ class Block:
         command: what wrote the file, where it does not say so itself.
         files: stems of the JSON files; by default the name. Of several, those that are there.
         plot: what the plot beside the file shows, if there is one.
+
+    A file with a value `by_hand` is one that no command wrote: what others published.
     """
 
     name: str
@@ -54,7 +56,7 @@ SEEDS = "Accuracy of every seed, by case"
 PROFILE = "python -m tests.benchmarks.where_time_goes"
 SCALE = "python -m tests.benchmarks.scale"
 BLOCKS = (
-    Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs")),
+    Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs", "published")),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
     Block("mnist", quality.runs, COLLECT, plot=CURVES),
@@ -144,15 +146,21 @@ def content(name: str, page: Path, results: Path) -> str:
     def link(path: Path) -> str:
         return Path(os.path.relpath(path, page.parent)).as_posix()
 
-    if block.plot:
+    if block.plot and (results / f"{stems[0]}.svg").exists():
         light, dark = (results / f"{stems[0]}{suffix}.svg" for suffix in ("", "-dark"))
         images = [f"![{block.plot}]({link(light)}#only-light)"]
         images += [f"![{block.plot}]({link(dark)}#only-dark)"]
         made = "\n".join(images) + f"\n\n{made}"
-    links = ", ".join(f"[{path.name}]({link(path)})" for path in there.values())
-    commands = dict.fromkeys(command_of(report, block) for report in reports.values())
+    by_hand = [stem for stem, report in reports.items() if "by_hand" in report]
+    measured = [stem for stem in reports if stem not in by_hand]
+
+    def links(stems: list[str]) -> str:
+        return ", ".join(f"[{there[stem].name}]({link(there[stem])})" for stem in stems)
+
+    commands = dict.fromkeys(command_of(reports[stem], block) for stem in measured)
     by = " and ".join(f"`{command}`" for command in commands)
-    return f"{made}\n\nFrom {links}, written by {by}."
+    rest = f" Figures of other work: {links(by_hand)}." if by_hand else ""
+    return f"{made}\n\nFrom {links(measured)}, written by {by}.{rest}"
 
 
 def command_of(report: Any, block: Block) -> str:
@@ -201,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     results, code = args.root / "docs" / "results", 0
+    if not args.check:
+        draw(results)  # before the pages, which show the plots that are there
     for page in pages(args.root):
         text, name = page.read_text("utf-8"), page.relative_to(args.root)
         filled, problems = fill(text, page, results)
@@ -213,8 +223,6 @@ def main(argv: list[str] | None = None) -> int:
         elif filled != text:
             page.write_text(filled, "utf-8")
             print(f"{name}: tables made anew")
-    if not args.check:
-        draw(results)
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,12 @@ CONVNET = "dd_convnet"
 DEFAULT_INNER_LR = 0.02
 # What a run came to, and what tells it from others under the same settings.
 OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
-CLASSES = {"mnist": 10, "cifar10": 10}
 # What the record of a run calls its baselines -> what a table does.
 BASELINES = {"random real": "as many random real images", "full data": "all real images"}
 # Data set -> its name in prose.
 NAMES = {
     "digits": "digits (8x8)",
     "mnist": "MNIST",
-    "cifar10": "CIFAR-10",
     "cifar10-runs": "CIFAR-10",
 }
 
@@ -119,34 +117,45 @@ def runs(report: Any) -> str:
 
 def selection(reports: Mapping[str, Any]) -> str:
     """For the start page: of every data set, start and number of images the best recipe."""
-    best: dict[tuple[str, str, str], tuple[float, str, str]] = {}
+    best: dict[tuple[str, str, str], list[Row]] = {}
     for name, report in reports.items():
-        for init, images, network, score, text in candidates(name, rows_of(report)):
-            if score > best.get((name, init, images), (-1.0,))[0]:
-                best[name, init, images] = (score, network, text)
-    head = ["data", "images", "accuracy", "network", "initial weights"]
+        if name == "published":
+            continue
+        for group in recipes(rows_of(report)):
+            key = (NAMES[name], group[0]["init"], number_of_images(group[0]))
+            if key not in best or mean_accuracy(group) > mean_accuracy(best[key]):
+                best[key] = group
+    head = ["data", "images", "accuracy", BASELINES["random real"], "published"]
+    head += ["minutes", "network", "initial weights"]
+    published = rows_of(reports["published"]) if "published" in reports else []
     cells = [
-        [NAMES.get(name, name), images, text, network, init]
-        for (name, init, images), (_, network, text) in best.items()
+        [
+            data,
+            images,
+            accuracy(group),
+            accuracy(group, "random real"),
+            beside(published, data, init, group[0]),
+            minutes(group),
+            described(group[0]),
+            init,
+        ]
+        for (data, init, images), group in best.items()
     ]
-    return table(head, cells, "lrrll")
+    return table(head, cells, "lrrrrrll")
 
 
-def candidates(name: str, rows: list[Row]) -> Iterator[tuple[str, str, str, float, str]]:
-    """Every recipe of a file: start, images, network, its accuracy as a number and in words."""
-    for group in recipes([row for row in rows if "results" in row]):
-        first = group[0]
-        score = statistics.fmean(run["results"]["distilled"]["mean"] for run in group)
-        yield first["init"], number_of_images(first), described(first), score, accuracy(group)
-    for setting, own in by_setting([row for row in rows if "case" in row]).items():
-        for case, found in by_case(own).items():
-            values = dict(setting)
-            network = ", ".join(
-                [network_of(values), *[values[k] for k in ("norm",) if k in values], case]
-            )
-            images = str(values["images_per_class"] * CLASSES[name])
-            score = statistics.fmean(statistics.fmean(a) for a in found)
-            yield values.get("init", "random"), images, network, score, over_seeds(found)
+def mean_accuracy(runs: list[Row]) -> float:
+    """Of what networks reach on the distilled images, over all runs."""
+    return statistics.fmean(run["results"]["distilled"]["mean"] for run in runs)
+
+
+def beside(published: list[Row], data: str, init: str, run: Row) -> str:
+    """The figure of other work for as many stored images of the same data, with its source."""
+    stored = run.get("stored_as", run["images"])
+    for row in published:
+        if (row["data"], row["init"], row["stored_as"]) == (data, init, stored):
+            return f"{row['accuracy']} % ([{row['name']}]({row['url']}))"
+    return ""
 
 
 def baselines(reports: Mapping[str, Any]) -> str:
