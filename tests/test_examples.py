@@ -106,6 +106,26 @@ def test_the_policies_script_trains_the_network_and_step_size_asked_for(
     assert isinstance(make_model(), made)
 
 
+def test_reproduce_recipes(tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+    recipe, results = tmp_path / "tiny.yaml", tmp_path / "results.json"
+    settings = {"dataset": "none", "train_split": "train[:9]", "image_column": "img"}
+    settings |= {"max_steps": 2, "inner_steps": 2, "eval_steps": 1, "compile": "no"}
+    settings |= {"baselines": False, "final_eval_networks": 1}
+    recipe.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, str(EXAMPLES / "reproduce" / "recipes.py"), "digits", str(recipe)]
+    command += ["--json", str(results), "--runs", str(tmp_path / "runs"), "--seeds", "0", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    for _ in range(2):  # the second time all runs are there
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(results.read_text())
+    assert [row["run"] for row in rows] == ["tiny", "tiny_seed1"]
+    assert [at["step"] for at in rows[0]["curve"]] == [1]
+    assert rows[0]["results"]["distilled"]["mean"] != rows[1]["results"]["distilled"]["mean"]
+    assert "step 1 of 2" not in done.stdout
+
+
 def test_minutes_and_curve_of_a_run_follow_from_its_log(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
     script = importlib.import_module("collect")

@@ -67,6 +67,14 @@ def row_of(folder: Path) -> dict[str, Any]:
     }
 
 
+def add_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Put rows into a file; what it holds of other runs stays."""
+    before = json.loads(path.read_text()) if path.exists() else []
+    names = {row["run"] for row in rows}
+    rows = sorted([r for r in before if r["run"] not in names] + rows, key=lambda r: r["run"])
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -76,10 +84,7 @@ def main() -> None:
     for row in rows:
         print(row["run"], row["results"]["distilled"]["mean"])
     if args.json:
-        before = json.loads(args.json.read_text()) if args.json.exists() else []
-        names = {row["run"] for row in rows}
-        rows = sorted([r for r in before if r["run"] not in names] + rows, key=lambda r: r["run"])
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        add_rows(rows, args.json)
 
 
 if __name__ == "__main__":
