@@ -66,13 +66,19 @@ def run(args: argparse.Namespace) -> int:
             )
         check_output_dir(config)
         distiller = Distiller(config=config)
+        main = distiller.accelerator.is_main_process
+        if distiller.eval_data is None and main:
+            print(
+                "dd-plugin distill: warning: there is no split validation or test, so nothing is "
+                "evaluated; name one with --eval_split",
+                file=sys.stderr,
+            )
     except (ValueError, TypeError, OSError, ImportError, PushError) as error:
         raise CommandError(str(error)) from error
     try:
         state = distiller.train()
-    except (ValueError, NonFiniteError) as error:
+    except (ValueError, TypeError, NonFiniteError) as error:
         raise CommandError(str(error)) from error
-    main = distiller.accelerator.is_main_process
     if state.interrupted:
         if main:
             print(
@@ -87,9 +93,25 @@ def run(args: argparse.Namespace) -> int:
             )
         distiller.accelerator.end_training()
         return 143 if state.interrupted == "SIGTERM" else 130
-    if distiller.eval_data is not None:
-        distiller.compare()
     folder = distiller.save_model()
+    if distiller.eval_data is not None:
+        if main and config.baselines:
+            print(
+                f"written to {folder}/; now compared with real images, for which networks are "
+                "trained (Ctrl-C leaves this out)",
+                file=sys.stderr,
+            )
+        try:
+            distiller.compare()
+        except KeyboardInterrupt:
+            if main:
+                print(
+                    f"\nthe comparison is left out; the distilled set is in {folder}, and "
+                    "`dd-plugin evaluate` compares it",
+                    file=sys.stderr,
+                )
+            return 130
+        folder = distiller.save_model()
     if main:
         if distiller.results:
             classes = distiller.synthetic.recipe.num_classes
@@ -132,7 +154,7 @@ def _from_yaml(path: str | None) -> dict[str, Any]:
     if unknown:
         import difflib
 
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
+        hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
         raise CommandError(f"{path} has unknown options {unknown}{hint}")
     return {str(k): v for k, v in content.items()}

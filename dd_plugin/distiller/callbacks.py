@@ -7,6 +7,7 @@ control through which it can ask for a log, an evaluation, a checkpoint, or the 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -80,6 +81,24 @@ class DistillerCallback:
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """After the last step."""
+
+
+def checked_callbacks(callbacks: Any) -> list[DistillerCallback]:
+    """Callbacks as objects; classes are made without arguments, as `transformers.Trainer` does.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"`callbacks` must be a list, got {callbacks!r}; use callbacks=[it]")
+    made = [each() if isinstance(each, type) else each for each in callbacks]
+    events = [name for name in vars(DistillerCallback) if name.startswith("on_")]
+    for each in made:
+        if not all(callable(getattr(each, event, None)) for event in events):
+            raise TypeError(
+                f"`callbacks` must be of DistillerCallback, got {each!r}; derive its class from it"
+            )
+    return made
 
 
 class IntervalCallback(DistillerCallback):

@@ -12,6 +12,8 @@ import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from dd_plugin.distiller.coercion import coerced
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("fixed", "random", "pool"),
     "statistics": ("learned", "tracked", "frozen"),
@@ -206,10 +208,6 @@ class DistillerConfig:
 
     def __post_init__(self) -> None:
         self._coerce()
-        for name, choices in CHOICES.items():
-            # YAML reads the word no as false.
-            if "no" in choices and getattr(self, name) is False:
-                setattr(self, name, "no")
         if self.model_args is None and (self.dataset, self.model) == ("digits", _CONVNET):
             self.model_args = dict(_FOR_DIGITS)
         self.model_args = _dictionary(self.model_args, "model_args")
@@ -219,21 +217,15 @@ class DistillerConfig:
         self._warn_of_no_effect()
 
     def _coerce(self) -> None:
-        """Make numbers of words that YAML does not read as numbers, such as 1e-3."""
+        """Make values of words that YAML does not read as such (1e-3, "false"), by the types."""
         trackers: Any = self.report_to
-        self.report_to = [trackers] if isinstance(trackers, str) else trackers
+        self.report_to = [trackers] if isinstance(trackers, str) else list(trackers or [])
         for own in fields(self):
-            value, kind = getattr(self, own.name), type(own.default)
-            if kind not in (int, float) or type(value) is kind:
-                continue
-            try:
-                number = float(value)
-                if isinstance(value, bool) or (kind is int and not number.is_integer()):
-                    raise ValueError
-            except (TypeError, ValueError):
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"`{own.name}` must be {what}, got {value!r}") from None
-            setattr(self, own.name, kind(number))
+            value = getattr(self, own.name)
+            # YAML reads the word no as false.
+            if value is False and "no" in CHOICES.get(own.name, ()):
+                value = "no"
+            setattr(self, own.name, coerced(own.name, value, str(own.type)))
 
     def with_model(self, name: str) -> DistillerConfig:
         """The same settings with another network; arguments that were a default are left out."""

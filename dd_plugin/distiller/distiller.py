@@ -32,6 +32,7 @@ from dd_plugin.distiller.callbacks import (
     DistillerState,
     IntervalCallback,
     ProgressCallback,
+    checked_callbacks,
 )
 from dd_plugin.distiller.checkpoint import (
     checkpoints,
@@ -42,7 +43,7 @@ from dd_plugin.distiller.checkpoint import (
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
-from dd_plugin.distiller.output_folder import check_output_dir, check_writable
+from dd_plugin.distiller.output_folder import check_apart, check_output_dir, check_writable
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
@@ -115,6 +116,8 @@ class Distiller:
                 f"`networks_per_step` must be a multiple of the number of processes, {world}, got "
                 f"{self.networks_per_step}; leave it out for one per process"
             )
+        for images in (train_dataset, eval_dataset):
+            check_apart(self.output_dir, images)
         if self.accelerator.is_main_process:
             check_writable(self.output_dir)
             if config.push_to_hub:
@@ -158,7 +161,7 @@ class Distiller:
         self._scheduled_steps = config.max_steps
         self.state = DistillerState(max_steps=config.max_steps)
         self.control = DistillerControl()
-        self.callbacks = [IntervalCallback(), ProgressCallback(), *callbacks]
+        self.callbacks = [IntervalCallback(), ProgressCallback(), *checked_callbacks(callbacks)]
         self.best = BestSet()
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.config import DistillerConfig
@@ -20,12 +21,8 @@ def check_output_dir(config: DistillerConfig) -> None:
         ValueError: it holds another run.
         OSError: it cannot be written.
     """
-    folder, data = Path(config.output_dir), Path(config.dataset)
-    if data.exists() and folder.exists() and data.resolve() == folder.resolve():
-        raise ValueError(
-            f"`output_dir` {config.output_dir!r} is the folder of the real images, whose files "
-            "would be replaced; choose another"
-        )
+    folder = Path(config.output_dir)
+    check_apart(folder, config.dataset)
     taken = (folder / RECORD).exists() or bool(checkpoints(folder))
     if not taken and any((folder / name).exists() for name in (IMAGES, TENSORS)):
         raise ValueError(
@@ -43,6 +40,27 @@ def check_output_dir(config: DistillerConfig) -> None:
             "`overwrite_output_dir` to lose it"
         )
     check_writable(folder)
+
+
+def check_apart(folder: Path, data: Any) -> None:
+    """See that a run does not write among its real images, where the next one would read it.
+
+    Args:
+        folder: the run's.
+        data: where the real images are, if that is a folder; anything else is passed over.
+
+    Raises:
+        ValueError: the folder is that of the images, or in it.
+    """
+    if not isinstance(data, (str, os.PathLike)) or not Path(data).exists():
+        return
+    images, own = Path(data).resolve(), folder.resolve()
+    if images == own or images in own.parents:
+        where = "is" if images == own else "is inside of"
+        raise ValueError(
+            f"`output_dir` {str(folder)!r} {where} the folder of the real images, {str(data)!r}, "
+            "where what is written would be read as real images; choose a folder beside it"
+        )
 
 
 def check_writable(folder: Path) -> None:

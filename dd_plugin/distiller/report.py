@@ -132,13 +132,18 @@ def _protocol(distiller: Distiller) -> dict[str, Any]:
     if data is None or not distiller.results:
         return {}
     chosen = {"best_step": distiller.state.best_step} if config.load_best_model_at_end else {}
+    name = _public_name(config.dataset) if distiller.named_data else None
+    command = f"dd-plugin evaluate {distiller.output_dir.name}"
+    if name is None:
+        command += " --dataset FOLDER"
+        command += f" --split {distiller.eval_split}" if distiller.eval_split else ""
     return {
         **chosen,
-        "dataset": _public_name(config.dataset) if distiller.named_data else None,
+        "dataset": name,
         "split": distiller.eval_split,
         "images": _length(data),
         "eval_mode": True,
-        "command": f"dd-plugin evaluate {distiller.output_dir.name}",
+        "command": command,
     }
 
 

@@ -163,10 +163,19 @@ def _read(
     source = source if eval_dataset is None else eval_dataset
     if not isinstance(source, (str, dict)):
         return _Data(train, load_real(source, **options), split)
+    same = source if eval_dataset is None else None  # the data that are distilled
     if config.eval_split is not None:
         given = config.eval_split
+        if same is not None and given == split:
+            raise ValueError(
+                f"`eval_split` must not be the split that is distilled, {given!r}: networks would "
+                "be tested on what the images were learned from; name another, or a slice that "
+                "`train_split` leaves out, such as train[55000:]"
+            )
         return _Data(train, load_real(source, given, **options), split, given)
     for name in ("validation", "test"):
+        if same is not None and name == split:
+            continue
         try:
             return _Data(train, load_real(source, name, **options), split, name)
         except MissingSplitError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from dd_plugin.cli import main
 from tests.repository import ROOT
@@ -90,6 +91,31 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path, capsys, digits):
     assert main(["distill", f"--output_dir={tmp_path}"]) == 2
     assert "holds another run" in capsys.readouterr().err
     assert (tmp_path / "recipe.json").read_text() == "{}"
+
+
+def test_ctrl_c_in_the_comparison_keeps_the_set(tmp_path, capsys, monkeypatch, digits):
+    from dd_plugin.distiller import Distiller
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Distiller, "compare", interrupted)
+    words = [f"--output_dir={tmp_path}", "--max_steps=1", "--inner_steps=1", "--disable_tqdm"]
+    assert main(["distill", *words, "--save_steps=0"]) == 130
+    assert "the comparison is left out; the distilled set is in" in capsys.readouterr().err
+    assert (tmp_path / "recipe.json").exists()
+
+
+def test_data_without_a_split_to_evaluate_on_are_told(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(2):
+            shade = (60 * i, 200 - 60 * i)[name == "b"]
+            Image.new("L", (8, 8), shade).save(tmp_path / "images" / name / f"{i}.png")
+    words = [f"--dataset={tmp_path / 'images'}", f"--output_dir={tmp_path / 'out'}"]
+    words += ["--max_steps=1", "--inner_steps=1", "--disable_tqdm", "--save_steps=0"]
+    assert main(["distill", *words, "--real_batch_size=4"]) == 0
+    assert "there is no split validation or test" in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, digits):

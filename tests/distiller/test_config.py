@@ -19,7 +19,7 @@ def test_the_defaults_are_possible_and_silent():
         ({"statistics": "x"}, "`statistics` must be one of"),
         ({"inner_steps": 0}, "`inner_steps` must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
-        ({"learning_rate": float("nan")}, "`learning_rate` must be positive"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number, got nan"),
         ({"window": "random"}, "`window_length` must be given"),
         ({"window": "last", "window_length": 99}, "between 1 and `inner_steps` = 20, got 99"),
         ({"batching": "groups", "groups": 3}, "`groups` must divide `images_per_class` = 1"),
@@ -85,7 +85,7 @@ def test_numbers_as_yaml_reads_them():
     assert DistillerConfig(report_to="tensorboard").report_to == ["tensorboard"]
     for options, message in (
         ({"max_steps": 2.5}, "`max_steps` must be a whole number, got 2.5"),
-        ({"learning_rate": "fast"}, "`learning_rate` must be a number, got 'fast'"),
+        ({"learning_rate": "fast"}, "`learning_rate` must be a finite number, got 'fast'"),
         ({"networks_per_step": -2}, "`networks_per_step` must be at least 1 or None, got -2"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -401,6 +401,48 @@ def test_files_of_a_data_set_are_not_replaced(tmp_path):
     check_output_dir(toy_config(tmp_path / "run", resume_from_checkpoint=inside))
 
 
+def test_nothing_is_written_among_the_real_images(tmp_path):
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
+    inside = images / "a" / "distilled"
+    with pytest.raises(ValueError, match="is inside of the folder of the real images"):
+        check_output_dir(toy_config(inside, dataset=str(images)))
+    with pytest.raises(ValueError, match="is inside of the folder of the real images"):
+        Distiller(None, toy_config(inside), toy_dataset(), images)
+    check_output_dir(toy_config(tmp_path / "images-distilled", dataset=str(images)))
+
+
+def test_images_are_not_tested_on_what_they_were_learned_from(tmp_path):
+    splits = DatasetDict(train=toy_dataset(), validation=toy_dataset(30, 1))
+    config = toy_config(tmp_path, train_split="validation", eval_split="validation")
+    with pytest.raises(ValueError, match="`eval_split` must not be the split that is distilled"):
+        Distiller(None, config, splits)
+    # Found by itself, it is another one, or none.
+    distiller = Distiller(None, toy_config(tmp_path, train_split="validation"), splits)
+    assert distiller.eval_data is None
+    config = toy_config(tmp_path, eval_split="train")
+    assert Distiller(None, config, toy_dataset(), splits).eval_split == "train"
+
+
+def test_the_command_of_the_card_asks_for_data_that_have_no_name(tmp_path):
+    distiller = toy_distiller(tmp_path, max_steps=1)
+    distiller.compare()
+    record = json.loads((distiller.save_model() / "recipe.json").read_text())
+    command = f"dd-plugin evaluate {tmp_path.name} --dataset FOLDER"
+    assert record["protocol"]["command"] == command
+
+
+def test_callbacks_may_be_classes(tmp_path):
+    class Ends(DistillerCallback):
+        def on_step_end(self, config, state, control, **kwargs):
+            control.should_training_stop = True
+
+    assert toy_distiller(tmp_path, callbacks=[Ends]).train().global_step == 1
+    for wrong, message in ((Ends(), "must be a list"), ([print], "must be of DistillerCallback")):
+        with pytest.raises(TypeError, match=message):
+            toy_distiller(tmp_path, callbacks=wrong)
+
+
 def test_a_damaged_validation_split_is_not_passed_over(tmp_path):
     damaged = toy_dataset(30, 1).cast_column("label", Value("int64"))
     damaged = damaged.map(lambda row: {"label": -1})

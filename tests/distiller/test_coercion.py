@@ -1,0 +1,36 @@
+import pytest
+
+from dd_plugin.distiller import DistillerConfig
+
+
+@pytest.mark.parametrize(("word", "value"), [("false", False), ("No", False), ("on", True)])
+def test_switches_in_quotes_mean_what_they_say(word, value):
+    assert DistillerConfig(soft_labels=word).soft_labels is value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baselines": "nope"}, "`baselines` must be true or false, got 'nope'"),
+        ({"max_grad_norm": float("inf")}, "`max_grad_norm` must be a finite number, got inf"),
+        ({"inner_lr": "nan"}, "`inner_lr` must be a finite number, got 'nan'"),
+        ({"max_steps": None}, "`max_steps` must be a whole number, got None"),
+        ({"window_length": "long"}, "`window_length` must be a whole number, or nothing, got"),
+        ({"max_steps": True}, "`max_steps` must be a whole number, got True"),
+        ({"dataset": None}, "`dataset` must be text, got None"),
+        ({"dataset": 5}, "`dataset` must be text, got 5"),
+    ],
+)
+def test_values_of_another_kind_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        DistillerConfig(**options)
+
+
+def test_optional_values_may_be_words_or_nothing(tmp_path):
+    config = DistillerConfig(
+        networks_per_step="2", image_size="1e1", save_total_limit=None, report_to=None
+    )
+    assert (config.networks_per_step, config.image_size) == (2, 10)
+    assert (config.save_total_limit, config.report_to) == (None, [])
+    assert DistillerConfig(output_dir=tmp_path).output_dir == str(tmp_path)
+    assert DistillerConfig(compile=False, mixed_precision=False).compile == "no"
