@@ -13,8 +13,12 @@ forward-mode rule of its backward (forward over reverse) or for the derivative o
 | weight_norm, fused | missing | wrong |
 | cdist, pdist | missing | right |
 | huber_loss, soft_margin_loss | missing | right |
+| mse_loss | missing where one side has no tangent, as labels | right |
 | multi_margin_loss, embedding_bag | missing | missing |
 | native_channel_shuffle | missing, and so is the first | missing |
+
+`one_hot` has no derivative and needs none, but it reads its input, which a tensor without data
+does not let it do inside of a transform: the engine's trace failed at it.
 
 Each function here has the signature and the values of the operation it stands for, and is made of
 operations that have every rule. `second_order` puts them in place. What none of this covers
@@ -32,10 +36,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from dd_plugin.bilevel.grid_sampling import grid_sample, grid_sampler
 
 _native_embedding_bag = F.embedding_bag
+_native_one_hot = F.one_hot
 _native_attention = F.scaled_dot_product_attention
 
 
@@ -187,6 +193,14 @@ def huber_loss(
     )
 
 
+def mse_loss(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """`torch._C._nn.mse_loss`, what `torch.nn.functional.mse_loss` calls without weights.
+
+    The reduction is torch's number for it: 0 none, 1 mean, 2 sum.
+    """
+    return _reduced((input - target).square(), ("none", "mean", "sum")[reduction])
+
+
 def soft_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -243,6 +257,13 @@ def embedding_bag(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> T
     return rows.sum(1) if mode == "sum" else rows.mean(1)
 
 
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """`torch.nn.functional.one_hot`, by comparison while `make_fx` traces."""
+    if num_classes < 1 or get_proxy_mode() is None:
+        return _native_one_hot(tensor, num_classes)
+    return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
+
+
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """`torch.native_channel_shuffle`: (N, C, ...), the channels of the groups interleaved."""
     return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
@@ -266,9 +287,12 @@ REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = tuple(
         (torch, "_weight_norm", weight_norm),
         (sys.modules["torch.nn.utils.weight_norm"], "_weight_norm", weight_norm),
         (F, "huber_loss", huber_loss),
+        (torch._C._nn, "mse_loss", mse_loss),
         (F, "soft_margin_loss", soft_margin_loss),
         (F, "multi_margin_loss", multi_margin_loss),
         (F, "embedding_bag", embedding_bag),
+        (F, "one_hot", one_hot),
+        (torch._C._nn, "one_hot", one_hot),
         (torch, "native_channel_shuffle", channel_shuffle),
     )
     if hasattr(home, name)

@@ -233,6 +233,11 @@ class BatchedProblem(BilevelProblem):
         """As `outer`."""
         return self.outer(inputs)
 
+    def outer_value(self, inputs: StepInputs) -> Tensor:
+        """The mean of the networks' losses."""
+        run: Any = vmap(super().outer_value, in_dims=(_DIMS,))
+        return run(inputs._replace(noise=[])).mean()
+
 
 def _batched(
     problem: BilevelProblem,

@@ -75,9 +75,9 @@ def hypergradient(
         statistics: the same for running statistics.
         constants: the same for what the run holds constant (`momentum_shift` and so on).
         hyperparameters: values to use instead of the optimizer's own.
-        leaves: tensors that the batches, step sizes, hyperparameters, ``parameters``,
-            ``statistics`` or ``constants`` were computed from; their gradients are then in
-            ``result.leaves``.
+        leaves: tensors that the batches, the outer batch, step sizes, hyperparameters,
+            ``parameters``, ``statistics`` or ``constants`` were computed from; their gradients
+            are then in ``result.leaves``.
 
     Returns:
         Everything; see `Hypergradient`.

@@ -193,8 +193,9 @@ def missing_rule_operation(error: BaseException) -> str | None:
 
     Returns:
         The operation as torch names it, without "aten::"; "autograd.Function" for a custom
-        function, whose name torch does not tell; "saved tensor hooks" for activation
-        checkpointing or offloading inside of a transform; None for any other error.
+        function, whose name torch does not tell; "an operation that torch does not name" where a
+        rule writes into a tangent that is zero; "saved tensor hooks" for activation checkpointing
+        or offloading inside of a transform; None for any other error.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -207,6 +208,8 @@ def missing_rule_operation(error: BaseException) -> str | None:
                 return match.group(1).removeprefix("aten::")
         if any(text in message for text in _CUSTOM_FUNCTION):
             return "autograd.Function"
+        if "ZeroTensors are immutable" in message:
+            return "an operation that torch does not name"
         if "don't yet support saved tensor hooks" in message:
             return "saved tensor hooks"
         current = current.__cause__ or current.__context__

@@ -285,6 +285,19 @@ class BilevelProblem:
         theta, s, c = pytree.tree_unflatten(list(slopes.values()), spec).values()
         return value.detach(), theta, s, c
 
+    def outer_value(self, inputs: StepInputs) -> Tensor:
+        """Λ alone, 0-d."""
+        return self.loss(inputs, outer=True)[0]
+
+    def outer_batch(self, inputs: StepInputs, roles: Sequence[str]) -> list[Tensor | None]:
+        """The gradient of Λ for its own images, labels or both, by torch's own autograd."""
+        with torch.enable_grad():
+            leaves = list(_leaves(inputs, roles).values())
+            value = self.outer_value(inputs._replace(**dict(zip(roles, leaves, strict=True))))
+            if not value.requires_grad:
+                return [None] * len(leaves)
+            return list(torch.autograd.grad(value, leaves, allow_unused=True))
+
 
 def _differentiated(inputs: StepInputs) -> list[str]:
     """The roles that a sweep has adjoints for: labels only where they are probabilities."""

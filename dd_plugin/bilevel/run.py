@@ -159,23 +159,26 @@ class Run:
         )
 
     def _judge(self) -> None:
-        total = sum(len(images) for images, _ in self.outer_batches)
         self.bars: list[Any] | None = None
         outer = torch.zeros(())
-        for index, (images, labels) in enumerate(self.outer_batches):
-            batch = (images.detach(), labels.detach())
-            noise = mix(self.seed, 1 << 41, index)
-            inputs = self.problem.inputs(self.state, self.constants, batch, noise)
+        for index, (images, _) in enumerate(self.outer_batches):
+            inputs, share = self._outer_inputs(index)
             try:
                 loss, *bars = self.steps.outer(inputs)
             except (RuntimeError, ValueError, IndexError) as error:
                 error.add_note(f"while judging the trained network on {describe(images)}")
                 raise
-            share = len(images) / total
             bars = pytree.tree_map(lambda t, w=share: t * w, bars)
             outer = loss * share + (outer if index else 0.0)
             self.bars = bars if self.bars is None else _add(self.bars, bars)
         self.outer_loss = outer
+
+    def _outer_inputs(self, index: int) -> tuple[StepInputs, float]:
+        """What the trained network is judged on, and the share of that in the outer loss."""
+        images, labels = self.outer_batches[index]
+        batch, noise = (images.detach(), labels.detach()), mix(self.seed, 1 << 41, index)
+        inputs = self.problem.inputs(self.state, self.constants, batch, noise)
+        return inputs, len(images) / sum(len(x) for x, _ in self.outer_batches)
 
     def _losses_are_finite(self) -> bool:
         stacked = torch.stack(self.losses)
@@ -282,6 +285,8 @@ class Run:
             for k, bar in self.batch_bars.items():
                 images, labels = self.batches(k)
                 pairs += [(images, bar.images), (labels, bar.labels)]
+        if self.leaves.tensors:
+            pairs += self._outer_pairs()
         for schedule in (self.step_size, *self.hyper.values()):
             pairs += schedule.pairs()
         bars = {"constants": self.constants_bar}
@@ -290,6 +295,20 @@ class Run:
         for role, given in self.given.items():
             pairs += [(t, bars[role][name]) for name, t in given.items() if role in bars]
         self.leaves.pull(pairs)
+
+    def _outer_pairs(self) -> list[tuple[Tensor, Tensor | None]]:
+        """The outer images and labels that were made from something, with their adjoints."""
+        pairs: list[tuple[Tensor, Tensor | None]] = []
+        for index, batch in enumerate(self.outer_batches):
+            made = {
+                r: t for r, t in zip(("images", "labels"), batch, strict=True) if t.requires_grad
+            }
+            if made:
+                inputs, share = self._outer_inputs(index)
+                bars = self.problem.outer_batch(inputs, list(made))
+                bars = [None if bar is None else bar * share for bar in bars]
+                pairs += zip(made.values(), bars, strict=True)
+        return pairs
 
     def _fill_with_nan(self) -> None:
         def fill(tree: Any) -> Any:

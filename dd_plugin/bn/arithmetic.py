@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -46,7 +47,8 @@ def positive(variance: Tensor) -> Tensor:
     A variance that an optimizer moved below zero is read as its absolute value, so that it stays
     a variance and still has a gradient; any variance that is one already is unchanged, to the bit.
     """
-    if not torch.is_grad_enabled() and in_plain_eager_mode():
+    # `torch.jit.trace` checks its graph without gradients: it must be the same graph there.
+    if not torch.is_grad_enabled() and in_plain_eager_mode() and not is_tracing():
         return variance.abs()  # no derivative can be asked for: one operation instead of three
     return torch.where(variance < 0, -variance, variance)
 

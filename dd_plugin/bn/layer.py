@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
 from dd_plugin.bn import arithmetic
@@ -176,7 +177,9 @@ class LearnableStatistics(nn.Module):
             return self._normalize_with_batch(x)
         effective = self.effective_statistics()
         moves = self._moves_statistics()
-        fused = arithmetic.fused_kernel_is_exact(x)
+        # `fused_normalize` depends on whether gradients are recorded, which `torch.jit.trace` does
+        # and its check does not: the two graphs would differ.
+        fused = not is_tracing() and arithmetic.fused_kernel_is_exact(x)
         normalize = arithmetic.fused_normalize if fused else arithmetic.normalize
         y = normalize(
             x,

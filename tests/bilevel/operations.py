@@ -277,7 +277,21 @@ _add(
     _uniform(5),
 )
 _add("kl_div", lambda x, t: F.kl_div(x, t, reduction="batchmean"), _normal(3, 5), SOFT)
-_add("mse_loss", F.mse_loss, _normal(3, 5), _normal(3, 5))
+for _reduction in ("none", "mean", "sum"):
+    # The target without a tangent, as labels have none; its own rule fails then, with "mean".
+    _add(
+        f"mse_loss of labels, {_reduction}",
+        lambda x, r=_reduction: F.mse_loss(x, torch.eye(3, 5).to(x), reduction=r),
+        _normal(3, 5),
+        replaced=True,
+    )
+    _add(
+        f"mse_loss, {_reduction}",
+        lambda x, y, r=_reduction: F.mse_loss(x, y, reduction=r),
+        _normal(3, 5),
+        _normal(3, 5),
+        replaced=True,
+    )
 _add("smooth_l1_loss", F.smooth_l1_loss, _normal(3, 5), _normal(3, 5))
 _add("huber_loss", lambda x, y: F.huber_loss(x, y), _normal(3, 5), _normal(3, 5), replaced=True)
 _add(

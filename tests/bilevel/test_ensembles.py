@@ -47,6 +47,25 @@ def test_an_ensemble_is_the_mean_of_its_networks(mode, optimizer):
     assert found.mean.inner_losses.shape == (3, count)
 
 
+@pytest.mark.parametrize("mode", ["sequential", "batched"])
+@pytest.mark.parametrize("compile", [False, "trace"])
+def test_leaves_of_the_outer_batch_get_the_mean(mode, compile):
+    problem, networks = _problem(sgd(0.9), compile=compile)
+    batches, (images, _) = soft_batches(2), hard_batch()
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    batches = [(x * scale, y) for x, y in batches]
+    outer = [(images[:2] * scale, logits[:2].softmax(1)), (images[2:], logits[2:].softmax(1))]
+    options = {"step_size": 0.05, "leaves": [scale, logits]}
+    found = hypergradients(problem, batches, outer, networks, mode=mode, **options).mean
+    single = [hypergradient(problem, batches, outer, initial=s, **options) for s in networks]
+    for index, leaf in enumerate(found.leaves):
+        expected = sum(r.leaves[index] for r in single) / len(networks)
+        assert float(expected.abs().max()) > 1e-4
+        assert relative_error(leaf, expected) < 1e-9
+    assert problem.compile == compile
+
+
 def test_batched_networks_draw_their_own_random_numbers():
     problem, networks = _problem(sgd(), count=2, dropout=0.5)
     same = [networks[0], networks[0]]

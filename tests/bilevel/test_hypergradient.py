@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import (
@@ -299,6 +300,90 @@ def test_leaves_get_what_autograd_would_give_them(as_function):
     assert pool.grad is None
 
 
+class _Transformed:
+    """Inner and outer images scaled by a learned number, the outer images and labels learned."""
+
+    def __init__(self):
+        self.scale = torch.tensor(0.7, dtype=torch.float64)
+        self.inner = soft_batches(3)
+        self.images = hard_batch()[0]
+        self.labels = torch.randn(5, 3, dtype=torch.float64)
+        self.leaves = [t.requires_grad_() for t in (self.scale, self.images, self.labels)]
+
+    def batches(self):
+        return [((x * self.scale).tanh(), y) for x, y in self.inner]
+
+    def outer(self):
+        images, labels = (self.images * self.scale).tanh(), self.labels.softmax(1)
+        return [(images[:2], labels[:2]), (images[2:], labels[2:])]
+
+    def measured(self, loss):
+        """Central differences of a loss of (batches, outer) for each leaf, with directions."""
+        for leaf in self.leaves:
+            d = torch.randn(leaf.shape, dtype=torch.float64)
+            losses = []
+            for eps in (1e-5, -1e-5):
+                with torch.no_grad():
+                    leaf += eps * d
+                    losses.append(float(loss(self.batches(), self.outer())))
+                    leaf -= eps * d
+            yield d, (losses[0] - losses[1]) / 2e-5
+
+
+@pytest.mark.parametrize("compile", [False, "trace"])
+@pytest.mark.parametrize("outer_training", [False, True])
+def test_leaves_of_the_outer_batch(compile, outer_training):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Softplus() if isinstance(m, nn.ReLU) else m for m in convnet(width=2))
+    )
+    problem = BilevelProblem(
+        convert_bn(model, "tracked"), outer_training=outer_training, compile=compile
+    )
+    made = _Transformed()
+
+    def run(batches, outer, **options):
+        return hypergradient(problem, batches, outer, step_size=0.3, **options)
+
+    expected = list(made.measured(lambda *both: run(*both).outer_loss))
+    for method in ("mixed", "reverse", "autograd"):
+        result = run(made.batches(), made.outer(), leaves=made.leaves, method=method)
+        for found, (d, slope) in zip(result.leaves, expected, strict=True):
+            assert float((found * d).sum()) == pytest.approx(slope, rel=1e-6), method
+            assert abs(slope) > 1e-6
+    assert problem.compile == compile
+
+
+def test_the_outer_half_of_a_leaf_in_closed_form():
+    # theta' = theta - a 2 x (theta x - y), outer loss (theta' z - t)^2. z and t get their partial
+    # derivatives 2 theta' (theta' z - t) and -2 (theta' z - t); with x = z = w the inner half of w
+    # is 2 w (theta' w - t) dtheta'/dx, dtheta'/dx = -2 a (2 theta x - y).
+    theta, y, t, a = 0.3, 1.1, -0.4, 0.2
+    w = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([t], dtype=torch.float64, requires_grad=True)
+    problem = BilevelProblem(_Scalar(theta), inner_loss=_mse, outer_loss=_mse)
+    label = torch.tensor([y], dtype=torch.float64)
+    x = w.item()
+    after = theta - a * 2 * x * (theta * x - y)
+    error = after * x - t
+    expected = 2 * after * error + 2 * x * error * -2 * a * (2 * theta * x - y)
+    for method in ("mixed", "reverse", "autograd"):
+        # As they are, and through a graph.
+        for outer in ((w, target), (w * 1, target * 1)):
+            result = hypergradient(
+                problem, [(w, label)], outer, step_size=a, leaves=[w, target], method=method
+            )
+            assert float(result.leaves[0]) == pytest.approx(expected, rel=1e-12)
+            assert float(result.leaves[1]) == pytest.approx(-2 * error, rel=1e-12)
+
+
+def test_an_outer_batch_without_a_gradient_is_judged_once(monkeypatch):
+    monkeypatch.setattr(BilevelProblem, "outer_batch", None)
+    made = _Transformed()
+    hypergradient(convnet(), made.batches(), hard_batch(), step_size=0.1, leaves=made.leaves)
+    hypergradient(convnet(), made.batches(), made.outer(), step_size=0.1)  # nothing asks for it
+
+
 # Nothing leaks.
 
 
@@ -356,6 +441,65 @@ def test_an_operation_without_a_forward_rule_is_named_and_handled():
     ) as caught:
         result = hypergradient(model, batches, outer, step_size=0.1)
     assert caught[0].filename == __file__
+    oracle = hypergradient(model, batches, outer, step_size=0.1, method="autograd")
+    assert result.method == "reverse"
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
+@pytest.mark.parametrize("compile", [False, "trace"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_mean_squared_error_of_labels(compile, reduction, soft):
+    # The inner loss of KIP and FRePo; hard labels have no tangent, soft ones do.
+    def loss(logits, labels):
+        target = labels if soft else functional.one_hot(labels, 3).double()
+        return functional.mse_loss(logits, target, reduction=reduction).mean()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    shape = (3, 2, 2)
+    batches = soft_batches(2, shape=shape) if soft else [hard_batch(shape=shape)] * 2
+    outer = hard_batch(shape=shape)
+    problem = BilevelProblem(model, inner_loss=loss, compile=compile)
+    result = hypergradient(problem, batches, outer, step_size=0.1)
+    oracle = hypergradient(
+        BilevelProblem(model, inner_loss=loss), batches, outer, step_size=0.1, method="autograd"
+    )
+    assert result.method == "mixed"
+    assert problem.compile == compile
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
+class _ZeroTangent(torch.autograd.Function):
+    """Fails as torch's own rules do that write into a tangent which is zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+    @staticmethod
+    def jvp(ctx, t):
+        return torch._efficientzerotensor(t.shape, dtype=t.dtype).add_(t)
+
+
+def test_a_forward_rule_that_writes_into_a_zero_is_a_missing_one():
+    class Layer(nn.Module):
+        def forward(self, x):
+            return _ZeroTangent.apply(x)
+
+    model = nn.Sequential(*convnet(), Layer())
+    batches, outer = soft_batches(2), hard_batch()
+    with pytest.warns(MissingRuleWarning, match="an operation that torch does not name has no"):
+        result = hypergradient(model, batches, outer, step_size=0.1)
     oracle = hypergradient(model, batches, outer, step_size=0.1, method="autograd")
     assert result.method == "reverse"
     assert worst_error(result, oracle)[0] < 1e-9

@@ -7,8 +7,10 @@ forward over reverse with double backward.
 
 import copy
 import functools
+import inspect
 import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -59,7 +61,10 @@ def test_replaced_operations_keep_their_values(name):
     torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("name", ["hardsigmoid", "cdist 2.0", "huber_loss", "attention, causal"])
+@pytest.mark.parametrize(
+    "name",
+    ["hardsigmoid", "cdist 2.0", "huber_loss", "attention, causal", "mse_loss of labels, mean"],
+)
 def test_the_help_is_needed(name):
     with pytest.raises((RuntimeError, NotImplementedError)) as raised:
         second_derivatives(*TABLE[name])
@@ -88,6 +93,25 @@ def test_attention_details():
         assert abs(dropped.mean().item() - 1.0) < 0.05
         with pytest.raises(ValueError, match="combine them"):
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=True)
+
+
+def test_mse_loss_is_the_one_of_torch_in_everything_else():
+    x, y = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.eye(3, 5)
+    losses = {
+        "legacy": lambda: F.mse_loss(x, y, size_average=False),
+        "module": lambda: nn.MSELoss()(x, y),
+    }
+    if "weight" in inspect.signature(F.mse_loss).parameters:
+        losses["weight"] = lambda: F.mse_loss(x, y, weight=1 + y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # size_average is deprecated
+        expected = {name: loss() for name, loss in losses.items()}
+        with second_order():
+            found = {name: loss() for name, loss in losses.items()}
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss, msg=name)
+    with second_order(), pytest.warns(UserWarning, match="target size"):
+        F.mse_loss(x, y[:1])
 
 
 def test_hardsigmoid_in_place_writes_into_its_input():
@@ -607,6 +631,11 @@ def test_needs_of_timm_and_transformers():
             "_embedding_bag_backward",
         ),
         ("double backwards on roi_align not supported", "roi_align"),
+        (
+            "ZeroTensors are immutable. Please use the materialized zero tensor obtained using "
+            ".clone() if you want a mutable tensor.",
+            "an operation that torch does not name",
+        ),
         ("Expected all tensors to be on the same device", None),
     ],
 )

@@ -381,6 +381,30 @@ def test_compiled_by_inductor_equals_eager():
 
 
 @policies
+@both_modes
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the check of the channels
+def test_jit_trace(statistics, train_with):
+    # `trace` records with gradients and checks its graph without: it raises if they differ.
+    model = convert_bn(network(), statistics, train_with).eval()
+    with torch.no_grad():
+        (model[1].running_var if statistics == "learned" else model[1].bias)[0] *= -1
+    first, other = batches(2)
+    traced = torch.jit.trace(model, first)
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for x in (first, other[:1]):
+        close(traced(x), model(x))
+        # Statistics are not held constant in it.
+        found, expected = (torch.autograd.grad(m(x).sum(), wanted) for m in (traced, model))
+        for one, two in zip(found, expected, strict=True):
+            close(one, two)
+    model.train()
+    if train_with == "batch" or statistics != "tracked":
+        traced = torch.jit.trace(model, first, check_trace=True)
+        close(traced(first), model(first))
+
+
+@policies
 def test_symbolic_trace(statistics):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).double()
     convert_bn(model, statistics)
