@@ -2,11 +2,13 @@
 
 Loads each set from a folder or the Hub, trains fresh networks on it, on as many random real images
 and on all of them, tests them in eval mode, prints the table and stores it: in the set's own record
-and card where that is a folder here, and in a JSON file on request.
+and card where that is a folder here, and in a JSON file on request. This takes long, so whatever
+can be found out before is, and each row is stored at once.
 """
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,32 +65,30 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: A set, model or data set cannot be had, or they do not fit together.
     """
-    import torch
-
     from dd_plugin.data import DataError
-    from dd_plugin.hub.comparison import merge_rows, rows_table
+    from dd_plugin.hub.comparison import rows_table
     from dd_plugin.hub.dataset import DistilledDataset
-    from dd_plugin.hub.folder import write_record
     from dd_plugin.models import ModelLoadError
 
     if args.networks < 1:
         raise CommandError(f"--networks must be at least 1, got {args.networks}")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.output:
+        _check_output(args.output)
+    device = _checked_device(args.device)
     try:
         opened = [
             DistilledDataset.from_pretrained(name, revision=args.revision, token=args.token)
             for name in args.sets
         ]
+        models = [
+            _checked_models(name, distilled, args)
+            for name, distilled in zip(args.sets, opened, strict=True)
+        ]
         rows: list[dict[str, Any]] = []
-        for name, distilled in zip(args.sets, opened, strict=True):
-            own = _rows(name, distilled, args, device, rows)
+        for name, distilled, chosen in zip(args.sets, opened, models, strict=True):
+            own = _rows(name, distilled, chosen, args, device, rows)
             print(rows_table(own))
             _print_loss(name, own)
-            if Path(name).is_dir():
-                kept = [{k: v for k, v in row.items() if k != "set"} for row in own]
-                record = dict(distilled.record)
-                record["evaluations"] = merge_rows(record["evaluations"], kept)
-                write_record(Path(name), record)
     except (DataError, ModelLoadError, ImportError, OSError, ValueError) as error:
         raise CommandError(str(error)) from error
     if len(args.sets) > 1:
@@ -96,24 +96,78 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_output(output: Path) -> None:
+    if output.is_dir():
+        raise CommandError(f"--output must be a file, got the folder {output}; add a name")
+    if not output.parent.is_dir():
+        raise CommandError(
+            f"--output must be in a folder that is there, got {output}; make {output.parent} first"
+        )
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise CommandError(f"--output must be writable, got {output}; choose another file")
+
+
+def _checked_device(given: str | None) -> str:
+    import torch
+
+    device = given or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=device).item()
+    # Without support for the device torch has assertions and errors of several kinds.
+    except (AssertionError, RuntimeError, ValueError, TypeError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CommandError(
+            f"--device must be one that works here, got {device}: {reason}; use --device cpu"
+        ) from error
+    return device
+
+
+def _checked_models(name: str, distilled: Any, args: argparse.Namespace) -> list[str]:
+    """The models to train on a set, each of which has taken two of its images."""
+    from dd_plugin.bilevel.randomness import untouched_generators
+    from dd_plugin.distiller.network_checks import check_model, check_outputs
+    from dd_plugin.models import ModelLoadError
+
+    own = [distilled.recipe.model] if distilled.recipe.model else []
+    models = list(dict.fromkeys(args.model or own))
+    if not models:
+        raise CommandError(
+            f"{name} was distilled for a network without a name; say which to train with --model, "
+            "and with --protocol recipe if it is the network that the set was made for"
+        )
+    images, _ = distilled.prepare(distilled.images[[0, -1]], distilled.labels[[0, -1]], 0)
+    for model in models:
+        try:
+            with untouched_generators():
+                network = distilled.new_network(model, protocol=args.protocol).to(images.dtype)
+                check_model(network)
+                check_outputs(network, images, distilled.recipe.num_classes)
+        except (ModelLoadError, ImportError, OSError):
+            raise
+        # Some networks refuse a size of images already when they are made.
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise CommandError(
+                f"{model} cannot be trained on {name}: {reason}; leave this --model out (nothing "
+                "has been trained yet)"
+            ) from error
+    return models
+
+
 def _rows(
     name: str,
     distilled: Any,
+    models: list[str],
     args: argparse.Namespace,
     device: str,
     rows: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """The rows of a set, which are added to ``rows`` and written as they come."""
     from dd_plugin.data import DataError
-    from dd_plugin.hub.comparison import compare
+    from dd_plugin.hub.comparison import compare, merge_rows
+    from dd_plugin.hub.folder import write_record
 
     noted, source = distilled.record["protocol"], distilled.record["source"]
-    own = [distilled.recipe.model] if distilled.recipe.model else []
-    models = list(dict.fromkeys(args.model or own))
-    if not models:
-        raise CommandError(
-            f"{name} was distilled for a network without a name; say which to train with --model"
-        )
     test = distilled.real_data(args.dataset, args.split, device=device)
     train = None
     if not args.no_baselines:
@@ -131,9 +185,20 @@ def _rows(
     }
 
     def tell(row: dict[str, Any]) -> None:
+        # Each row is written at once: a long comparison may be cut off.
         rows.append(row)
-        if args.output:  # each row at once: a long comparison may be cut off
+        if args.output:
             args.output.write_text(json.dumps(rows, indent=1) + "\n")
+        if Path(name).is_dir():
+            kept = {key: value for key, value in row.items() if key != "set"}
+            record = distilled.record
+            record["evaluations"] = merge_rows(record["evaluations"], [kept])
+            try:
+                write_record(Path(name), record)
+            except OSError as error:  # somebody else's folder
+                print(
+                    f"dd-plugin evaluate: warning: not written to {name}: {error}", file=sys.stderr
+                )
         text = f"{row['model']}, {row['trained_on']}: {100 * row['mean']:.1f} %"
         print(text, file=sys.stderr, flush=True)
 

@@ -1,6 +1,8 @@
 """`dd-plugin export SET FOLDER`: a distilled set in the form of another tool."""
 
 import argparse
+import sys
+import warnings
 
 from dd_plugin.cli.errors import CommandError
 
@@ -36,7 +38,11 @@ def run(args: argparse.Namespace) -> int:
             args.set, revision=args.revision, token=args.token
         )
         if args.format == "dd_ranking":
-            distilled.export_dd_ranking(args.folder, dataset=args.dataset)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                distilled.export_dd_ranking(args.folder, dataset=args.dataset)
+            for warning in caught:
+                print(f"dd-plugin export: warning: {warning.message}", file=sys.stderr)
         else:
             distilled.export_image_folder(args.folder)
     except (OSError, ValueError) as error:

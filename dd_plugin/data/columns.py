@@ -128,12 +128,23 @@ def _choose(
     candidates = typed if len(typed) == 1 else named or typed
     if len(candidates) == 1:
         return candidates[0]
+    if what == "label" and _only_images(features):
+        raise DataError(
+            f"the data set has images ({', '.join(features)}) and no labels; give one with a "
+            "column of labels, or sort the image files into at least two folders, one per class, "
+            "all equally deep"
+        )
     problem = (
         f"{len(candidates)} columns may be the {what}s ({', '.join(candidates)})"
         if candidates
         else f"no {what} column found"
     )
     raise DataError(f"{problem}; name it with `{what}_column`; columns: {there or 'none'}")
+
+
+def _only_images(features: Mapping[str, Any]) -> bool:
+    """Whether no column could be named as the labels: so `datasets` reads files without classes."""
+    return all(type(feature).__name__ == "Image" for feature in features.values())
 
 
 def _feature_of(value: Any) -> Any:
@@ -199,7 +210,8 @@ class Classes:
             class_names: the names and their order, e.g. those of the training data when this is a
                 test set. Labels are matched to them by name where all their names are among them
                 (a `ClassLabel`'s names, words, or numbers as they are written); otherwise the given
-                names are taken for the labels 0, 1, 2, ...
+                names are taken for the labels 0, 1, 2, ... Names that are numbers stand for those
+                labels, unless not a single label is among them.
             values: all labels, when they are in memory. Without any names the classes are the
                 distinct ones, sorted.
 
@@ -265,12 +277,16 @@ class Classes:
                 "splits whose labels are withheld: take another split, or filter them out"
             )
         numbers = [value for value in self.lookup if not isinstance(value, str)]
+        shown = numbers if numbers and isinstance(label, (int, np.integer)) else list(self.lookup)
         known = (
             f"0 to {len(self.names) - 1}"
             if numbers == list(range(len(self.names)))
-            else ", ".join(repr(value) for value in list(self.lookup)[:10])
+            else ", ".join(repr(value) for value in shown[:10])
         )
-        return f"has the label {_short(label)}, the {len(self.names)} classes have {known}"
+        return (
+            f"has the label {_short(label)}, the {len(self.names)} classes have {known}; leave out "
+            "such rows, e.g. with dataset.filter, or give all classes their names"
+        )
 
 
 def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) -> dict[Any, int]:
@@ -288,12 +304,16 @@ def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) 
             f"not among the given ones: {', '.join(missing[:10])}"
         )
     by_text: dict[Any, int] = dict(index)
-    if values is None and all(name.isdecimal() for name in names):
-        # A stream of numbers, and the names are numbers: those of a table without names.
-        return {**by_text, **{int(name): position for name, position in index.items()}}
+    distinct = {value for value in values or () if isinstance(value, (int, np.integer))}
+    if all(name.isdecimal() for name in names) and len(set(map(int, names))) == len(names):
+        # Names that were made of the numbers of a table without names. A label that is none of them
+        # is for `Classes.encode` to name: by its place it would be another class.
+        by_value = {int(name): position for name, position in index.items()}
+        numbers = {value for value in distinct if not isinstance(value, bool)}
+        if values is None or not numbers.isdisjoint(by_value):
+            return {**by_text, **by_value}
     if values is None:
         return {**in_order, **by_text}
-    distinct = {value for value in values if isinstance(value, (int, np.integer))}
     if distinct and all(str(value) in index for value in distinct):
         return {**by_text, **{value: index[str(value)] for value in distinct}}
     return {**in_order, **by_text}

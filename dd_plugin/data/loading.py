@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.image_folders import explicit_splits
+from dd_plugin.data.image_folders import explicit_splits, holds_images
 from dd_plugin.data.real import RealData
 
 DIGITS: Final = "digits"
@@ -68,7 +68,8 @@ def _load(
             return datasets.load_from_disk(place), split
         splits = explicit_splits(folder) if folder.is_dir() else None
         if splits:
-            loaded = datasets.load_dataset("imagefolder", data_files=splits, **arguments)
+            builder = "imagefolder" if holds_images(folder) else place
+            loaded = datasets.load_dataset(builder, data_files=splits, **arguments)
         elif folder.suffix == ".parquet" and folder.is_file():
             loaded = datasets.load_dataset("parquet", data_files=place, **arguments)
         else:

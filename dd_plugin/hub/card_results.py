@@ -63,7 +63,7 @@ def _accuracies(scores: Mapping[str, Any]) -> list[float]:
     listed = scores.get("accuracies")
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         return []
-    return [x for value in listed if (x := number(value)) is not None]
+    return [x for value in listed if (x := number(value)) is not None and 0 <= x <= 1]
 
 
 def _networks(scores: Mapping[str, Any]) -> str:

@@ -190,8 +190,37 @@ class DistilledDataset:
             ValueError: the recipe lacks something, or the network does not fit; it says what to do.
             ModelLoadError: no model of that name.
         """
+        recipe, chosen = self.recipe, self.protocol_for(protocol, model)
+        network = self.new_network(model, seed=seed, protocol=protocol)
+        if chosen == "recipe" and recipe.loss == "custom" and loss is None:
+            raise ValueError(
+                "`loss` must be given: this set was distilled with a loss of its author's own; "
+                'pass that function, or use protocol="standard"'
+            )
+        synthetic = self._as(pixels).to(device)
+        network = network.to(device)
+        if chosen == "standard":
+            return train_as_usual(synthetic, network, seed)
+        initial = {n: t.to(device) for n, t in self.initial.items()}
+        return train_by_recipe(
+            synthetic, network, seed, initial=initial, loss=loss or cross_entropy
+        )
+
+    def new_network(
+        self, model: ModelInit | None = None, *, seed: int = 0, protocol: Protocol = "auto"
+    ) -> nn.Module:
+        """The network that `fit` trains, before it is trained.
+
+        Args:
+            model: see `fit`.
+            seed: see `fit`.
+            protocol: see `fit`.
+
+        Raises:
+            ValueError: the set's own network has no name.
+            ModelLoadError: no model of that name.
+        """
         recipe, name = self.recipe, self._name_of(model)
-        chosen = self.protocol_for(protocol, model)
         if model is None and recipe.model is None:
             kind, size = (self._noted("about", "network", key) for key in ("class", "parameters"))
             like = f" (its class {kind!r:.80}, trained parameters {size!r:.20})" if kind else ""
@@ -200,29 +229,16 @@ class DistilledDataset:
                 f"which has no name{like}; pass a function that makes such a network, or another "
                 'network with protocol="standard"'
             )
-        if chosen == "recipe" and recipe.loss == "custom" and loss is None:
-            raise ValueError(
-                "`loss` must be given: this set was distilled with a loss of its author's own; "
-                'pass that function, or use protocol="standard"'
-            )
         own = name is not None and name == recipe.model
         arguments = dict(recipe.model_args) if own else {}
-        if own and self.initial and chosen == "recipe":
+        if own and self.initial and self.protocol_for(protocol, model) == "recipe":
             arguments.pop("pretrained", None)
-        network = fresh_network(
+        return fresh_network(
             recipe.model if model is None else model,  # type: ignore[arg-type]
             seed,
             recipe.num_classes,
             recipe.shape,
             arguments,
-        )
-        synthetic = self._as(pixels).to(device)
-        network = network.to(device)
-        if chosen == "standard":
-            return train_as_usual(synthetic, network, seed)
-        initial = {n: t.to(device) for n, t in self.initial.items()}
-        return train_by_recipe(
-            synthetic, network, seed, initial=initial, loss=loss or cross_entropy
         )
 
     def evaluate(
@@ -321,7 +337,7 @@ class DistilledDataset:
         if source is None:
             raise ValueError(
                 "`dataset` must be given: the record of this set does not say which real images it "
-                "was evaluated on"
+                "was evaluated on; name them (`--dataset` on the command line)"
             )
         if split is None:
             split = noted.get("split") or "test"
@@ -408,10 +424,14 @@ class DistilledDataset:
             dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalisation
                 it tests with; without, images are written as this set's own networks see them.
 
+        Warns:
+            UserWarning: the set was distilled for another optimizer than SGD, of which DD-Ranking
+                takes the step size in ``lr.pt`` to be.
+
         Raises:
             ValueError: learned labels that are no probabilities.
         """
-        synthetic = self._synthetic
+        synthetic, optimizer = self._synthetic, self.recipe.optimizer
         if synthetic.label_form == "weights":
             raise ValueError(
                 "DD-Ranking takes labels that are probabilities, and this set was distilled with "
@@ -422,3 +442,10 @@ class DistilledDataset:
         export_dd_ranking(
             Path(folder), images, self.labels, self.soft_labels, step_size, dataset=dataset
         )
+        if optimizer != "sgd":
+            warnings.warn(
+                f"lr.pt must be a step size of SGD for DD-Ranking, got one of {optimizer}, for "
+                f"which this set was distilled; have its evaluator train with {optimizer}, or "
+                "leave `syn_lr` out, and it searches a step size",
+                stacklevel=2,
+            )

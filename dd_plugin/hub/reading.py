@@ -83,6 +83,7 @@ def read_set(
     try:
         recipe = Recipe.from_dict(record["recipe"])
         synthetic = _assemble(recipe, record, tensors, max_bytes)
+        _check_counts(record["images"], len(synthetic.labels))
     except DistilledFormatError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError) as error:
@@ -134,7 +135,52 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise DistilledFormatError(f"{path}: {name!r} must be an object")
     if not isinstance(record.setdefault("evaluations", []), list):
         raise DistilledFormatError(f"{path}: 'evaluations' must be a list")
+    _check_told(path, record)
     return record
+
+
+def _check_told(path: Path, record: Mapping[str, Any]) -> None:
+    """Check what the card and an evaluation take from the record, apart from the images."""
+
+    def require(right: bool, name: str, what: str) -> None:
+        if not right:
+            raise DistilledFormatError(f"{path}: {name!r} must be {what}")
+
+    parts = [("about", "config"), ("about", "network"), ("about", "versions")]
+    for part, name in [*parts, ("results", "distilled")]:
+        found = record[part].get(name)
+        require(found is None or isinstance(found, dict), f"{part}.{name}", "an object or null")
+    for part, names in (("source", ("dataset", "train_split")), ("protocol", ("dataset", "split"))):
+        for name in names:
+            found = record[part].get(name)
+            require(found is None or isinstance(found, str), f"{part}.{name}", "a text or null")
+    found = record["source"].get("licenses")
+    listed = found if isinstance(found, list) else [] if found is None else [found]
+    right = all(isinstance(name, str) for name in listed)
+    require(right, "source.licenses", "a list of texts")
+    right = all(isinstance(row, dict) for row in record["evaluations"])
+    require(right, "evaluations", "a list of objects")
+
+
+def _check_counts(images: Mapping[str, Any], number: int) -> None:
+    """Check what the record says of the images as a whole."""
+
+    def whole(value: Any, least: int, most: int) -> bool:
+        return type(value) is int and least <= value <= most
+
+    if not whole(found := images.get("count"), number, number):
+        raise DistilledFormatError(f"`count` of the images must be {number}, got {found!r:.40}")
+    found = images.get("per_class")
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= number:
+        raise DistilledFormatError(
+            f"`per_class` of the images must be from 0 to {number}, got {found!r:.40}"
+        )
+    for name, most in (("upsample_factor", _MOST_FACTOR), ("num_bytes", 1 << 62)):
+        found = images.get(name)
+        if found is not None and not whole(found, 1, most):
+            raise DistilledFormatError(
+                f"`{name}` of the images must be a whole number up to {most:,}, got {found!r:.40}"
+            )
 
 
 def sha256_of(path: Path) -> str:

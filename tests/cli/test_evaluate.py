@@ -2,11 +2,15 @@
 
 import json
 import re
+import warnings
 
 import pytest
+import torch
 
 from dd_plugin.cli import main
+from dd_plugin.evaluation import OtherArchitectureWarning
 from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.hub.toy import change_record
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,77 @@ def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
     words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
     assert main([*words, "--output", str(tmp_path / "rows.json")]) == 130
     assert json.loads((tmp_path / "rows.json").read_text())[0]["mean"] == 0.5
+    assert json.loads((run / "recipe.json").read_text())["evaluations"][0]["model"] == "a"
+    assert "| `a` " in (run / "README.md").read_text()
+
+
+def test_a_folder_that_cannot_be_written_keeps_no_rows_back(run, real, monkeypatch, capsys):
+    def full(folder, record):
+        raise OSError("no room")
+
+    monkeypatch.setattr("dd_plugin.hub.folder.write_record", full)
+    words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines", "--networks", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "warning: not written to" in printed.err
+    assert "| distilled images, 8-bit " in printed.out
+
+
+# The two networks cannot take images of 8x8.
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model", "timm/test_vit"],
+            r"timm/test_vit cannot be trained on .*patch size \(16\); l",
+        ),
+        (["--model", "timm/test_convnext"], "timm/test_convnext cannot be trained on .*of 1x8x8"),
+        (["--output", "none/x.json"], "--output must be in a folder that is there, got none/x.js"),
+        (["--output", "."], "--output must be a file, got the folder"),
+        (["--device", "nonsense"], "--device must be one that works here, got nonsense: "),
+        (["--device", "meta"], "--device must be one that works here, got meta: "),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_trained(
+    run, real, words, message, capsys, monkeypatch
+):
+    def trained(*args, **options):
+        raise AssertionError("it began")
+
+    monkeypatch.setattr("dd_plugin.hub.comparison.compare", trained)
+    before = (run / "recipe.json").read_text()
+    words = ["evaluate", str(run), "--dataset", str(real), "--model", "timm/dd_convnet", *words]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert re.search(message, line)
+    assert (run / "recipe.json").read_text() == before
+
+
+def test_a_network_of_a_local_folder_is_trained_by_the_recipe_on_demand(tmp_path, real, capsys):
+    import transformers
+
+    torch.manual_seed(0)
+    settings = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "num_labels": 3}
+    network = transformers.AutoModelForImageClassification.from_config(
+        transformers.ResNetConfig(num_channels=1, **settings)
+    )
+    network.save_pretrained(tmp_path / "net")
+    options = {"inner_steps": 4, "max_steps": 1, "dtype": "float32", "dataset": str(real)}
+    options |= {"model": str(tmp_path / "net"), "model_args": None}
+    distiller = toy_distiller(tmp_path / "toy", **options)
+    distiller.train()
+    distiller.compare()
+    distiller.save_model()
+    words = ["evaluate", str(tmp_path / "toy"), "--dataset", str(real), "--no_baselines"]
+    assert main(words) == 2
+    assert "with --protocol recipe if it is the network" in capsys.readouterr().err
+    words += ["--model", str(tmp_path / "net"), "--protocol", "recipe", "--networks", "2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OtherArchitectureWarning)
+        assert main([*words, "--output", str(tmp_path / "rows.json")]) == 0
+    row = json.loads((tmp_path / "rows.json").read_text())[0]
+    assert row["protocol"] == "recipe"
+    assert row["accuracies"] == list(distiller.results["distilled"].accuracies)
 
 
 def test_the_protocol_of_the_rows(run, real, tmp_path):
@@ -126,6 +201,7 @@ def test_the_protocol_of_the_rows(run, real, tmp_path):
         (["SET", "--networks", "0"], "--networks must be at least 1, got 0"),
         (["SET", "--model", "timm/nothing", "--dataset", "REAL"], "timm has no architecture"),
         (["SET", "--dataset", "./none"], "there is no folder"),
+        (["SET"], r"`dataset` must be given.*\(`--dataset` on the command line\)"),
     ],
 )
 def test_mistakes_are_one_line(run, real, words, message, capsys, monkeypatch):
@@ -143,4 +219,14 @@ def test_export(run, tmp_path, capsys):
     assert (tmp_path / "ranking" / "images.pt").exists()
     assert main(["export", str(run), str(tmp_path / "x"), "--dataset", "CIFAR10"]) == 2
     assert main(["export", str(run), str(tmp_path / "images")]) == 2
-    assert "dd-plugin export: error:" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "dd-plugin export: error:" in printed
+    assert "warning" not in printed
+
+
+def test_export_says_that_a_step_size_is_not_of_sgd(run, tmp_path, capsys):
+    change_record(run, lambda record: record["recipe"].update(optimizer="adam"))
+    words = ["export", str(run), str(tmp_path / "ranking"), "--format", "dd_ranking"]
+    assert main(words) == 0
+    line = "dd-plugin export: warning: lr.pt must be a step size of SGD for DD-Ranking, got one of"
+    assert f"{line} adam" in capsys.readouterr().err

@@ -70,6 +70,11 @@ def test_none_or_several_columns_are_an_error_that_lists_them(features, message)
         assert name in str(raised.value)
 
 
+def test_images_without_labels_are_not_about_a_column_to_name():
+    with pytest.raises(DataError, match=r"column of labels, or sort .* two folders, one per class"):
+        find_columns(dataset(image=Image()))
+
+
 def test_given_columns_are_checked():
     data = dataset(image=Image(), fine=ClassLabel(names=["a"]), score=Value("float32"))
     assert find_columns(data, label_column="fine").label == "fine"
@@ -125,6 +130,22 @@ def test_test_labels_are_matched_to_training_classes_by_name():
     # Numbers whose training names were made from them: label 7 is class "7", at place 1.
     classes = Classes.make(class_names=["3", "7", "10"], values=[7, 10])
     assert classes.encode([7, 10]).tolist() == [1, 2]
+
+
+def test_a_number_among_names_that_are_numbers_is_never_a_place():
+    # Trained on labels 0, 1, 2 and 4: place 3 is class "4", and label 3 is no class.
+    train = Classes.make(values=[0, 1, 2, 4])
+    test = Classes.make(class_names=train.names, values=[0, 1, 3])
+    assert test.encode([0, 1, 4]).tolist() == [0, 1, 3]
+    with pytest.raises(DataError, match="row 2 has the label 3, the 4 classes have 0, 1, 2, 4; le"):
+        test.encode([0, 1, 3])
+    # Of names among which there is no label, the places are all that can be meant.
+    assert Classes.make(class_names=["3", "7"], values=[0, 1]).encode([0, 1]).tolist() == [0, 1]
+    places = Classes.make(class_names=["1", "2"], values=[False, True])
+    assert places.encode([False, True]).tolist() == [0, 1]
+    # However they are written.
+    words = Classes.make(class_names=["01", "02", "03"], values=[1, 3])
+    assert words.encode([1, 3]).tolist() == [0, 2]
 
 
 def test_classes_can_be_renamed_but_not_confused():

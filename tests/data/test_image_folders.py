@@ -8,6 +8,7 @@ from PIL import Image
 from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.image_folders import explicit_splits
 from dd_plugin.data.loading import load_real
+from tests.data.tables import images, table
 
 
 def draw(folder, **counts):
@@ -45,6 +46,50 @@ def test_a_class_called_like_a_split_in_folders_of_splits(tmp_path):
     for split, expected in (("train", [3, 4]), ("validation", [2, 5])):
         real = load_real(tmp_path / "some [new] data", split)
         assert (real.class_names, real.class_counts()) == (["boat", "train"], expected)
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Test"), ("Training", "Testing"), ("TRAIN", "test"), ("train", "My Test")]
+)
+@pytest.mark.parametrize("place", [".", "archive"])
+def test_splits_may_have_capital_letters(tmp_path, names, place):
+    for name, counts in zip(names, ((3, 4), (2, 5)), strict=True):
+        draw(tmp_path / place / name, boat=counts[0], plane=counts[1])
+    draw(tmp_path / place, extra=1)
+    for split, counts in (("train", [3, 4]), ("test", [2, 5])):
+        real = load_real(tmp_path, split)
+        assert (real.class_names, real.class_counts()) == (["boat", "plane"], counts)
+    with pytest.raises(MissingSplitError):
+        load_real(tmp_path, "validation")
+
+
+def test_a_class_may_be_called_like_a_split_with_a_capital_letter(tmp_path):
+    real = load_real(draw(tmp_path, Boat=2, Train=3), "train")
+    assert (real.class_names, real.class_counts()) == (["Boat", "Train"], [2, 3])
+
+
+def test_capital_letters_of_tables(tmp_path):
+    # Beside a folder of images each, a table that describes them.
+    for split, count in (("Train", 2), ("Test", 4)):
+        draw(tmp_path / "tables", **{split: count})
+        lines = [json.dumps({"file_name": f"{i}.png", "label": "ab"[i % 2]}) for i in range(count)]
+        (tmp_path / "tables" / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    assert len(load_real(tmp_path / "tables", "train")) == 2
+    assert len(load_real(tmp_path / "tables", "test")) == 4
+    # Parquet files, alone and in folders.
+    for name in ("flat/Train.parquet", "flat/Test-0.parquet", "deep/Train/0.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        table(images(3 if "Test" in name else 6)).to_parquet(tmp_path / name)
+    assert len(load_real(tmp_path / "flat", "train")) == 6
+    assert len(load_real(tmp_path / "flat", "test")) == 3
+    assert len(load_real(tmp_path / "deep", "train")) == 6
+    with pytest.raises(MissingSplitError):
+        load_real(tmp_path / "deep", "test")
+
+
+def test_bare_images_in_capital_splits_are_no_classes(tmp_path):
+    with pytest.raises(DataError, match="has no label"):
+        load_real(draw(tmp_path, Train=2, Test=2), "train")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,15 @@ def test_load_folder_of_images(tmp_path):
         load_real(tmp_path / "data")
 
 
+@pytest.mark.parametrize("places", [("", "", ""), ("bee", "bee"), ("bee", "cat", "")], ids=str)
+def test_images_that_are_not_sorted_into_classes(tmp_path, places):
+    for row, (each, place) in enumerate(zip(images(3), places, strict=False)):
+        (tmp_path / "data" / place).mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(each).save(tmp_path / "data" / place / f"{row}.png")
+    with pytest.raises(DataError, match="at least two folders, one per class, all equally deep"):
+        load_real(tmp_path / "data", "train")
+
+
 def test_load_what_save_to_disk_wrote(tmp_path):
     DatasetDict(train=table(images(9)), test=table(images(6))).save_to_disk(tmp_path / "both")
     table(images(5)).save_to_disk(tmp_path / "one")

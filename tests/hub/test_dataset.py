@@ -275,6 +275,14 @@ def test_exports(distilled, tmp_path):
     torch.testing.assert_close(images, distilled._synthetic.transform(distilled.images).float())
 
 
+def test_a_step_size_of_another_optimizer_is_no_step_size_of_sgd(tmp_path):
+    write_toy(tmp_path / "set", optimizer="adamw")
+    distilled = DistilledDataset.from_pretrained(tmp_path / "set")
+    with pytest.warns(UserWarning, match="must be a step size of SGD .* got one of adamw, for whi"):
+        distilled.export_dd_ranking(tmp_path / "ranking")
+    assert (tmp_path / "ranking" / "lr.pt").exists()
+
+
 def test_a_card_that_cannot_be_merged_is_kept_aside(tmp_path):
     write_toy(tmp_path)
     broken = "---\ntags: [\n---\nmine\n"

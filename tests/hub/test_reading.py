@@ -1,5 +1,6 @@
 """Reading a folder: everything comes back, and whatever is wrong with it ends in a clear error."""
 
+import copy
 import json
 import os
 import pickle
@@ -10,7 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dd_plugin.hub.reading import DistilledFormatError, read_set
+from dd_plugin.hub.card import make_card
+from dd_plugin.hub.comparison import merge_rows
+from dd_plugin.hub.reading import DistilledFormatError, read_record, read_set
+from tests.hub.records import a_record
 from tests.hub.toy import change_record, change_tensors, seal, synthetic_set, write_toy
 
 FILES = ("recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet")
@@ -79,6 +83,18 @@ def _set(*path_and_value):
         (_set("recipe", None), "must have an object 'recipe'"),
         (_set("evaluations", {}), "'evaluations' must be a list"),
         (_set("results", []), "'results' must be an object"),
+        (_set("evaluations", [1]), "'evaluations' must be a list of objects"),
+        (_set("results", "distilled", 0.5), "'results.distilled' must be an object or null"),
+        (_set("about", "config", "x"), "'about.config' must be an object or null"),
+        (_set("protocol", "dataset", 5), "'protocol.dataset' must be a text or null"),
+        (_set("source", "licenses", [None]), "'source.licenses' must be a list of texts"),
+        (_set("images", {}), "`count` of the images must be 4, got None"),
+        (_set("images", "count", 5), "`count` of the images must be 4, got 5"),
+        (
+            _set("images", "per_class", "2"),
+            "`per_class` of the images must be from 0 to 4, got '2'",
+        ),
+        (_set("images", "num_bytes", "many"), "`num_bytes` of the images must be a whole number"),
         (_set("recipe", "steps", 10**12), "`steps` of the recipe must be a whole number up to"),
         (_set("recipe", "steps", 2), "must be positive and of shape"),
         (_set("recipe", "steps", "3"), "`steps` of the recipe must be a whole number"),
@@ -262,6 +278,48 @@ def _places(tree, path=()):
         yield from _places(value, (*path, key))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [None, True, -1, 10**400, 1e308, "x", "", [], [[1]], [None], {}, {"a": 1}, ...],
+    ids=lambda value: "left out" if value is ... else repr(value)[:9],
+)
+def test_what_is_read_has_a_card(pristine, tmp_path, value):
+    folder = shutil.copytree(pristine, tmp_path / "set")
+    told = a_record()
+
+    def full(record):
+        for part in ("source", "results", "protocol", "evaluations", "about"):
+            record[part] = told[part]
+        record["results"]["distilled"]["accuracies"] *= 2
+        record["results"]["distilled"]["seeds"] = [1, 2]
+        record["about"]["network"] = {"class": "Net", "parameters": 5}
+
+    change_record(folder, full)
+    honest = json.loads((folder / "recipe.json").read_text())
+    make_card(read_record(folder))
+    read = 0
+    for place in [place for place in _places(honest) if place]:
+        if place[0] == "files":
+            continue
+        changed = copy.deepcopy(honest)
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        if value is ...:
+            del inner[place[-1]]
+        else:
+            inner[place[-1]] = value
+        (folder / "recipe.json").write_text(json.dumps(changed))
+        try:
+            record = read_set(folder).record
+        except DistilledFormatError:
+            continue
+        read += 1
+        make_card(record)
+        merge_rows(record["evaluations"], told["evaluations"])
+    assert read > 10
+
+
 @many
 @given(data=st.data())
 def test_records_changed_at_random_are_refused_or_mean_something(pristine, tmp_path, data):
@@ -296,3 +354,4 @@ def _read_or_refuse(folder):
     images, labels = read.synthetic.batch(0, seed=0)
     assert bool(images.isfinite().all())
     assert len(images) == len(labels) >= 1
+    make_card(read.record)
