@@ -19,6 +19,8 @@ DEFAULT_INNER_LR = 0.02
 OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
 # What the record of a run calls its baselines -> what a table does.
 BASELINES = {"random real": "as many random real images", "full data": "all real images"}
+# The same where there is little room.
+SHORT = {"random real": "random real", "full data": "all real"}
 # Data set -> its name in prose.
 NAMES = {
     "digits": "digits (8x8)",
@@ -86,7 +88,7 @@ def runs(report: Any) -> str:
     """One line per recipe: what it is, what it reaches, how fast."""
     groups = recipes(rows_of(report))
     there = [name for name in BASELINES if any(name in run["results"] for g in groups for run in g)]
-    head = ["recipe", "images", "accuracy", *(BASELINES[name] for name in there), "runs"]
+    head = ["recipe", "images", "accuracy", *(SHORT[name] for name in there), "runs"]
     head += ["minutes", "inner x outer steps", "outer steps/s", "images/s", "memory"]
     head += ["start", "network"]
     cells = []
@@ -125,8 +127,8 @@ def selection(reports: Mapping[str, Any]) -> str:
             key = (NAMES[name], group[0]["init"], number_of_images(group[0]))
             if key not in best or mean_accuracy(group) > mean_accuracy(best[key]):
                 best[key] = group
-    head = ["data", "images", "accuracy", BASELINES["random real"], "published"]
-    head += ["minutes", "network", "initial weights"]
+    head = ["data", "images", "accuracy", SHORT["random real"], "published", "minutes"]
+    head += ["network, start"]
     published = rows_of(reports["published"]) if "published" in reports else []
     cells = [
         [
@@ -136,12 +138,11 @@ def selection(reports: Mapping[str, Any]) -> str:
             accuracy(group, "random real"),
             beside(published, data, init, group[0]),
             minutes(group),
-            described(group[0]),
-            init,
+            f"{described(group[0])}, {init}",
         ]
         for (data, init, images), group in best.items()
     ]
-    return table(head, cells, "lrrrrrll")
+    return table(head, cells, "lrrrrrl")
 
 
 def mean_accuracy(runs: list[Row]) -> float:
