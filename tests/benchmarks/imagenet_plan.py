@@ -2,22 +2,20 @@
 
     python -m tests.benchmarks.imagenet_plan --json docs/results/imagenet-plan.json
 
-Nothing is trained. Operations are counted on models without data (`torch.utils.flop_counter`); an
+No plan is run. Operations are counted on models without data (`torch.utils.flop_counter`); an
 inner step takes 3 forward passes' worth, its backward sweep 8 more (docs/concepts/engine.md), the
 outer loss 3. Time is operations over the peak of the GPU's data sheet times a utilisation, which is
 an assumption and given as a range. Memory is the trajectory, which is counted, plus the larger of
 what one sweep and what the outer loss holds: the bytes of all module outputs of a forward pass in
-train mode over the batch of either, times factors that `tests.benchmarks.scale` gives on CPU (its
-peaks over the same count for its largest resolution, once with one real image, where the sweep
-decides, and once with many).
+train mode over the batch of either, times factors that are measured first, on CPU: the peak of an
+outer step on images of 224x224 over the same count, once with one real image, where the sweep
+decides, and once with many (`MEASURED`).
 Every GPU has a network of its own; what is reduced between them is one gradient of the images.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dd_plugin.models import load_model
-from tests.benchmarks.measuring import ROOT, Results
+from tests.benchmarks.measuring import Results
+from tests.benchmarks.scale import LARGE, repeated
 
 # NVIDIA's data sheet of the H100 SXM: TF32 tensor cores without sparsity; memory.
 PEAK = 494.7e12
@@ -36,6 +35,13 @@ UTILISATION = (0.10, 0.30)
 LINK = {8: 450e9, 64: 50e9}
 CLASSES = 1000
 OUTER_STEPS = 20_000
+
+_LARGEST = {**LARGE, "series": "plan", "inner_steps": 3, "image": [224, 3]}
+# What decides the memory of an outer step -> a step in which it does, and the images of its batch.
+MEASURED: dict[str, tuple[dict[str, Any], int]] = {
+    "sweep": ({**_LARGEST, "real_batch_size": 1}, 10),
+    "outer": ({**_LARGEST, "real_batch_size": 32}, 32),
+}
 
 PLANS: dict[str, dict[str, Any]] = {
     "64x64, 1 per class, ConvNet": {
@@ -102,22 +108,16 @@ def counted(
     }
 
 
-def memory_factors(rows: list[dict[str, Any]]) -> dict[str, float]:
+def memory_factors(rounds: int, threads: int) -> dict[str, float]:
     """Peak memory of a sweep and of an outer loss over the module outputs of their batches."""
-
-    def factor(series: str, batch: Callable[[dict[str, Any]], int]) -> float:
-        sizes = (row for row in rows if row["table"] == "size" and row["series"] == series)
-        measured = max(sizes, key=lambda row: row["image"][0])
-        size, channels = measured["image"]
-        options = {"width": measured["width"], "depth": 3, "norm_layer": "batchnorm2d"}
-        found = counted("timm/dd_convnet", options, 10, channels, size)
-        peak = measured["peak_bytes"] - measured["trajectory_bytes"]
-        return float(peak / (batch(measured) * found["activation_bytes"]))
-
-    return {
-        "sweep": factor("sweep", lambda row: 10 * int(row["images_per_class"])),
-        "outer": factor("resolution", lambda row: int(row["real_batch_size"])),
-    }
+    found = {}
+    for name, (case, batch) in MEASURED.items():
+        row = repeated(case, rounds, threads)
+        size, channels = case["image"]
+        options = {"width": case["width"], "depth": 3, "norm_layer": "batchnorm2d"}
+        outputs = counted("timm/dd_convnet", options, 10, channels, size)["activation_bytes"]
+        found[name] = float((row["peak_bytes"] - row["trajectory_bytes"]) / (batch * outputs))
+    return found
 
 
 def plan(name: str, gpus: int, factors: dict[str, float]) -> dict[str, Any]:
@@ -169,9 +169,10 @@ def plan(name: str, gpus: int, factors: dict[str, float]) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--scale", type=Path, default=ROOT / "docs/results/scale-cpu.json")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    factors = memory_factors(json.loads(args.scale.read_text())["rows"])
+    factors = memory_factors(args.rounds, args.threads)
     command = "python -m tests.benchmarks.imagenet_plan --json docs/results/imagenet-plan.json"
     results = Results(args.json, command, ("plan", "gpus"))
     results.add([plan(name, gpus, factors) for name in PLANS for gpus in LINK])

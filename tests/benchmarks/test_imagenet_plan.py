@@ -17,20 +17,14 @@ def test_counts_of_a_convnet():
     assert found["activation_bytes"] >= 4 * (2 * 256 + 64 + 10)
 
 
-def test_plan_is_written_from_the_rows_of_scale(tmp_path):
-    rows = [
-        {"table": "size", "series": series, "image": [side, 3], "width": 32}
-        | {"images_per_class": 1, "real_batch_size": real, "trajectory_bytes": 1e6}
-        | {"peak_bytes": peak}
-        for series, side, real, peak in [
-            ("resolution", 32, 32, 1e8),
-            ("resolution", 64, 32, 5e8),
-            ("sweep", 64, 1, 3e8),
-        ]
-    ]
-    scale = tmp_path / "scale.json"
-    scale.write_text(json.dumps({"rows": rows}))
-    imagenet_plan.main(["--json", str(tmp_path / "plan.json"), "--scale", str(scale)])
+def test_plan_is_written_from_measured_factors(tmp_path, monkeypatch):
+    peaks = {1: 3e8, 32: 5e8}  # by the number of real images
+
+    def measured(case, rounds, threads):
+        return {"peak_bytes": peaks[case["real_batch_size"]], "trajectory_bytes": 1e6}
+
+    monkeypatch.setattr(imagenet_plan, "repeated", measured)
+    imagenet_plan.main(["--json", str(tmp_path / "plan.json")])
     made = json.loads((tmp_path / "plan.json").read_text())["rows"]
     assert len(made) == len(imagenet_plan.PLANS) * len(imagenet_plan.LINK)
     for row in made:
@@ -39,7 +33,7 @@ def test_plan_is_written_from_the_rows_of_scale(tmp_path):
         assert 1 < high / low <= 3
         # Of 10 synthetic images and of 32 real ones.
         assert row["sweep_factor"] / row["outer_factor"] == pytest.approx(299 / 10 / (499 / 32))
-        assert row["memory_bytes"] - row["trajectory_bytes"] - row["images_bytes"] == max(
-            row["sweep_bytes"], row["outer_bytes"]
-        )
+        held = max(row["sweep_bytes"], row["outer_bytes"])
+        parts = row["trajectory_bytes"] + row["images_bytes"] + held
+        assert row["memory_bytes"] == pytest.approx(parts)
         assert row["networks_per_hour"][0] == pytest.approx(row["gpus"] * low)
