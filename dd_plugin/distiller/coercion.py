@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, get_args
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True}
 _SWITCHES |= {"false": False, "no": False, "off": False, "0": False}
@@ -46,26 +47,28 @@ def _text(value: Any) -> str:
 
 
 KINDS = {
-    "int": Kind(_whole_number, "a whole number"),
-    "float": Kind(_number, "a finite number"),
-    "bool": Kind(_switch, "true or false"),
-    "str": Kind(_text, "text"),
+    int: Kind(_whole_number, "a whole number"),
+    float: Kind(_number, "a finite number"),
+    bool: Kind(_switch, "true or false"),
+    str: Kind(_text, "text"),
 }
 
 
-def coerced(name: str, value: Any, annotation: str) -> Any:
+def coerced(name: str, value: Any, hint: Any) -> Any:
     """A value as the type of its field has it; unchanged where the type is none of `KINDS`.
 
     Args:
         name: of the field, for the message.
         value: what was given.
-        annotation: the field's type as it is written, such as ``int | None``.
+        hint: the field's type, such as ``int | None``.
 
     Raises:
         ValueError: it cannot be made.
     """
-    kind = KINDS.get(annotation.removesuffix(" | None"))
-    optional = annotation.endswith(" | None")
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    optional = type(None) in parts
+    own = [part for part in parts if part is not type(None)]
+    kind = KINDS.get(own[0]) if len(own) == 1 else None
     if kind is None or (value is None and optional):
         return value
     try:

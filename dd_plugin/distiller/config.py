@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from dd_plugin.distiller.coercion import coerced
 
@@ -220,12 +220,13 @@ class DistillerConfig:
         """Make values of words that YAML does not read as such (1e-3, "false"), by the types."""
         trackers: Any = self.report_to
         self.report_to = [trackers] if isinstance(trackers, str) else list(trackers or [])
-        for own in fields(self):
-            value = getattr(self, own.name)
+        # Not the types of `fields`: a parser of arguments puts others in their place.
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
             # YAML reads the word no as false.
-            if value is False and "no" in CHOICES.get(own.name, ()):
+            if value is False and "no" in CHOICES.get(name, ()):
                 value = "no"
-            setattr(self, own.name, coerced(own.name, value, str(own.type)))
+            setattr(self, name, coerced(name, value, hint))
 
     def with_model(self, name: str) -> DistillerConfig:
         """The same settings with another network; arguments that were a default are left out."""

@@ -1,4 +1,5 @@
 import pytest
+from transformers import HfArgumentParser
 
 from dd_plugin.distiller import DistillerConfig
 
@@ -24,6 +25,11 @@ def test_switches_in_quotes_mean_what_they_say(word, value):
 def test_values_of_another_kind_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DistillerConfig(**options)
+
+
+def test_a_parser_of_the_settings_changes_nothing():
+    HfArgumentParser(DistillerConfig)  # puts types of its own into the fields
+    assert DistillerConfig(soft_labels="false", max_steps="1e1").max_steps == 10
 
 
 def test_optional_values_may_be_words_or_nothing(tmp_path):
