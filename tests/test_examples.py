@@ -52,8 +52,14 @@ def test_distill_your_own(tmp_path, launcher):
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(EXAMPLES.parent),
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+        # On a loaded machine one of some hundred processes of gloo was aborted while it ended, with
+        # its work done. That, and nothing else, is tried once more.
+        if "SIGABRT" not in done.stderr:
+            break
+        assert (tmp_path / "preview.png").exists(), done.stderr
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("10 images teach") == 1
     assert (tmp_path / "preview.png").exists()
 
