@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
                     "`dd-plugin evaluate` compares it",
                     file=sys.stderr,
                 )
+            distiller.accelerator.end_training()
             return 130
         folder = distiller.save_model()
     if main:

@@ -98,7 +98,7 @@ def _published(distiller: Distiller) -> dict[str, Any]:
     for name in ("output_dir", "resume_from_checkpoint", "overwrite_output_dir"):
         settings.pop(name)
     recipe = distiller.synthetic.recipe
-    settings["dataset"] = _public_name(config.dataset) if distiller.named_data else None
+    settings["dataset"] = _dataset_of(distiller)
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
     return settings
 
@@ -108,9 +108,13 @@ def _public_name(dataset: str) -> str | None:
     return dataset if dataset == DIGITS or not Path(dataset).expanduser().exists() else None
 
 
+def _dataset_of(distiller: Distiller) -> str | None:
+    """The name of the real images, where others may know them by it."""
+    return _public_name(distiller.config.dataset) if distiller.named_data else None
+
+
 def _source(distiller: Distiller) -> dict[str, Any]:
-    config = distiller.config
-    name = _public_name(config.dataset) if distiller.named_data else None
+    config, name = distiller.config, _dataset_of(distiller)
     hub_id = None if name == DIGITS else name
     if config.license:
         licenses = [config.license]
@@ -132,7 +136,7 @@ def _protocol(distiller: Distiller) -> dict[str, Any]:
     if data is None or not distiller.results:
         return {}
     chosen = {"best_step": distiller.state.best_step} if config.load_best_model_at_end else {}
-    name = _public_name(config.dataset) if distiller.named_data else None
+    name = _dataset_of(distiller)
     command = f"dd-plugin evaluate {distiller.output_dir.name}"
     if name is None:
         command += " --dataset FOLDER"

@@ -163,10 +163,10 @@ def _read(
     source = source if eval_dataset is None else eval_dataset
     if not isinstance(source, (str, dict)):
         return _Data(train, load_real(source, **options), split)
-    same = source if eval_dataset is None else None  # the data that are distilled
+    same_data = eval_dataset is None
     if config.eval_split is not None:
         given = config.eval_split
-        if same is not None and given == split:
+        if same_data and given == split:
             raise ValueError(
                 f"`eval_split` must not be the split that is distilled, {given!r}: networks would "
                 "be tested on what the images were learned from; name another, or a slice that "
@@ -174,7 +174,7 @@ def _read(
             )
         return _Data(train, load_real(source, given, **options), split, given)
     for name in ("validation", "test"):
-        if same is not None and name == split:
+        if same_data and name == split:
             continue
         try:
             return _Data(train, load_real(source, name, **options), split, name)
