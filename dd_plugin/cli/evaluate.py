@@ -190,7 +190,10 @@ def _rows(
         if args.output:
             args.output.write_text(json.dumps(rows, indent=1) + "\n")
         if Path(name).is_dir():
+            # Not the path of a network's folder: a record is made to be published.
             kept = {key: value for key, value in row.items() if key != "set"}
+            if Path(row["model"]).exists():
+                kept["model"] = Path(row["model"]).resolve().name
             record = distilled.record
             record["evaluations"] = merge_rows(record["evaluations"], [kept])
             try:

@@ -192,9 +192,11 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     Raises:
         ValueError: it cannot be read, or belongs to a run with other settings.
     """
-    tensors, numbers = _read(folder, "state")
+    tensors, numbers = _read(folder, "state", "config state optimizer_groups processes scheduler")
     _check_settings(distiller, folder, numbers)
-    own, more = _read(folder, f"process-{distiller.accelerator.process_index}")
+    own, more = _read(
+        folder, f"process-{distiller.accelerator.process_index}", "numpy python train_data"
+    )
     device = distiller.accelerator.device
     distiller.synthetic.load_state_dict(_under("synthetic.", tensors))
     distiller.best.tensors = {k: t.to(device) for k, t in _under("best.", tensors).items()}
@@ -230,11 +232,14 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _read(folder: Path, stem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(folder: Path, stem: str, keys: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         numbers: dict[str, Any] = json.loads((folder / f"{stem}.json").read_text())
+        missing = [key for key in keys.split() if key not in numbers]
+        if missing:
+            raise ValueError(f"{stem}.json has no {missing[0]!r}")
         return load_file(folder / f"{stem}.safetensors"), numbers
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(
             f"{str(folder)!r} is not a checkpoint that can be read ({error}); give the path of a "
             "checkpoint-N folder, or another one"
@@ -255,6 +260,12 @@ def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any])
         )
     if "max_steps" in changed:
         changed.remove("max_steps")
+        done = numbers["state"].get("global_step", 0)
+        if now["max_steps"] < done:
+            raise ValueError(
+                f"{str(folder)!r} has {done} outer steps already, more than `max_steps`, "
+                f"{now['max_steps']}; give at least {done}, or resume from an earlier checkpoint"
+            )
         if now["lr_scheduler_type"] not in ENDLESS_SCHEDULES:
             warnings.warn(
                 f"`max_steps` was {then['max_steps']} and is {now['max_steps']} now: the learning "

@@ -43,6 +43,7 @@ from dd_plugin.distiller.checkpoint import (
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
+from dd_plugin.distiller.network_checks import check_losses
 from dd_plugin.distiller.output_folder import check_apart, check_output_dir, check_writable
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
@@ -234,9 +235,12 @@ class Distiller:
         Raises:
             NonFiniteError: too many steps in a row were not finite.
             ValueError: there is no such checkpoint, or it belongs to another run; or ``max_steps``
-                was changed, on which the schedule of the learning rates depends.
+                was changed, on which the schedule of the learning rates depends; or a loss does not
+                take what it is given.
         """
         self._take_max_steps()
+        if any(self._own_losses()):
+            check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
         self.best.go_on(self.synthetic)
         given = resume_from_checkpoint or self.config.resume_from_checkpoint
         if given:

@@ -1,6 +1,7 @@
-"""Whether a network fits the data, found out before any work.
+"""Whether a network and the losses fit the data, found out before any work.
 
-Used by `networks` on the first network that is made.
+Used by `networks` on the first network that is made, and by `distiller` on losses of the
+user's own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dd_plugin.bilevel import logits_of
+from dd_plugin.bilevel.problem import Loss
+from dd_plugin.bilevel.randomness import untouched_generators
+from dd_plugin.data.synthetic import SyntheticSet
 
 
 def check_model(model: nn.Module) -> None:
@@ -63,6 +67,36 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
             raise ValueError(
                 "the model must return logits, got probabilities (they sum to 1); leave out its "
                 "last softmax"
+            )
+
+
+def check_losses(inner_loss: Loss, outer_loss: Loss, synthetic: SyntheticSet) -> None:
+    """Call each loss once, on labels as it will get them.
+
+    Raises:
+        ValueError: it fails, or what it returns is not one number.
+    """
+    targets, classes = synthetic.targets().detach()[:2], synthetic.labels[:2]
+    soft = synthetic.learned_labels is not None
+    why = "soft_labels=True makes them weights of the classes" if soft else "indices of the classes"
+    logits = synthetic.step_sizes().detach().new_zeros(len(classes), synthetic.recipe.num_classes)
+    for name, loss, labels, form in (
+        ("inner", inner_loss, targets, why),
+        ("outer", outer_loss, classes, "indices of the classes"),
+    ):
+        shapes = f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} ({form})"
+        try:
+            with untouched_generators(), torch.no_grad():
+                value = loss(logits, labels)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the {name} loss must take {shapes}, and failed: {_first_line(error)}"
+            ) from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"the {name} loss must return one number as a tensor, such as the mean over the "
+                f"images, got {got} from {shapes}"
             )
 
 

@@ -178,6 +178,9 @@ def test_a_network_of_a_local_folder_is_trained_by_the_recipe_on_demand(tmp_path
     row = json.loads((tmp_path / "rows.json").read_text())[0]
     assert row["protocol"] == "recipe"
     assert row["accuracies"] == list(distiller.results["distilled"].accuracies)
+    noted = json.loads((tmp_path / "toy" / "recipe.json").read_text())["evaluations"]
+    assert {row["model"] for row in noted} == {"net"}
+    assert str(tmp_path) not in (tmp_path / "toy" / "README.md").read_text()
 
 
 def test_the_protocol_of_the_rows(run, real, tmp_path):

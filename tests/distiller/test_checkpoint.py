@@ -139,6 +139,12 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     same = toy_distiller(tmp_path, save_steps=2)
     with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
         same.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    with pytest.raises(ValueError, match=r"has 4 outer steps already, more than `max_steps`, 3; "):
+        toy_distiller(tmp_path, save_steps=2, max_steps=3).train(resume_from_checkpoint=True)
+    for damage in ("{}", "[]", "null"):
+        (tmp_path / "checkpoint-2" / "state.json").write_text(damage)
+        with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+            same.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     whole = tmp_path / "checkpoint-4" / "state.safetensors"
     whole.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is not a checkpoint that can be read"):

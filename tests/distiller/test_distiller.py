@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import DatasetDict, Value, load_dataset
 from torch import nn
+from torch.nn import functional as F
 from transformers import (
     AutoImageProcessor,
     ResNetConfig,
@@ -259,6 +260,25 @@ def test_a_step_that_is_not_finite_is_left_out_and_persisting_ends_the_run(tmp_p
     distiller = toy_distiller(tmp_path / "b", kind=AllBroken, max_skipped_steps=2)
     with pytest.raises(NonFiniteError, match=r"2 outer steps in a row .* Lower `inner_lr`"):
         distiller.train()
+
+
+def test_a_loss_that_does_not_take_its_labels_is_told_before_the_first_step(tmp_path):
+    def for_indices(logits, labels):
+        return logits.logsumexp(1).mean() - logits.gather(1, labels[:, None]).mean()
+
+    def distiller(folder, **options):
+        losses = {k: options.pop(k) for k in ("inner_loss", "outer_loss") if k in options}
+        return Distiller(None, toy_config(tmp_path / folder, **options), toy_dataset(), **losses)
+
+    soft = distiller("a", inner_loss=for_indices, soft_labels=True)
+    with pytest.raises(ValueError, match=r"the inner loss must take .*\(2, 3\) \(soft_labels=True"):
+        soft.train()
+    assert soft.state.global_step == 0
+    distiller("b", inner_loss=for_indices).train()
+    distiller("c", outer_loss=for_indices, soft_labels=True).train()
+    many = distiller("d", outer_loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
+    with pytest.raises(ValueError, match=r"outer loss must return one number .*got \(2,\)"):
+        many.train()
 
 
 def test_gradients_far_over_their_moving_norm_are_clipped(tmp_path):
