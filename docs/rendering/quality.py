@@ -44,7 +44,8 @@ def recipes(rows: list[Row]) -> list[list[Row]]:
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         name = recipe_name(row)
-        found[json.dumps([name, *(row.get(key) for key in same)])].append(row)
+        key = json.dumps([name, *(row.get(field) for field in same)], sort_keys=True)
+        found[key].append(row)
     return list(found.values())
 
 

@@ -88,7 +88,7 @@ def run(name, init, accuracies, **more):
     return {
         "run": name,
         "network": "timm/dd_convnet",
-        "model_args": {"norm_layer": "batchnorm2d"},
+        "model_args": {"norm_layer": "batchnorm2d", "width": 4},
         "init": init,
         "statistics": "tracked",
         "images": 10,
@@ -105,7 +105,13 @@ def run(name, init, accuracies, **more):
 def test_runs_of_one_recipe_are_one_line(script):
     rows = [
         run("a", "random", [0.80, 0.90]),
-        run("a_seed1", "random", [0.88, 0.90]),
+        # Arguments in another order are the same.
+        run(
+            "a_seed1",
+            "random",
+            [0.88, 0.90],
+            model_args={"width": 4, "norm_layer": "batchnorm2d"},
+        ),
         run("b", "random", [0.70, 0.74], inner_steps=7),
         run("c", "fixed", [0.95]),
     ]
