@@ -56,7 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="of sets on the Hub")
     parser.add_argument("--token", help="for private sets (default: the one of hf auth login)")
     parser.add_argument("--device", help="default: cuda if there is one, or else cpu")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the rows as JSON, too")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the rows as JSON, too; into those that the file has, of which only what is "
+        "measured again is replaced",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.networks < 1:
         raise CommandError(f"--networks must be at least 1, got {args.networks}")
-    if args.output:
-        _check_output(args.output)
+    kept = _rows_there(args.output) if args.output else []
     device = _checked_device(args.device)
     try:
         opened = [
@@ -86,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         rows: list[dict[str, Any]] = []
         for name, distilled, chosen in zip(args.sets, opened, models, strict=True):
-            own = _rows(name, distilled, chosen, args, device, rows)
+            own = _rows(name, distilled, chosen, args, device, kept)
+            rows += own
             print(rows_table(own))
             _print_loss(name, own)
     except (DataError, ModelLoadError, ImportError, OSError, ValueError) as error:
@@ -96,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_output(output: Path) -> None:
+def _rows_there(output: Path) -> list[dict[str, Any]]:
+    """The rows that a file of results has, from which it can be written anew."""
     if output.is_dir():
         raise CommandError(f"--output must be a file, got the folder {output}; add a name")
     if not output.parent.is_dir():
@@ -105,6 +112,18 @@ def _check_output(output: Path) -> None:
         )
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise CommandError(f"--output must be writable, got {output}; choose another file")
+    if not output.exists():
+        return []
+    try:
+        rows = json.loads(output.read_text())
+    except ValueError:  # no JSON, or no text at all
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise CommandError(
+            f"--output must be a new file or one of an evaluation, got {output}, which holds "
+            "something else; choose another file"
+        )
+    return rows
 
 
 def _checked_device(given: str | None) -> str:
@@ -160,12 +179,12 @@ def _rows(
     models: list[str],
     args: argparse.Namespace,
     device: str,
-    rows: list[dict[str, Any]],
+    written: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The rows of a set, which are added to ``rows`` and written as they come."""
+    """The rows of a set, which are written as they come, into ``written`` in a file."""
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import compare, merge_rows
-    from dd_plugin.hub.folder import write_record
+    from dd_plugin.hub.folder import write_record, write_whole
 
     noted, source = distilled.record["protocol"], distilled.record["source"]
     test = distilled.real_data(args.dataset, args.split, device=device)
@@ -186,9 +205,9 @@ def _rows(
 
     def tell(row: dict[str, Any]) -> None:
         # Each row is written at once: a long comparison may be cut off.
-        rows.append(row)
+        written[:] = merge_rows(written, [row])
         if args.output:
-            args.output.write_text(json.dumps(rows, indent=1) + "\n")
+            write_whole(args.output, (json.dumps(written, indent=1) + "\n").encode())
         if Path(name).is_dir():
             # Not the path of a network's folder: a record is made to be published.
             kept = {key: value for key, value in row.items() if key != "set"}

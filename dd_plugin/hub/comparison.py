@@ -136,7 +136,8 @@ def merge_rows(
     """Rows of two evaluations; where both measured the same, the newer ones."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(repr(row.get(name)) for name in IDENTITY)  # a record may hold anything
+        # A record may hold anything; the set is named in files of several.
+        return tuple(repr(row.get(name)) for name in ("set", *IDENTITY))
 
     measured = {key(row) for row in new}
     return [row for row in old if key(row) not in measured] + list(new)

@@ -111,6 +111,28 @@ def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
     assert "| `a` " in (run / "README.md").read_text()
 
 
+def test_rows_that_a_file_has_are_kept(run, real, tmp_path, monkeypatch):
+    means = iter((0.1, 0.2, 0.3))
+
+    def measured(distilled, models, *args, about, on_row, **options):
+        rows = [
+            {"model": model, "trained_on": "b", "mean": next(means), **about} for model in models
+        ]
+        for row in rows:
+            row |= {"pixels": None, "protocol": "standard", "accuracies": [row["mean"]]}
+            on_row(row)
+        return rows
+
+    monkeypatch.setattr("dd_plugin.hub.comparison.compare", measured)
+    words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
+    words += ["--output", str(tmp_path / "rows.json"), "--model", "timm/dd_convnet"]
+    assert main([*words, "--model", "timm/test_resnet"]) == 0
+    assert main(words) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    found = [(row["model"], row["mean"]) for row in rows]
+    assert found == [("timm/test_resnet", 0.2), ("timm/dd_convnet", 0.3)]
+
+
 def test_a_folder_that_cannot_be_written_keeps_no_rows_back(run, real, monkeypatch, capsys):
     def full(folder, record):
         raise OSError("no room")
@@ -134,6 +156,10 @@ def test_a_folder_that_cannot_be_written_keeps_no_rows_back(run, real, monkeypat
         (["--model", "timm/test_convnext"], "timm/test_convnext cannot be trained on .*of 1x8x8"),
         (["--output", "none/x.json"], "--output must be in a folder that is there, got none/x.js"),
         (["--output", "."], "--output must be a file, got the folder"),
+        (
+            ["--output", __file__],
+            "--output must be a new file or one of an evaluation, got",
+        ),
         (["--device", "nonsense"], "--device must be one that works here, got nonsense: "),
         (["--device", "meta"], "--device must be one that works here, got meta: "),
     ],
@@ -188,7 +214,9 @@ def test_the_protocol_of_the_rows(run, real, tmp_path):
         words = ["evaluate", str(run), "--dataset", str(real), "--networks", "2", "--device", "cpu"]
         out = tmp_path / "rows.json"
         assert main([*words, "--no_baselines", "--output", str(out), *more]) == 0
-        return json.loads(out.read_text())[0]
+        found = json.loads(out.read_text())
+        out.unlink()  # or its rows would be kept
+        return found[0]
 
     noted = json.loads((run / "recipe.json").read_text())["results"]["distilled"]["accuracies"]
     assert rows("--seed", "0")["accuracies"] == noted  # that of the run
