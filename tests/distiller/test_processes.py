@@ -3,8 +3,6 @@
 Real processes over gloo, started by torchrun as a user would.
 """
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distiller.toy import toy_distiller
-from tests.repository import ROOT
+from tests.processes import run_processes
 
 RUN = """
 import json, sys
@@ -43,19 +41,8 @@ def torchrun(folder, options="{}", how="lives"):
     script.write_text(RUN)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    return subprocess.run(
-        [*command, str(script), str(folder / "out"), options, how],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "ACCELERATE_USE_CPU": "true",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    command += [str(script), str(folder / "out"), options, how]
+    return run_processes(command, folder / "out")
 
 
 @pytest.mark.parametrize(
