@@ -36,6 +36,7 @@ from dd_plugin.bilevel.run import Run
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.measuring import ROOT, Results, in_child, in_turns, random_images
+from tests.processes import ENVIRONMENT
 
 # The options that a row gives, beside these.
 SMALL = {"image": [16, 1], "width": 16, "images_per_class": 1, "real_batch_size": 128}
@@ -152,11 +153,10 @@ def inner_steps_per_second(processes: int, steps: int) -> float:
         command += ["--max_steps", str(3 * steps), "--logging_steps", str(steps)]
         command += ["--eval_steps", "0", "--save_steps", "0", "--baselines", "false"]
         command += ["--final_eval_networks", "1"]
-        here = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env={**os.environ, **here},
+            env={**os.environ, **ENVIRONMENT},
             capture_output=True,
             text=True,
             check=False,
