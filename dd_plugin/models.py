@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import nn
 
+from dd_plugin.messages import first_line
+
 _TIMM_PREFIX = "timm/"
 # Arguments of `load_model` -> the fields of a transformers configuration.
 _TRANSFORMERS_NAMES = {
@@ -152,9 +154,9 @@ def _transformers_factory(
     except (OSError, ValueError) as error:
         raise ModelLoadError(
             f"no model {name!r}: it is not a folder here, and its configuration could not be had "
-            f"from the Hub ({_first_line(error)}); for an architecture of timm write timm/NAME"
+            f"from the Hub ({first_line(error)}); for an architecture of timm write timm/NAME"
             if not Path(name).is_dir()
-            else f"the folder {name!r} holds no usable model configuration: {_first_line(error)}"
+            else f"the folder {name!r} holds no usable model configuration: {first_line(error)}"
         ) from error
     _configure(config, name, model_args)
     classifies = type(config) in AutoModelForImageClassification._model_mapping
@@ -172,7 +174,7 @@ def _transformers_factory(
             )
         except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise ModelLoadError(
-                f"transformers could not make {name!r}: {_first_line(error)}"
+                f"transformers could not make {name!r}: {first_line(error)}"
             ) from error
         return model
 
@@ -191,7 +193,7 @@ def _configure(config: Any, name: str, model_args: dict[str, Any]) -> None:
             except (TypeError, ValueError) as error:
                 raise ModelLoadError(
                     f"the configuration of {name!r} does not take {field}={value!r}: "
-                    f"{_first_line(error)}"
+                    f"{first_line(error)}"
                 ) from error
         elif field == "num_channels" and value != 3:
             raise ModelLoadError(
@@ -202,7 +204,3 @@ def _configure(config: Any, name: str, model_args: dict[str, Any]) -> None:
             close = difflib.get_close_matches(field, config.to_dict(), n=3)
             hint = f"; close: {', '.join(close)}" if close else ""
             raise ModelLoadError(f"the configuration of {name!r} has no field {field!r}{hint}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

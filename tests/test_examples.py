@@ -1,11 +1,13 @@
 """The examples run as they are, and what they say holds."""
 
+import argparse
 import importlib
 import json
 import os
 import runpy
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -119,6 +121,55 @@ def test_reproduce_recipes(tmp_path):
     assert [at["step"] for at in rows[0]["curve"]] == [1]
     assert rows[0]["results"]["distilled"]["mean"] != rows[1]["results"]["distilled"]["mean"]
     assert "step 1 of 2" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("left", "option"),
+    [
+        ((), None),
+        (("log.jsonl",), "--overwrite_output_dir"),
+        (("log.jsonl", "checkpoint-5/state.json"), "--resume_from_checkpoint"),
+    ],
+)
+def test_a_recipe_goes_on_from_its_checkpoint_on_the_threads_asked_for(
+    tmp_path, monkeypatch, left, option
+):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
+    script = importlib.import_module("recipes")
+    recipe, folder = tmp_path / "tiny.yaml", tmp_path / "runs" / "tiny_seed1"
+    recipe.write_text("max_steps: 10")
+    for name in left:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append((command, how)))
+    args = argparse.Namespace(dataset="digits", runs=tmp_path / "runs", threads=3)
+    assert script.run(recipe, args, 1) == folder
+    ((command, how),) = calls
+    assert {word for word in command if word.startswith(("--resume", "--overwrite"))} == (
+        {option} if option else set()
+    )
+    assert how["env"]["OMP_NUM_THREADS"] == "3"
+    assert how["check"]
+
+
+def test_as_many_recipes_run_at_a_time_as_asked_for(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
+    script = importlib.import_module("recipes")
+    # Each run waits for the other: one at a time they would time out.
+    both = threading.Barrier(2, timeout=60)
+    results = tmp_path / "results.json"
+
+    def run(recipe, args, seed):
+        both.wait()
+        return tmp_path / f"{recipe.stem}_{seed}"
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(script, "row_of", lambda folder: {"run": folder.name})
+    argv = ["recipes.py", "digits", "a.yaml", "--seeds", "0", "1", "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--json", str(results)])
+    script.main()
+    assert [row["run"] for row in json.loads(results.read_text())] == ["a_0", "a_1"]
 
 
 def test_minutes_and_curve_of_a_run_follow_from_its_log(monkeypatch):

@@ -28,6 +28,7 @@ from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.partition import split
 from dd_plugin.bilevel.trees import leaves_of, rebuilt
+from dd_plugin.messages import first_line
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
 # run through contiguous memory, which channels_last, the compiler's own choice, does not give
@@ -227,10 +228,9 @@ class CompiledHalves:
 
 def warn_of_failure(name: str, error: BaseException) -> None:
     """Say once that a problem goes on eagerly, and why."""
-    reason = str(error).strip().splitlines()
     warnings.warn(
         f"compiling the {name} of this problem failed ({type(error).__name__}: "
-        f"{reason[0] if reason else 'no message'}); it runs eagerly from here on. Pass "
+        f"{first_line(error)}); it runs eagerly from here on. Pass "
         "compile=False to run it so without this warning.",
         CompileWarning,
         stacklevel=level_of_caller(),

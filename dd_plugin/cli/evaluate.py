@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_plugin.cli.errors import CommandError
+from dd_plugin.messages import first_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,9 +135,9 @@ def _checked_device(given: str | None) -> str:
         torch.ones(1, device=device).item()
     # Without support for the device torch has assertions and errors of several kinds.
     except (AssertionError, RuntimeError, ValueError, TypeError, ImportError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CommandError(
-            f"--device must be one that works here, got {device}: {reason}; use --device cpu"
+            f"--device must be one that works here, got {device}: {first_line(error)}; "
+            "use --device cpu"
         ) from error
     return device
 

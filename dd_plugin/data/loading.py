@@ -12,6 +12,7 @@ from typing import Any, Final
 from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.image_folders import explicit_splits, holds_images
 from dd_plugin.data.real import RealData
+from dd_plugin.messages import first_line
 
 DIGITS: Final = "digits"
 
@@ -82,7 +83,7 @@ def _load(
 
 
 def _unreachable(name: str, is_local: bool, split: str | None, error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    reason = first_line(error)
     what = f"data set {name!r}" + (f", split {split!r}," if split else "")
     if is_local:
         return f"the {what} could not be read: {reason}"

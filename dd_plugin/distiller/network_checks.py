@@ -16,6 +16,7 @@ from dd_plugin.bilevel import logits_of
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import untouched_generators
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.messages import first_line
 
 
 def check_model(model: nn.Module) -> None:
@@ -48,7 +49,7 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
         except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the model cannot take images of {expected} (channels x height x width) in "
-                f"{'training' if training else 'eval'} mode: {_first_line(error)}"
+                f"{'training' if training else 'eval'} mode: {first_line(error)}"
                 f"{_channel_hint(model, images.shape[1])}"
             ) from error
         logits = logits_of(output)
@@ -90,7 +91,7 @@ def check_losses(inner_loss: Loss, outer_loss: Loss, synthetic: SyntheticSet) ->
                 value = loss(logits, labels)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the {name} loss must take {shapes}, and failed: {_first_line(error)}"
+                f"the {name} loss must take {shapes}, and failed: {first_line(error)}"
             ) from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -111,7 +112,3 @@ def _channel_hint(model: nn.Module, channels: int) -> str:
                 )
             break
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

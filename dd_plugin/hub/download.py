@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
+from dd_plugin.messages import first_line
 
 _WANTED = [RECORD, TENSORS, IMAGES, "README.md", "preview.png"]
 
@@ -84,9 +85,9 @@ def download_set(
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = unreachable or error
-        first = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
         raise DownloadError(
-            f"the data set {repo_id!r}{at} could not be fetched and is not in the cache: {first}"
+            f"the data set {repo_id!r}{at} could not be fetched and is not in the cache: "
+            f"{first_line(reason)}"
         ) from error
     return Path(folder)
 

@@ -20,11 +20,16 @@ def test_counts_of_a_convnet():
 def test_plan_is_written_from_measured_factors(tmp_path, monkeypatch):
     peaks = {1: 3e8, 32: 5e8}  # by the number of real images
 
+    asked = []
+
     def measured(case, rounds, threads):
+        asked.append((rounds, threads))
         return {"peak_bytes": peaks[case["real_batch_size"]], "trajectory_bytes": 1e6}
 
     monkeypatch.setattr(imagenet_plan, "repeated", measured)
-    imagenet_plan.main(["--json", str(tmp_path / "plan.json")])
+    options = ["--rounds", "5", "--threads", "2"]
+    imagenet_plan.main(["--json", str(tmp_path / "plan.json"), *options])
+    assert asked == [(5, 2)] * len(imagenet_plan.MEASURED)
     made = json.loads((tmp_path / "plan.json").read_text())["rows"]
     assert len(made) == len(imagenet_plan.PLANS) * len(imagenet_plan.LINK)
     for row in made:
