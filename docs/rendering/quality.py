@@ -121,13 +121,14 @@ def runs(report: Any) -> str:
 
 
 def selection(reports: Mapping[str, Any]) -> str:
-    """For the start page: of every data set, start and number of images the best recipe."""
-    best: dict[tuple[str, str, str], list[Row]] = {}
+    """For the start page: of every data set, start, number of images, network the best recipe."""
+    best: dict[tuple[str, ...], list[Row]] = {}
     for name, report in reports.items():
         if name == "published":
             continue
         for group in recipes(rows_of(report)):
-            key = (NAMES[name], group[0]["init"], number_of_images(group[0]))
+            first = group[0]
+            key = (NAMES[name], first["init"], number_of_images(first), described(first))
             if key not in best or mean_accuracy(group) > mean_accuracy(best[key]):
                 best[key] = group
     head = ["data", "images", "accuracy", SHORT["random real"], "published", "minutes"]
@@ -141,9 +142,9 @@ def selection(reports: Mapping[str, Any]) -> str:
             accuracy(group, "random real"),
             beside(published, data, init, group[0]),
             minutes(group),
-            f"{described(group[0])}, {init}",
+            f"{network}, {init}",
         ]
-        for (data, init, images), group in best.items()
+        for (data, init, images, network), group in best.items()
     ]
     return table(head, cells, "lrrrrrl")
 

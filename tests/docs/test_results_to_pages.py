@@ -122,6 +122,10 @@ def test_runs_of_one_recipe_are_one_line(script):
     # The start page has the better of two recipes of one kind, whatever the order of the file.
     best = script.quality.selection({"mnist": rows[::-1]}).splitlines()[2:]
     assert [line.split("|")[3].strip() for line in best] == ["95.0 %", "87.0 ± 2.8 %"]
+    # Another network is another line, also where it is behind.
+    rows.append(run("d", "fixed", [0.93], model_args={}, statistics=None))
+    best = script.quality.selection({"mnist": rows}).splitlines()[2:]
+    assert [line.split("|")[3].strip() for line in best] == ["87.0 ± 2.8 %", "95.0 %", "93.0 %"]
 
 
 def test_the_start_page_has_what_others_published_beside(script):
