@@ -194,9 +194,11 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     """
     tensors, numbers = _read(folder, "state", "config state optimizer_groups processes scheduler")
     _check_settings(distiller, folder, numbers)
-    own, more = _read(
-        folder, f"process-{distiller.accelerator.process_index}", "numpy python train_data"
-    )
+    # A process that the run did not have then takes what all of them have alike from the first.
+    process = distiller.accelerator.process_index
+    is_new = process >= numbers["processes"]
+    stem = f"process-{0 if is_new else process}"
+    own, more = _read(folder, stem, "numpy python train_data")
     device = distiller.accelerator.device
     distiller.synthetic.load_state_dict(_under("synthetic.", tensors))
     distiller.best.tensors = {k: t.to(device) for k, t in _under("best.", tensors).items()}
@@ -219,6 +221,8 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     networks: dict[str, Any] = {name: t.to(device) for name, t in _under("networks.", own).items()}
     distiller.networks.load_state_dict({**networks, **more.get("networks", {})})
     distiller.train_data.load_state_dict(more["train_data"])
+    if is_new:
+        return  # its random numbers are not those of another process
     torch.set_rng_state(own["rng.torch"])
     if "rng.cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["rng.cuda"])

@@ -3,6 +3,7 @@
 Real processes over gloo, started by torchrun as a user would.
 """
 
+import json
 import sys
 
 import pytest
@@ -54,8 +55,6 @@ def torchrun(folder, options="{}", how="lives"):
     ids=["random", "pool"],
 )
 def test_two_processes_with_half_the_networks_each(tmp_path, options):
-    import json
-
     done = torchrun(tmp_path / "two", options)
     assert done.returncode == 0, done.stderr[-3000:]
     alone = toy_distiller(tmp_path / "one", networks_per_step=4, **json.loads(options))
@@ -70,6 +69,24 @@ def test_two_processes_with_half_the_networks_each(tmp_path, options):
     assert record["results"]["distilled"]["accuracies"] == list(
         alone.results["distilled"].accuracies
     )
+
+
+@pytest.mark.parametrize("fewer", [True, False], ids=["two to one", "one to two"])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, fewer):
+    options = {"soft_labels": True, "augmentation": "flip_rotate", "save_steps": 2}
+    alone = toy_distiller(tmp_path / "one", networks_per_step=4, **options)
+    if fewer:
+        done = torchrun(tmp_path / "two", json.dumps(options))
+        alone.train(tmp_path / "two" / "out" / "checkpoint-2")
+    else:
+        alone.train()
+        resumed = {"resume_from_checkpoint": str(tmp_path / "one" / "checkpoint-2")}
+        done = torchrun(tmp_path / "two", json.dumps(options | resumed))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert alone.state.global_step == 4
+    found = load_file(tmp_path / "two" / "out" / "tensors.safetensors")
+    error = (found["images"] - alone.synthetic.images()).abs().max().detach()
+    assert float(error) < 1e-10
 
 
 def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path):
