@@ -30,8 +30,8 @@ def load_digits() -> Any:
         from sklearn import datasets as bundled
     except ImportError as error:
         raise ImportError(
-            'the bundled digits come with scikit-learn; run `pip install "dd-plugin[demo]"`, '
-            "or name another data set"
+            "the bundled digits come with scikit-learn; run `pip install scikit-learn`, or name "
+            "another data set"
         ) from error
     from datasets import ClassLabel, Dataset, DatasetDict, Features, NamedSplit
     from datasets import Image as ImageFeature

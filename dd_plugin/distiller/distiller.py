@@ -71,7 +71,8 @@ class Distiller:
         train_dataset: what is distilled: anything that `dd_plugin.data.load_real` takes; by
             default ``config.dataset``.
         eval_dataset: images on which distilled sets are evaluated, never trained on.
-        inner_loss: ``(logits, labels) -> scalar`` of inner training; labels may be probabilities.
+        inner_loss: ``(logits, labels) -> scalar`` of inner training; learned labels are
+            probabilities, or weights of any sign with ``label_form="weights"``.
         outer_loss: the same, of the trained network on real images.
         callbacks: more of them.
         accelerator: one of your own making.
@@ -177,7 +178,10 @@ class Distiller:
     # What a subclass may override.
 
     def compute_inner_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of inner training; ``labels`` are indices or, when learned, probabilities."""
+        """The loss of inner training; ``labels`` are indices or, when learned, floating point.
+
+        They are probabilities then, or weights of any sign with ``label_form="weights"``.
+        """
         return (self._inner_loss or default_loss)(logits, labels)
 
     def compute_outer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:

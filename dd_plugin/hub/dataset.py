@@ -180,7 +180,8 @@ class DistilledDataset:
             pixels: the exact images, or those of the 8-bit PNG files.
             device: where to train; the network stays there.
             loss: ``(logits, labels) -> scalar``, needed where the set was distilled with one that
-                the recipe cannot hold; labels may be probabilities.
+                the recipe cannot hold; learned labels are probabilities, or weights of any sign
+                with ``label_form="weights"``.
 
         Returns:
             The network in eval mode, an ordinary module of its library, in the precision of the

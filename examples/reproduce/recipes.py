@@ -5,7 +5,7 @@
 What a recipe says of data and splits is left aside: the splits are `train` and `validation` of
 DATASET. A run that was interrupted goes on from its last checkpoint, one that is there is not made
 again, and its results go into the JSON file as soon as it ends. Budget: the pages of the benchmarks
-have the minutes of every recipe, from seven to a hundred on one CPU core.
+have the minutes of every recipe, from five to a hundred on one CPU core.
 """
 
 from __future__ import annotations

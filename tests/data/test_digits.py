@@ -53,5 +53,5 @@ def test_same_each_time(digits):
 
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r'pip install "dd-plugin\[demo\]"'):
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
         load_digits()
