@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
+from dd_plugin.hub.target import NETWORK_ERRORS
 from dd_plugin.messages import first_line
 
 _WANTED = [RECORD, TENSORS, IMAGES, "README.md", "preview.png"]
@@ -39,10 +40,8 @@ def download_set(
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -68,7 +67,7 @@ def download_set(
         ) from error
     except RevisionNotFoundError as error:
         raise DownloadError(f"the data set {repo_id!r} has no revision {revision!r}") from error
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except (*NETWORK_ERRORS, OSError) as error:
         if isinstance(error, DownloadError):
             raise
         # Nobody answers: what was fetched before may be in the cache.
@@ -83,7 +82,7 @@ def download_set(
             local_files_only=local_files_only or unreachable is not None,
             **how,
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except (LocalEntryNotFoundError, *NETWORK_ERRORS, OSError, ValueError) as error:
         reason = unreachable or error
         raise DownloadError(
             f"the data set {repo_id!r}{at} could not be fetched and is not in the cache: "
@@ -95,14 +94,24 @@ def download_set(
 def licenses_of(repo_id: str) -> list[str]:
     """The licences that a data set on the Hub states; none if it states none or nobody answers."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         card = HfApi().dataset_info(repo_id, timeout=10).card_data
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        stated = card.get("license") if card is not None else None
+    # A run that has ended is not lost for want of a licence: the network, or an answer that is
+    # none of the Hub's, such as the page of a gateway that wants a login.
+    except (
+        *NETWORK_ERRORS,
+        AttributeError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
         return []
-    stated = card.get("license") if card is not None else None
-    return [stated] if isinstance(stated, str) else list(stated or [])
+    names = stated if isinstance(stated, list) else [stated]
+    return [name for name in names if isinstance(name, str)]
 
 
 def _check_sizes(api: Any, repo_id: str, max_bytes: int, how: dict[str, Any]) -> None:
