@@ -16,6 +16,7 @@ import random
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ _FREE = {
     "save_total_limit",
     "report_to",
     "run_name",
+    # Compared as the number that the default stood for.
+    "networks_per_step",
     "disable_tqdm",
     "baselines",
     "per_device_eval_batch_size",
@@ -90,30 +93,70 @@ def save_checkpoint(distiller: Distiller) -> Path:
     accelerator, state = distiller.accelerator, distiller.state
     final = distiller.output_dir / f"checkpoint-{state.global_step}"
     partial = distiller.output_dir / f".checkpoint-{state.global_step}.partial"
+    # Every process passes the same barriers, whatever failed on one of them.
     problem = ""
-    try:
+    if accelerator.is_main_process:
+        problem = _problem_of(_begin, distiller, partial)
+    accelerator.wait_for_everyone()
+    problem = problem or _problem_of(_save_own, distiller, partial, accelerator.process_index)
+    failed = _any_problem(distiller, problem)
+    if not failed:
         if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _save_shared(distiller, partial)
-        accelerator.wait_for_everyone()
-        _save_own(distiller, partial, accelerator.process_index)
-    except OSError as error:
-        problem = str(error)
-    if _any_problem(distiller, problem):
+            problem = _problem_of(_finish, distiller, partial, final)
+        failed = _any_problem(distiller, problem)
+    if failed:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         raise OSError(problem or "another process could not write its part")
-    if accelerator.is_main_process:
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _flush(distiller.output_dir)
-        limit = distiller.config.save_total_limit
-        for old in checkpoints(distiller.output_dir)[: -limit if limit else 0]:
-            shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
     return final
+
+
+def _begin(distiller: Distiller, partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _save_shared(distiller, partial)
+
+
+def _finish(distiller: Distiller, partial: Path, final: Path) -> None:
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _flush(distiller.output_dir)
+    limit = distiller.config.save_total_limit
+    for old in checkpoints(distiller.output_dir)[: -limit if limit else 0]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _problem_of(write: Callable[..., None], *arguments: Any) -> str:
+    try:
+        write(*arguments)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def set_aside_later(output_dir: Path, step: int) -> None:
+    """Rename the checkpoints after a step to which a run goes back: they are of another course.
+
+    They are neither the newest ones any more nor counted with those of the run, and not lost.
+    """
+    later = [path for path in checkpoints(output_dir) if _step_of(path) > step]
+    for path in later:
+        aside = path.with_name(f"left-{path.name}")
+        if aside.exists():
+            shutil.rmtree(aside)
+        path.rename(aside)
+    if later:
+        names = ", ".join(f"left-{path.name}" for path in later)
+        warnings.warn(
+            f"the run goes back to step {step}; its later checkpoints in {str(output_dir)!r} are "
+            f"kept as {names}",
+            stacklevel=4,
+        )
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _any_problem(distiller: Distiller, problem: str) -> bool:
@@ -144,6 +187,7 @@ def _save_shared(distiller: Distiller, folder: Path) -> None:
     }
     numbers["config"] = distiller.config.to_dict()
     numbers["processes"] = distiller.accelerator.num_processes
+    numbers["networks_per_step"] = distiller.networks_per_step
     _write(folder, "state", tensors, numbers)
 
 
@@ -192,7 +236,9 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     Raises:
         ValueError: it cannot be read, or belongs to a run with other settings.
     """
-    tensors, numbers = _read(folder, "state", "config state optimizer_groups processes scheduler")
+    tensors, numbers = _read(
+        folder, "state", "config state optimizer_groups processes networks_per_step scheduler"
+    )
     _check_settings(distiller, folder, numbers)
     # A process that the run did not have then takes what all of them have alike from the first.
     process = distiller.accelerator.process_index
@@ -261,6 +307,13 @@ def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any])
         raise ValueError(
             f"{str(folder)!r} was written by {numbers['processes']} processes, each with networks "
             f"or data of its own; resume with as many, got {distiller.accelerator.num_processes}"
+        )
+    networks = numbers["networks_per_step"]
+    if networks != distiller.networks_per_step:
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run with {networks} networks per outer step, got "
+            f"{distiller.networks_per_step}, by default one per process; give "
+            f"`networks_per_step={networks}`"
         )
     if "max_steps" in changed:
         changed.remove("max_steps")

@@ -39,12 +39,18 @@ from dd_plugin.distiller.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    set_aside_later,
 )
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.network_checks import check_losses
-from dd_plugin.distiller.output_folder import check_apart, check_output_dir, check_writable
+from dd_plugin.distiller.output_folder import (
+    check_apart,
+    check_output_dir,
+    check_writable,
+    holds,
+)
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
@@ -246,16 +252,7 @@ class Distiller:
         if any(self._own_losses()):
             check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
         self.best.go_on(self.synthetic)
-        given = resume_from_checkpoint or self.config.resume_from_checkpoint
-        if given:
-            newest = given is True or given == "latest"
-            load_checkpoint(
-                self, latest_checkpoint(self.output_dir) if newest else Path(str(given))
-            )
-        elif self.accelerator.is_main_process and not self.state.global_step:
-            check_output_dir(self.config)
-            for old in checkpoints(self.output_dir):
-                shutil.rmtree(old)
+        self._begin_or_resume(resume_from_checkpoint)
         self.state.interrupted = None
         self.control.should_training_stop = False
         self._start_trackers()
@@ -271,6 +268,29 @@ class Distiller:
             self.best.restore(self.synthetic)
         self._call("on_train_end")
         return self.state
+
+    def _begin_or_resume(self, checkpoint: str | bool | None) -> None:
+        """Load what the run goes on from, and see to it that its folder holds no other course."""
+        given = checkpoint or (
+            None if self.state.global_step else self.config.resume_from_checkpoint
+        )
+        is_main, begins = self.accelerator.is_main_process, not self.state.global_step
+        if given:
+            newest = given is True or given == "latest"
+            path = latest_checkpoint(self.output_dir) if newest else Path(str(given))
+            begins = not holds(self.output_dir, path)
+            if is_main and begins:
+                check_output_dir(self.config, str(path))
+            load_checkpoint(self, path)
+            self.results = {}
+            self.accelerator.wait_for_everyone()
+            if is_main and not begins:
+                set_aside_later(self.output_dir, self.state.global_step)
+        elif is_main and begins:
+            check_output_dir(self.config)
+        if is_main and begins:
+            for old in checkpoints(self.output_dir):
+                shutil.rmtree(old)
 
     def _take_max_steps(self) -> None:
         """Take over a ``max_steps`` that was changed since the schedule was made, if it may be."""
@@ -324,6 +344,8 @@ class Distiller:
         self.optimizer.zero_grad()
         self.synthetic.constrain_()
         self.lr_scheduler.step()
+        # They were of other images.
+        self.results = {}
         state.global_step += 1
         return float(outer_loss)
 

@@ -14,8 +14,13 @@ from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
 
 
-def check_output_dir(config: DistillerConfig) -> None:
+def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> None:
     """See whether a run may write into its folder.
+
+    Args:
+        config: of the run.
+        resumed: the checkpoint that it goes on from, or ``"latest"``; by default that of
+            ``config``.
 
     Raises:
         ValueError: it holds another run.
@@ -29,10 +34,8 @@ def check_output_dir(config: DistillerConfig) -> None:
             f"`output_dir` {config.output_dir!r} holds files of a data set that is no run of "
             "dd_plugin and would be replaced; choose another folder"
         )
-    resumed = config.resume_from_checkpoint
-    continues = resumed is not None and (
-        resumed == "latest" or folder.resolve() in Path(resumed).resolve().parents
-    )
+    resumed = resumed or config.resume_from_checkpoint
+    continues = resumed is not None and (resumed == "latest" or holds(folder, Path(resumed)))
     if taken and not (config.overwrite_output_dir or continues):
         raise ValueError(
             f"`output_dir` {config.output_dir!r} holds another run; choose another folder, "
@@ -40,6 +43,11 @@ def check_output_dir(config: DistillerConfig) -> None:
             "`overwrite_output_dir` to lose it"
         )
     check_writable(folder)
+
+
+def holds(folder: Path, checkpoint: Path) -> bool:
+    """Whether a checkpoint is one of the run in a folder."""
+    return folder.resolve() in checkpoint.resolve().parents
 
 
 def check_apart(folder: Path, data: Any) -> None:

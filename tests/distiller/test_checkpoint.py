@@ -1,5 +1,6 @@
 """Checkpoints: resumed runs are the undisturbed run, bit for bit, whatever ended them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -34,6 +35,17 @@ print("interrupted", state.interrupted, flush=True)
 if not state.interrupted:
     distiller.save_model()
 """
+
+
+class StopsAt(DistillerCallback):
+    """Ends training at a step; the steps that it saw."""
+
+    def __init__(self, step):
+        self.step, self.seen = step, []
+
+    def on_step_end(self, config, state, control, **kwargs):
+        self.seen.append(state.global_step)
+        control.should_training_stop |= state.global_step == self.step
 
 
 def start(folder, how="new"):
@@ -108,6 +120,60 @@ def test_a_pool_and_the_optimizer_go_on_where_they_were(tmp_path):
 def test_old_checkpoints_are_deleted_over_the_limit(tmp_path):
     toy_distiller(tmp_path, max_steps=5, save_steps=1, save_total_limit=2).train()
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-5"]
+
+
+def test_a_run_that_goes_back_keeps_what_it_writes_and_what_was_there(tmp_path):
+    toy_distiller(tmp_path, max_steps=6, save_steps=2, save_total_limit=None).train()
+    options = {"max_steps": 6, "save_steps": 1, "save_total_limit": 2}
+    again = toy_distiller(tmp_path, callbacks=[StopsAt(3)], **options)
+    with pytest.warns(UserWarning, match="later checkpoints .* left-checkpoint-4, left-check"):
+        again.train(tmp_path / "checkpoint-2")
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
+    assert latest_checkpoint(tmp_path).name == "checkpoint-3"
+    assert (tmp_path / "left-checkpoint-6" / "state.json").exists()
+
+
+def test_a_checkpoint_of_elsewhere_is_no_leave_to_replace_a_run(tmp_path):
+    for name in ("a", "b"):
+        toy_distiller(tmp_path / name, max_steps=4, save_steps=2).train()
+    elsewhere = tmp_path / "a" / "checkpoint-2"
+    there = toy_distiller(tmp_path / "b", max_steps=4, save_steps=2)
+    with pytest.raises(ValueError, match="holds another run"):
+        there.train(elsewhere)
+    assert [p.name for p in checkpoints(tmp_path / "b")] == ["checkpoint-2", "checkpoint-4"]
+    asked = toy_distiller(tmp_path / "b", max_steps=4, save_steps=3, overwrite_output_dir=True)
+    asked.train(elsewhere)
+    assert [p.name for p in checkpoints(tmp_path / "b")] == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_a_second_call_goes_on_where_the_first_ended(tmp_path):
+    toy_distiller(tmp_path, max_steps=4, save_steps=2).train()
+    options = {"resume_from_checkpoint": str(tmp_path / "checkpoint-2"), "save_steps": 0}
+    distiller = toy_distiller(tmp_path, max_steps=4, callbacks=[StopsAt(3)], **options)
+    with pytest.warns(UserWarning, match="later checkpoints"):
+        distiller.train()
+    assert distiller.state.global_step == 3
+    distiller.train()
+    # Not from the checkpoint of the settings again.
+    assert distiller.state.global_step == 4
+    assert distiller.callbacks[-1].seen == [3, 4]
+
+
+def test_another_number_of_networks_than_the_default_stood_for(tmp_path):
+    toy_distiller(tmp_path, save_steps=2, networks_per_step=2).train()
+    with pytest.raises(ValueError, match=r"2 networks per outer step.*give `networks_per_step=2`"):
+        toy_distiller(tmp_path).train("latest")
+
+
+def test_results_are_of_the_images_that_are_there(tmp_path):
+    distiller = toy_distiller(tmp_path, max_steps=1, lr_scheduler_type="constant")
+    distiller.train()
+    assert distiller.compare()
+    distiller.config.max_steps = 2
+    distiller.train()
+    assert not distiller.results
+    distiller.save_model()
+    assert json.loads((tmp_path / "recipe.json").read_text())["results"] == {}
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch):

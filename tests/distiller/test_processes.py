@@ -14,12 +14,22 @@ from tests.distiller.toy import toy_distiller
 from tests.processes import run_processes
 
 RUN = """
-import json, sys
+import json, os, sys
 from accelerate import PartialState
 from dd_plugin.distiller import DistillerCallback
 from tests.distiller.toy import toy_distiller
 
 folder, options, dies = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3] == "dies"
+
+if sys.argv[3] == "full disk":
+    from dd_plugin.distiller import checkpoint
+
+    def full(tensors, path):
+        raise OSError("no space left on device")
+
+    # The main process writes what is shared before the others write their own.
+    if int(os.environ["RANK"]) == 0:
+        checkpoint.save_file = full
 
 class Dies(DistillerCallback):
     def on_step_end(self, config, state, control, **kwargs):
@@ -93,6 +103,14 @@ def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path):
     done = torchrun(tmp_path / "two", how="dies")
     assert done.returncode != 0
     assert "the second process has had enough" in done.stderr
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_job(tmp_path):
+    done = torchrun(tmp_path / "two", '{"save_steps": 2}', how="full disk")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no space left on device" in done.stderr
+    assert (tmp_path / "two" / "out" / "recipe.json").exists()
+    assert not list((tmp_path / "two" / "out").glob("*checkpoint*"))
 
 
 def test_networks_that_do_not_divide_among_the_processes(tmp_path, monkeypatch):
