@@ -30,6 +30,7 @@ from dd_plugin.hub.target import (
     NETWORK_ERRORS,
     WAITS,
     PushError,
+    check_no_other_data,
     check_target,
     passes,
     patiently,
@@ -79,7 +80,8 @@ def push_folder(
 
     The files of the set go up and nothing else that is in the folder. Files of an earlier set that
     this one does not have are removed in the same commit; everything else in the repository stays,
-    and so do a person's edits of its card. The folder is not written to.
+    and so do a person's edits of its card. A repository with data of another kind is not pushed
+    to. The folder is not written to.
 
     Args:
         folder: of the set.
@@ -94,8 +96,9 @@ def push_folder(
         sleep: waits between attempts.
 
     Raises:
-        PushError: the folder holds no distilled set, or the Hub does not take it. Then the branch
-            is as it was, unless the message says that a checksum differs after the commit.
+        PushError: the folder holds no distilled set, the repository other data than one's, or the
+            Hub does not take it. Then the branch is as it was, unless the message says that a
+            checksum differs after the commit.
     """
     say = on_progress or (lambda line: None)
     files = published_files(Path(folder))
@@ -185,6 +188,7 @@ class _Push:
         info = patiently(lambda: self.api.dataset_info(repo_id, revision=revision), self.sleep)
         head = str(info.sha)
         remote = patiently(lambda: self._tree(head), self.sleep)
+        check_no_other_data(repo_id, remote)
         files = {**self.files, CARD: self._card(head, remote.get(CARD))}
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path, file.source)

@@ -3,6 +3,9 @@
 Before `push`, which goes on from here; the trainer asks at its start, so that a wrong token does
 not cost a night. Nothing is made or changed on the Hub. Here as well: which of the Hub's failures
 pass, how long to wait for that, and what to tell the person about the others.
+
+A repository with data that are not a distilled set's is nowhere to push to: a push removes the
+files of the set before, and those of the real images have the same names.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeVar
 
 from huggingface_hub import HfApi, get_token
@@ -25,7 +29,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from dd_plugin.hub.reading import RECORD
+
 T = TypeVar("T")
+
+# Files, wherever they are, that do not make a repository one with data in it.
+_NO_DATA = ("README.md", ".*", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "CITATION*")
 
 # Seconds before the second attempt, the third, and so on.
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -76,7 +85,8 @@ def check_target(
         sleep: waits between attempts.
 
     Raises:
-        PushError: it would not, or the Hub cannot be reached.
+        PushError: it would not, the repository holds other data than a distilled set's, or the Hub
+            cannot be reached.
     """
     try:
         validate_repo_id(repo_id)
@@ -128,15 +138,41 @@ def _checked(
     branch_exists = info is not None
     if info is not None and revision is not None:
         try:
-            patiently(lambda: api.dataset_info(name, revision=revision), sleep)
+            info = patiently(lambda: api.dataset_info(name, revision=revision), sleep)
         except RevisionNotFoundError as error:
             if create_pr or revision.startswith("refs/"):
                 raise PushError(
                     f"`revision` must be a branch of {name}, got {revision!r}, which it does not "
                     "have"
                 ) from error
-            branch_exists = False
+            branch_exists = False  # it will start as main is
+    if info is not None:
+        check_no_other_data(name, [file.rfilename for file in info.siblings or ()])
     return Target(name, info is not None, branch_exists or revision in (None, "main"), who["name"])
+
+
+def check_no_other_data(repo_id: str, paths: Collection[str]) -> None:
+    """See that a push would not replace files of somebody's data, such as the real images.
+
+    Args:
+        repo_id: of the repository.
+        paths: the files at the head that would be pushed to.
+
+    Raises:
+        PushError: there are data, and no record of a distilled set.
+    """
+    data = sorted(
+        path
+        for path in paths
+        if not any(fnmatchcase(path.rpartition("/")[2], pattern) for pattern in _NO_DATA)
+    )
+    if data and RECORD not in paths:
+        count = "another file" if len(data) == 1 else f"{len(data)} other files"
+        named = ", ".join(data[:3]) + (", ..." if len(data) > 3 else "")
+        raise PushError(
+            f"{repo_id} must be new, empty or hold a distilled set, got {count} ({named}) and no "
+            f"{RECORD}; push to another id, or delete the files in it first"
+        )
 
 
 def _check_rights(api: HfApi, who: Mapping[str, Any], name: str, exists: bool) -> None:

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 
-def push(folder: str, repo: str, write_meanwhile: str = "", **options: Any) -> dict[str, Any]:
+def push(
+    folder: str,
+    repo: str,
+    write_meanwhile: str = "",
+    meanwhile: str = "LICENSE",
+    **options: Any,
+) -> dict[str, Any]:
     """`push_folder`, and how it went.
 
     Args:
         folder: see there.
         repo: see there.
         write_meanwhile: somebody with this token adds a file right before the first commit.
+        meanwhile: which one.
         options: see there.
     """
     from dd_plugin.hub.push import push_folder
@@ -22,7 +29,7 @@ def push(folder: str, repo: str, write_meanwhile: str = "", **options: Any) -> d
 
     def say(line: str) -> None:
         if line == "committing" and write_meanwhile and line not in lines:
-            commit(repo, {"meanwhile.txt": "mine"}, token=write_meanwhile)
+            commit(repo, {meanwhile: "mine"}, token=write_meanwhile)
         lines.append(line)
 
     result = push_folder(folder, repo, on_progress=say, sleep=waits.append, **options)

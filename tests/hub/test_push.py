@@ -100,18 +100,18 @@ def test_what_is_there_already_is_not_committed_again(hub, push):
 
 
 def test_another_set_replaces_the_first_and_leaves_what_others_put_there(hub, client, push, folder):
-    hub.make("ada/one")
+    push()
     mine = {"LICENSE": "mine", "data/test.parquet": "mine"}
     stale = {"data/train-00001-of-00002.parquet": "old", "results.md": "old"}
     client(calls.commit, "ada/one", {**mine, **stale}, **ADA)
     push()
-    assert len(titles(hub)) == 3
+    assert len(titles(hub)) == 4
     assert set(hub.repos["ada/one"].at("main").files) == PUBLISHED | set(mine) | {".gitattributes"}
     set_folder(folder, seed=1)
     hub.requests.clear()
     push()
     assert is_whole(hub, folder)
-    assert len(titles(hub)) == 4
+    assert len(titles(hub)) == 5
     # The card is the same, so it is neither validated nor sent.
     assert not hub.asked("validate-yaml")
 
@@ -181,6 +181,83 @@ def test_a_pull_request_to_a_repository_of_others(hub, push, folder):
     assert titles(hub, "bob/two") == ["initial commit"]
     assert result["pr_url"] == f"{hub.url}/datasets/bob/two/discussions/1"
     assert is_whole(hub, folder, "bob/two", "refs/pr/1")
+
+
+REAL = {
+    "README.md": "---\nlicense: mit\n---\nThe real images.\n",
+    "data/train-00000-of-00002.parquet": "real",
+    "data/train-00001-of-00002.parquet": "real",
+}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        REAL,
+        {"data/train-00000-of-00001.parquet": "real"},
+        {"data/test.parquet": "real"},
+        {"cats/1.jpg": "real", "LICENSE": "mine"},
+        {"train.csv": "real"},
+        {"results.md": "mine"},
+    ],
+    ids=lambda files: list(files)[-1],
+)
+@pytest.mark.parametrize("options", [{}, {"create_pr": True}, {"revision": "new"}], ids=str)
+def test_a_data_set_that_was_not_distilled_is_not_pushed_into(hub, client, push, files, options):
+    client(calls.commit_new, "ada/one", files, **ADA)
+    before = dict(hub.repos["ada/one"].refs)
+    hub.requests.clear()
+    said = refused(push, **options)
+    data = [path for path in files if path not in ("README.md", "LICENSE")]
+    assert all(path in said for path in data)
+    assert "ada/one must be new, empty or hold a distilled set, got" in said
+    assert "no recipe.json" in said
+    assert "push to another id, or delete the files in it first" in said
+    with pytest.raises(ClientError) as caught:
+        client(calls.check, "ada/one", **ADA, **options)
+    assert caught.value.message == said
+    assert hub.repos["ada/one"].refs == before
+    assert not hub.asked("create|/branch/|preupload|/commit/|PUT")
+
+
+def test_many_files_are_not_all_named(hub, client, push):
+    client(calls.commit_new, "ada/one", {f"cats/{i}.jpg": str(i) for i in range(9)}, **ADA)
+    said = refused(push)
+    assert "got 9 other files (cats/0.jpg, cats/1.jpg, cats/2.jpg, ...)" in said
+
+
+def test_data_that_somebody_adds_after_the_question_is_not_replaced(hub, client, push):
+    hub.make("lab/one")
+    options = {"write_meanwhile": "ada-token", "meanwhile": "data/train-00000-of-00009.parquet"}
+    assert "hold a distilled set, got another file (data/train-00000-of-00009.p" in refused(
+        push, "lab/one", **options
+    )
+    assert hub.content("lab/one", options["meanwhile"]) == b"mine"
+    assert titles(hub, "lab/one") == ["by hand", "initial commit"]
+
+
+@pytest.mark.parametrize(
+    "files", [{"README.md": CARD}, {"LICENSE.txt": "mine", ".gitignore": "x"}], ids=list
+)
+def test_a_repository_without_data_is_as_good_as_new(hub, client, push, folder, files):
+    client(calls.commit_new, "ada/one", files, **ADA)
+    assert client(calls.check, "ada/one", **ADA) == ("ada/one", True, True, "ada")
+    push()
+    assert set(hub.repos["ada/one"].at("main").files) >= PUBLISHED | set(files)
+
+
+def test_a_branch_counts_and_not_what_is_on_another(hub, client, push, folder):
+    push()
+    push(revision="wip")
+    client(calls.commit, "ada/one", {"cats/1.jpg": "mine"}, **ADA)
+    repo = hub.repos["ada/one"]
+    head = repo.at("main")
+    real = {name: head.files[name] for name in ("README.md", "cats/1.jpg")}
+    repo.add("refs/heads/main", head.oid, "the real images", real)
+    set_folder(folder, seed=1)
+    push(revision="wip")
+    assert is_whole(hub, folder, revision="wip")
+    assert "cats/1.jpg" in refused(push)
 
 
 # --- who may -------------------------------------------------------------------------------------
@@ -326,7 +403,7 @@ def test_what_somebody_else_commits_meanwhile_is_built_upon(hub, push, folder):
     # The first attempt names the head that it was made for, and is refused.
     assert push("lab/one", write_meanwhile="ada-token")["waits"] == [1]
     assert titles(hub, "lab/one") == ["Publish a distilled set", "by hand", "initial commit"]
-    assert hub.content("lab/one", "meanwhile.txt") == b"mine"
+    assert hub.content("lab/one", "LICENSE") == b"mine"
     assert is_whole(hub, folder, "lab/one")
 
 
