@@ -3,7 +3,7 @@
     python examples/reproduce/cifar10.py DATASET --json docs/results/cifar10.json --jobs 2
 
 A ConvNet of width 32 with InstanceNorm from random starts, tested on the validation images. Budget:
-with the defaults (one image per class) a run takes four to eight minutes on one CPU core.
+with the defaults (one image per class) a run takes one to six minutes on one CPU core.
 """
 
 from __future__ import annotations
