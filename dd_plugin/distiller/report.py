@@ -22,6 +22,7 @@ from dd_plugin.hub.card_results import row_labels
 from dd_plugin.hub.download import licenses_of
 from dd_plugin.hub.folder import write_set, write_whole
 from dd_plugin.hub.markdown import table
+from dd_plugin.hub.published import check_replaceable
 from dd_plugin.hub.reading import FLOATS
 
 if TYPE_CHECKING:
@@ -33,7 +34,14 @@ _DIGITS_LICENSE = "cc-by-4.0"
 
 
 def write_report(distiller: Distiller, folder: Path) -> None:
-    """Write everything into a folder; called on one process."""
+    """Write everything into a folder; called on one process.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: it is not the run's own, and has files of the user's that would be replaced.
+    """
+    if folder.resolve() != distiller.output_dir.resolve():  # which was looked at before the run
+        check_replaceable(folder, "output_dir")
     config, state = distiller.config, distiller.state
     initial = None
     if distiller.networks.mode == "fixed":

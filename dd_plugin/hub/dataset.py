@@ -7,7 +7,6 @@ publishes through `push`. The folder behind it stays as it is.
 from __future__ import annotations
 
 import copy
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +32,10 @@ from dd_plugin.evaluation.fresh import ModelInit, fresh_network
 from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
-from dd_plugin.hub.folder import to_bytes
-from dd_plugin.hub.published import PUBLISHED, published_paths
+from dd_plugin.hub.folder import to_bytes, write_together
+from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
-from dd_plugin.hub.reading import IMAGES, StoredSet, read_set
+from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
 
 Protocol = Literal["auto", "recipe", "standard"]
 PixelKind = Literal["exact", "png"]
@@ -391,22 +390,24 @@ class DistilledDataset:
     # Elsewhere.
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Copy the set's files into a folder, byte for byte.
+        """Copy the set's files into a folder, byte for byte, in the place of a set that is there.
 
         Raises:
-            OSError: it cannot be written.
-            ValueError: it is the folder that the set is in.
+            OSError: it cannot be written; it is as it was then.
+            ValueError: it is the folder that the set is in, or has files of the same names that
+                are not a set's.
         """
         target = Path(folder)
         if target.exists() and target.resolve() == self.folder.resolve():
             raise ValueError(f"{str(folder)!r} is where this set is already; choose another folder")
         files = published_paths(self.folder)
+        check_replaceable(target, "folder")
+        # The record comes last, whose checksums tell a set from half of one.
+        ordered = sorted(files, key=lambda name: name == RECORD)
+        write_together(target, {name: files[name] for name in ordered})
         for name in PUBLISHED:
             if "*" not in name and name not in files:  # of another set
                 (target / name).unlink(missing_ok=True)
-        for name, path in files.items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / name)
         return target
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:

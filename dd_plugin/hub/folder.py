@@ -182,8 +182,10 @@ def write_whole(path: Path, content: bytes) -> None:
     write_together(path.parent, {path.name: content})
 
 
-def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_together(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write several files so that none is replaced before all are on the disk.
+
+    A file's content is given, or the path of a file that has it.
 
     They are renamed in their order. A process that is killed between two renames leaves files of
     two sets side by side, which the checksums in the record, written last, tell when it is read.
@@ -193,7 +195,11 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             partial[name].parent.mkdir(parents=True, exist_ok=True)
             with partial[name].open("wb") as file:
-                file.write(content)
+                if isinstance(content, Path):
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, file)
+                else:
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for name, path in partial.items():

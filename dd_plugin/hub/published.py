@@ -1,21 +1,24 @@
 """What of a distilled set's folder is published, and how a file is known to be the same elsewhere.
 
-Before `push`, which sends these files and compares their checksums with the Hub's.
+Before `push`, which sends these files and compares their checksums with the Hub's, and whatever
+writes a set into a folder where somebody may have files of these names.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.hf_api import RepoFile
 
+from dd_plugin.hub.reading import RECORD
 from dd_plugin.hub.target import PushError
 
 CARD = "README.md"
 _DATA = "data/train-*.parquet"
-_REQUIRED = (CARD, _DATA, "tensors.safetensors", "recipe.json")
+_REQUIRED = (CARD, _DATA, "tensors.safetensors", RECORD)
 PUBLISHED = (*_REQUIRED, "preview.png", "results.md", "log.jsonl", "curve.png")
 
 
@@ -66,6 +69,36 @@ def published_paths(folder: Path) -> dict[str, Path]:
         )
     paths = [path for matches in found.values() for path in matches]
     return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def check_replaceable(folder: Path, argument: str) -> None:
+    """See that a set that is written into a folder takes the place of nothing but another set.
+
+    Args:
+        folder: that is to be written to; it need not be there.
+        argument: what the user gave it as.
+
+    Raises:
+        ValueError: files of the user's would be replaced or deleted.
+    """
+    taken = sorted(
+        path.relative_to(folder).as_posix() for name in PUBLISHED for path in folder.glob(name)
+    )
+    if taken and not _has_record(folder):
+        raise ValueError(
+            f"`{argument}` must have no files that a distilled set would replace, got "
+            f"{str(folder)!r} with {', '.join(taken)}, and no set that they belong to; choose "
+            "another folder, or move them away"
+        )
+
+
+def _has_record(folder: Path) -> bool:
+    """Whether a set of any version was written there; it may be damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"schema_version", "files"} <= set(record)
 
 
 def published_files(folder: Path) -> dict[str, LocalFile]:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -257,6 +258,61 @@ def test_a_copy_is_the_same_files(distilled, tmp_path):
         assert (target / name).read_bytes() == (distilled.folder / name).read_bytes()
     with pytest.raises(ValueError, match="is where this set is already"):
         DistilledDataset.from_pretrained(target).save_pretrained(target)
+
+
+FOREIGN = {
+    "README.md": "mine",
+    "log.jsonl": "{}",
+    "results.md": "mine",
+    "data/train-00000-of-00002.parquet": "real",
+    "recipe.json": '{"flour": 500}',
+}
+
+
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_copy_replaces_nothing_of_the_user_s(distilled, tmp_path, name):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / name).write_text(FOREIGN[name])
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=rf"`folder` must .*, got '{tmp_path}' .*{name}.*; choose"):
+        distilled.save_pretrained(tmp_path)
+    assert files_of(tmp_path) == before
+    # What has another name is not in the way.
+    (tmp_path / name).rename(tmp_path / "mine")
+    distilled.save_pretrained(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    DistilledDataset.from_pretrained(tmp_path)
+
+
+def test_a_copy_replaces_another_set(tmp_path):
+    one = DistilledDataset.from_pretrained(write_toy(tmp_path / "one"))
+    two = write_toy(tmp_path / "two", soft_labels=True)
+    for name in ("curve.png", "results.md", "notes.txt"):
+        (two / name).write_text("of the other")
+    one.save_pretrained(two)
+    assert {**files_of(one.folder), Path("notes.txt"): b"of the other"} == files_of(two)
+
+
+def test_a_copy_that_finds_no_room_leaves_the_set_that_was_there(distilled, tmp_path, monkeypatch):
+    write_toy(tmp_path)
+    (tmp_path / "curve.png").write_text("of the other")
+    before = files_of(tmp_path)
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        distilled.save_pretrained(tmp_path)
+    assert files_of(tmp_path) == before
 
 
 def test_the_folder_is_an_ordinary_data_set(distilled, tmp_path):
