@@ -26,8 +26,8 @@ def _shares(report: Any, kind: str, name: Callable[[Any], str]) -> tuple[list[st
 
 
 def short(scale: str) -> str:
-    """A scale without its network, which the page tells."""
-    return scale.partition(", ConvNet")[0]
+    """A scale without its number of steps, and without the ConvNet, which the page tells."""
+    return scale.partition(", T = ")[0].partition(", ConvNet")[0]
 
 
 def profile_time(reports: Any) -> str:
