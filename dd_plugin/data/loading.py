@@ -40,6 +40,7 @@ def load_real(
 
     Raises:
         DataError: it cannot be found, reached or used.
+        MissingSplitError: it has no such split.
     """
     if isinstance(source, (str, os.PathLike)):
         source, split = _load(os.fspath(source), split, config, revision, streaming)

@@ -90,7 +90,8 @@ class RealData:
                 sequence of (image, label) as torch's and torchvision's map-style data sets are,
                 where an image is a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W).
                 A format or transform set on a `datasets` data set is left out of account.
-            split: the split of a `DatasetDict`; may be left out if it has only one.
+            split: the split of a `DatasetDict`; may be left out if it has only one. A single split
+                without a name is `train`.
             image_column: column of the images, if it cannot be found by itself.
             label_column: the same for the labels.
             image_size: (height, width), or one number for a square, to which every image is brought
@@ -107,6 +108,7 @@ class RealData:
 
         Raises:
             DataError: the data cannot be used, with the row and the remedy.
+            MissingSplitError: there is no such split.
             TypeError: `dataset` is none of the above.
         """
         options = Options(image_size, channels, torch.device(device), max_bytes, buffer_size, seed)

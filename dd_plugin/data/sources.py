@@ -73,7 +73,7 @@ def is_a(dataset: Any, kind: str) -> bool:
 
 
 def one_split(dataset: Any, split: str | None) -> Any:
-    """The split that is asked for, or the only one there is."""
+    """The split that is asked for, or the only one there is; without a name that is `train`."""
     if is_a(dataset, "DatasetDict") or is_a(dataset, "IterableDatasetDict"):
         there = ", ".join(map(repr, dataset))
         if split is None and len(dataset) == 1:
@@ -83,11 +83,18 @@ def one_split(dataset: Any, split: str | None) -> Any:
         if split not in dataset:
             raise MissingSplitError(f"there is no split {split!r}; there are {there or 'none'}")
         return dataset[split]
-    if split is not None and split != str(getattr(dataset, "split", None)):
-        raise DataError(
-            f"`split` is {split!r}, but what was given is a single split already; "
-            "leave `split` out, or pass the DatasetDict"
-        )
+    if split is not None:
+        name = getattr(dataset, "split", None)
+        # A slice that was stored, "train[:1000]", is what there is of its split.
+        known = {"train"} if name is None else {str(name), str(name).partition("[")[0]}
+        if split not in known:
+            described = (
+                "without a name, which counts as 'train'" if name is None else f"{str(name)!r}"
+            )
+            raise MissingSplitError(
+                f"there is no split {split!r}: what was given is a single split already, "
+                f"{described}; ask for that one, or give the DatasetDict"
+            )
     return dataset
 
 

@@ -1,10 +1,10 @@
 """Real data by its name: folders of all kinds, the digits, and what cannot be loaded."""
 
 import pytest
-from datasets import DatasetDict
+from datasets import DatasetDict, load_dataset
 from PIL import Image as PILImage
 
-from dd_plugin.data.columns import DataError
+from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.loading import load_real
 from tests.data.tables import NAMES, images, table
 
@@ -53,10 +53,31 @@ def test_load_what_save_to_disk_wrote(tmp_path):
     table(images(5)).save_to_disk(tmp_path / "one")
     assert len(load_real(tmp_path / "both", "test")) == 6
     assert len(load_real(tmp_path / "one")) == 5
+    # Without a name it is the images to learn from, and those only.
+    assert len(load_real(tmp_path / "one", "train")) == 5
+    with pytest.raises(MissingSplitError, match=r"no split 'test'.* a single split .*'train'"):
+        load_real(tmp_path / "one", "test")
     for file in (tmp_path / "one").glob("*.arrow"):
         file.write_bytes(b"broken")
     with pytest.raises(DataError, match="could not be read"):
         load_real(tmp_path / "one")
+
+
+def test_a_single_split_on_disk_is_known_by_its_name(tmp_path):
+    table(images(9)).to_parquet(tmp_path / "data.parquet")
+    for split in ("train[:4]", "train"):
+        files = {"train": str(tmp_path / "data.parquet")}
+        loaded = load_dataset(
+            "parquet", data_files=files, split=split, cache_dir=str(tmp_path / "cache")
+        )
+        loaded.save_to_disk(tmp_path / split)
+    assert len(load_real(tmp_path / "train[:4]", "train")) == 4
+    assert len(load_real(tmp_path / "train[:4]", "train[:4]")) == 4
+    for split in ("test", "train[4:]", "tr"):
+        with pytest.raises(MissingSplitError, match=r"single split already, 'train\[:4\]'"):
+            load_real(tmp_path / "train[:4]", split)
+    with pytest.raises(MissingSplitError, match=r"single split already, 'train'"):
+        load_real(tmp_path / "train", "train[:4]")
 
 
 def test_load_digits_and_objects():

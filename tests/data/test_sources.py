@@ -9,7 +9,7 @@ from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, Image,
 from PIL import Image as PILImage
 from torch.utils.data import TensorDataset
 
-from dd_plugin.data.columns import DataError
+from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.real import RealData
 from tests.data.tables import NAMES, damaged, images, rows_of, table
 
@@ -86,7 +86,7 @@ def test_splits():
         RealData.from_dataset(both)
     with pytest.raises(DataError, match="no split 'dev'; there are 'train', 'test'"):
         RealData.from_dataset(both, split="dev")
-    with pytest.raises(DataError, match="a single split already"):
+    with pytest.raises(MissingSplitError, match="a single split already, without a name"):
         RealData.from_dataset(both["train"], split="test")
 
 

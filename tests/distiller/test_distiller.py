@@ -473,6 +473,22 @@ def test_a_damaged_validation_split_is_not_passed_over(tmp_path):
     assert Distiller(None, toy_config(tmp_path), splits, splits).eval_split == "test"
 
 
+def test_a_single_split_from_disk_is_what_is_distilled(tmp_path):
+    toy_dataset().save_to_disk(tmp_path / "one")
+    named = toy_config(tmp_path / "out", dataset=str(tmp_path / "one"))
+    distiller = Distiller(config=named)
+    assert (distiller.train_split, distiller.eval_split) == ("train", None)
+    with pytest.raises(ValueError, match="there is no evaluation data"):
+        distiller.evaluate()
+    # What is to be tested on has to be said of it, as of other data with `train` only.
+    with pytest.raises(DataError, match="there is no split 'test'"):
+        Distiller(None, named, toy_dataset(), str(tmp_path / "one"))
+    with pytest.raises(DataError, match="there is no split 'dev'"):
+        Distiller(config=toy_config(tmp_path / "out", dataset=named.dataset, eval_split="dev"))
+    tested = toy_config(tmp_path / "out", eval_split="train")
+    assert Distiller(None, tested, toy_dataset(), str(tmp_path / "one")).eval_split == "train"
+
+
 def test_a_kind_of_gradient_that_began_at_zero_still_moves():
     parameter = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([{"params": [parameter], "name": "images", "lr": 1.0}])
