@@ -289,6 +289,20 @@ class Classes:
         )
 
 
+def as_names(classes: Sequence[Any]) -> list[str]:
+    """What a data set calls its classes, as text.
+
+    Of several words for a class, as torchvision's ImageNet has them, it is the first one; where
+    that is another class's as well (ImageNet has two cranes), with the number of the class.
+    """
+    several = [isinstance(each, (tuple, list)) and len(each) > 0 for each in classes]
+    names = [str(c[0] if many else c) for c, many in zip(classes, several, strict=True)]
+    return [
+        f"{name} ({index})" if many and names.count(name) > 1 else name
+        for index, (name, many) in enumerate(zip(names, several, strict=True))
+    ]
+
+
 def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) -> dict[Any, int]:
     """Index in the given names of each label."""
     index = {name: position for position, name in enumerate(names)}

@@ -89,6 +89,7 @@ class RealData:
             dataset: a `datasets.Dataset`, `IterableDataset`, a `DatasetDict` of either, or a
                 sequence of (image, label) as torch's and torchvision's map-style data sets are,
                 where an image is a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W).
+                An attribute `classes`, where there is one, has the names of the labels 0, 1, 2, ...
                 A format or transform set on a `datasets` data set is left out of account.
             split: the split of a `DatasetDict`; may be left out if it has only one. A single split
                 without a name is `train`.

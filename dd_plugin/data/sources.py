@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dd_plugin.data.columns import Columns, DataError, MissingSplitError
+from dd_plugin.data.columns import Columns, DataError, MissingSplitError, as_names
 from dd_plugin.data.pixels import read_pixels
 
 CHUNK: Final = 256  # rows that are read at a time
@@ -145,7 +145,7 @@ class SequenceSource:
                 f"sequence of (image, label), got {type(sequence).__name__}"
             )
         classes = getattr(sequence, "classes", None)  # as torchvision's data sets name them
-        self.class_names = list(classes) if isinstance(classes, (list, tuple)) else None
+        self.class_names = as_names(classes) if isinstance(classes, (list, tuple)) else None
         self._sequence = sequence
         self._known: dict[int, Any] = {}
 

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from dd_plugin.data.columns import DataError, MissingSplitError
 from dd_plugin.data.real import RealData
+from dd_plugin.data.recipe import Recipe
 from tests.data.tables import NAMES, damaged, images, rows_of, table
 
 # --- tables and sequences ------------------------------------------------------------------------
@@ -76,6 +77,50 @@ def test_sequence_classes_are_named_as_torchvision_does():
     assert RealData.from_dataset(data).class_names == ["bee", "cow"]
     real = RealData.from_dataset(data, class_names=NAMES)
     assert next(real.batches(2))[1].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        # As torchvision's Imagenette and ImageNet have them: all the words for a class.
+        ((("tench", "Tinca tinca"), ("chain saw", "chainsaw")), ["tench", "chain saw"]),
+        ([["tench", "Tinca tinca"], ["chain saw"]], ["tench", "chain saw"]),
+        # Two of ImageNet's are both a crane, one flies.
+        ([("crane",), ("ox",), ("crane",)], ["crane (0)", "ox", "crane (2)"]),
+        ([7, 3], ["7", "3"]),
+        ([np.int64(7), None], ["7", "None"]),
+        ([(), ("ox",)], ["()", "ox"]),
+    ],
+    ids=str,
+)
+def test_sequence_classes_that_are_no_text(classes, names):
+    class Named(list):
+        pass
+
+    pixel = torch.zeros(1, 2, 2)
+    data = Named((pixel, row) for row in range(len(names)))
+    data.classes = classes
+    real = RealData.from_dataset(data)
+    assert real.class_names == names
+    recipe = Recipe(shape=real.shape, class_names=tuple(real.class_names), steps=1)
+    assert list(Recipe.from_dict(recipe.to_dict()).class_names) == names
+    # A test set of the same kind has the same classes.
+    assert next(RealData.from_dataset(data, class_names=names).batches(9))[1].tolist() == list(
+        range(len(names))
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "twice"), [([7, 7], "7"), (["ox", "ox"], "ox"), ([None, None], "None")]
+)
+def test_sequence_classes_that_are_the_same(classes, twice):
+    class Named(list):
+        pass
+
+    data = Named((torch.zeros(1, 2, 2), row) for row in range(2))
+    data.classes = classes
+    with pytest.raises(DataError, match=f"class names must differ, got {twice} more than once"):
+        RealData.from_dataset(data)
 
 
 def test_splits():
