@@ -3,11 +3,10 @@
 Loads each set from a folder or the Hub, trains fresh networks on it, on as many random real images
 and on all of them, tests them in eval mode, prints the table and stores it: in the set's own record
 and card where that is a folder here, and in a JSON file on request. This takes long, so whatever
-can be found out before is, and each row is stored at once.
+can be found out before is, and each row is stored at once, beside those that others have stored.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -79,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.networks < 1:
         raise CommandError(f"--networks must be at least 1, got {args.networks}")
-    kept = _rows_there(args.output) if args.output else []
+    if args.output:
+        _check_output(args.output)
     device = _checked_device(args.device)
     try:
         opened = [
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         rows: list[dict[str, Any]] = []
         for name, distilled, chosen in zip(args.sets, opened, models, strict=True):
-            own = _rows(name, distilled, chosen, args, device, kept)
+            own = _rows(name, distilled, chosen, args, device)
             rows += own
             print(rows_table(own))
             _print_loss(name, own)
@@ -103,8 +103,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows_there(output: Path) -> list[dict[str, Any]]:
-    """The rows that a file of results has, from which it can be written anew."""
+def _check_output(output: Path) -> None:
+    """See that rows can be added to a file of results."""
+    from dd_plugin.hub.rows import rows_in
+
     if output.is_dir():
         raise CommandError(f"--output must be a file, got the folder {output}; add a name")
     if not output.parent.is_dir():
@@ -113,18 +115,13 @@ def _rows_there(output: Path) -> list[dict[str, Any]]:
         )
     if not os.access(output if output.exists() else output.parent, os.W_OK):
         raise CommandError(f"--output must be writable, got {output}; choose another file")
-    if not output.exists():
-        return []
     try:
-        rows = json.loads(output.read_text())
-    except ValueError:  # no JSON, or no text at all
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        rows_in(output)
+    except ValueError as error:
         raise CommandError(
             f"--output must be a new file or one of an evaluation, got {output}, which holds "
             "something else; choose another file"
-        )
-    return rows
+        ) from error
 
 
 def _checked_device(given: str | None) -> str:
@@ -180,12 +177,11 @@ def _rows(
     models: list[str],
     args: argparse.Namespace,
     device: str,
-    written: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The rows of a set, which are written as they come, into ``written`` in a file."""
+    """The rows of a set, which are written as they come."""
     from dd_plugin.data import DataError
-    from dd_plugin.hub.comparison import compare, merge_rows
-    from dd_plugin.hub.folder import write_record, write_whole
+    from dd_plugin.hub.comparison import compare
+    from dd_plugin.hub.rows import add_to_file, add_to_record
 
     noted, source = distilled.record["protocol"], distilled.record["source"]
     test = distilled.real_data(args.dataset, args.split, device=device)
@@ -206,22 +202,19 @@ def _rows(
 
     def tell(row: dict[str, Any]) -> None:
         # Each row is written at once: a long comparison may be cut off.
-        written[:] = merge_rows(written, [row])
-        if args.output:
-            write_whole(args.output, (json.dumps(written, indent=1) + "\n").encode())
         if Path(name).is_dir():
             # Not the path of a network's folder: a record is made to be published.
             kept = {key: value for key, value in row.items() if key != "set"}
             if Path(row["model"]).exists():
                 kept["model"] = Path(row["model"]).resolve().name
-            record = distilled.record
-            record["evaluations"] = merge_rows(record["evaluations"], [kept])
             try:
-                write_record(Path(name), record)
-            except OSError as error:  # somebody else's folder
+                add_to_record(Path(name), kept, distilled.record["files"])
+            except (OSError, ValueError) as error:  # somebody else's folder, or another set
                 print(
                     f"dd-plugin evaluate: warning: not written to {name}: {error}", file=sys.stderr
                 )
+        if args.output:
+            add_to_file(args.output, row)
         text = f"{row['model']}, {row['trained_on']}: {100 * row['mean']:.1f} %"
         print(text, file=sys.stderr, flush=True)
 

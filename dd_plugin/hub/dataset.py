@@ -32,7 +32,7 @@ from dd_plugin.evaluation.fresh import ModelInit, fresh_network
 from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
-from dd_plugin.hub.folder import to_bytes, write_together
+from dd_plugin.hub.folder import instead_of_the_set_in, to_bytes, write_together
 from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
@@ -404,10 +404,11 @@ class DistilledDataset:
         check_replaceable(target, "folder")
         # The record comes last, whose checksums tell a set from half of one.
         ordered = sorted(files, key=lambda name: name == RECORD)
-        write_together(target, {name: files[name] for name in ordered})
-        for name in PUBLISHED:
-            if "*" not in name and name not in files:  # of another set
-                (target / name).unlink(missing_ok=True)
+        with instead_of_the_set_in(target):
+            write_together(target, {name: files[name] for name in ordered})
+            for name in PUBLISHED:
+                if "*" not in name and name not in files:  # of another set
+                    (target / name).unlink(missing_ok=True)
         return target
 
     def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:

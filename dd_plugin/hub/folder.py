@@ -15,15 +15,17 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from safetensors.torch import save
 from torch import Tensor
 
@@ -34,6 +36,8 @@ from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, 
 CARD = "README.md"
 # Of the preview, which is to be looked at.
 _MOST_COLUMNS, _MOST_ROWS = 50, 20
+# Seconds to wait for others, who are done in a few milliseconds.
+PATIENCE = 30.0
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -133,14 +137,16 @@ def write_set(
         "source": dict(source or {}),
         "results": dict(results or {}),
         "protocol": dict(protocol or {}),
-        "evaluations": _evaluations_of(folder, files[TENSORS]),
+        "evaluations": [],
         "about": dict(about or {}),
         "files": {
             name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in files.items()
         },
     }
-    write_together(folder, {**files, **_record_files(folder, record)})
+    with instead_of_the_set_in(folder):
+        record["evaluations"] = _evaluations_of(folder, files[TENSORS])
+        write_together(folder, {**files, **_record_files(folder, record)})
 
 
 def _evaluations_of(folder: Path, tensors: bytes) -> list[Any]:
@@ -155,6 +161,8 @@ def _evaluations_of(folder: Path, tensors: bytes) -> list[Any]:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write the record of the set in a folder anew, and the card that follows from it.
+
+    Whoever read the record before keeps it `locked` in the meantime.
 
     Raises:
         OSError: the folder cannot be written; it is as it was then.
@@ -177,6 +185,33 @@ def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While a file is read and written, by nobody else who asks; a hidden file beside it stays.
+
+    Raises:
+        OSError: there can be no lock, or somebody else has it and does not let go.
+    """
+    with WeakFileLock(_lock_of(path), timeout=PATIENCE):
+        yield
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def instead_of_the_set_in(folder: Path) -> Iterator[None]:
+    """While a set takes the place of one to whose record an evaluation may be adding a row."""
+    with ExitStack() as stack:
+        # Where no row was ever added there is no lock, and none is left in the folder of a new set.
+        if _lock_of(folder / RECORD).exists():
+            # A set is not lost for want of a lock.
+            with suppress(OSError):
+                stack.enter_context(locked(folder / RECORD))
+        yield
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or as it was before."""
     write_together(path.parent, {path.name: content})
@@ -190,7 +225,10 @@ def write_together(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     They are renamed in their order. A process that is killed between two renames leaves files of
     two sets side by side, which the checksums in the record, written last, tell when it is read.
     """
-    partial = {name: (folder / name).with_name(f".{Path(name).name}.partial") for name in files}
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # two writers do not meet
+    partial = {
+        name: (folder / name).with_name(f".{Path(name).name}.{own}.partial") for name in files
+    }
     try:
         for name, content in files.items():
             partial[name].parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,9 @@ import torch
 
 from dd_plugin.cli import main
 from dd_plugin.evaluation import OtherArchitectureWarning
+from dd_plugin.hub.reading import read_set
 from tests.distiller.toy import toy_dataset, toy_distiller
-from tests.hub.toy import change_record
+from tests.hub.toy import change_record, write_toy
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +134,58 @@ def test_rows_that_a_file_has_are_kept(run, real, tmp_path, monkeypatch):
     assert found == [("timm/test_resnet", 0.2), ("timm/dd_convnet", 0.3)]
 
 
+def a_row(model, trained_on, about):
+    how = {"pixels": None, "protocol": "standard", "accuracies": [0.5], "mean": 0.5, "std": 0}
+    return {"model": model, "trained_on": trained_on, **how, **about}
+
+
+def test_two_evaluations_at_once_keep_the_rows_of_both(run, real, tmp_path, monkeypatch):
+    words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
+    words += ["--output", str(tmp_path / "rows.json"), "--model"]
+
+    def measured(distilled, models, *args, about, on_row, **options):
+        first, last = (a_row(models[0], name, about) for name in ("first", "last"))
+        on_row(first)
+        if models[0] == "timm/dd_convnet":  # the other one comes and goes meanwhile
+            assert main([*words, "timm/test_resnet"]) == 0
+        on_row(last)
+        return [first, last]
+
+    monkeypatch.setattr("dd_plugin.hub.comparison.compare", measured)
+    assert main([*words, "timm/dd_convnet"]) == 0
+    expected = [
+        ("timm/dd_convnet", "first"),
+        ("timm/test_resnet", "first"),
+        ("timm/test_resnet", "last"),
+        ("timm/dd_convnet", "last"),
+    ]
+    noted = json.loads((run / "recipe.json").read_text())["evaluations"]
+    for rows in (noted, json.loads((tmp_path / "rows.json").read_text())):
+        assert [(row["model"], row["trained_on"]) for row in rows] == expected
+    assert "`timm/test_resnet`" in (run / "README.md").read_text()
+
+
+def test_a_set_that_is_distilled_anew_meanwhile_gets_no_rows(
+    run, real, tmp_path, monkeypatch, capsys
+):
+    def measured(distilled, models, *args, about, on_row, **options):
+        write_toy(run)
+        on_row(a_row(models[0], "a", about))
+        return []
+
+    monkeypatch.setattr("dd_plugin.hub.comparison.compare", measured)
+    words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
+    assert main([*words, "--output", str(tmp_path / "rows.json")]) == 0
+    assert f"warning: not written to {run}: " in capsys.readouterr().err
+    assert read_set(run).record["evaluations"] == []
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["trained_on"] == "a"
+
+
 def test_a_folder_that_cannot_be_written_keeps_no_rows_back(run, real, monkeypatch, capsys):
     def full(folder, record):
         raise OSError("no room")
 
-    monkeypatch.setattr("dd_plugin.hub.folder.write_record", full)
+    monkeypatch.setattr("dd_plugin.hub.rows.write_record", full)
     words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines", "--networks", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()

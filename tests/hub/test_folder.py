@@ -113,6 +113,19 @@ def test_nothing_is_replaced_before_all_is_written(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
+    sync, contents = os.fsync, [b"second"]
+
+    def interrupted(descriptor):
+        sync(descriptor)
+        while contents:  # before the first has been renamed
+            write_together(tmp_path, {"a": contents.pop()})
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    write_together(tmp_path, {"a": b"first"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"first"}
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -1,0 +1,71 @@
+"""Rows of evaluations, added to the record of a set and to files that others may be writing to.
+
+After `comparison`, which measures them. Rows come hours apart, and meanwhile another evaluation may
+add its own, or the set be distilled anew: so for each row what is there is read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dd_plugin.hub.comparison import merge_rows
+from dd_plugin.hub.folder import locked, write_record, write_whole
+from dd_plugin.hub.reading import RECORD, read_record
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """The rows that a file has; none where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds something else.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):  # no JSON, or no text at all
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(
+            f"{path} must hold rows of an evaluation, got something else; choose another file"
+        )
+    return rows
+
+
+def add_to_file(path: Path, row: Mapping[str, Any]) -> None:
+    """Put a row among those of a file, in the place of one of the same measurement.
+
+    Raises:
+        OSError: the file cannot be written, or somebody else does not let go of it.
+        ValueError: it holds something else.
+    """
+    with locked(path):
+        rows = merge_rows(rows_in(path), [dict(row)])
+        write_whole(path, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Put a row into the record and onto the card of a set, if it is the set that was evaluated.
+
+    Args:
+        folder: of the set.
+        row: what was measured.
+        files: of the record of the set that was evaluated, with their checksums.
+
+    Raises:
+        OSError: the folder cannot be written, or somebody else does not let go of it.
+        ValueError: another set is there now, or none that can be read.
+    """
+    with locked(folder / RECORD):
+        record = read_record(folder)
+        if record["files"] != files:
+            raise ValueError(
+                f"{str(folder)!r} must hold the set that was evaluated, got another one, written "
+                "since; evaluate that one"
+            )
+        record["evaluations"] = merge_rows(record["evaluations"], [dict(row)])
+        write_record(folder, record)
