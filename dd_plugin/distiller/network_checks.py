@@ -38,6 +38,22 @@ def check_model(model: nn.Module) -> None:
         )
 
 
+def check_start(model: nn.Module) -> None:
+    """Look for what the file of a distilled set cannot have of a fixed start.
+
+    Infinite values it can: masks of attention have them.
+
+    Raises:
+        ValueError: a tensor has NaN.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ValueError(
+                f"the network that every run starts from must be whole, but its {name!r} has "
+                "values that are not numbers (NaN); give them a value"
+            )
+
+
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     """Run two images through a copy of the model, in both modes, and look at what comes out."""
     trial = copy.deepcopy(model)

@@ -43,7 +43,7 @@ from dd_plugin.bn import (
     converted_layers,
     tracking_tensors,
 )
-from dd_plugin.distiller.network_checks import check_model, check_outputs
+from dd_plugin.distiller.network_checks import check_model, check_outputs, check_start
 from dd_plugin.distiller.states import flat, like_saved, restored
 from dd_plugin.evaluation.fresh import (
     ModelInit,
@@ -145,6 +145,8 @@ class Networks:
         else:
             first = self._made(mix(seed, _FIRST))
         check_model(first)
+        if self.mode == "fixed":
+            check_start(first)
         self._prototype = first.to(self.device, dtype)
         convert_bn(self._prototype, self.statistics, train_with, missing_ok=True)
         with untouched_generators():
