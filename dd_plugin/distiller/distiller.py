@@ -474,6 +474,9 @@ class Distiller:
 
         Args:
             output_dir: where; by default ``config.output_dir``.
+
+        Raises:
+            ValueError: another folder has files that would be replaced, and no distilled set.
         """
         folder = Path(output_dir or self.output_dir)
         if self.accelerator.is_main_process:

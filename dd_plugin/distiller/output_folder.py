@@ -11,7 +11,8 @@ from typing import Any
 
 from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
+from dd_plugin.hub.published import check_replaceable
+from dd_plugin.hub.reading import RECORD
 
 
 def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> None:
@@ -23,17 +24,14 @@ def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> Non
             ``config``.
 
     Raises:
-        ValueError: it holds another run.
+        ValueError: it holds another run, or files that a set would replace.
         OSError: it cannot be written.
     """
     folder = Path(config.output_dir)
     check_apart(folder, config.dataset)
     taken = (folder / RECORD).exists() or bool(checkpoints(folder))
-    if not taken and any((folder / name).exists() for name in (IMAGES, TENSORS)):
-        raise ValueError(
-            f"`output_dir` {config.output_dir!r} holds files of a data set that is no run of "
-            "dd_plugin and would be replaced; choose another folder"
-        )
+    if not taken:
+        check_replaceable(folder, "output_dir")
     resumed = resumed or config.resume_from_checkpoint
     continues = resumed is not None and (resumed == "latest" or holds(folder, Path(resumed)))
     if taken and not (config.overwrite_output_dir or continues):

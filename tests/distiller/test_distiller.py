@@ -408,8 +408,12 @@ def test_files_of_a_data_set_are_not_replaced(tmp_path):
     mine.mkdir(parents=True)
     (mine / "train-00000-of-00001.parquet").write_bytes(b"mine")
     for options in ({}, {"overwrite_output_dir": True}):
-        with pytest.raises(ValueError, match="no run of dd_plugin and would be replaced"):
+        with pytest.raises(ValueError, match="must have no files that a distilled set"):
             check_output_dir(toy_config(tmp_path / "mine", **options))
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"with README\.md, and no set that they belong to"):
+        check_output_dir(toy_config(tmp_path / "project"))
     with pytest.raises(ValueError, match="is the folder of the real images"):
         check_output_dir(toy_config(tmp_path / "mine", dataset=str(tmp_path / "mine")))
     # A checkpoint of elsewhere is no leave to write over the run that is here.
