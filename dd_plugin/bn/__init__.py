@@ -2,8 +2,9 @@
 
 Read in this order: `arithmetic` (the maths), `layer` (the learnable layer and its policies),
 `families` (its variants), `plan` (find and check), `convert` (swap and swap back). `context` holds
-the switch by which an engine keeps tracked statistics in the graph. This package imports torch
-only, and nothing else of dd_plugin.
+the switch by which an engine keeps tracked statistics in the graph, `unsynchronised` a layer for
+processes that have networks of their own. This package imports torch only, and nothing else of
+dd_plugin.
 """
 
 from dd_plugin.bn.context import statistics_in_graph

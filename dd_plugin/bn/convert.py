@@ -1,4 +1,4 @@
-"""`convert_bn` and `revert_bn`: the surgery itself.
+"""`convert_bn` and `revert_bn`: the surgery itself; and `unsynchronise_bn`, for the trainer.
 
 Converting a layer gives the same object another class (as `torch.nn.utils.parametrize` does) and
 makes its running statistics what the policy says. The object is not replaced, so everything that
@@ -26,6 +26,7 @@ from dd_plugin.bn.plan import (
     forward_is_replaced,
     plan_conversion,
 )
+from dd_plugin.bn.unsynchronised import unsynchronised_class
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -130,6 +131,32 @@ def revert_bn(model: Model) -> Model:
         _reverted.add(layer)
     for module in model.modules():
         module.__dict__.pop(_NOTE, None)
+    return model
+
+
+def unsynchronise_bn(model: Model) -> Model:
+    """Have every SyncBatchNorm of a model normalise with the batch of its own process.
+
+    In place, for stock layers and for those that `convert_bn` made; `revert_bn` then gives stock
+    layers that do so. Weights, statistics, hooks and ``state_dict`` keys stay. A class of a user's
+    own that normalises by itself is not changed by this, and `convert_bn` refuses it.
+
+    Args:
+        model: any module; a layer itself is fine.
+
+    Returns:
+        ``model`` itself.
+    """
+    for module in model.modules():
+        layer: Any = module
+        converted = isinstance(layer, LearnableStatistics)
+        stock = layer.stock_class if converted else type(layer)
+        if not issubclass(stock, nn.SyncBatchNorm) or forward_is_replaced(layer):
+            continue
+        made = unsynchronised_class(stock)
+        layer.__dict__.pop("forward", None)  # the class's own, or it were replaced
+        layer.__class__ = learnable_class(made) if converted else made
+        layer.process_group = None
     return model
 
 

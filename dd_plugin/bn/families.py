@@ -25,6 +25,7 @@ from dd_plugin.bn.layer import (
     LearnableBatchNorm3d,
     LearnableStatistics,
 )
+from dd_plugin.bn.unsynchronised import UnsynchronisedBatchNorm
 
 
 class SyncLearnable(LearnableStatistics):
@@ -185,6 +186,7 @@ def _family(stock: Any) -> Family | None:
     timm_layers = sys.modules.get("timm.layers")
     torchvision_misc = sys.modules.get("torchvision.ops.misc")
     known: dict[type[nn.Module], type[LearnableStatistics]] = {
+        UnsynchronisedBatchNorm: LearnableStatistics,
         nn.SyncBatchNorm: SyncLearnable,
         _BatchNorm: LearnableStatistics,
     }

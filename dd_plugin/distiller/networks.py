@@ -43,6 +43,7 @@ from dd_plugin.bn import (
     converted_layers,
     tracking_tensors,
 )
+from dd_plugin.bn.convert import unsynchronise_bn
 from dd_plugin.distiller.network_checks import check_model, check_outputs, check_start
 from dd_plugin.distiller.states import flat, like_saved, restored
 from dd_plugin.evaluation.fresh import (
@@ -141,7 +142,7 @@ class Networks:
 
         if self._make is None:
             assert isinstance(model_init, nn.Module)
-            first = copy.deepcopy(model_init)
+            first = unsynchronise_bn(copy.deepcopy(model_init))
         else:
             first = self._made(mix(seed, _FIRST))
         check_model(first)
@@ -374,7 +375,8 @@ class Networks:
     def _made(self, seed: int) -> nn.Module:
         """A new model from the factory; it draws as if everything had just been seeded."""
         assert self._make is not None
-        return made_from(self._make, seed)
+        # Each process has networks of its own, and not always as many as the others.
+        return unsynchronise_bn(made_from(self._make, seed))
 
     def _fresh(self, seed: int) -> RunState:
         problem = self._have_problem()
