@@ -32,7 +32,8 @@ def load_real(
         source: a folder (of images sorted into folders, of Parquet files, or written by
             `save_to_disk`), the id of a data set on the Hugging Face Hub, `"digits"` for the one
             that scikit-learn brings along, or anything `RealData.from_dataset` takes.
-        split: which split, e.g. `"train"`; for a folder or the Hub also a slice, `"train[:1000]"`.
+        split: which split, e.g. `"train"`; for the Hub and for a folder, but for one written by
+            `save_to_disk`, also a slice, `"train[:1000]"`.
         config: which configuration of the data set, if it has several.
         revision: which commit, branch or tag on the Hub.
         streaming: read it as a stream instead of fetching all of it.

@@ -161,6 +161,8 @@ def _read(
     if eval_dataset is None and train_dataset is not None and not isinstance(source, (str, dict)):
         return _Data(train, None, split)
     source = source if eval_dataset is None else eval_dataset
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
     if not isinstance(source, (str, dict)):
         return _Data(train, load_real(source, **options), split)
     same_data = eval_dataset is None

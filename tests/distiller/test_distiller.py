@@ -490,7 +490,8 @@ def test_a_single_split_from_disk_is_what_is_distilled(tmp_path):
     with pytest.raises(DataError, match="there is no split 'dev'"):
         Distiller(config=toy_config(tmp_path / "out", dataset=named.dataset, eval_split="dev"))
     tested = toy_config(tmp_path / "out", eval_split="train")
-    assert Distiller(None, tested, toy_dataset(), str(tmp_path / "one")).eval_split == "train"
+    for place in (tmp_path / "one", str(tmp_path / "one")):
+        assert Distiller(None, tested, toy_dataset(), place).eval_split == "train"
 
 
 def test_a_kind_of_gradient_that_began_at_zero_still_moves():
