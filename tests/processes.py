@@ -15,6 +15,19 @@ ENVIRONMENT = {
 }
 
 
+def finished(command, timeout=None):
+    """What became of a command that was run with these variables, in the repository."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
 def run_processes(command, output):
     """Run a command that writes a distilled set to the folder ``output``.
 
@@ -22,14 +35,7 @@ def run_processes(command, output):
     work done. That, and nothing else, is tried once more.
     """
     for _ in range(2):
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        done = finished(command, timeout=240)
         # The record is what a set is finished with.
         if "SIGABRT" not in done.stderr or not (output / "recipe.json").exists():
             break

@@ -164,6 +164,14 @@ def untouched_generators() -> Iterator[None]:
                 numpy.random.set_state(numpy_state)
 
 
+@contextlib.contextmanager
+def seeded_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators, and put them back on exit."""
+    with untouched_generators():
+        seed_global_generators(seed)
+        yield
+
+
 # The replacements. Each falls through to torch when no model is drawing.
 
 

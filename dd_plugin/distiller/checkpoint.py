@@ -65,8 +65,8 @@ def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     if not output_dir.is_dir():
         return []
-    found = [(_NAME.fullmatch(path.name), path) for path in output_dir.iterdir()]
-    return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
+    found = [path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step_of)
 
 
 def latest_checkpoint(output_dir: Path) -> Path:

@@ -6,8 +6,6 @@ networks of an evaluation are shared out among the processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import RunState, initial_state
-from dd_plugin.bilevel.randomness import seed_global_generators, untouched_generators
 from dd_plugin.bn import revert_bn
 from dd_plugin.evaluation import InputBatches, Scores, network_seed, score
 from dd_plugin.evaluation.baselines import (
@@ -82,27 +79,17 @@ def _eval_batches(distiller: Distiller) -> InputBatches:
 def _on_few(distiller: Distiller, index: int, batches: InputBatches) -> float:
     seed, config = network_seed(distiller.config.seed, index), distiller.config
     network = _ordinary(distiller, seed)
-    with _drawing(seed):
-        train_on_random_real(
-            network, distiller.train_data, config.images_per_class, _preparing(distiller), seed
-        )
+    train_on_random_real(
+        network, distiller.train_data, config.images_per_class, _preparing(distiller), seed
+    )
     return accuracy_of_module(network, batches)
 
 
 def _on_all(distiller: Distiller, index: int, batches: InputBatches) -> float:
     seed = network_seed(distiller.config.seed, index)
     network = _ordinary(distiller, seed)
-    with _drawing(seed):
-        train_on_all(network, distiller.train_data, _preparing(distiller), seed)
+    train_on_all(network, distiller.train_data, _preparing(distiller), seed)
     return accuracy_of_module(network, batches)
-
-
-@contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Have dropout and the like draw from a seed, and leave the caller's generators alone."""
-    with untouched_generators():
-        seed_global_generators(seed)
-        yield
 
 
 def _ordinary(distiller: Distiller, seed: int) -> torch.nn.Module:

@@ -33,7 +33,7 @@ from dd_plugin.bilevel import (
 from dd_plugin.bilevel.randomness import (
     Draws,
     mix,
-    seed_global_generators,
+    seeded_generators,
     untouched_generators,
 )
 from dd_plugin.bn import (
@@ -383,8 +383,7 @@ class Networks:
         if self._make is None:
             return initial_state(problem)
         if self._scratch is not None:
-            with untouched_generators():
-                seed_global_generators(seed)
+            with seeded_generators(seed):
                 _redraw(self._scratch)
             model = self._scratch
         else:
@@ -450,8 +449,7 @@ class Networks:
                     f"trainable, make it the same each time, or use {_FIXED}"
                 )
         # The proof that redrawing is making anew: the first network again, from its seed.
-        with untouched_generators():
-            seed_global_generators(mix(self.seed, _FIRST))
+        with seeded_generators(mix(self.seed, _FIRST)):
             redrawn = _redraw(second)
         if redrawn and all(
             _same(t.to(self.device, mine[n].dtype), mine[n]) for n, t in _tensors(second)

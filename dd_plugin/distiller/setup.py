@@ -144,9 +144,11 @@ def _read(
         "device": device,
         "seed": config.seed,
     }
+    train_dataset, eval_dataset = (
+        os.fspath(data) if isinstance(data, os.PathLike) else data
+        for data in (train_dataset, eval_dataset)
+    )
     source = config.dataset if train_dataset is None else train_dataset
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
     split = config.train_split
     if split is None and isinstance(source, (str, dict)):
         split = "train"
@@ -161,8 +163,6 @@ def _read(
     if eval_dataset is None and train_dataset is not None and not isinstance(source, (str, dict)):
         return _Data(train, None, split)
     source = source if eval_dataset is None else eval_dataset
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
     if not isinstance(source, (str, dict)):
         return _Data(train, load_real(source, **options), split)
     same_data = eval_dataset is None

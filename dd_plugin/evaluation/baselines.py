@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import logits_of
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.randomness import mix, seeded_generators
 from dd_plugin.data import RealData
 from dd_plugin.evaluation.scores import share_right
 
@@ -60,20 +60,27 @@ def train_on_few(
 def train_on_random_real(
     network: nn.Module, data: RealData, per_class: int, prepare: Prepare, seed: int
 ) -> None:
-    """Train a network in place on a few real images of each class, drawn by the seed."""
-    images, labels = data.of_each_class(per_class, mix(seed, 10))
-    train_on_few(network, images, labels, prepare, mix(seed, 11))
+    """Train a network in place on a few real images of each class, drawn by the seed.
+
+    Dropout and the like draw from it as well; the global generators are put back.
+    """
+    with seeded_generators(seed):
+        images, labels = data.of_each_class(per_class, mix(seed, 10))
+        train_on_few(network, images, labels, prepare, mix(seed, 11))
 
 
 def train_on_all(network: nn.Module, data: RealData, prepare: Prepare, seed: int) -> None:
-    """Train a network in place on all real images; 60,000 of them, with repetition."""
-    seed = mix(seed, 12)
+    """Train a network in place on all real images; 60,000 of them, with repetition.
+
+    Randomness is that of `train_on_random_real`.
+    """
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        now = mix(seed, step)
+        now = mix(mix(seed, 12), step)
         return prepare(*data.batch(_BATCH, now), now)
 
-    train_on_real(network, batch, max(FEW_STEPS, MANY_IMAGES // _BATCH))
+    with seeded_generators(seed):
+        train_on_real(network, batch, max(FEW_STEPS, MANY_IMAGES // _BATCH))
 
 
 def train_on_real(

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.randomness import seed_global_generators, untouched_generators
+from dd_plugin.bilevel.randomness import seeded_generators
 from dd_plugin.bn import converted_layers, tracking_tensors
 from dd_plugin.models import model_factory
 
@@ -55,8 +55,7 @@ def made_from(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     Raises:
         TypeError: the function makes something else.
     """
-    with untouched_generators():
-        seed_global_generators(seed)
+    with seeded_generators(seed):
         model = make()
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model_init` must make an nn.Module, got {type(model).__name__} from it")

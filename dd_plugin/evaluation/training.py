@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dd_plugin.bilevel import BilevelProblem, RunState, cross_entropy, initial_state
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.bilevel.randomness import mix, seed_global_generators, untouched_generators
+from dd_plugin.bilevel.randomness import mix, seeded_generators, untouched_generators
 from dd_plugin.bn import convert_bn, revert_bn
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
@@ -120,8 +120,7 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
         weights = synthetic.label_form == "weights"
         images, targets = synthetic.images(), synthetic.labels if weights else synthetic.targets()
     network = network.to(images.device, images.dtype)
-    with untouched_generators():
-        seed_global_generators(seed)
+    with seeded_generators(seed):
         train_on_few(network, images, targets, prepare, mix(seed, 13))
     return network.eval()
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.randomness import seed_global_generators, untouched_generators
 from dd_plugin.data import RealData
 from dd_plugin.evaluation import OtherArchitectureWarning, Scores
 from dd_plugin.evaluation.baselines import (
@@ -121,12 +120,10 @@ def _baseline(
     for seed in seeds:
         network = fresh_network(model, seed, recipe.num_classes, recipe.shape, arguments)
         network = network.to(device, dtype)
-        with untouched_generators():
-            seed_global_generators(seed)
-            if name == "all real images":
-                train_on_all(network, train, distilled.prepare, seed)
-            else:
-                train_on_random_real(network, train, per_class, distilled.prepare, seed)
+        if name == "all real images":
+            train_on_all(network, train, distilled.prepare, seed)
+        else:
+            train_on_random_real(network, train, per_class, distilled.prepare, seed)
         yield accuracy_of_module(network, batches)
 
 

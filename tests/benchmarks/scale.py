@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,8 +33,8 @@ import torch
 from dd_plugin.bilevel.run import Run
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
-from tests.benchmarks.measuring import ROOT, Results, in_child, in_turns, random_images
-from tests.processes import ENVIRONMENT
+from tests.benchmarks.measuring import Results, in_child, in_turns, random_images
+from tests.processes import finished
 
 # The options that a row gives, beside these.
 SMALL = {"image": [16, 1], "width": 16, "images_per_class": 1, "real_batch_size": 128}
@@ -153,14 +151,7 @@ def inner_steps_per_second(processes: int, steps: int) -> float:
         command += ["--max_steps", str(3 * steps), "--logging_steps", str(steps)]
         command += ["--eval_steps", "0", "--save_steps", "0", "--baselines", "false"]
         command += ["--final_eval_networks", "1"]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = finished(command)
         log = Path(folder) / "log.jsonl"
         if done.returncode or not log.exists():
             raise RuntimeError(f"exit {done.returncode}: {done.stderr[-600:]}")
