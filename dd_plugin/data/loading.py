@@ -52,8 +52,14 @@ def _load(
     name: str, split: str | None, config: str | None, revision: str | None, streaming: bool
 ) -> tuple[Any, str | None]:
     """The data set, and the split that remains to be taken."""
-    import datasets
-    from datasets.exceptions import DatasetsError
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise ImportError(
+            f"reading the data set {name!r} needs the package `datasets`; run `pip install "
+            "datasets`, or pass the images themselves, for example as a torch TensorDataset"
+        ) from error
 
     if name == DIGITS:
         from dd_plugin.data.digits import load_digits

@@ -47,7 +47,8 @@ class Whitening:
                 "`mean`, `std` and `matrix` must be (C, H, W), (C,) and (C H W, C H W), got "
                 f"{tuple(mean.shape)}, {tuple(std.shape)} and {tuple(matrix.shape)}"
             )
-        if not all(bool(x.isfinite().all()) for x in (mean, std, matrix)) or bool((std <= 0).any()):
+        finite = all(bool(x.isfinite().all()) for x in (mean, std, matrix))
+        if not finite or not bool((std > 0).all()):
             raise ValueError("`mean` and `matrix` must be finite, and `std` positive")
         self.mean = mean
         self.std = std

@@ -322,17 +322,18 @@ class Distiller:
             outer_loss += found.outer_loss / count
             total = [sum_ + g / count for sum_, g in zip(total, found.leaves, strict=True)]
         stop = self._stop_signal.name is not None
-        flags = torch.tensor([not finite, stop], dtype=self.dtype, device=accelerator.device)
         if accelerator.num_processes > 1:
+            flags = torch.tensor([not finite, stop], dtype=self.dtype, device=accelerator.device)
             flat = torch.cat([flags, outer_loss.reshape(1), *(g.flatten() for g in total)])
             flat = torch.as_tensor(accelerator.reduce(flat, reduction="sum"))
-            flags, outer_loss = flat[:2], flat[2]
+            (unusable, stop), outer_loss = (flat[:2] > 0).tolist(), flat[2]
+            finite = not unusable
             sizes = [g.numel() for g in total]
             parts = flat[3:].split(sizes)
             total = [p.view_as(g) for p, g in zip(parts, total, strict=True)]
-        if flags[1] > 0:
+        if stop:
             state.interrupted = self._stop_signal.name or "a signal to another process"
-        if flags[0] > 0:
+        if not finite:
             self._skip(step)
         else:
             state.consecutive_skipped = 0

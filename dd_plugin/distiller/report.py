@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         "versions": {
             "dd_plugin": __version__,
             "torch": torch.__version__,
-            **{name: version(name) for name in ("timm", "transformers", "datasets")},
+            **_installed("timm", "transformers", "datasets"),
         },
     }
     write_set(
@@ -89,6 +90,15 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     curve = training_curve(history)
     if curve is not None:
         write_whole(folder / "curve.png", curve)
+
+
+def _installed(*packages: str) -> dict[str, str]:
+    """The versions of the packages that are installed; arrays are distilled without `datasets`."""
+    versions = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _untrained(distiller: Distiller) -> dict[str, Tensor]:

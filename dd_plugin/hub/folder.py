@@ -247,24 +247,15 @@ def write_together(folder: Path, files: Mapping[str, bytes | Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which say nothing about a set of this size."""
-    import datasets
-
-    were_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_disabled:
-            datasets.enable_progress_bars()
-
-
 def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:
-    """The content of the Parquet file, and how many bytes its rows have in memory."""
-    from datasets import ClassLabel, Dataset, Features, Image, List, Value
+    """The content of the Parquet file, and how many bytes its rows have in memory.
+
+    Written by pyarrow alone, with the types of the columns where `datasets` looks for them, so that
+    a set can be written on a machine that has no `datasets`.
+    """
+    import pyarrow
     from PIL import Image as PillowImage
+    from pyarrow import parquet
 
     def encoded(pixels: Tensor) -> dict[str, Any]:
         array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
@@ -274,16 +265,22 @@ def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:
 
     with ThreadPoolExecutor() as pool:  # Pillow encodes without holding up other threads
         images = list(pool.map(encoded, to_bytes(shown)))
-    rows: dict[str, list[Any]] = {"image": images, "label": synthetic.labels.tolist()}
+    file = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    columns: dict[str, Any] = {
+        "image": pyarrow.array(images, file),
+        "label": pyarrow.array(synthetic.labels.tolist(), pyarrow.int64()),
+    }
     features: dict[str, Any] = {
-        "image": Image(),
-        "label": ClassLabel(names=list(synthetic.recipe.class_names)),
+        "image": {"_type": "Image"},
+        "label": {"names": list(synthetic.recipe.class_names), "_type": "ClassLabel"},
     }
     if synthetic.learned_labels is not None:
-        rows["soft_label"] = synthetic.targets().detach().cpu().tolist()
-        features["soft_label"] = List(Value("float32"))
+        weights = synthetic.targets().detach().cpu().tolist()
+        columns["soft_label"] = pyarrow.array(weights, pyarrow.list_(pyarrow.float32()))
+        weight = {"dtype": "float32", "_type": "Value"}
+        features["soft_label"] = {"feature": weight, "_type": "List"}
+    types = json.dumps({"info": {"features": features}})
+    rows = pyarrow.table(columns).replace_schema_metadata({"huggingface": types})
     content = io.BytesIO()
-    with _quietly():
-        made = Dataset.from_dict(rows, features=Features(features))
-        made.to_parquet(content)
-    return content.getvalue(), made.data.nbytes
+    parquet.write_table(rows, content)
+    return content.getvalue(), rows.nbytes
