@@ -131,8 +131,7 @@ def _choose(
     if what == "label" and _only_images(features):
         raise DataError(
             f"the data set has images ({', '.join(features)}) and no labels; give one with a "
-            "column of labels, or sort the image files into at least two folders, one per class, "
-            "all equally deep"
+            "column of labels, or sort the image files into at least two folders, one per class"
         )
     problem = (
         f"{len(candidates)} columns may be the {what}s ({', '.join(candidates)})"

@@ -68,12 +68,16 @@ def read_pixels(
             image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
         pixels = np.array(image)
     except _UNREADABLE as error:
-        name = value.get("path") if isinstance(value, Mapping) else None
-        file = f" {name}" if name else ""
+        name = value.get("path") if isinstance(value, Mapping) else value
+        file = f" {name}" if isinstance(name, (str, Path)) and name else ""
         reason = " ".join(str(error).split()) or type(error).__name__
+        remedy = (
+            "replace the file, or move it out of the folder"
+            if file and Path(name).is_file()
+            else "repair it, or leave the row out, e.g. with dataset.select"
+        )
         raise DataError(
-            f"row {row}: the image{file} cannot be read ({reason}); "
-            "mend it, or leave the row out, e.g. with dataset.select"
+            f"row {row}: the image{file} cannot be read ({reason}); {remedy}"
         ) from error
     pixels = pixels.reshape(pixels.shape[0], pixels.shape[1], -1)
     if pixels.shape[2] < channels:
@@ -119,7 +123,8 @@ def _open_file(value: Any) -> Image.Image:
         value, path = None, value
     if value is None and path is None:
         raise ValueError("it has neither bytes nor a path")
-    return Image.open(path if value is None else io.BytesIO(value))
+    # Pillow keeps the file of several pictures open, so it is read here.
+    return Image.open(io.BytesIO(Path(path).read_bytes() if value is None else value))
 
 
 def _upright(image: Image.Image) -> Image.Image:

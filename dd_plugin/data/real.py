@@ -49,6 +49,8 @@ class RealData:
         num_classes: how many.
         shape: (channels, height, width) of every image.
         device: where batches are.
+        public_name: what others know the data set by: its id on the Hub, or `"digits"`. None for a
+            folder of this machine and for an object.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class RealData:
         self.num_classes = len(self.class_names)
         self.shape = shape
         self.device = device
+        self.public_name: str | None = None
 
     @classmethod
     def from_dataset(

@@ -35,7 +35,7 @@ def test_load_folder_of_images(tmp_path):
     assert (len(real), real.class_names, real.class_counts()) == (6, NAMES, [2, 2, 2])
     assert not load_real(tmp_path / "data", streaming=True, buffer_size=2).in_memory
     (tmp_path / "data" / "bee" / "1.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"row \d: the image .*bee.1\.png cannot be read"):
+    with pytest.raises(DataError, match=r"row \d: the image .*bee.1\.png cannot.*replace the file"):
         load_real(tmp_path / "data")
 
 
@@ -44,7 +44,7 @@ def test_images_that_are_not_sorted_into_classes(tmp_path, places):
     for row, (each, place) in enumerate(zip(images(3), places, strict=False)):
         (tmp_path / "data" / place).mkdir(parents=True, exist_ok=True)
         PILImage.fromarray(each).save(tmp_path / "data" / place / f"{row}.png")
-    with pytest.raises(DataError, match="at least two folders, one per class, all equally deep"):
+    with pytest.raises(DataError, match="at least two folders, one per class"):
         load_real(tmp_path / "data", "train")
 
 
