@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.sources import CHUNK, ColourError, Options, Reader, Source
+from dd_plugin.data.tones import DepthError
 
 SAMPLE_PER_CLASS: Final = 100  # images that stand for a class where reading all would take hours
 
@@ -28,12 +29,12 @@ def open_rows(
 ) -> tuple[Callable[[Tensor], Tensor], tuple[int, int, int], bool]:
     """What gives uint8 rows by their indices, (C, H, W), and whether it is in memory."""
     count = len(source)
-    reader = Reader(source.images(range(1))[0], options)
     try:
+        reader = Reader(source.images(range(1))[0], options)
         if count * reader.image_bytes > options.max_bytes:
             for row in range(0, count, -(-count // _CHECKED)):
                 reader.read(source.images([row]), [row])
-            reader.channels_are_fixed = True
+            reader.settle(options)
             return functools.partial(reader.read_rows, source), reader.shape, False
         pixels = torch.empty(count, *reader.shape, dtype=torch.uint8)
         for start in range(0, count, CHUNK):
@@ -42,6 +43,10 @@ def open_rows(
     except ColourError:
         options.channels = 3
         return open_rows(source, options)
+    except DepthError as error:
+        options.white_so_far = error.white
+        return open_rows(source, options)
+    reader.settle(options)
     kept = pixels.to(options.device)
     return functools.partial(take, kept), reader.shape, True
 

@@ -22,6 +22,7 @@ from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data.columns import Classes, Columns, DataError
 from dd_plugin.data.rows import SAMPLE_PER_CLASS, Rows, draw_balanced, require, take
 from dd_plugin.data.sources import CHUNK, ColourError, Options, Reader
+from dd_plugin.data.tones import DepthError
 
 _SPREAD = 10  # random images of a class are drawn from so many times as many
 
@@ -38,15 +39,18 @@ def open_stream(
     first = next(iter(copy.deepcopy(dataset)), None)
     if first is None:
         raise DataError("the stream has no rows; give another split or data set")
-    reader = Reader(first[columns.image], options)
-    buffer_size = max(1, min(options.buffer_size, options.max_bytes // reader.image_bytes))
-    stream = Stream(dataset, columns, classes, reader, buffer_size, options.seed)
     try:
+        reader = Reader(first[columns.image], options)
+        buffer_size = max(1, min(options.buffer_size, options.max_bytes // reader.image_bytes))
+        stream = Stream(dataset, columns, classes, reader, buffer_size, options.seed)
         pixels, labels = stream.first_block()
     except ColourError:
         options.channels = 3
         return open_stream(dataset, columns, classes, options)
-    reader.channels_are_fixed = True
+    except DepthError as error:
+        options.white_so_far = error.white
+        return open_stream(dataset, columns, classes, options)
+    reader.settle(options)
     if len(labels) < buffer_size:  # that was all of it
         kept = pixels.to(options.device)
         return Rows(functools.partial(take, kept), labels, classes.names, True), reader.shape
