@@ -77,11 +77,11 @@ class _Folder:
             holders.append(holder)
             waiting.extend(holder.folders.values())
         for holder in sorted(holders, key=lambda each: each.path):
-            found += [os.path.join(holder.path, name) for name in sorted(holder.images)]
+            found += [f"{holder.path}{os.sep}{name}" for name in sorted(holder.images)]
         return found
 
 
-class _Described(Exception):
+class _DescribedError(Exception):
     """A table beside the images says what they are."""
 
 
@@ -104,7 +104,7 @@ def find_class_folders(folder: Path) -> dict[str, LabeledFiles] | None:
         return None
     try:
         root = _walk(str(folder.absolute()), ())
-    except _Described:
+    except _DescribedError:
         return None
     except OSError as error:
         raise DataError(f"the folder {str(folder)!r} could not be read: {error}") from error
@@ -191,7 +191,7 @@ def _walk(
 ) -> _Folder | None:
     """A folder with all that holds images below it; None where there are none."""
     suffixes = suffixes or _suffixes()
-    status = os.stat(path)
+    status = Path(path).stat()
     own = (status.st_dev, status.st_ino)
     if own in parents:
         return None
@@ -204,17 +204,18 @@ def _walk(
                 continue
             if _is_folder(entry):
                 inside.append(name)
-            elif os.path.splitext(name)[1].lower() in suffixes:
+            elif name[name.rfind(".") :].lower() in suffixes:
                 found.images.append(name)
             elif name in DESCRIPTIONS:
-                raise _Described
-            elif entry.is_symlink() and "." not in name and not os.path.exists(entry.path):
+                raise _DescribedError
+            elif entry.is_symlink() and "." not in name and not Path(entry.path).exists():
+                target = Path(entry.path).readlink()
                 raise DataError(
-                    f"{entry.path!r} is a link to {os.readlink(entry.path)!r}, where nothing is; "
-                    "correct the link or remove it"
+                    f"{entry.path!r} is a link to '{target}', where nothing is; correct the link "
+                    "or remove it"
                 )
     for name in inside:
-        below = _walk(os.path.join(path, name), (*parents, own), suffixes)
+        below = _walk(f"{path}{os.sep}{name}", (*parents, own), suffixes)
         if below is not None:
             found.folders[name] = below
     return found if found.images or found.folders else None
@@ -270,7 +271,7 @@ def _splits_of(root: _Folder) -> dict[str, list[_Folder]]:
         raise DataError(
             f"the data set has no labels: the folders {_listed(named)} are called like splits and "
             "have no class folders in them; sort the images of each into folders, one per class; "
-            f"if these are the classes, move them into a folder {os.path.join(root.path, 'train')}"
+            f"if these are the classes, move them into a folder {Path(root.path, 'train')}"
         )
     found: dict[str, list[_Folder]] = {}
     for split in ("train", "validation", "test"):
@@ -289,7 +290,7 @@ def _files_of(holders: list[_Folder]) -> LabeledFiles:
             return LabeledFiles([], [], [])  # of a split without labels
         if holder.images:
             raise DataError(
-                f"{os.path.join(holder.path, min(holder.images))!r} "
+                f"'{Path(holder.path, min(holder.images))}' "
                 + (f"and {len(holder.images) - 1} more lie" if holder.images[1:] else "lies")
                 + f" beside the class folders {_listed(holder.folders)} and would have no label; "
                 "sort the images into at least two folders, one per class, or take these out"
@@ -312,7 +313,7 @@ def _check_names(path: str, classes: list[str]) -> None:
             name.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"the name of the folder {os.path.join(path, name)!r} is not valid text "
+                f"the name of the folder {str(Path(path, name))!r} is not valid text "
                 f"({first_line(error)}); rename it, it is to be the name of a class"
             ) from error
 

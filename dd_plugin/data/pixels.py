@@ -80,7 +80,8 @@ def read_pixels(
         pixels = np.array(image)
     except _UNREADABLE as error:
         name = value.get("path") if isinstance(value, Mapping) else value
-        file = f" {name}" if isinstance(name, (str, Path)) and name else ""
+        name = str(name) if isinstance(name, (str, Path)) else ""
+        file = f" {name}" if name else ""
         reason = " ".join(str(error).split()) or type(error).__name__
         remedy = (
             "replace the file, or move it out of the folder"

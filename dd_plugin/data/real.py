@@ -283,6 +283,21 @@ class RealData:
         """How many images each class has; None for a stream, which does not know."""
         return self._rows.class_counts()
 
+    def leave_out_empty_classes(self) -> list[str]:
+        """Forget the classes that have no images, and return their names.
+
+        As `datasets.Dataset.filter` leaves them, which removes rows and keeps all names. Nothing is
+        done where fewer than two classes would remain, and to a stream, which cannot tell.
+        """
+        if not isinstance(self._rows, Rows):
+            return []
+        rows, names = self._rows.without_empty_classes()
+        if len(names) == self.num_classes or len(names) < 2:
+            return []
+        empty = [name for name in self.class_names if name not in names]
+        self._rows, self.class_names, self.num_classes = rows, names, len(names)
+        return empty
+
     def check_classes(self, at_least: int = 1) -> None:
         """Raises a `DataError` naming each class with fewer images; a stream cannot tell."""
         counts = self.class_counts()

@@ -80,6 +80,14 @@ class Rows:
         self._counts = torch.bincount(labels, minlength=len(class_names))
         self._of_class = labels.argsort(stable=True).split(self._counts.tolist())
 
+    def without_empty_classes(self) -> tuple[Rows, list[str]]:
+        """The same rows with the names of the classes that have any, and these names."""
+        there = (self._counts > 0).nonzero()[:, 0]
+        place = torch.full((len(self._names),), -1, dtype=torch.int64)
+        place[there] = torch.arange(len(there))
+        names = [self._names[index] for index in there.tolist()]
+        return Rows(self._take, place[self._labels], names, self.in_memory), names
+
     def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:
         """uint8 pixels and labels of random rows; see `RealData.batch`."""
         generator = torch.Generator().manual_seed(seed)
@@ -162,9 +170,16 @@ def require(counts: Tensor, at_least: int, names: Sequence[str]) -> None:
         for name, count in zip(names, counts.tolist(), strict=True)
         if count < at_least
     ]
-    if short:
-        more = f" and {len(short) - 10} more" if len(short) > 10 else ""
-        raise DataError(
-            f"each class must have at least {at_least} images, but {', '.join(short[:10])}{more}; "
-            "ask for fewer images per class, leave these classes out, or give more data"
-        )
+    if not short:
+        return
+    more = f" and {len(short) - 10} more" if len(short) > 10 else ""
+    remedies = ["ask for fewer images per class"] if int(counts.max()) and at_least > 1 else []
+    if not int(counts.min()):
+        # The rows are gone already, the names are not: `filter` and slices keep them.
+        remedies.append("pass the names of the classes that have images as `class_names`")
+    else:
+        remedies.append("leave out the rows of these classes, e.g. with dataset.filter")
+    raise DataError(
+        f"each class must have at least {at_least} images, but {', '.join(short[:10])}{more}; "
+        f"{', '.join(remedies)}, or give more data"
+    )

@@ -6,6 +6,7 @@ and lays out the synthetic set.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,8 @@ from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation.fresh import ModelInit
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -150,6 +153,14 @@ def _read(
     if split is None and isinstance(source, (str, dict)):
         split = "train"
     train = load_real(source, split, **options)
+    if empty := train.leave_out_empty_classes():
+        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+        logger.warning(
+            "no training images of the classes %s%s: they are left out, and %d classes remain",
+            ", ".join(empty[:10]),
+            more,
+            train.num_classes,
+        )
     if train.in_memory:
         train.check_classes(config.images_per_class)
     options |= {

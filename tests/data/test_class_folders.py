@@ -213,19 +213,21 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(class_folders.os, "scandir", scandir)
-    with pytest.raises(DataError, match="could not be read: .*Permission denied: .*elk"):
+    with pytest.raises(DataError, match=r"could not be read: .*Permission denied: .*elk"):
         load_real(tmp_path, "train")
 
 
 def test_an_image_beside_the_class_folders_is_an_error(tmp_path):
     draw(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/b.png", "train/a.png")
-    with pytest.raises(DataError, match="a.png' and 1 more lie beside the class folders cat, dog"):
+    with pytest.raises(DataError, match=r"a.png' and 1 more lie beside the class folders cat, dog"):
         load_real(tmp_path, "train")
 
 
 def test_folders_of_splits_without_classes(tmp_path):
     draw(tmp_path / "flat", "train/1.png", "test/2.png")
-    with pytest.raises(DataError, match="no labels: .* test, train .*if these are the classes, mo"):
+    with pytest.raises(
+        DataError, match=r"no labels: .* test, train .*if these are the classes, mo"
+    ):
         load_real(tmp_path / "flat", "train")
     # As the advice says.
     draw(tmp_path / "moved", "train/train/1.png", "train/test/2.png")
@@ -236,7 +238,7 @@ def test_folders_of_splits_without_classes(tmp_path):
     assert counts_of(load_real(tmp_path / "tubes", "train")) == {"test strip": 1, "test tube": 1}
     draw(tmp_path / "contest", "train/cat/1.png", "train/dog/1.png", "test/1.png", "test/2.png")
     assert counts_of(load_real(tmp_path / "contest", "train")) == {"cat": 1, "dog": 1}
-    with pytest.raises(MissingSplitError, match="'test' of the folder .* have no labels"):
+    with pytest.raises(MissingSplitError, match=r"'test' of the folder .* have no labels"):
         load_real(tmp_path / "contest", "test")
 
 
@@ -278,18 +280,18 @@ def test_slices_and_sums_of_splits(tmp_path):
             take(missing)
     with pytest.raises(DataError, match="a split or a slice of one"):
         take("train[:")
-    with pytest.raises(DataError, match="`split` must say which part .*'train', 'validation'"):
+    with pytest.raises(DataError, match=r"`split` must say which part .*'train', 'validation'"):
         take(None)
 
 
 def test_names_that_are_no_text(tmp_path):
     draw(tmp_path / "files", "cat/1.png", "dog/1.png")
-    os.rename(tmp_path / "files/cat/1.png", os.fsencode(tmp_path / "files/cat") + b"/\xff.png")
+    (tmp_path / "files/cat/1.png").rename(tmp_path / "files/cat" / os.fsdecode(b"\xff.png"))
     assert counts_of(load_real(tmp_path / "files")) == {"cat": 1, "dog": 1}
     with pytest.raises(DataError, match="name of a file is not valid text"):
         load_real(tmp_path / "files", streaming=True)
-    os.rename(tmp_path / "files/cat", os.fsencode(tmp_path / "files") + b"/c\xff")
-    with pytest.raises(DataError, match="is not valid text .*; rename it"):
+    (tmp_path / "files/cat").rename(tmp_path / "files" / os.fsdecode(b"c\xff"))
+    with pytest.raises(DataError, match=r"is not valid text .*; rename it"):
         load_real(tmp_path / "files")
 
 
@@ -303,7 +305,7 @@ def test_images_are_opened_when_they_are_wanted(tmp_path, monkeypatch):
     assert not real.in_memory
     before = len(opened)
     assert before <= 1001  # the first, and a sample
-    images, labels = real.batch(64, 0)
+    _, labels = real.batch(64, 0)
     assert len(opened) == before + 64
     torch.testing.assert_close(labels.bincount(), labels.new_tensor([30, 34]), atol=20, rtol=0)
 

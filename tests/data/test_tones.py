@@ -298,7 +298,7 @@ def test_a_test_set_is_as_bright_as_the_training_set(tmp_path):
     assert next(test.batches(9))[0].max() < 0.25
     assert load_real(tmp_path, "test").white_level == 1023
     with pytest.raises(
-        DataError, match="reach 40.., but the white of this data set is 1023: .*`wh"
+        DataError, match=r"reach 40.., but the white of this data set is 1023: .*`wh"
     ):
         load_real(tmp_path, "train", white_level=1023)
     for bad in (0, -1, 65536):

@@ -1,8 +1,8 @@
 """No path of this machine is published: what is a name is decided when the data is loaded."""
 
 import json
-import os
 import shutil
+from pathlib import Path
 
 import datasets
 import pytest
@@ -50,7 +50,7 @@ def test_a_folder_is_never_named(tmp_path, monkeypatch, asked, given, then):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     draw(tmp_path / "here" / "grace" / "secret-pets")
-    source = os.path.join("grace", "secret-pets")  # which could be a name on the Hub
+    source = str(Path("grace", "secret-pets"))  # which could be a name on the Hub
     config = toy_config(
         tmp_path / "run",
         max_steps=1,
