@@ -5,10 +5,11 @@ rule of torchvision's `ImageFolder`, with the same order of classes and files. N
 about a file: `datasets` takes ``cat/train_4.png`` for another split than ``cat/1.png``. Only the
 folders at the top may be splits, ``train`` and ``test`` say, if they hold class folders.
 
-Four differences from `ImageFolder` are meant. A folder without images is no class instead of an
-error; hidden files (``.name``) are left out; any format that Pillow reads counts as an image; and a
-link that leads back into its own parents is not followed, where `ImageFolder` reads the same
-files forty times.
+These differences from `ImageFolder` are meant. A folder without images is no class instead of an
+error; hidden files (``.name``) are left out; any format that Pillow reads counts as an image. An
+image beside the class folders, one of a kind that Pillow cannot read (``.heic``), and a link to
+nowhere are errors, where `ImageFolder` passes over them. A link that leads back into its own
+parents is not followed, where `ImageFolder` reads the same files forty times.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from dd_plugin.messages import first_line
 
 # Formats that Pillow registers and cannot read without help: data files and films.
 _NO_PICTURES: Final = {"BUFR", "GRIB", "HDF5", "MPEG"}
+# Kinds of pictures that Pillow reads with a plugin, if at all.
+_FOREIGN: Final = {
+    ".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".dcm",
+}  # fmt: skip
 _HUB_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -61,10 +66,14 @@ class LabeledFiles(Sequence[tuple[str, int]]):
 
 @dataclass
 class _Folder:
-    """A folder: its images, and the folders below it that hold any."""
+    """A folder: its images, and the folders below it that hold any.
+
+    ``foreign`` is an image here or below that Pillow cannot read.
+    """
 
     path: str
     images: list[str] = field(default_factory=list)
+    foreign: str | None = None
     folders: dict[str, _Folder] = field(default_factory=dict)
 
     def all_images(self) -> list[str]:
@@ -206,6 +215,8 @@ def _walk(
                 inside.append(name)
             elif name[name.rfind(".") :].lower() in suffixes:
                 found.images.append(name)
+            elif name[name.rfind(".") :].lower() in _FOREIGN:
+                found.foreign = entry.path
             elif name in DESCRIPTIONS:
                 raise _DescribedError
             elif entry.is_symlink() and "." not in name and not Path(entry.path).exists():
@@ -218,7 +229,8 @@ def _walk(
         below = _walk(f"{path}{os.sep}{name}", (*parents, own), suffixes)
         if below is not None:
             found.folders[name] = below
-    return found if found.images or found.folders else None
+            found.foreign = found.foreign or below.foreign
+    return found if found.images or found.folders or found.foreign else None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -288,6 +300,11 @@ def _files_of(holders: list[_Folder]) -> LabeledFiles:
         holder = _inner(outer, in_split=True)
         if not holder.folders:
             return LabeledFiles([], [], [])  # of a split without labels
+        if holder.foreign:
+            raise DataError(
+                f"{holder.foreign!r} is an image of a kind that Pillow cannot read here; convert "
+                "such images to PNG or JPEG, or take them out of the folder"
+            )
         if holder.images:
             raise DataError(
                 f"'{Path(holder.path, min(holder.images))}' "

@@ -159,6 +159,8 @@ def _feature_of(value: Any) -> Any:
             return Value(dtype)
     if isinstance(value, bytes):
         return Value("binary")
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) == 1 and len(value) == 1:
+        return [_feature_of(value[0])]
     return Value("int64") if isinstance(value, np.integer) else type(value).__name__
 
 

@@ -310,6 +310,15 @@ def test_images_are_opened_when_they_are_wanted(tmp_path, monkeypatch):
     torch.testing.assert_close(labels.bincount(), labels.new_tensor([30, 34]), atol=20, rtol=0)
 
 
+@pytest.mark.parametrize("file", ["dog/2.heic", "elk/2.HEIC", "dog/deep/2.cr2"])
+def test_images_that_pillow_cannot_read_are_not_passed_over(tmp_path, file):
+    draw(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{file}' is an image of a kind that Pillow cannot read"):
+        load_real(tmp_path)
+
+
 def test_pages_and_films_are_no_images(tmp_path):
     draw(tmp_path, "cat/1.png", "dog/1.png")
     for name in ("notes.pdf", "film.mpg", "data.h5", "list.csv", "1.json"):

@@ -99,6 +99,13 @@ def test_stream_without_features_is_looked_at():
         find_columns(IterableDataset.from_generator(lambda: iter([])))
 
 
+@pytest.mark.parametrize("label", [[1], np.array([1])])
+def test_stream_without_features_may_have_lists_of_one_label(label):
+    image = PILImage.new("L", (2, 2))
+    stream = IterableDataset.from_generator(lambda: iter([{"img": image, "label": label}]))
+    assert find_columns(stream).label == "label"
+
+
 # --- classes ------------------------------------------------------------------------------------
 
 
