@@ -94,20 +94,23 @@ class _DescribedError(Exception):
     """A table beside the images says what they are."""
 
 
-def find_class_folders(folder: Path) -> dict[str, LabeledFiles] | None:
+Splits = dict[str, LabeledFiles | DataError]
+
+
+def find_class_folders(folder: Path) -> Splits | None:
     """The images of each split of a folder.
 
     Args:
         folder: class folders, or split folders that hold them.
 
     Returns:
-        Split to files, all being ``"train"`` without split folders. A split whose images are in no
-        class folders has no classes and no files. None where the images, if any, are in no folders
-        or are described by a table, which is for `datasets` to read.
+        Split to files, all being ``"train"`` without split folders, or to the error of the split,
+        if an image in it would have no label. A split whose images are in no class folders has no
+        classes and no files. None where the images, if any, are in no folders or are described by
+        a table, which is for `datasets` to read.
 
     Raises:
-        DataError: the folder cannot be read, an image lies beside the class folders, or it is
-            unclear which folders are classes.
+        DataError: the folder cannot be read, or it is unclear which folders are classes.
     """
     if _is_hub_layout(folder):
         return None
@@ -119,13 +122,16 @@ def find_class_folders(folder: Path) -> dict[str, LabeledFiles] | None:
         raise DataError(f"the folder {str(folder)!r} could not be read: {error}") from error
     if root is None or not root.folders:
         return None
-    splits = _splits_of(_inner(root))
-    found = {split: _files_of(holders) for split, holders in splits.items()}
-    _check_common_classes({split: files.classes for split, files in found.items()})
+    found: Splits = {}
+    for split, holders in _splits_of(_inner(root)).items():
+        try:
+            found[split] = _files_of(holders)
+        except DataError as error:  # which is none to who wants another split
+            found[split] = error
     return found
 
 
-def take_split(splits: dict[str, LabeledFiles], split: str | None, name: str) -> LabeledFiles:
+def take_split(splits: Splits, split: str | None, name: str) -> LabeledFiles:
     """The files of one split, or of a slice or sum of splits as `datasets` writes them.
 
     Args:
@@ -134,7 +140,8 @@ def take_split(splits: dict[str, LabeledFiles], split: str | None, name: str) ->
         name: of the folder, for messages.
 
     Raises:
-        DataError: no split is named and there are several, or the slice cannot be read.
+        DataError: no split is named and there are several, the slice cannot be read, or the split
+            cannot be used.
         MissingSplitError: there is no such split.
     """
     there = ", ".join(map(repr, splits))
@@ -144,20 +151,26 @@ def take_split(splits: dict[str, LabeledFiles], split: str | None, name: str) ->
         split = next(iter(splits))
     split = str(split)
     missing = f"the folder {name!r} has no split {split!r}; there are {there}"
+    usable = {each: files for each, files in splits.items() if isinstance(files, LabeledFiles)}
     parts: list[tuple[str, int, int]]
     if split in splits:
-        parts = [(split, 0, len(splits[split]))]
+        parts = [(split, 0, len(usable.get(split, ())))]
     elif re.fullmatch(r"\w+", split):
         raise MissingSplitError(missing)
     else:
-        parts = _slices(split, {each: len(files) for each, files in splits.items()}, missing)
+        parts = _slices(split, {each: len(usable.get(each, ())) for each in splits}, missing)
     for part, _, _ in parts:
-        if not splits[part].classes:
+        found = splits[part]
+        if isinstance(found, DataError):
+            raise found
+        if not found.classes:
             raise MissingSplitError(
                 f"the images of the split {part!r} of the folder {name!r} have no labels: they are "
                 "not sorted into folders, one per class"
             )
-    return _join([(splits[part], start, stop) for part, start, stop in parts])
+        if "train" in usable:
+            _check_common_classes(usable["train"].classes, part, found.classes)
+    return _join([(usable[part], start, stop) for part, start, stop in parts])
 
 
 def _slices(split: str, lengths: dict[str, int], missing: str) -> list[tuple[str, int, int]]:
@@ -335,15 +348,13 @@ def _check_names(path: str, classes: list[str]) -> None:
             ) from error
 
 
-def _check_common_classes(classes: dict[str, list[str]]) -> None:
-    """Splits without any class in common would be matched by place: 1st to 1st, 2nd to 2nd."""
-    train = classes.get("train")
-    for split, names in classes.items():
-        if train and names and set(train).isdisjoint(names):
-            raise DataError(
-                f"the splits 'train' ({_listed(train)}) and {split!r} ({_listed(names)}) have no "
-                "class folder in common; give the folders of a class the same name in each split"
-            )
+def _check_common_classes(train: list[str], split: str, names: list[str]) -> None:
+    """Without any class in common, labels would be matched by place: 1st to 1st, 2nd to 2nd."""
+    if train and set(train).isdisjoint(names):
+        raise DataError(
+            f"the splits 'train' ({_listed(train)}) and {split!r} ({_listed(names)}) have no class "
+            "folder in common; give the folders of a class the same name in each split"
+        )
 
 
 def _listed(names: Any) -> str:

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dd_plugin.data.columns import DataError
-from dd_plugin.data.tones import Tones, check_channels, is_cut, opaque, paint
+from dd_plugin.data.tones import Tones, check_channels, check_pages, is_cut, opaque, paint
 
 # What Pillow's readers raise on bytes that are no image, or a damaged one.
 _UNREADABLE = (
@@ -110,6 +110,7 @@ def _open(value: Any, size: tuple[int, int] | None, tones: Tones) -> Image.Image
         return _from_array(_first_to_last(array), tones, array.shape)
     else:
         image = _open_file(value)
+        check_pages(image)
         if size is not None and image.format == "JPEG":
             # The decoder leaves out what would be scaled away; twice the size keeps it sharp, and
             # a square holds for images that are to be turned.
@@ -181,10 +182,12 @@ def _from_array(array: np.ndarray[Any, Any], tones: Tones, shape: tuple[int, ...
     if array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(f"its shape is {shape}, not that of an image")
     if array.ndim == 3 and array.shape[2] not in (1, 3):
+        # Of an array with its channels first, the last number is its width.
+        count = min(array.shape[2], shape[0]) if array.shape[2] > 16 else array.shape[2]
         raise ValueError(
-            f"its shape is {shape}, which has {array.shape[2]} channels, and images have 1 (gray) "
-            "or 3 (color); give the three that are to be used, or a Pillow image of mode RGBA "
-            "where the last one is opacity"
+            f"its shape is {shape}, which has {count} channels, and images have 1 (gray) or 3 "
+            "(color); give the three that are to be used, or a Pillow image of mode RGBA where the "
+            "last one is opacity"
         )
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255

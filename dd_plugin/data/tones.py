@@ -140,7 +140,7 @@ def is_cut(image: Image.Image) -> bool:
 
 
 def check_channels(image: Image.Image) -> None:
-    """Refuse a file of which Pillow reads only some channels or pages.
+    """Refuse an image of which Pillow reads only some channels, or takes one for opacity.
 
     Raises:
         ValueError: it is one.
@@ -151,15 +151,30 @@ def check_channels(image: Image.Image) -> None:
         read = len(image.getbands())
         if image.mode not in ("P", "PA") and stored > read:
             raise ValueError(_too_many(stored))
-        pages = getattr(image, "n_frames", 1)
-        if pages > 1:
-            raise ValueError(f"it has {pages} pages, of which one would be used; store them apart")
         # Some other quantity than opacity, if the file does not call it so (ExtraSamples).
         unnamed = image.mode == "RGBA" and 338 not in image.tag_v2  # type: ignore[attr-defined]
     if unnamed or image.mode == "RGBX":
         low, high = image.getchannel(3).getextrema()
         if low != high:
             raise ValueError(_too_many(4))
+
+
+def check_pages(image: Image.Image) -> None:
+    """Refuse a TIFF file of several pages; smaller copies of the first one do not count.
+
+    Raises:
+        ValueError: it is one.
+    """
+    count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    if count == 1:
+        return
+    pages = 1
+    for number in range(1, count):
+        image.seek(number)
+        pages += not image.tag_v2.get(254, 0) & 1  # type: ignore[attr-defined]  # NewSubfileType
+    image.seek(0)
+    if pages > 1:
+        raise ValueError(f"it has {pages} pages, of which one would be used; store them apart")
 
 
 def _too_many(channels: int) -> str:

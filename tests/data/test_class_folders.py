@@ -219,8 +219,10 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
 
 def test_an_image_beside_the_class_folders_is_an_error(tmp_path):
     draw(tmp_path, "train/cat/1.png", "train/dog/1.png", "train/b.png", "train/a.png")
+    draw(tmp_path, "test/cat/1.png", "test/dog/1.png")
     with pytest.raises(DataError, match=r"a.png' and 1 more lie beside the class folders cat, dog"):
         load_real(tmp_path, "train")
+    assert counts_of(load_real(tmp_path, "test")) == {"cat": 1, "dog": 1}
 
 
 def test_folders_of_splits_without_classes(tmp_path):
@@ -258,7 +260,8 @@ def test_splits_have_classes_in_common(tmp_path):
     with pytest.raises(
         DataError, match=r"cat, dog.* 'validation' \(Cat, Dog\) have no class folder"
     ):
-        load_real(tmp_path, "train")
+        load_real(tmp_path, "validation")
+    assert counts_of(load_real(tmp_path, "train")) == {"cat": 1, "dog": 1}
 
 
 def test_slices_and_sums_of_splits(tmp_path):

@@ -52,6 +52,12 @@ def test_channels_that_no_image_has_are_refused(count, dtype, size):
 
 
 @pytest.mark.parametrize("count", [2, 4, 5])
+def test_channels_first_are_counted(count):
+    with pytest.raises(DataError, match=f"which has {count} channels"):
+        read_pixels(np.zeros((count, 28, 28)), 0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
 @pytest.mark.parametrize("kind", ["sequence", "table", "stream"])
 def test_data_sets_of_more_channels_are_refused(count, kind):
     pixels = images(6, (5, 6, count))
@@ -111,6 +117,15 @@ def test_pages_are_not_dropped():
     with pytest.raises(DataError, match="it has 3 pages"):
         read_pixels(encoded(page, "TIFF", save_all=True, append_images=[page, page]), 0)
     assert read_pixels(encoded(page, "TIFF"), 0).shape == (2, 2, 1)
+    # Small copies of the same picture are none to miss; and who opened a page wants that one.
+    small = page.copy()
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    file = encoded(page, "TIFF", save_all=True, append_images=[small])
+    assert read_pixels(file, 0).shape == (2, 2, 1)
+    pages = encoded(page, "TIFF", save_all=True, append_images=[PILImage.new("L", (2, 2), 9)])
+    opened = PILImage.open(io.BytesIO(pages))
+    opened.seek(1)
+    assert read_pixels(opened, 0)[0, 0, 0] == 9
 
 
 # --- opacity ------------------------------------------------------------------------------------
