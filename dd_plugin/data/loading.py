@@ -57,7 +57,7 @@ def load_real(
     name = os.fspath(source)
     folder = _folder_of(name)
     # Decided here, once: a folder may be gone when the name is wanted.
-    public_name = name if folder is None else None
+    public_name = name if folder is None and _HUB_ID.fullmatch(name) else None
     files = None
     if folder is not None and folder.is_dir() and not _is_saved(folder):
         splits = find_class_folders(folder)
@@ -78,10 +78,10 @@ def load_real(
 
 
 def _folder_of(name: str) -> Path | None:
-    """The folder or file of a name; None for the digits and for what is on the Hub."""
+    """The folder or file of a name; None for the digits, the Hub, and other addresses."""
     if not name:
         raise DataError(f"the data set needs a name: a folder, an id on the Hub, or {DIGITS!r}")
-    if name == DIGITS:
+    if name == DIGITS or "://" in name:
         return None
     folder = Path(name).expanduser()
     if folder.exists():
