@@ -106,7 +106,7 @@ def folders_below(root, name):
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(classes)
 def test_random_class_folders(named):
     with tempfile.TemporaryDirectory() as place:
@@ -126,7 +126,7 @@ def test_random_class_folders(named):
         assert splits["train"].classes == sorted(there)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_random_split_folders(data):
     used = data.draw(st.lists(st.sampled_from(sorted(SPLITS)), min_size=1, unique=True))
