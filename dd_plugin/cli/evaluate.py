@@ -193,10 +193,9 @@ def _rows(
             train = distilled.real_data(dataset, split, device=device)
         except (DataError, ValueError) as error:
             print(f"dd-plugin evaluate: no baselines: {error}", file=sys.stderr)
-    local = args.dataset is not None and Path(args.dataset).exists()
     about = {
         "set": name,
-        "dataset": noted.get("dataset") if not args.dataset else None if local else args.dataset,
+        "dataset": test.public_name if args.dataset else noted.get("dataset"),
         "split": args.split or noted.get("split") or "test",
     }
 

@@ -91,17 +91,18 @@ def find_columns(
         [name for name, feature in features.items() if _may_hold_images(feature)],
         IMAGE_NAMES,
     )
-    label = _choose(
-        "label",
-        features,
-        label_column,
-        [name for name, feature in features.items() if isinstance(feature, ClassLabel)],
-        [name for name, feature in features.items() if _may_hold_labels(feature)],
-        LABEL_NAMES,
-    )
+    typed = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    possible = [name for name, feature in features.items() if _may_hold_labels(feature)]
+    if label_column is not None or not any(
+        name.lower() in LABEL_NAMES for name in typed + possible
+    ):
+        # Lists of one number each, as MedMNIST has them; `Classes.encode` sees whether it is one.
+        listed = [name for name, feature in features.items() if _may_hold_labels(_inside(feature))]
+        possible += listed
+    label = _choose("label", features, label_column, typed, possible, LABEL_NAMES)
     if image == label:
         raise DataError(f"`image_column` and `label_column` must differ, got {image!r} for both")
-    names = getattr(features[label], "names", None)
+    names = getattr(_inside(features[label]) or features[label], "names", None)
     channels = {"L": 1, "RGB": 3}.get(getattr(features[image], "mode", None) or "")
     return Columns(image, label, list(names) if names else None, channels)
 
@@ -131,8 +132,7 @@ def _choose(
     if what == "label" and _only_images(features):
         raise DataError(
             f"the data set has images ({', '.join(features)}) and no labels; give one with a "
-            "column of labels, or sort the image files into at least two folders, one per class, "
-            "all equally deep"
+            "column of labels, or sort the image files into at least two folders, one per class"
         )
     problem = (
         f"{len(candidates)} columns may be the {what}s ({', '.join(candidates)})"
@@ -159,6 +159,8 @@ def _feature_of(value: Any) -> Any:
             return Value(dtype)
     if isinstance(value, bytes):
         return Value("binary")
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) == 1 and len(value) == 1:
+        return [_feature_of(value[0])]
     return Value("int64") if isinstance(value, np.integer) else type(value).__name__
 
 
@@ -182,6 +184,15 @@ def _may_hold_labels(feature: Any) -> bool:
             ("int", "uint", "string", "large_string")
         )
     return type(feature).__name__ == "ClassLabel"
+
+
+def _inside(feature: Any) -> Any:
+    """The feature of the items of a list; None for other features, and for long lists."""
+    if isinstance(feature, list) and len(feature) == 1:  # as `datasets` wrote it before 4.0
+        return feature[0]
+    if type(feature).__name__ in ("List", "LargeList", "Sequence"):
+        return feature.feature if getattr(feature, "length", -1) in (-1, 1) else None
+    return None
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -220,6 +231,7 @@ class Classes:
                 data set and the given ones are different sets that overlap.
         """
         declared = list(declared or ())
+        values = None if values is None else [_single(value) for value in values]
         if class_names is not None:
             names = [str(name) for name in class_names]
             lookup = _match(names, declared, values)
@@ -256,7 +268,7 @@ class Classes:
             DataError: a label is missing, unknown, or not a class at all; with its row.
         """
         indices = []
-        for row, label in enumerate(labels, start=first_row):
+        for row, label in enumerate(map(_single, labels), start=first_row):
             try:
                 index = self.lookup.get(label)
             except TypeError:  # unhashable: several labels, or a box
@@ -289,6 +301,13 @@ class Classes:
         )
 
 
+def _single(label: Any) -> Any:
+    """The label in a list or an array that holds one only; what else there is as it is."""
+    while isinstance(label, (list, tuple)) and len(label) == 1:
+        label = label[0]
+    return label.item() if isinstance(label, np.ndarray) and label.size == 1 else label
+
+
 def as_names(classes: Sequence[Any]) -> list[str]:
     """What a data set calls its classes, as text.
 
@@ -313,12 +332,17 @@ def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) 
             return {label: index[name] for label, name in enumerate(declared)}
         if len(missing) == len(declared) == len(names):
             return in_order  # other names for the same classes
+        there = set(range(len(declared))) if values is None else _numbers(values)
+        if len(missing) < len(declared) and not any(declared.index(n) in there for n in missing):
+            # Names that are left of rows that are not: `filter` keeps all names.
+            return {label: index[name] for label, name in enumerate(declared) if name in index}
         raise DataError(
             f"`class_names` must hold all classes of the data set or rename all {len(declared)}; "
-            f"not among the given ones: {', '.join(missing[:10])}"
+            f"not among the given ones: {', '.join(missing[:10])}; leave out the rows of these, "
+            "e.g. with dataset.filter, or name them too"
         )
     by_text: dict[Any, int] = dict(index)
-    distinct = {value for value in values or () if isinstance(value, (int, np.integer))}
+    distinct = _numbers(values or ())
     if all(name.isdecimal() for name in names) and len(set(map(int, names))) == len(names):
         # Names that were made of the numbers of a table without names. A label that is none of them
         # is for `Classes.encode` to name: by its place it would be another class.
@@ -331,6 +355,10 @@ def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) 
     if distinct and all(str(value) in index for value in distinct):
         return {**by_text, **{value: index[str(value)] for value in distinct}}
     return {**in_order, **by_text}
+
+
+def _numbers(values: Iterable[Any]) -> set[Any]:
+    return {value for value in values if isinstance(value, (int, np.integer))}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

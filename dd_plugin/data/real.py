@@ -49,6 +49,10 @@ class RealData:
         num_classes: how many.
         shape: (channels, height, width) of every image.
         device: where batches are.
+        public_name: what others know the data set by: its id on the Hub, or `"digits"`. None for a
+            folder of this machine and for an object.
+        white_level: the value that is white in gray images of more than 8 bits; None where there
+            are none.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class RealData:
         self.num_classes = len(self.class_names)
         self.shape = shape
         self.device = device
+        self.public_name: str | None = None
+        self.white_level: int | None = None
 
     @classmethod
     def from_dataset(
@@ -79,6 +85,7 @@ class RealData:
         max_bytes: int = 2 << 30,
         buffer_size: int = 10_000,
         seed: int = 0,
+        white_level: int | None = None,
     ) -> RealData:
         """Reads and checks a data set.
 
@@ -106,13 +113,18 @@ class RealData:
             buffer_size: how many examples of a stream are shuffled at a time. A stream that is
                 sorted by class should be shuffled at its source.
             seed: for the shuffling of a stream.
+            white_level: the value that is white in gray images of more than 8 bits. By default the
+                largest value of the number of bits that the images use, 4095 for 12 bits in 16-bit
+                files; pass ``train.white_level`` for a test set.
 
         Raises:
             DataError: the data cannot be used, with the row and the remedy.
             MissingSplitError: there is no such split.
             TypeError: `dataset` is none of the above.
         """
-        options = Options(image_size, channels, torch.device(device), max_bytes, buffer_size, seed)
+        options = Options(
+            image_size, channels, torch.device(device), max_bytes, buffer_size, seed, white_level
+        )
         dataset = one_split(dataset, split)
         named = {"image_column": image_column, "label_column": label_column}
         if is_a(dataset, "IterableDataset"):
@@ -121,7 +133,9 @@ class RealData:
             options.channels = options.channels or columns.channels
             classes = Classes.make(declared=columns.class_names, class_names=class_names)
             rows, shape = open_stream(dataset, columns, classes, options)
-            return cls(rows, classes.names, shape, options.device)
+            data = cls(rows, classes.names, shape, options.device)
+            data.white_level = options.white_level
+            return data
         source: Source
         if is_a(dataset, "Dataset"):
             columns = find_columns(dataset, **named)
@@ -138,7 +152,9 @@ class RealData:
         if not source.labels_are_cheap:
             classes, labels = _classes_of(source, class_names)
         held = Rows(take, labels, classes.names, in_memory)
-        return cls(held, classes.names, shape, options.device)
+        data = cls(held, classes.names, shape, options.device)
+        data.white_level = options.white_level
+        return data
 
     def batch(self, size: int, seed: int, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
         """A random batch.
@@ -266,6 +282,21 @@ class RealData:
     def class_counts(self) -> list[int] | None:
         """How many images each class has; None for a stream, which does not know."""
         return self._rows.class_counts()
+
+    def leave_out_empty_classes(self) -> list[str]:
+        """Forget the classes that have no images, and return their names.
+
+        As `datasets.Dataset.filter` leaves them, which removes rows and keeps all names. Nothing is
+        done where fewer than two classes would remain, and to a stream, which cannot tell.
+        """
+        if not isinstance(self._rows, Rows):
+            return []
+        rows, names = self._rows.without_empty_classes()
+        if len(names) == self.num_classes or len(names) < 2:
+            return []
+        empty = [name for name in self.class_names if name not in names]
+        self._rows, self.class_names, self.num_classes = rows, names, len(names)
+        return empty
 
     def check_classes(self, at_least: int = 1) -> None:
         """Raises a `DataError` naming each class with fewer images; a stream cannot tell."""

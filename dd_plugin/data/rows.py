@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.sources import CHUNK, ColourError, Options, Reader, Source
+from dd_plugin.data.tones import DepthError
 
 SAMPLE_PER_CLASS: Final = 100  # images that stand for a class where reading all would take hours
 
@@ -28,12 +29,12 @@ def open_rows(
 ) -> tuple[Callable[[Tensor], Tensor], tuple[int, int, int], bool]:
     """What gives uint8 rows by their indices, (C, H, W), and whether it is in memory."""
     count = len(source)
-    reader = Reader(source.images(range(1))[0], options)
     try:
+        reader = Reader(source.images(range(1))[0], options)
         if count * reader.image_bytes > options.max_bytes:
             for row in range(0, count, -(-count // _CHECKED)):
                 reader.read(source.images([row]), [row])
-            reader.channels_are_fixed = True
+            reader.settle(options)
             return functools.partial(reader.read_rows, source), reader.shape, False
         pixels = torch.empty(count, *reader.shape, dtype=torch.uint8)
         for start in range(0, count, CHUNK):
@@ -42,6 +43,10 @@ def open_rows(
     except ColourError:
         options.channels = 3
         return open_rows(source, options)
+    except DepthError as error:
+        options.white_so_far = error.white
+        return open_rows(source, options)
+    reader.settle(options)
     kept = pixels.to(options.device)
     return functools.partial(take, kept), reader.shape, True
 
@@ -74,6 +79,14 @@ class Rows:
         self._names = class_names
         self._counts = torch.bincount(labels, minlength=len(class_names))
         self._of_class = labels.argsort(stable=True).split(self._counts.tolist())
+
+    def without_empty_classes(self) -> tuple[Rows, list[str]]:
+        """The same rows with the names of the classes that have any, and these names."""
+        there = (self._counts > 0).nonzero()[:, 0]
+        place = torch.full((len(self._names),), -1, dtype=torch.int64)
+        place[there] = torch.arange(len(there))
+        names = [self._names[index] for index in there.tolist()]
+        return Rows(self._take, place[self._labels], names, self.in_memory), names
 
     def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:
         """uint8 pixels and labels of random rows; see `RealData.batch`."""
@@ -157,9 +170,16 @@ def require(counts: Tensor, at_least: int, names: Sequence[str]) -> None:
         for name, count in zip(names, counts.tolist(), strict=True)
         if count < at_least
     ]
-    if short:
-        more = f" and {len(short) - 10} more" if len(short) > 10 else ""
-        raise DataError(
-            f"each class must have at least {at_least} images, but {', '.join(short[:10])}{more}; "
-            "ask for fewer images per class, leave these classes out, or give more data"
-        )
+    if not short:
+        return
+    more = f" and {len(short) - 10} more" if len(short) > 10 else ""
+    remedies = ["ask for fewer images per class"] if int(counts.max()) and at_least > 1 else []
+    if not int(counts.min()):
+        # The rows are gone already, the names are not: `filter` and slices keep them.
+        remedies.append("pass the names of the classes that have images as `class_names`")
+    else:
+        remedies.append("leave out the rows of these classes, e.g. with dataset.filter")
+    raise DataError(
+        f"each class must have at least {at_least} images, but {', '.join(short[:10])}{more}; "
+        f"{', '.join(remedies)}, or give more data"
+    )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dd_plugin.data.columns import Columns, DataError, MissingSplitError, as_names
 from dd_plugin.data.pixels import read_pixels
+from dd_plugin.data.tones import Tones
 
 CHUNK: Final = 256  # rows that are read at a time
 
@@ -35,6 +36,7 @@ class Options:
         max_bytes: int,
         buffer_size: int,
         seed: int,
+        white_level: int | None = None,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None:
@@ -52,12 +54,16 @@ class Options:
         for name, number in (("max_bytes", max_bytes), ("buffer_size", buffer_size)):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}")
+        if white_level is not None and not 1 <= white_level <= 65535:
+            raise ValueError(f"`white_level` must lie in 1 to 65535, got {white_level}")
         self.size: tuple[int, int] | None = size
         self.channels = channels
         self.device = device
         self.max_bytes = max_bytes
         self.buffer_size = buffer_size
         self.seed = seed
+        self.white_level = white_level  # after reading: the one that was used, if any was
+        self.white_so_far = 255  # by the images that were read
 
 
 class ColourError(Exception):
@@ -189,12 +195,29 @@ class Reader:
     """
 
     def __init__(self, first: Any, options: Options) -> None:
-        pixels = read_pixels(first, 0, size=options.size, channels=options.channels)
+        is_fixed = options.white_level is not None
+        self._tones = Tones(options.white_level or options.white_so_far, is_fixed=is_fixed)
+        pixels = read_pixels(
+            first, 0, size=options.size, channels=options.channels, tones=self._tones
+        )
         height, width, channels = pixels.shape
         self.shape = (channels, height, width)
         self.image_bytes = pixels.size
         self.channels_are_fixed = options.channels is not None
         self._size = options.size
+
+    def settle(self, options: Options) -> None:
+        """Fix what the images that were read have decided.
+
+        Raises:
+            DataError: hardly any gray levels are left of them.
+        """
+        self.channels_are_fixed = self._tones.is_fixed = True
+        options.white_level = self._tones.white if self._tones.deep else None
+        try:
+            self._tones.check()
+        except ValueError as error:
+            raise DataError(str(error)) from error
 
     def read(self, values: Sequence[Any], rows: Sequence[int]) -> Tensor:
         """uint8 (N, C, H, W) of N images as the data set has them; `rows` are their numbers.
@@ -202,6 +225,7 @@ class Reader:
         Raises:
             DataError: an image cannot be read, or has another size although none was asked for.
             ColourError: it has colour, the first one had not, and nothing was asked for.
+            DepthError: it has more bits than the ones before it.
         """
         channels, height, width = self.shape
         pixels = np.empty((len(values), height, width, channels), dtype=np.uint8)
@@ -226,7 +250,7 @@ class Reader:
 
     def _read_one(self, value: Any, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         channels = self.shape[0] if self.channels_are_fixed else None
-        pixels = read_pixels(value, row, size=self._size, channels=channels)
+        pixels = read_pixels(value, row, size=self._size, channels=channels, tones=self._tones)
         if pixels.shape[:2] != self.shape[1:]:
             raise DataError(
                 f"images differ in size: row 0 is {self.shape[1]} x {self.shape[2]} (height x "

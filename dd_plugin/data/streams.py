@@ -11,6 +11,7 @@ import copy
 import functools
 import itertools
 import random
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data.columns import Classes, Columns, DataError
 from dd_plugin.data.rows import SAMPLE_PER_CLASS, Rows, draw_balanced, require, take
 from dd_plugin.data.sources import CHUNK, ColourError, Options, Reader
+from dd_plugin.data.tones import DepthError
 
 _SPREAD = 10  # random images of a class are drawn from so many times as many
 
@@ -38,15 +40,18 @@ def open_stream(
     first = next(iter(copy.deepcopy(dataset)), None)
     if first is None:
         raise DataError("the stream has no rows; give another split or data set")
-    reader = Reader(first[columns.image], options)
-    buffer_size = max(1, min(options.buffer_size, options.max_bytes // reader.image_bytes))
-    stream = Stream(dataset, columns, classes, reader, buffer_size, options.seed)
     try:
+        reader = Reader(first[columns.image], options)
+        buffer_size = max(1, min(options.buffer_size, options.max_bytes // reader.image_bytes))
+        stream = Stream(dataset, columns, classes, reader, buffer_size, options.seed)
         pixels, labels = stream.first_block()
     except ColourError:
         options.channels = 3
         return open_stream(dataset, columns, classes, options)
-    reader.channels_are_fixed = True
+    except DepthError as error:
+        options.white_so_far = error.white
+        return open_stream(dataset, columns, classes, options)
+    reader.settle(options)
     if len(labels) < buffer_size:  # that was all of it
         kept = pixels.to(options.device)
         return Rows(functools.partial(take, kept), labels, classes.names, True), reader.shape
@@ -90,6 +95,10 @@ class Stream:
         self._block: tuple[Tensor, Tensor] | None = None
         self._live: tuple[Any, Iterator[Any]] | None = None  # the pass that is read from
         self._own = dataset  # what the position is in
+        # Rows of each class in this epoch so far; None where its beginning was not seen.
+        self._shown: Tensor | None = self._none_shown()
+        self._missing: list[str] = []  # classes that were told to be missing
+        self._part = ""
 
     def share(self, process: int, processes: int) -> None:
         """Have batches come from one process's part of the rows, from its beginning."""
@@ -98,6 +107,8 @@ class Stream:
         self._own = split_dataset_by_node(self._dataset, rank=process, world_size=processes)
         self._epoch = self._row = self._used = 0
         self._state = self._block = self._live = None
+        self._shown = self._none_shown()
+        self._part = f", in part {process + 1} of {processes}," if processes > 1 else ""
 
     def first_block(self) -> tuple[Tensor, Tensor]:
         """uint8 pixels and labels of the block that the position is in."""
@@ -138,7 +149,9 @@ class Stream:
         if self._block is None:
             if self._row == 0:
                 raise DataError("the stream has no rows; give another split or data set")
+            self._tell_of_missing_classes()
             self._epoch, self._row, self._state, self._live = self._epoch + 1, 0, None, None
+            self._shown = self._none_shown()
             return self._current()
         return self._block
 
@@ -159,8 +172,31 @@ class Stream:
         self._used += count
         if self._used >= len(self._block[1]):
             self._row += len(self._block[1])
+            if self._shown is not None:
+                self._shown += torch.bincount(self._block[1], minlength=len(self._shown))
             self._state = self._live[0].state_dict()
             self._used, self._block = 0, None
+
+    def _none_shown(self) -> Tensor:
+        return torch.zeros(len(self._classes.names), dtype=torch.int64)
+
+    def _tell_of_missing_classes(self) -> None:
+        """Warn of classes of which a whole epoch had no image."""
+        shown = self._none_shown() + 1 if self._shown is None else self._shown
+        missing = [
+            name
+            for name, count in zip(self._classes.names, shown.tolist(), strict=True)
+            if not count
+        ]
+        if missing and missing != self._missing:
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            warnings.warn(
+                f"the stream{self._part} showed no image of the classes "
+                f"{', '.join(missing[:10])}{more} in the whole of epoch {self._epoch + 1}; check "
+                "its source, or leave these out of `class_names`",
+                stacklevel=2,
+            )
+        self._missing = missing
 
     def _begin(
         self, epoch: int = 0, row: int = 0, state: Any = None, *, own: bool = False
@@ -266,6 +302,7 @@ class Stream:
             "epoch": self._epoch,
             "row": self._row,
             "used": self._used,
+            "shown": None if self._shown is None else self._shown.tolist(),
             "state": self._state,
             "seed": self._seed,
             "buffer_size": self._buffer_size,
@@ -285,6 +322,8 @@ class Stream:
         self._row = position["row"]
         self._used = position["used"]
         self._state = position["state"]
+        shown = position.get("shown")  # not in checkpoints of 0.1.0
+        self._shown = None if shown is None else torch.tensor(shown, dtype=torch.int64)
         # A state can be inexact: it leaves out, for one, what is in a shuffle buffer of the data
         # set's own. Then all rows up to the position are read again.
         for state in (self._state, None):

@@ -151,7 +151,6 @@ class Distiller:
         self.train_data, self.eval_data = parts.train, parts.evaluation
         if world > 1:
             self.train_data.share(self.accelerator.process_index, world)
-        self.named_data = parts.named_data
         self.train_split, self.eval_split = parts.train_split, parts.eval_split
         if config.load_best_model_at_end:
             check_selection_data(self.eval_data is not None, self.eval_split)
@@ -160,9 +159,9 @@ class Distiller:
         nameless = model_init is None and self.synthetic.recipe.model is None
         if nameless and self.accelerator.is_main_process:
             logger.warning(
-                "the network is in a folder of this machine, whose path has no place in a recipe: "
-                "whoever trains on the distilled set has to have that network and give it. The id "
-                "of a model on the Hub, or timm/NAME, would be part of the recipe"
+                "the network is in a file or folder of this machine, so the recipe does not name "
+                "it. Whoever trains on the distilled set needs that network. Give the id of a "
+                "model on the Hub, or timm/NAME, to have it in the recipe"
             )
         self.window, self.storage = make_window(config), make_storage(config)
         self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()

@@ -113,26 +113,17 @@ def _published(distiller: Distiller) -> dict[str, Any]:
     """The settings that had an effect, without what concerns one machine alone."""
     config = distiller.config
     settings = config.to_dict()
-    for name in ("output_dir", "resume_from_checkpoint", "overwrite_output_dir"):
+    for name in ("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "run_name"):
         settings.pop(name)
     recipe = distiller.synthetic.recipe
-    settings["dataset"] = _dataset_of(distiller)
+    settings["dataset"] = distiller.train_data.public_name
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
     return settings
 
 
-def _public_name(dataset: str) -> str | None:
-    """The name of a data set as others may know it: not a folder's path."""
-    return dataset if dataset == DIGITS or not Path(dataset).expanduser().exists() else None
-
-
-def _dataset_of(distiller: Distiller) -> str | None:
-    """The name of the real images, where others may know them by it."""
-    return _public_name(distiller.config.dataset) if distiller.named_data else None
-
-
 def _source(distiller: Distiller) -> dict[str, Any]:
-    config, name = distiller.config, _dataset_of(distiller)
+    config, name = distiller.config, distiller.train_data.public_name
+    white_level = distiller.train_data.white_level
     hub_id = None if name == DIGITS else name
     if config.license:
         licenses = [config.license]
@@ -146,6 +137,7 @@ def _source(distiller: Distiller) -> dict[str, Any]:
         "train_split": distiller.train_split,
         "images": _length(distiller.train_data),
         "licenses": licenses,
+        **({} if white_level is None else {"white_level": white_level}),
     }
 
 
@@ -154,7 +146,7 @@ def _protocol(distiller: Distiller) -> dict[str, Any]:
     if data is None or not distiller.results:
         return {}
     chosen = {"best_step": distiller.state.best_step} if config.load_best_model_at_end else {}
-    name = _dataset_of(distiller)
+    name = data.public_name
     command = f"dd-plugin evaluate {distiller.output_dir.name}"
     if name is None:
         command += " --dataset FOLDER"

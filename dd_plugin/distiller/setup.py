@@ -6,6 +6,7 @@ and lays out the synthetic set.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation.fresh import ModelInit
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Parts:
@@ -54,7 +57,6 @@ class Parts:
     networks: Networks
     problem: BilevelProblem
     synthetic: SyntheticSet
-    named_data: bool
     train_split: str | None
     eval_split: str | None
 
@@ -106,7 +108,6 @@ def make_parts(
         recipe = replace(recipe, step_size_parameters=tuple(problem.model.parameters))
     transform = _transform(config, networks, train).to(device)
     synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
-    named = train_dataset is None and eval_dataset is None
     return Parts(
         train,
         data.evaluation,
@@ -114,7 +115,6 @@ def make_parts(
         networks,
         problem,
         synthetic,
-        named,
         data.train_split,
         data.eval_split,
     )
@@ -153,12 +153,21 @@ def _read(
     if split is None and isinstance(source, (str, dict)):
         split = "train"
     train = load_real(source, split, **options)
+    if empty := train.leave_out_empty_classes():
+        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+        logger.warning(
+            "no training images of the classes %s%s: they are left out, and %d classes remain",
+            ", ".join(empty[:10]),
+            more,
+            train.num_classes,
+        )
     if train.in_memory:
         train.check_classes(config.images_per_class)
     options |= {
         "image_size": train.shape[1:],
         "channels": train.shape[0],
         "class_names": train.class_names,
+        "white_level": train.white_level,
     }
     if eval_dataset is None and train_dataset is not None and not isinstance(source, (str, dict)):
         return _Data(train, None, split)
@@ -212,8 +221,9 @@ def _recipe(
     model_init: ModelInit | None,
     own_inner_loss: bool,
 ) -> Recipe:
-    # A folder of this machine is no name for others.
-    named = model_init is None and not Path(config.model).exists()
+    # A folder of this machine is no name for others, and neither is a file in the arguments.
+    local = _is_path(config.model, bare=True) or _is_path(config.model_args)
+    named = model_init is None and not local
     recipe = Recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
@@ -234,6 +244,25 @@ def _recipe(
     )
     # What cannot be read back later is told now.
     return Recipe.from_dict(recipe.to_dict())
+
+
+def _is_path(value: Any, *, bare: bool = False) -> bool:
+    """Whether it is, or holds, the path of something on this machine.
+
+    A ``bare`` word counts as well, if there is a file or folder of that name.
+    """
+    if isinstance(value, dict):
+        return any(map(_is_path, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_path, value))
+    if isinstance(value, os.PathLike):
+        return True
+    if not isinstance(value, str) or not value:
+        return False
+    path = Path(value).expanduser()
+    if path.is_absolute() or value.startswith((".", "~")):
+        return True
+    return (bare or path.name != value or bool(path.suffix)) and path.exists()
 
 
 def _synthetic(

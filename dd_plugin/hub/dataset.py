@@ -343,6 +343,7 @@ class DistilledDataset:
             split = noted.get("split") or "test"
         channels, height, width = self.recipe.shape
         by_name = isinstance(source, (str, Path, dict))
+        white = self._noted("source", "white_level")
         return load_real(
             source,
             split if by_name else None,
@@ -350,6 +351,7 @@ class DistilledDataset:
             channels=channels,
             class_names=list(self.class_names),
             device=device,
+            white_level=white if type(white) is int and 0 < white <= 65535 else None,
         )
 
     def test_batches(self, data: RealData, size: int) -> InputBatches:

@@ -1,7 +1,8 @@
 """Columns are found or asked for, and labels become indices or an error with their row."""
 
+import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 
 from dd_plugin.data.columns import Classes, DataError, find_columns
@@ -96,6 +97,13 @@ def test_stream_without_features_is_looked_at():
     assert (found.image, found.label, found.class_names) == ("img", "y", None)
     with pytest.raises(DataError, match="no rows"):
         find_columns(IterableDataset.from_generator(lambda: iter([])))
+
+
+@pytest.mark.parametrize("label", [[1], np.array([1])])
+def test_stream_without_features_may_have_lists_of_one_label(label):
+    image = PILImage.new("L", (2, 2))
+    stream = IterableDataset.from_generator(lambda: iter([{"img": image, "label": label}]))
+    assert find_columns(stream).label == "label"
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -203,3 +211,64 @@ def test_numbers_of_a_stream_are_those_of_the_table_before_it():
     assert stream.encode([1, 2, 3]).tolist() == [0, 1, 2]
     with pytest.raises(DataError, match="has the label 0"):
         stream.encode([0])
+
+
+# --- labels that are alone in a list ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda n: [n],
+        lambda n: (n,),
+        lambda n: [[n]],
+        lambda n: np.array([n]),
+        lambda n: np.array(n),
+        lambda n: np.array([[n]], dtype=np.uint8),
+        lambda n: [np.int64(n)],
+    ],
+)
+@pytest.mark.parametrize("declared", [None, ["a", "b", "c"]])
+def test_a_label_may_be_alone_in_a_list(wrap, declared):
+    values = [wrap(n) for n in (2, 0, 1, 2)]
+    classes = Classes.make(declared=declared, values=values)
+    assert classes.names == (declared or ["0", "1", "2"])
+    assert classes.encode(values).tolist() == [2, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [[], [0, 1], np.array([0, 1]), np.zeros((1, 2)), [[0, 0, 1]], [[0], [1, 2]], np.zeros(0)],
+)
+def test_several_labels_or_none_are_no_class(label):
+    with pytest.raises(DataError, match="there must be one class per image"):
+        Classes.make(declared=["a", "b"]).encode([label])
+
+
+@pytest.mark.parametrize(
+    ("inner", "names"),
+    [(Value("uint8"), None), (Value("string"), None), (ClassLabel(names=["a", "b"]), ["a", "b"])],
+)
+@pytest.mark.parametrize("length", [-1, 1])
+def test_columns_of_lists_of_one_label(inner, names, length):
+    data = dataset(image=Image(), label=List(inner, length=length), boxes=List(Value("float32")))
+    found = find_columns(data)
+    assert (found.label, found.class_names) == ("label", names)
+    # A label of its own comes first, unless the list is asked for.
+    both = dataset(image=Image(), labels=List(inner), label=Value("int64"))
+    assert find_columns(both).label == "label"
+    assert find_columns(both, label_column="labels").label == "labels"
+    with pytest.raises(DataError, match="no label column"):
+        find_columns(dataset(image=Image(), label=List(inner, length=2)))
+
+
+# --- names without rows -------------------------------------------------------------------------
+
+
+def test_names_without_rows_may_be_left_out():
+    declared = ["ant", "bee", "cow", "dog"]
+    classes = Classes.make(declared=declared, class_names=["dog", "bee"], values=[1, 3, 1])
+    assert (classes.names, classes.encode([1, 3]).tolist()) == (["dog", "bee"], [1, 0])
+    for values in ([1, 2], None):
+        with pytest.raises(DataError, match=r"not among the given ones: .*cow.*dataset.filter"):
+            Classes.make(declared=declared, class_names=["dog", "bee"], values=values)

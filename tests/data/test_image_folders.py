@@ -1,12 +1,12 @@
-"""Classes called like splits: every image is in its class and its split, and in no other."""
+"""Names that are splits to `datasets`: every image is in its class and its split, in no other."""
 
 import json
 
 import pytest
 from PIL import Image
 
+from dd_plugin.data.class_folders import find_class_folders
 from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.image_folders import explicit_splits
 from dd_plugin.data.loading import load_real
 from tests.data.tables import images, table
 
@@ -92,18 +92,18 @@ def test_bare_images_in_capital_splits_are_no_classes(tmp_path):
         load_real(draw(tmp_path, Train=2, Test=2), "train")
 
 
-@pytest.mark.parametrize(
-    "counts",
-    [
-        {"boat": 2, "plane": 2},
-        {"train__boat": 2, "train__plane": 2, "test__boat": 1, "test__plane": 1},
-        {"boat": 2, "trainer": 2},
-    ],
-    ids=str,
-)
-def test_where_no_name_misleads_nothing_is_changed(tmp_path, counts):
-    assert explicit_splits(draw(tmp_path, **counts)) is None
-    assert load_real(tmp_path, "train").class_counts() == [2, 2]
+@pytest.mark.parametrize("places", [(".",), ("train", "test"), ("archive/train", "archive/test")])
+def test_names_of_images_with_a_table_are_no_splits(tmp_path, places):
+    names = ["1.png", "train_4.png", "test-5.png", "val 6.png"]
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        for row, name in enumerate(names):
+            Image.new("L", (4, 4), row).save(tmp_path / place / name)
+        lines = [json.dumps({"file_name": name, "label": "ab"[name > "2"]}) for name in names]
+        (tmp_path / place / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    for place in places:
+        split = "train" if place == "." else place.rpartition("/")[2]
+        assert load_real(tmp_path, split).class_counts() == [1, 3]
 
 
 def test_other_folders_are_left_to_datasets(tmp_path):
@@ -112,9 +112,9 @@ def test_other_folders_are_left_to_datasets(tmp_path):
         draw(tmp_path / "tables", **{split: 2})
         lines = [json.dumps({"file_name": f"{i}.png", "label": "ab"[i]}) for i in range(2)]
         (tmp_path / "tables" / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-    assert explicit_splits(tmp_path / "tables") is None
+    assert find_class_folders(tmp_path / "tables") is None
     assert load_real(tmp_path / "tables", "test").class_names == ["a", "b"]
     # Images that belong to no class at all.
-    assert explicit_splits(draw(tmp_path / "bare", train=2, test=2)) is None
+    draw(tmp_path / "bare", train=2, test=2)
     with pytest.raises(DataError, match="has no label"):
         load_real(tmp_path / "bare", "train")

@@ -1,5 +1,6 @@
 """Real data by its name: folders of all kinds, the digits, and what cannot be loaded."""
 
+import datasets
 import pytest
 from datasets import DatasetDict, load_dataset
 from PIL import Image as PILImage
@@ -35,7 +36,7 @@ def test_load_folder_of_images(tmp_path):
     assert (len(real), real.class_names, real.class_counts()) == (6, NAMES, [2, 2, 2])
     assert not load_real(tmp_path / "data", streaming=True, buffer_size=2).in_memory
     (tmp_path / "data" / "bee" / "1.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"row \d: the image .*bee.1\.png cannot be read"):
+    with pytest.raises(DataError, match=r"row \d: the image .*bee.1\.png cannot.*replace the file"):
         load_real(tmp_path / "data")
 
 
@@ -44,7 +45,7 @@ def test_images_that_are_not_sorted_into_classes(tmp_path, places):
     for row, (each, place) in enumerate(zip(images(3), places, strict=False)):
         (tmp_path / "data" / place).mkdir(parents=True, exist_ok=True)
         PILImage.fromarray(each).save(tmp_path / "data" / place / f"{row}.png")
-    with pytest.raises(DataError, match="at least two folders, one per class, all equally deep"):
+    with pytest.raises(DataError, match="at least two folders, one per class"):
         load_real(tmp_path / "data", "train")
 
 
@@ -92,6 +93,8 @@ def test_what_cannot_be_loaded(tmp_path):
         load_real("")
     with pytest.raises(DataError, match=r"there is no folder './nowhere'"):
         load_real("./nowhere")
+    with pytest.raises(DataError, match=r"there is no folder 'not/here/at all'"):
+        load_real("not/here/at all")
     with pytest.raises(DataError, match=r"data set 'nobody/nothing' could not be had: .*'digits'"):
         load_real("nobody/nothing")
     with pytest.raises(DataError, match="could not be read"):
@@ -99,3 +102,24 @@ def test_what_cannot_be_loaded(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1 broken PAR1")
     with pytest.raises(DataError, match="could not be read"):
         load_real(tmp_path)
+
+
+def test_only_names_that_others_know_are_public(tmp_path, monkeypatch):
+    both = DatasetDict(train=table(images(9)))
+    for name in ("ada/pets", "pets", "hf://buckets/ada/pets"):
+        monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: both)
+        assert load_real(name, "train").public_name == (None if "://" in name else name)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    both.save_to_disk("ada/saved")
+    table(images(9)).to_parquet("ada/pets.parquet")
+    (tmp_path / "ada" / "tables").mkdir()
+    table(images(9)).to_parquet("ada/tables/train.parquet")
+    for row, each in enumerate(images(6)):
+        (tmp_path / "ada" / "files" / NAMES[row % 3]).mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(each).save(f"ada/files/{NAMES[row % 3]}/{row}.png")
+    for name in ("ada/saved", "ada/pets.parquet", "ada/tables", "ada/files"):
+        assert load_real(name, "train").public_name is None
+    assert load_real(both, "train").public_name is None
+    pytest.importorskip("sklearn", reason="the `demo` extra is not installed")
+    assert load_real("digits", "train").public_name == "digits"

@@ -6,11 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List
+from PIL import Image as PILImage
 
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.real import RealData
-from tests.data.tables import NAMES, images, table
+from tests.data.tables import NAMES, images, rows_of, table
 
 
 def test_attributes(real):
@@ -86,3 +87,53 @@ def test_empty_and_one_class():
         RealData.from_dataset([])
     with pytest.raises(DataError, match=r"at least two classes, got 1 \(0\)"):
         RealData.from_dataset([(torch.zeros(1, 2, 2), 0)] * 3)
+
+
+def test_classes_that_filter_left_without_rows():
+    filtered = table(images(12), names=["ant", "bee", "cow"]).filter(lambda row: row["label"] != 1)
+    real = RealData.from_dataset(filtered)
+    assert (real.class_names, real.class_counts()) == (["ant", "bee", "cow"], [4, 0, 4])
+    with pytest.raises(
+        DataError, match=r"'bee' has 0; pass the names .* as `class_names`, or give"
+    ):
+        real.check_classes()
+    # As the advice says.
+    named = RealData.from_dataset(filtered, class_names=["ant", "cow"])
+    assert real.leave_out_empty_classes() == ["bee"]
+    for each in (real, named):
+        each.check_classes(4)
+        assert (each.class_names, each.num_classes, each.class_counts()) == (
+            ["ant", "cow"],
+            2,
+            [4] * 2,
+        )
+        batch, labels = each.batch(8, 0)
+        assert labels.tolist() == [row % 3 // 2 for row in rows_of(batch)]
+        assert each.of_each_class(2, 0)[1].tolist() == [0, 0, 1, 1]
+    assert real.leave_out_empty_classes() == []
+    # One class is no less wrong than three of which two are empty.
+    one = RealData.from_dataset(filtered.filter(lambda row: row["label"] == 2))
+    assert one.leave_out_empty_classes() == []
+    assert one.num_classes == 3
+
+
+@pytest.mark.parametrize("kind", ["arrays", "tensors", "table", "stream"])
+def test_labels_that_are_arrays_of_one_number(kind):
+    pixels = images(6)
+    if kind == "arrays":
+        data = [(each, np.array([row % 3])) for row, each in enumerate(pixels)]
+    elif kind == "tensors":
+        data = [
+            (each, torch.tensor([row % 3]))
+            for row, each in enumerate(torch.from_numpy(pixels[:, None]))
+        ]
+    else:
+        features = Features(image=Image(), label=List(ClassLabel(names=NAMES)))
+        columns = {"image": [PILImage.fromarray(each) for each in pixels]}
+        columns["label"] = [[row % 3] for row in range(6)]
+        data = Dataset.from_dict(columns, features=features)
+        data = data.to_iterable_dataset() if kind == "stream" else data
+    real = RealData.from_dataset(data)
+    _, labels = next(real.batches(6))
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert real.class_names == (["0", "1", "2"] if kind in ("arrays", "tensors") else NAMES)

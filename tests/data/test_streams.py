@@ -1,11 +1,12 @@
 """Streams: every row once per epoch, resumed exactly, and refused where that cannot be."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 
 from dd_plugin.data.columns import DataError
@@ -208,3 +209,67 @@ def test_grey_stream_with_colour_in_its_first_buffer():
     real = RealData.from_dataset(dataset, class_names=["a", "b"], buffer_size=4)
     assert real.shape == (3, 2, 2)
     assert real.batch(6, 0)[0].shape == (6, 3, 2, 2)
+
+
+def vanishing(epochs):
+    """A stream of 20 images whose labels depend on the pass."""
+    passes = iter(epochs)
+
+    def examples():
+        kinds = next(passes)
+        for row, each in enumerate(images(20)):
+            yield {"image": PILImage.fromarray(each), "label": kinds[row % len(kinds)]}
+
+    return IterableDataset.from_generator(examples)
+
+
+def test_a_class_that_vanishes_from_a_stream_is_told():
+    # Two passes look at the features and the first image, then one is read per epoch.
+    data = vanishing([[0, 1, 2]] * 3 + [[0, 2]] * 2 + [[0], [0, 1, 2]] + [[2]] * 9)
+    real = RealData.from_dataset(data, class_names=NAMES, buffer_size=8)
+    real.batch(20, 0)  # the first epoch, whole
+    told = []
+    for step in range(6):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            real.batch(20, step)
+        told.append([str(each.message) for each in caught])
+    assert any(
+        "no image of the classes bee in the whole of epoch 2; check" in t
+        for each in told
+        for t in each
+    )
+    # Once for each set of classes, and not for those that came back.
+    assert [len(each) for each in told] == [0, 1, 0, 1, 0, 1]
+    assert "classes bee, cow in" in told[3][0]
+    assert "classes ant, bee in" in told[5][0]
+
+
+def test_a_class_that_a_stream_never_shows_is_told_after_resuming_too():
+    names = [*NAMES, "dog"]
+
+    def fresh():
+        dataset = table(images(40)).to_iterable_dataset()
+        features = dataset.features.copy()
+        features["label"] = ClassLabel(names=names)
+        return RealData.from_dataset(dataset.cast(features), buffer_size=16)
+
+    first = fresh()
+    first.batch(20, 0)
+    state = json.loads(json.dumps(first.state_dict()))
+    for known in (True, False):
+        resumed = fresh()
+        if not known:
+            del state["position"]["shown"]  # as 0.1.0 wrote it
+        resumed.load_state_dict(state)
+        if known:
+            with pytest.warns(
+                UserWarning, match="no image of the classes dog in the whole of epoch 1"
+            ):
+                resumed.batch(30, 1)
+        else:
+            resumed.batch(30, 1)
+            with pytest.warns(
+                UserWarning, match="no image of the classes dog in the whole of epoch 2"
+            ):
+                resumed.batch(40, 1)

@@ -23,8 +23,8 @@ LOOSE_COSINE = 0.9  # of bf16 and TF32
 
 STEPS = 4
 WINDOWS: dict[str, bilevel.Window] = {"full": bilevel.Full(), "random": bilevel.Random(2)}
-# With the usual eps of 1e-8 Adam's first steps divide by gradients near 0. Rounding differences alone
-# then reach 1e-9 in double precision, and a fault of that size could not be told from them.
+# With the usual eps of 1e-8 Adam's first steps divide by gradients near 0. Rounding alone then
+# reaches 1e-9 in double precision, and a fault of that size could not be told from it.
 OPTIMIZERS = {"sgd": lambda: bilevel.sgd(0.9), "adam": lambda: bilevel.adam(eps=1e-3)}
 STORAGES: dict[str, bilevel.Storage] = {
     "device": bilevel.Device(),

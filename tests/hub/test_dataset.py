@@ -127,7 +127,7 @@ def test_a_network_of_a_local_folder_is_told_of_and_its_path_is_not(tmp_path, ca
     hf_resnet().save_pretrained(tmp_path / "net")
     options = {"model": str(tmp_path / "net"), "model_args": None}
     _, distilled = distilled_in(tmp_path / "set", **{**LONGER, **options, "max_steps": 1})
-    assert "whose path has no place in a recipe" in caplog.text
+    assert "so the recipe does not name it" in caplog.text
     parameters = sum(p.numel() for p in hf_resnet().parameters())
     card = (tmp_path / "set" / "README.md").read_text()
     assert f"a `ResNetForImageClassification` with {parameters:,} trained parameters" in card

@@ -61,7 +61,7 @@ def test_licences_are_texts(monkeypatch, stated, found):
 def test_a_set_is_saved_without_the_licence_that_nobody_tells(tmp_path, failing):
     distiller = toy_distiller(tmp_path, max_steps=1)
     distiller.train()
-    distiller.named_data = True  # as if its images were those of a data set on the Hub
+    distiller.train_data.public_name = "toy"  # as if its images were on the Hub
     distiller.save_model()
     record = json.loads((tmp_path / "recipe.json").read_text())
     assert (record["source"]["hub_id"], record["source"]["licenses"]) == ("toy", [])

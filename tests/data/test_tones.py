@@ -1,0 +1,403 @@
+"""Opacity, channels and gray levels: all that an image shows is kept, or refused by name."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array3D, ClassLabel, Dataset, Features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image as PILImage
+
+from dd_plugin.data.columns import DataError
+from dd_plugin.data.loading import load_real
+from dd_plugin.data.pixels import read_pixels
+from dd_plugin.data.real import RealData
+from dd_plugin.data.tones import paint
+from tests.data.tables import images, table
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def levels(real):
+    """How many gray levels a data set has."""
+    return len(torch.cat([batch for batch, _ in real.batches(64)]).unique())
+
+
+# --- channels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 6, 13])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32, bool])
+@pytest.mark.parametrize("size", [(5, 6), (3, 5), (5, 3), (1, 8), (8, 1)])
+def test_channels_that_no_image_has_are_refused(count, dtype, size):
+    pixels = np.ones((*size, count), dtype=dtype)
+    tensor = torch.from_numpy(pixels.astype(np.int32) if dtype is np.uint16 else pixels)
+    # A tensor of any height is never taken for one with the channels last.
+    with pytest.raises(DataError, match=f"which has {count} channels.*the three that are to be"):
+        read_pixels(tensor.permute(2, 0, 1), 0)
+    for holder in (pixels, pixels.tolist()):
+        if count in (2, 4) or size[0] not in (1, 3):
+            with pytest.raises(DataError, match=f"which has {count} channels"):
+                read_pixels(holder, 0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
+def test_channels_first_are_counted(count):
+    with pytest.raises(DataError, match=f"which has {count} channels"):
+        read_pixels(np.zeros((count, 28, 28)), 0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["sequence", "table", "stream"])
+def test_data_sets_of_more_channels_are_refused(count, kind):
+    pixels = images(6, (5, 6, count))
+    if kind == "sequence":
+        data = [
+            (torch.from_numpy(each).permute(2, 0, 1) / 255, i % 2) for i, each in enumerate(pixels)
+        ]
+    else:
+        features = Features(
+            image=Array3D((5, 6, count), "uint8"), label=ClassLabel(names=["a", "b"])
+        )
+        columns = {"image": list(pixels), "label": [0, 1] * 3}
+        data = Dataset.from_dict(columns, features=features)
+        data = data.to_iterable_dataset() if kind == "stream" else data
+    with pytest.raises(DataError, match=f"row 0: .* has {count} channels"):
+        RealData.from_dataset(data)
+
+
+def tiff(samples, extra=(), photometric=2, pages=1, dtype=np.uint8):
+    """A TIFF of so many samples per pixel, 2 x 2, which Pillow itself would not write."""
+    body = bytes(np.arange(4 * samples, dtype=dtype).tobytes())
+    tags = [
+        (256, 3, [2]), (257, 3, [2]), (258, 3, [8 * dtype().itemsize] * samples),
+        (259, 3, [1]), (262, 3, [photometric]), (273, 4, [8]), (277, 3, [samples]),
+        (278, 3, [2]), (279, 4, [len(body)]),
+    ]  # fmt: skip
+    if extra:
+        tags.append((338, 3, list(extra)))
+    start = 8 + len(body)
+    after = start + 2 + 12 * len(tags) + 4
+    entries, more = b"", b""
+    for tag, kind, values in tags:
+        packed = struct.pack("<" + {3: "H", 4: "I"}[kind] * len(values), *values)
+        if len(packed) > 4:
+            where = struct.pack("<I", after + len(more))
+            more += packed
+        else:
+            where = packed.ljust(4, b"\0")
+        entries += struct.pack("<HHI", tag, kind, len(values)) + where
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", start) + body + directory + more
+
+
+def test_a_file_of_which_pillow_reads_some_channels_is_refused():
+    assert read_pixels(tiff(3), 0).shape == (2, 2, 3)
+    for file, count in ((tiff(4, extra=(0,)), 4), (tiff(5, extra=(0, 0)), 5), (tiff(4), 4)):
+        with pytest.raises(DataError, match=f"it has {count} channels"):
+            read_pixels(file, 0)
+    with pytest.raises(DataError, match="2 channels"):
+        read_pixels(tiff(2, extra=(0,), photometric=1), 0)
+    # The last one is opacity.
+    assert read_pixels(tiff(4, extra=(2,)), 0).shape == (2, 2, 3)
+
+
+def test_pages_are_not_dropped():
+    page = PILImage.new("L", (2, 2), 7)
+    with pytest.raises(DataError, match="it has 3 pages"):
+        read_pixels(encoded(page, "TIFF", save_all=True, append_images=[page, page]), 0)
+    assert read_pixels(encoded(page, "TIFF"), 0).shape == (2, 2, 1)
+    # Small copies of the same picture are none to miss; and who opened a page wants that one.
+    small = page.copy()
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    file = encoded(page, "TIFF", save_all=True, append_images=[small])
+    assert read_pixels(file, 0).shape == (2, 2, 1)
+    pages = encoded(page, "TIFF", save_all=True, append_images=[PILImage.new("L", (2, 2), 9)])
+    opened = PILImage.open(io.BytesIO(pages))
+    opened.seek(1)
+    assert read_pixels(opened, 0)[0, 0, 0] == 9
+
+
+# --- opacity ------------------------------------------------------------------------------------
+
+
+def half(mode, color, opacity=255):
+    """The left half shows a color, the right half is transparent."""
+    image = PILImage.new("RGBA", (4, 2), (*color, 0))
+    image.paste((*color, opacity), (0, 0, 2, 2))
+    if mode == "PA":
+        palette = PILImage.new("P", (4, 2), 1)
+        palette.putpalette([0, 0, 0, *color])
+        made = palette.convert("PA")
+        made.putalpha(image.getchannel("A"))
+        return made
+    if mode == "La":
+        return image.convert("LA").convert("La")
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa", "PA"])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_what_is_transparent_is_white(mode, channels):
+    pixels = read_pixels(half(mode, (0, 0, 0)), 0, channels=channels)
+    assert (pixels[:, :2] == 0).all()
+    assert (pixels[:, 2:] == 255).all()
+    assert pixels.shape[2] == (channels or (1 if mode in ("LA", "La") else 3))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_opacity_of_files(mode, kind):
+    file = encoded(half(mode, (0, 0, 0)), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    pixels = read_pixels(file, 0)
+    assert (pixels[0, 0].max(), pixels[0, 3].min()) == (0, 255)
+
+
+def test_one_color_or_a_palette_may_be_transparent():
+    def halves(image, **options):
+        pixels = read_pixels(encoded(image, **options), 0)
+        return pixels[0, 0].tolist(), pixels[0, 3].tolist()
+
+    gray = PILImage.new("L", (4, 2), 10)
+    gray.paste(90, (2, 0, 4, 2))
+    assert halves(gray, transparency=90) == ([10], [255])
+    color = PILImage.merge("RGB", [gray, gray, gray])
+    assert halves(color, transparency=(90, 90, 90)) == ([10] * 3, [255] * 3)
+    palette = PILImage.new("P", (4, 2), 0)
+    palette.paste(1, (2, 0, 4, 2))
+    palette.putpalette([10, 20, 30, 90, 90, 90])
+    assert halves(palette, transparency=1) == ([10, 20, 30], [255] * 3)
+    assert halves(palette, transparency=b"\xff\x80") == ([10, 20, 30], [172] * 3)
+    assert halves(palette, kind="GIF", transparency=1) == ([10, 20, 30], [255] * 3)
+    deep = PILImage.fromarray(np.array([[257, 514, 65535, 65535]] * 2, dtype=np.uint16))
+    assert halves(deep, transparency=514)[0] == [1]
+    assert read_pixels(encoded(deep, transparency=514), 0)[0, :, 0].tolist() == [1, 255, 255, 255]
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (250, 250, 250), (128, 128, 128)])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_icons_that_are_drawn_in_opacity_alone_stay_different(color, mode):
+    shapes = [np.roll(np.eye(6, dtype=np.uint8), step, 1) * 255 for step in range(4)]
+    data = []
+    for label, shape in enumerate(shapes):
+        icon = PILImage.new("RGB", (6, 6), color).convert("RGBA")
+        icon.putalpha(PILImage.fromarray(shape))
+        data.append((icon.convert(mode), label % 2))
+    batch, _ = next(RealData.from_dataset(data).batches(4))
+    assert len(torch.unique(batch, dim=0)) == 4
+    # One color and one background, whatever the shape.
+    assert len(batch.unique()) == 2
+    assert (batch.amax() - batch.amin()).item() > 0.4
+
+
+def test_what_is_transparent_everywhere_shows_its_colors():
+    image = PILImage.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert read_pixels(encoded(image), 0)[0, 0].tolist() == [10, 20, 30]
+
+
+@given(
+    arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3))), st.data()
+)
+@settings(max_examples=50, deadline=None)
+def test_painting_is_the_mean_by_opacity(color, data):
+    opacity = data.draw(arrays.arrays(np.uint8, color.shape[:2]))
+    painted = paint(color, opacity).astype(float)
+    share = opacity[..., None] / 255
+    if opacity.max() == 0:
+        share = np.ones_like(share)
+    on = [color * share + (1 - share) * background for background in (255, 0)]
+    errors = [np.abs(painted - each).max() for each in on]
+    assert min(errors) <= 0.5
+    # Black only where white shows little.
+    if errors[0] > 0.5:
+        assert on[0].max() - on[0].min() < 33
+
+
+# --- modes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "RGBX", "P", "1"])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_other_modes_keep_dark_and_bright(mode, channels):
+    image = PILImage.new("RGB", (4, 2), (0, 0, 0))
+    image.paste((255, 255, 255), (2, 0, 4, 2))
+    if mode == "LAB":
+        lightness = image.convert("L")
+        middle = PILImage.new("L", (4, 2), 128)
+        image = PILImage.merge("LAB", [lightness, middle, middle])
+    else:
+        image = image.convert(mode)
+    pixels = read_pixels(image, 0, channels=channels)
+    assert pixels[:, :2].max() < 10
+    assert pixels[:, 2:].min() > 245
+
+
+def test_a_fourth_channel_beside_colors_is_refused():
+    bands = [PILImage.new("L", (2, 2), 9)] * 3
+    infrared = PILImage.fromarray(np.array([[1, 2], [3, 4]], dtype=np.uint8))
+    with pytest.raises(DataError, match="it has 4 channels"):
+        read_pixels(PILImage.merge("RGBX", [*bands, infrared]), 0)
+
+
+# --- gray levels --------------------------------------------------------------------------------
+
+
+def write(folder, values, kind="tiff"):
+    """One file per image, of two classes."""
+    for number, each in enumerate(values):
+        path = folder / "ab"[number % 2] / f"{number}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(each).save(path)
+    return folder
+
+
+def noise(high, low=0, count=6, seed=0):
+    return np.random.default_rng(seed).integers(low, high + 1, (count, 32, 32)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("bits", range(8, 17))
+@pytest.mark.parametrize("kind", ["tiff", "png"])
+def test_any_number_of_bits_fills_the_range(tmp_path, bits, kind):
+    white = 2**bits - 1
+    values = noise(white)
+    values[0] //= 4  # the first image is dark, and stays so
+    values[5, 0, 0] = white
+    real = load_real(write(tmp_path, values, kind))
+    assert real.white_level == white
+    batch = torch.cat([part for part, _ in real.batches(6)])
+    order = [0, 2, 4, 1, 3, 5]  # sorted by class
+    expected = torch.from_numpy(values[order].astype(np.float64) / white)[:, None]
+    torch.testing.assert_close(batch.double(), expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert levels(real) == 256
+
+
+@pytest.mark.parametrize("holder", ["arrays", "tensors", "Pillow", "table", "stream", "on demand"])
+def test_twelve_bits_in_any_holder(holder):
+    values = noise(4095)
+    labels = [0, 1] * 3
+    options = {}
+    if holder == "arrays":
+        data = list(zip(values, labels, strict=True))
+    elif holder == "tensors":
+        data = [(torch.from_numpy(each), label) for each, label in zip(values, labels, strict=True)]
+    else:
+        pictures = [PILImage.fromarray(each) for each in values]
+        data = list(zip(pictures, labels, strict=True))
+        if holder in ("table", "stream"):
+            data = table(values, labels)
+        if holder == "stream":
+            data, options = data.to_iterable_dataset(), {"buffer_size": 4}
+        elif holder == "on demand":
+            options = {"max_bytes": 100}
+    real = RealData.from_dataset(data, **options)
+    assert real.white_level == 4095
+    assert levels(real) == 256
+
+
+def test_a_test_set_is_as_bright_as_the_training_set(tmp_path):
+    write(tmp_path / "train", noise(4095))
+    write(tmp_path / "test", noise(1000))
+    train = load_real(tmp_path, "train")
+    test = load_real(tmp_path, "test", class_names=train.class_names, white_level=train.white_level)
+    assert test.white_level == 4095
+    assert next(test.batches(9))[0].max() < 0.25
+    assert load_real(tmp_path, "test").white_level == 1023
+    with pytest.raises(
+        DataError, match=r"reach 40.., but the white of this data set is 1023: .*`wh"
+    ):
+        load_real(tmp_path, "train", white_level=1023)
+    for bad in (0, -1, 65536):
+        with pytest.raises(ValueError, match="`white_level` must lie in 1 to 65535"):
+            load_real(tmp_path, "train", white_level=bad)
+
+
+def test_images_after_the_first_ones_of_a_stream_may_not_be_deeper():
+    values = np.concatenate([noise(1023), noise(4095)])
+    data = table(values, [0, 1] * 6).to_iterable_dataset()
+    real = RealData.from_dataset(data, buffer_size=6)
+    with pytest.raises(DataError, match=r"row \d+: .* reach \d+, but the white .* is 1023"):
+        list(real.batches(4))
+
+
+def test_eight_bits_beside_more(tmp_path):
+    write(tmp_path, [*noise(4095)[:2], *noise(255).astype(np.uint8)[:2]])
+    real = load_real(tmp_path)
+    assert real.white_level == 4095
+    assert (
+        load_real(write(tmp_path / "8", noise(255).astype(np.uint8)), "train").white_level is None
+    )
+
+
+def test_a_small_part_of_the_range_is_refused():
+    # Hounsfield units with an offset: 1,000 values of 65,536 would be four gray levels.
+    offset = [(each, row % 2) for row, each in enumerate(noise(33_768, low=32_768))]
+    with pytest.raises(DataError, match=r"between 32768 and 33\d+, a small part .* 4 of 256 gray"):
+        RealData.from_dataset(offset)
+    for high in (1 / 255, 1 / 16, 0.1):
+        real_numbers = [
+            (torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(row)) * high, row % 2)
+            for row in range(6)
+        ]
+        for options in ({}, {"max_bytes": 100}):
+            with pytest.raises(DataError, match="stretch them to the full range first: 0 to 1"):
+                RealData.from_dataset(real_numbers, **options)
+    # Half of the range is a matter of taste.
+    RealData.from_dataset([(image * 0.5 / high, label) for image, label in real_numbers])
+
+
+@pytest.mark.parametrize("scale", [1, 16, 31])
+def test_few_levels_that_were_no_more_are_taken(scale):
+    # Pixels k / 255, as `ToTensor` gives them of dark images, lose nothing.
+    values = images(6, (32, 32)) % (scale + 1)
+    dark = [(torch.from_numpy(each)[None] / 255, row % 2) for row, each in enumerate(values)]
+    assert levels(RealData.from_dataset(dark)) == scale + 1
+    constant = [(torch.full((1, 4, 4), 0.1 + 0.01 * row), row % 2) for row in range(4)]
+    RealData.from_dataset(constant)
+
+
+def deep_color_png(values):
+    """A PNG of 16 bits per channel, which Pillow reads and does not write."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_color_of_sixteen_bits_that_pillow_cuts(channels):
+    def data(high):
+        values = np.random.default_rng(0).integers(0, high + 1, (4, 8, 8, channels))
+        if channels != 3:
+            values[..., -1] = 65535
+        return [(deep_color_png(each), row % 2) for row, each in enumerate(values)]
+
+    assert levels(RealData.from_dataset(data(65535))) > 100
+    with pytest.raises(DataError, match="images of 16 bits per channel fill a small part"):
+        RealData.from_dataset(data(4095))
+
+
+def test_nothing_is_said_of_ordinary_images():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert RealData.from_dataset(table(images(6, (4, 5, 3)))).white_level is None
