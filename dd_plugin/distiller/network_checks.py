@@ -6,13 +6,12 @@ user's own.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dd_plugin.bilevel import logits_of
+from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import untouched_generators
 from dd_plugin.data.synthetic import SyntheticSet
@@ -56,7 +55,7 @@ def check_start(model: nn.Module) -> None:
 
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     """Run two images through a copy of the model, in both modes, and look at what comes out."""
-    trial = copy.deepcopy(model)
+    trial = copy_model(model)
     expected = "x".join(str(n) for n in images.shape[1:])
     for training in (False, True):
         try:
