@@ -84,7 +84,6 @@ class LearnableStatistics(nn.Module):
     momentum_shift: Tensor
     mean_correction: Tensor
     var_correction: Tensor
-    _check_input_dim: Callable[[Tensor], None]
 
     def __init__(
         self,
@@ -190,7 +189,9 @@ class LearnableStatistics(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (N, C, *)``; see `torch.nn.BatchNorm2d` for shapes and errors."""
-        self._check_input_dim(x)
+        check: Callable[[Tensor], None] | None = getattr(self, "_check_input_dim", None)
+        if check is not None:
+            check(x)
         return self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
