@@ -69,6 +69,25 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def check_has_values(model: nn.Module) -> None:
+    """Check that no tensor of a model is on the meta device, which keeps shapes only.
+
+    Raises:
+        ValueError: one is.
+    """
+    for layer in converted_layers(model).values():
+        layer.materialize_corrections()
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    empty = [name for name, tensor in tensors if tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"`model` must have values in its weights, got {empty[0]!r} on the meta device "
+            f"({len(empty)} of {len(tensors)} tensors); load a checkpoint with "
+            "`model.load_state_dict(..., assign=True)`, or build the model outside of "
+            '`torch.device("meta")` and `init_empty_weights()`'
+        )
+
+
 class FunctionalModel:
     """A module as a function of its tensors; see the roles above.
 
@@ -119,7 +138,7 @@ class FunctionalModel:
         self.fixed: Tensors = {}
         self._buffers: list[str] = []
         self._module = copy_structure(model)
-        self._check_has_values()
+        check_has_values(self._module)
         self._sort()
         if not self.parameters:
             raise ValueError(
@@ -128,19 +147,6 @@ class FunctionalModel:
             )
         device = next(iter(self.parameters.values())).device
         self.device_type = device.type
-
-    def _check_has_values(self) -> None:
-        for layer in converted_layers(self._module).values():
-            layer.materialize_corrections()
-        tensors = (*self._module.named_parameters(), *self._module.named_buffers())
-        empty = [name for name, tensor in tensors if tensor.is_meta]
-        if empty:
-            raise ValueError(
-                f"`model` must have values in its weights, got {empty[0]!r} on the meta device "
-                f"({len(empty)} of {len(tensors)} tensors); load a checkpoint with "
-                "`model.load_state_dict(..., assign=True)`, or build the model outside of "
-                '`torch.device("meta")` and `init_empty_weights()`'
-            )
 
     def _sort(self) -> None:
         roles: dict[str, str] = {}
