@@ -145,7 +145,12 @@ def _unexpected_argument(error: Exception) -> str | None:
 def _transformers_factory(
     name: str, pretrained: bool, model_args: dict[str, Any]
 ) -> Callable[[], nn.Module]:
-    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+    from transformers import (
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        AutoModel,
+        AutoModelForImageClassification,
+    )
 
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ModelLoadError(f"the folder {name!r} has no config.json; give a saved model's folder")
@@ -159,7 +164,7 @@ def _transformers_factory(
             else f"the folder {name!r} holds no usable model configuration: {first_line(error)}"
         ) from error
     _configure(config, name, model_args)
-    classifies = type(config) in AutoModelForImageClassification._model_mapping
+    classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     auto = AutoModelForImageClassification if classifies else AutoModel
     # A head for another number of classes does not fit the saved one, and is drawn anew.
     options = {"ignore_mismatched_sizes": True} if model_args else {}

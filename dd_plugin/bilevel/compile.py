@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from dd_plugin.bilevel.graph_passes import clean
 from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.partition import split
+from dd_plugin.bilevel.private import known_inductor_options, make_fx_of_fakes
 from dd_plugin.bilevel.trees import leaves_of, rebuilt
 from dd_plugin.messages import first_line
 
@@ -89,7 +89,7 @@ class Traced:
 
 def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]) -> Any:
     """The operations of a function, found by running it on tensors without data."""
-    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(inputs)
+    return make_fx_of_fakes(function)(inputs)
 
 
 class TracedGraph:
@@ -116,7 +116,9 @@ class CompiledGraph:
     def __init__(self, graph: Callable[[list[Tensor]], list[Tensor]], on_cuda: bool) -> None:
         self.on_cuda = on_cuda
         # Small inner batches on a GPU are bound by launches: replay them as one CUDA graph.
-        how: dict[str, Any] = {"mode": "reduce-overhead"} if on_cuda else {"options": _CPU}
+        how: dict[str, Any] = (
+            {"mode": "reduce-overhead"} if on_cuda else {"options": known_inductor_options(_CPU)}
+        )
         self._compiled = torch.compile(graph, fullgraph=True, dynamic=False, **how)
         self._first = True
 

@@ -29,16 +29,15 @@ kernels) raises torch's own error, which `missing_rule_operation` recognises.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from dd_plugin.bilevel.grid_sampling import grid_sample, grid_sampler
+from dd_plugin.bilevel.private import may_be_traced, native_nn, weight_norm_module
 
 _native_embedding_bag = F.embedding_bag
 _native_one_hot = F.one_hot
@@ -259,7 +258,7 @@ def embedding_bag(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> T
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """`torch.nn.functional.one_hot`, by comparison while `make_fx` traces."""
-    if num_classes < 1 or get_proxy_mode() is None:
+    if num_classes < 1 or not may_be_traced():
         return _native_one_hot(tensor, num_classes)
     return (tensor.unsqueeze(-1) == torch.arange(num_classes, device=tensor.device)).long()
 
@@ -274,10 +273,10 @@ REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = tuple(
     (home, name, formula)
     for home, name, formula in (
         (F, "hardsigmoid", hardsigmoid),
-        (torch._C._nn, "hardsigmoid", hardsigmoid),
-        (torch._C._nn, "hardsigmoid_", hardsigmoid_),
+        (native_nn, "hardsigmoid", hardsigmoid),
+        (native_nn, "hardsigmoid_", hardsigmoid_),
         (F, "scaled_dot_product_attention", scaled_dot_product_attention),
-        (torch._C._nn, "scaled_dot_product_attention", scaled_dot_product_attention),
+        (native_nn, "scaled_dot_product_attention", scaled_dot_product_attention),
         (F, "grid_sample", grid_sample),
         (torch, "grid_sampler", grid_sampler),
         (torch, "cdist", cdist),
@@ -285,14 +284,14 @@ REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = tuple(
         (torch, "pdist", pdist),
         (F, "pdist", pdist),
         (torch, "_weight_norm", weight_norm),
-        (sys.modules["torch.nn.utils.weight_norm"], "_weight_norm", weight_norm),
+        (weight_norm_module, "_weight_norm", weight_norm),
         (F, "huber_loss", huber_loss),
-        (torch._C._nn, "mse_loss", mse_loss),
+        (native_nn, "mse_loss", mse_loss),
         (F, "soft_margin_loss", soft_margin_loss),
         (F, "multi_margin_loss", multi_margin_loss),
         (F, "embedding_bag", embedding_bag),
         (F, "one_hot", one_hot),
-        (torch._C._nn, "one_hot", one_hot),
+        (native_nn, "one_hot", one_hot),
         (torch, "native_channel_shuffle", channel_shuffle),
     )
     if hasattr(home, name)

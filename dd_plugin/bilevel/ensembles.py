@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
@@ -23,7 +22,7 @@ from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import DrawSpec, mix
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
-from dd_plugin.bilevel.trees import RunState, StepInputs, SweepResult
+from dd_plugin.bilevel.trees import RunState, StepInputs, SweepResult, tree_map
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def hypergradients(
         networks: the state each starts from; see `initial_state`.
         mode: ``"sequential"`` (default) or ``"batched"``; ``docs/benchmarks/ensembles.md`` has what
             they cost.
-        seed: network i draws its random numbers from ``mix(seed, i)`` in sequential mode. A
+        seed: network i draws its random numbers from ``mix(seed, 2, i)`` in sequential mode. A
             function ``batches`` and a random window use ``seed`` in both, so they are shared.
         **options: as for `hypergradient`.
 
@@ -129,7 +128,7 @@ def initial_state(problem: BilevelProblem, model: torch.nn.Module | None = None)
 
 
 def _average(trees: Sequence[Any]) -> Any:
-    return pytree.tree_map(lambda *t: torch.stack(t).mean(0), *trees)
+    return tree_map(lambda *t: torch.stack(t).mean(0), *trees)
 
 
 def _mean(results: Sequence[Hypergradient]) -> Hypergradient:
@@ -207,7 +206,7 @@ class BatchedProblem(BilevelProblem):
 
         first, found = vmap(run, in_dims=(_DIMS, 0, 0))(self._drawn(inputs), *bars)
         shared: dict[str, Any] = {
-            k: pytree.tree_map(lambda t: t.sum(0), found[k])
+            k: tree_map(lambda t: t.sum(0), found[k])
             for k in ("constants", "images", "labels")
             if k in found
         }
@@ -225,8 +224,8 @@ class BatchedProblem(BilevelProblem):
         """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""
         run: Any = vmap(super().outer, in_dims=(_DIMS,))
         value, theta, s, c = run(inputs._replace(noise=[]))
-        c = pytree.tree_map(lambda t: t.sum(0), c)
-        bars = pytree.tree_map(lambda t: t / self.networks, (theta, s, c))
+        c = tree_map(lambda t: t.sum(0), c)
+        bars = tree_map(lambda t: t / self.networks, (theta, s, c))
         return value, *bars
 
     def outer_eager(self, inputs: StepInputs) -> Any:
@@ -253,7 +252,7 @@ def _batched(
             'mode="sequential"'
         )
     count = len(networks)
-    stacked = pytree.tree_map(lambda *t: torch.stack(t), *networks)
+    stacked = tree_map(lambda *t: torch.stack(t), *networks)
     # Counters of the optimizer are the same for all networks, and one for all.
     own = networks[0].optimizer
     shared = {k: v for k, v in own.items() if isinstance(v, Tensor) and v.dim() == 0}
@@ -266,11 +265,11 @@ def _batched(
 
     def each(tree: Any) -> list[Any]:
         return [
-            pytree.tree_map(lambda t, i=i: t[i] if t.dim() and len(t) == count else t, tree)
+            tree_map(lambda t, i=i: t[i] if t.dim() and len(t) == count else t, tree)
             for i in range(count)
         ]
 
-    own_bars = pytree.tree_map(lambda t: t * count, (result.parameters, result.statistics))
+    own_bars = tree_map(lambda t: t * count, (result.parameters, result.statistics))
     return EnsembleHypergradient(
         mean=replace(result, outer_loss=result.outer_loss.mean()),
         outer_losses=result.outer_loss,

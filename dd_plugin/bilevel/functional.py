@@ -18,15 +18,14 @@ buffers of the model that was passed in stay as they are whatever happens.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from dd_plugin.bilevel.copying import copy_structure
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.randomness import Draws, drawing_from, replayed
 from dd_plugin.bilevel.second_order import second_order
@@ -36,6 +35,7 @@ from dd_plugin.bilevel.stock_batchnorm import (
     recording,
 )
 from dd_plugin.bn import converted_layers, statistics_in_graph
+from dd_plugin.bn.private import BATCH_NORMS
 
 StockStatistics = Literal["tracked", "constant"]
 
@@ -69,6 +69,25 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def check_has_values(model: nn.Module) -> None:
+    """Check that no tensor of a model is on the meta device, which keeps shapes only.
+
+    Raises:
+        ValueError: one is.
+    """
+    for layer in converted_layers(model).values():
+        layer.materialize_corrections()
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    empty = [name for name, tensor in tensors if tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"`model` must have values in its weights, got {empty[0]!r} on the meta device "
+            f"({len(empty)} of {len(tensors)} tensors); load a checkpoint with "
+            "`model.load_state_dict(..., assign=True)`, or build the model outside of "
+            '`torch.device("meta")` and `init_empty_weights()`'
+        )
+
+
 class FunctionalModel:
     """A module as a function of its tensors; see the roles above.
 
@@ -84,7 +103,7 @@ class FunctionalModel:
 
     Raises:
         TypeError: not an `nn.Module`, or one whose structure cannot be copied.
-        ValueError: no trainable parameter.
+        ValueError: no trainable parameter, or a tensor without values (on the meta device).
     """
 
     def __init__(
@@ -119,6 +138,7 @@ class FunctionalModel:
         self.fixed: Tensors = {}
         self._buffers: list[str] = []
         self._module = copy_structure(model)
+        check_has_values(self._module)
         self._sort()
         if not self.parameters:
             raise ValueError(
@@ -132,7 +152,7 @@ class FunctionalModel:
         roles: dict[str, str] = {}
         for prefix, module in self._module.named_modules():
             stem = f"{prefix}." if prefix else ""
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BATCH_NORMS):
                 tracked = self.stock_statistics == "tracked" and module.track_running_stats
                 role = "statistics" if tracked else "constants"
                 roles |= dict.fromkeys((f"{stem}running_mean", f"{stem}running_var"), role)
@@ -255,22 +275,3 @@ class FunctionalModel:
                 moved = self.fixed.pop(name)
                 (self.statistics if moved.is_floating_point() else self.counters)[name] = moved
         return logits
-
-
-def copy_structure(model: nn.Module) -> nn.Module:
-    """A copy of the modules of a model that shares its parameters and buffers.
-
-    Raises:
-        TypeError: something in the model cannot be copied.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            memo |= {id(t): t for t in tensors.values() if t is not None}
-    try:
-        return copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise TypeError(
-            f"the structure of `model` ({type(model).__name__}) cannot be copied: {error}; remove "
-            "or replace the attribute that is in the way"
-        ) from error

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from dd_plugin.bilevel.private import TO_COPY, operations
+
 aten = torch.ops.aten
 
 # Where a value without data says that it belongs: those of nodes that a pass for the CPU made are
@@ -54,35 +56,36 @@ def prune_convolutions(graph_module: GraphModule) -> None:
     graph_module.graph.eliminate_dead_code()
 
 
-_ZERO_MAKERS = {
-    aten.zeros.default,
-    aten.zeros_like.default,
-    aten.new_zeros.default,
-    aten._efficientzerotensor.default,
-}
+_ZERO_MAKERS = operations(
+    "zeros.default",
+    "zeros_like.default",
+    "new_zeros.default",
+    "_efficientzerotensor.default",
+)
 # Linear in the first argument, or in either of the first two.
-_LINEAR = {
-    aten._to_copy.default,
-    aten._unsafe_view.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.div.Tensor,
-    aten.expand.default,
-    aten.neg.default,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.slice.Tensor,
-    aten.sum.default,
-    aten.sum.dim_IntList,
-    aten.t.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.view.default,
-    aten.avg_pool2d.default,
-}
-_BILINEAR = {aten.mul.Tensor, aten.mm.default, aten.bmm.default}
+_LINEAR = operations(
+    "_to_copy.default",
+    "_unsafe_view.default",
+    "alias.default",
+    "clone.default",
+    "detach.default",
+    "div.Tensor",
+    "expand.default",
+    "neg.default",
+    "permute.default",
+    "reshape.default",
+    "slice.Tensor",
+    "sum.default",
+    "sum.dim_IntList",
+    "t.default",
+    "transpose.int",
+    "unsqueeze.default",
+    "squeeze.dim",
+    "view.default",
+    "avg_pool2d.default",
+)
+_RESHAPES = operations("reshape.default", "_unsafe_view.default")
+_BILINEAR = operations("mul.Tensor", "mm.default", "bmm.default")
 
 
 def drop_zeros(graph_module: GraphModule) -> None:
@@ -135,11 +138,11 @@ def _owner(node: Node) -> Any:
 
 def _shares_memory(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
-    if schema is None or node.target is aten._to_copy.default:
+    if schema is None or node.target is TO_COPY:
         return False
     first = schema.arguments[0].alias_info if schema.arguments else None
     # Reshapes may or may not copy.
-    return first is not None or node.target in (aten.reshape.default, aten._unsafe_view.default)
+    return first is not None or node.target in _RESHAPES
 
 
 def _is_zero(node: Node, zeros: set[Node]) -> bool:
@@ -195,6 +198,8 @@ def spread_by_matmul(graph_module: GraphModule) -> None:
     are repeated by a product with a matrix of zeros and 1/k², rows by a broadcast.
     """
     graph = graph_module.graph
+    if TO_COPY is None:
+        return
     for node in list(graph.nodes):
         if node.target is not aten.avg_pool2d_backward.default or not tiles_on_cpu(node, node):
             continue
@@ -212,7 +217,7 @@ def spread_by_matmul(graph_module: GraphModule) -> None:
             target = call(aten.arange.default, width, **index)
             target = call(aten.div.Tensor_mode, target, k_w, rounding_mode="floor")
             spread = call(aten.eq.Tensor, call(aten.unsqueeze.default, source, 1), target)
-            spread = call(aten._to_copy.default, spread, dtype=value.dtype)
+            spread = call(TO_COPY, spread, dtype=value.dtype)
             spread = call(aten.div.Tensor, spread, float(k_h * k_w))
             flat = call(aten.reshape.default, node.args[0], [-1, width // k_w])
             wide = call(aten.mm.default, flat, spread)

@@ -28,19 +28,20 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from dd_plugin.bilevel.graph_passes import ON_CPU, tiles_on_cpu, unsteady
+from dd_plugin.bilevel.private import TO_COPY, operations
 
 aten = torch.ops.aten
 
-_MADE_OF_ONES = {aten.ones.default, aten.ones_like.default, aten.new_ones.default}
+_MADE_OF_ONES = operations("ones.default", "ones_like.default", "new_ones.default")
 # They hand over the values of their first argument, in another shape or place at most.
-_SAME_VALUES = {
-    aten._to_copy.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.expand.default,
-    aten.view.default,
-}
+_SAME_VALUES = operations(
+    "_to_copy.default",
+    "alias.default",
+    "clone.default",
+    "detach.default",
+    "expand.default",
+    "view.default",
+)
 # Wider rows make the product with a matrix that is mostly zeros slower than the kernel.
 _WIDEST_ROW = 64
 
@@ -163,7 +164,7 @@ def pool_by_slices(graph_module: GraphModule) -> None:
         if node.target is aten.avg_pool2d.default and tiles_on_cpu(node, node.args[0]):
             make = _pooled
         elif node.target is aten.avg_pool2d_backward.default and tiles_on_cpu(node, node):
-            if node.meta["val"].shape[-1] > _WIDEST_ROW:
+            if TO_COPY is None or node.meta["val"].shape[-1] > _WIDEST_ROW:
                 continue
             make = _spread
         else:
@@ -210,7 +211,7 @@ def _spread(graph_module: GraphModule, node: Node) -> Node:
     target = call(aten.remainder.Scalar, target, width)
     target = call(aten.div.Tensor_mode, target, k_w, rounding_mode="floor")
     matrix = call(aten.eq.Tensor, call(aten.unsqueeze.default, source, 1), target)
-    matrix = call(aten._to_copy.default, matrix, dtype=value.dtype)
+    matrix = call(TO_COPY, matrix, dtype=value.dtype)
     matrix = call(aten.mul.Tensor, matrix, 1.0 / (k_h * k_w))
     flat = call(aten.reshape.default, node.args[0], [-1, width // k_w])
     return call(aten.view.default, call(aten.mm.default, flat, matrix), list(value.shape))

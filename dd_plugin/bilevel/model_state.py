@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.patching import Patch
+from dd_plugin.bilevel.private import is_of_transform
 
 CHECKPOINT_FLAGS = ("grad_checkpointing", "gradient_checkpointing")
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -210,16 +210,19 @@ def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]
     for owner, name, plain in cached_functions(model):
         yield Patch(owner, name, plain)
     yield from early_references(model, replaced)
-    if any(written_inputs(cls) for cls in source_classes(model)):
+    hooks = getattr(model, "_forward_pre_hooks", None)
+    takes_keywords = getattr(model, "_forward_pre_hooks_with_kwargs", None)
+    known = hooks is not None and takes_keywords is not None  # the engine's images are copies
+    if known and any(written_inputs(cls) for cls in source_classes(model)):
         # At the root only: what the parts of a model pass to each other, they may share.
-        yield Patch(model._forward_pre_hooks, _INPUT_HOOK, copy_inputs)
-        yield Patch(model._forward_pre_hooks_with_kwargs, _INPUT_HOOK, True)
+        yield Patch(hooks, _INPUT_HOOK, copy_inputs)
+        yield Patch(takes_keywords, _INPUT_HOOK, True)
 
 
 def escaped(value: Any) -> bool:
     """Whether `value` is, or is a small container of, tensors of a functorch transform."""
     if isinstance(value, Tensor):
-        return bool(torch._C._functorch.is_functorch_wrapped_tensor(value))
+        return is_of_transform(value)
     if isinstance(value, dict):
         return any(escaped(item) for item in value.values())
     if isinstance(value, list | tuple):

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, gradients_of
-from dd_plugin.bilevel.trees import RunState, split_state
+from dd_plugin.bilevel.trees import RunState, leaves_of, rebuilt, split_state, tree_map_only
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def differentiate_whole_run(
 ) -> WholeRun:
     """Run the steps with their graph and differentiate the outer loss once."""
     tree = (state, constants, list(batches), list(step_sizes), hyperparameters)
-    leaves = pytree.tree_map_only(Tensor, _leaf, tree)
+    leaves = tree_map_only(Tensor, _leaf, tree)
     first, c, pairs, alphas, hyper = leaves
     now: RunState = first
     inner: list[Tensor] = []
@@ -69,11 +68,11 @@ def differentiate_whole_run(
         for batch, noise in zip(outer_batches, outer_noises, strict=True):
             value, _ = problem.loss(problem.inputs(now, c, batch, noise), outer=True)
             outer = outer + value * (len(batch[0]) / total)
-    flat, spec = pytree.tree_flatten(leaves)
+    flat = leaves_of(leaves)
     slopes_of = gradients_of(outer, {id(t): t for t in flat if t.requires_grad}, "outer")
-    bars = pytree.tree_unflatten([slopes_of.get(id(t)) for t in flat], spec)
+    bars = rebuilt(leaves, iter([slopes_of.get(id(t)) for t in flat]))
     first_bar, c_bar, pairs_bar, alphas_bar, hyper_bar = bars
-    final = pytree.tree_map_only(Tensor, Tensor.detach, now)
+    final = tree_map_only(Tensor, Tensor.detach, now)
     floats = {k: first_bar.optimizer[k] for k in split_state(state.optimizer)[0]}
     return WholeRun(
         outer_loss=outer.detach(),

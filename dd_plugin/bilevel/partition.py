@@ -19,35 +19,35 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-aten = torch.ops.aten
+from dd_plugin.bilevel.private import operations
 
 # Cheap though not marked as pointwise: they make or move numbers without arithmetic.
-_CHEAP = {
-    aten._to_copy.default,
-    aten._unsafe_view.default,
-    aten.alias.default,
-    aten.arange.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.empty_like.default,
-    aten.expand.default,
-    aten.full.default,
-    aten.full_like.default,
-    aten.new_zeros.default,
-    aten.ones_like.default,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.scalar_tensor.default,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.squeeze.dim,
-    aten.t.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.view.default,
-    aten.zeros.default,
-    aten.zeros_like.default,
-}
+_CHEAP = operations(
+    "_to_copy.default",
+    "_unsafe_view.default",
+    "alias.default",
+    "arange.default",
+    "clone.default",
+    "detach.default",
+    "empty_like.default",
+    "expand.default",
+    "full.default",
+    "full_like.default",
+    "new_zeros.default",
+    "ones_like.default",
+    "permute.default",
+    "reshape.default",
+    "scalar_tensor.default",
+    "select.int",
+    "slice.Tensor",
+    "squeeze.dim",
+    "t.default",
+    "transpose.int",
+    "unsqueeze.default",
+    "view.default",
+    "zeros.default",
+    "zeros_like.default",
+)
 
 
 @dataclass(frozen=True)

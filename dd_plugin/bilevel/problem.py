@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
@@ -29,7 +28,10 @@ from dd_plugin.bilevel.trees import (
     RunState,
     StepInputs,
     SweepResult,
+    leaves_of,
+    rebuilt,
     split_state,
+    tree_map,
 )
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -256,12 +258,12 @@ class BilevelProblem:
                     pairing = pairing + (slope * bar).sum()
             for name, bar in statistics_bar.items():
                 pairing = pairing + (new[name] * bar).sum()
-            wanted, spec = pytree.tree_flatten(leaves)
+            wanted = leaves_of(leaves)
             found = torch.autograd.grad(pairing, wanted, allow_unused=True)
         slopes = [
             torch.zeros_like(w) if f is None else f for f, w in zip(found, wanted, strict=True)
         ]
-        return SweepResult(**pytree.tree_unflatten(slopes, spec))
+        return SweepResult(**rebuilt(leaves, iter(slopes)))
 
     def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """Λ and its gradient for θ, s and the constants, as a function to be transformed."""
@@ -280,9 +282,9 @@ class BilevelProblem:
         with torch.enable_grad():
             leaves = _leaves(inputs, ["parameters", "statistics", "constants"])
             value, _ = self.loss(inputs._replace(**leaves), outer=True)
-            wanted, spec = pytree.tree_flatten(leaves)
+            wanted = leaves_of(leaves)
             slopes = gradients_of(value, dict(enumerate(wanted)), "outer")
-        theta, s, c = pytree.tree_unflatten(list(slopes.values()), spec).values()
+        theta, s, c = rebuilt(leaves, iter(slopes.values())).values()
         return value.detach(), theta, s, c
 
     def outer_value(self, inputs: StepInputs) -> Tensor:
@@ -308,7 +310,7 @@ def _differentiated(inputs: StepInputs) -> list[str]:
 def _leaves(inputs: StepInputs, roles: Iterable[str]) -> dict[str, Any]:
     """The tensors of some roles, as leaves of a graph to come."""
     return {
-        role: pytree.tree_map(lambda t: t.detach().requires_grad_(), getattr(inputs, role))
+        role: tree_map(lambda t: t.detach().requires_grad_(), getattr(inputs, role))
         for role in roles
     }
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.inputs import Batch, Leaves, Schedule, describe, integer, level_of_caller
@@ -27,7 +26,7 @@ from dd_plugin.bilevel.second_order import missing_rule_operation
 from dd_plugin.bilevel.start import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import Storage, Trajectory
-from dd_plugin.bilevel.trees import RunState, StepInputs, split_state
+from dd_plugin.bilevel.trees import RunState, StepInputs, leaves_of, split_state, tree_map
 
 Method = Literal["mixed", "reverse", "autograd"]
 
@@ -168,7 +167,7 @@ class Run:
             except (RuntimeError, ValueError, IndexError) as error:
                 error.add_note(f"while judging the trained network on {describe(images)}")
                 raise
-            bars = pytree.tree_map(lambda t, w=share: t * w, bars)
+            bars = tree_map(lambda t, w=share: t * w, bars)
             outer = loss * share + (outer if index else 0.0)
             self.bars = bars if self.bars is None else _add(self.bars, bars)
         self.outer_loss = outer
@@ -192,7 +191,7 @@ class Run:
         assert self.bars is not None
         theta_bar, s_bar, self.constants_bar = self.bars
         floats, _ = split_state(self.state.optimizer)
-        o_bar = pytree.tree_map(torch.zeros_like, floats)
+        o_bar = tree_map(torch.zeros_like, floats)
         for segment in reversed(trajectory.segments()):
             records = trajectory.rebuild(
                 segment,
@@ -312,7 +311,7 @@ class Run:
 
     def _fill_with_nan(self) -> None:
         def fill(tree: Any) -> Any:
-            return pytree.tree_map(lambda t: torch.full_like(t, float("nan")), tree)
+            return tree_map(lambda t: torch.full_like(t, float("nan")), tree)
 
         self.theta_bar, self.s_bar = fill(self.state.parameters), fill(self.state.statistics)
         self.o_bar = fill(split_state(self.state.optimizer)[0])
@@ -357,7 +356,7 @@ class Run:
         step_size = self.step_size.gradient()
         hyper = {name: schedule.gradient() for name, schedule in self.hyper.items()}
         batches = dict(sorted(self.batch_bars.items()))
-        everything = pytree.tree_leaves(
+        everything = leaves_of(
             (
                 [(b.images, b.labels) for b in batches.values()],
                 self.leaves.gradients,
@@ -394,4 +393,4 @@ class Run:
 
 
 def _add(a: Any, b: Any) -> Any:
-    return pytree.tree_map(torch.add, a, b)
+    return tree_map(torch.add, a, b)

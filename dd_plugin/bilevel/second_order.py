@@ -20,9 +20,7 @@ found, and other threads see the replacements too.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,6 +32,7 @@ from dd_plugin.bilevel.derivatives import REPLACEMENTS
 from dd_plugin.bilevel.model_state import drop_escaped, model_patches, tensor_attributes
 from dd_plugin.bilevel.needs import SecondOrderNeed, missing_rule_operation, second_order_needs
 from dd_plugin.bilevel.patching import Patch
+from dd_plugin.bilevel.private import build_dynamo_rules, dynamo_builder, refuses_requires_grad
 
 __all__ = ["SecondOrderNeed", "missing_rule_operation", "second_order", "second_order_needs"]
 
@@ -73,10 +72,7 @@ def _requires_grad_(self: torch.Tensor, requires_grad: bool = True) -> torch.Ten
     activation (MaskFormer of transformers) changes no derivative by it. The transforms themselves
     mark their inputs through this name, and say so by the flag that is asked for here.
     """
-    functorch = torch._C._functorch
-    if functorch.peek_interpreter_stack() is None or functorch.get_inplace_requires_grad_allowed():
-        return _native_requires_grad_(self, requires_grad)
-    return self
+    return self if refuses_requires_grad() else _native_requires_grad_(self, requires_grad)
 
 
 def _is_native_checkpoint(value: object) -> bool:
@@ -99,8 +95,8 @@ def _global_patches() -> Iterator[Patch]:
     yield Patch(torch.Tensor, "requires_grad_", _requires_grad_)
     checkpoint = torch.utils.checkpoint
     yield Patch(checkpoint, "checkpoint", _run_without_checkpoint)
-    dynamo = sys.modules.get("torch._dynamo.variables.builder")
-    if hasattr(dynamo, "is_utils_checkpoint"):
+    dynamo = dynamo_builder()
+    if dynamo is not None:
         # Dynamo takes whatever has the name of `checkpoint` for it.
         yield Patch(dynamo, "is_utils_checkpoint", _is_native_checkpoint)
     if hasattr(checkpoint, "_checkpoint_impl"):
@@ -110,23 +106,6 @@ def _global_patches() -> Iterator[Patch]:
         # The wrapper that transformers puts around its process-wide caches passes them by when
         # it believes that it is being compiled.
         yield Patch(transformers, "is_torchdynamo_compiling", _true)
-
-
-def _fix_dynamo_rules() -> None:
-    """Lets Dynamo look up torch's functions by name before any of the names is set.
-
-    It does so once per process, at the first jvp or compilation, and keeps what it finds: done
-    inside of the context it would take the replacements for torch's functions ever after.
-    """
-    with warnings.catch_warnings():
-        # Parts of torch that are loaded at the first jvp use what torch itself has deprecated.
-        warnings.simplefilter("ignore", FutureWarning)
-        importlib.import_module("torch._decomp.decompositions_for_jvp")
-        importlib.import_module("torch._dynamo.variables.builder")
-        rules = importlib.import_module("torch._dynamo.trace_rules")
-    build = getattr(rules, "get_torch_obj_rule_map", None)
-    if build is not None:
-        build()
 
 
 _fastpath_depth = 0
@@ -202,7 +181,7 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
             "`second_order` must be entered outside of a compiled function, got a call while "
             "torch.compile traces; enter it around the call of the compiled function"
         )
-    _fix_dynamo_rules()
+    build_dynamo_rules()
     before = [] if model is None else tensor_attributes(model)
     patches = list(_global_patches())
     if model is not None:

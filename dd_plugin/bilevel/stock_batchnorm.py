@@ -68,6 +68,8 @@ def _batch_norm(
         return _native(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if training:
         y, mean, var, count = batch_normalize(input, weight, bias, eps)
+        if count == 0:  # torch's kernel leaves the running statistics alone
+            return y
         for old, new in ((running_mean, mean), (running_var, arithmetic.unbiased(var, count))):
             if old is not None and record is not None:
                 record.note(old, arithmetic.moving_average(record.latest(old), new, momentum))

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.trees import RunState
+from dd_plugin.bilevel.trees import RunState, leaves_of, tree_map_only
 
 
 class StepRecord(NamedTuple):
@@ -187,7 +186,7 @@ class Trajectory:
         """The bytes held now, each storage counted once."""
         seen = {
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-            for t in pytree.tree_leaves((self._anchors, self._inside))
+            for t in leaves_of((self._anchors, self._inside))
             if isinstance(t, Tensor)
         }
         return sum(seen.values())
@@ -195,12 +194,12 @@ class Trajectory:
     def _put(self, tree: Any) -> Any:
         if not self.storage.on_host:
             return tree
-        return pytree.tree_map_only(Tensor, self._to_host, tree)
+        return tree_map_only(Tensor, self._to_host, tree)
 
     def _get(self, tree: Any) -> Any:
         if not self.storage.on_host:
             return tree
-        return pytree.tree_map_only(_OnHost, self._from_host, tree)
+        return tree_map_only(_OnHost, self._from_host, tree)
 
     def _to_host(self, t: Tensor) -> Any:
         if t.device.type != "cuda":

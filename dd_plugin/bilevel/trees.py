@@ -6,7 +6,7 @@ apart by itself: they go through function transforms, `vmap`, tracing and the co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -85,6 +85,32 @@ def leaves_of(tree: Any) -> list[Any]:
     return found
 
 
+def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """The tree with each leaf replaced by what a function makes of it, and of those of the others.
+
+    Dictionaries are matched by name, whatever the order of their entries.
+    """
+    if isinstance(tree, dict):
+        return {
+            name: tree_map(function, part, *(other[name] for other in others))
+            for name, part in tree.items()
+        }
+    if isinstance(tree, (tuple, list)):
+        parts = [tree_map(function, *matching) for matching in zip(tree, *others, strict=True)]
+        return parts if isinstance(tree, list) else _tuple_like(tree, parts)
+    return function(tree, *others)
+
+
+def tree_map_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with each leaf of a type replaced by what a function makes of it."""
+    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, tree)
+
+
+def _tuple_like(tree: Any, parts: list[Any]) -> Any:
+    make = getattr(type(tree), "_make", tuple)  # a tuple with names has it
+    return make(parts)
+
+
 def _collect(tree: Any, found: list[Any]) -> None:
     if isinstance(tree, dict):
         tree = tree.values()
@@ -104,8 +130,5 @@ def rebuilt(tree: Any, leaves: Iterator[Any]) -> Any:
         return {name: rebuilt(part, leaves) for name, part in tree.items()}
     if isinstance(tree, (tuple, list)):
         parts = [rebuilt(part, leaves) for part in tree]
-        if isinstance(tree, list):
-            return parts
-        make = getattr(type(tree), "_make", tuple)  # a tuple with names has it
-        return make(parts)
+        return parts if isinstance(tree, list) else _tuple_like(tree, parts)
     return next(leaves)

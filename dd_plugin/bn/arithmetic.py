@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.jit._trace import is_tracing
 from torch.nn import functional as F
+
+from dd_plugin.bn.private import in_transform, is_tracing
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 def in_plain_eager_mode() -> bool:
     """Whether no function transform, forward-mode differentiation or compiler is at work."""
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    return forward_ad._current_level < 0
+    return not torch.compiler.is_compiling() and not in_transform()
 
 
 def fused_kernel_is_exact(x: Tensor) -> bool:
@@ -36,9 +32,10 @@ def fused_kernel_is_exact(x: Tensor) -> bool:
     transform, under forward-mode differentiation, and inside a compiled region (which may hold a
     transform, and fuses plain arithmetic by itself) the plain formulas are used instead. So they
     are for a batch of one: torch 2.15's CPU kernel then takes an incoming gradient that is a
-    transposed view for a contiguous one, and returns a wrong gradient.
+    transposed view for a contiguous one, and returns a wrong gradient. And for an empty batch,
+    which has no moments for the kernel to report.
     """
-    return in_plain_eager_mode() and x.shape[0] > 1
+    return in_plain_eager_mode() and x.shape[0] > 1 and x.numel() > 0
 
 
 def positive(variance: Tensor) -> Tensor:
@@ -67,7 +64,8 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
     """Mean and biased variance over every dimension but the channels, and the number of values.
 
     Returns:
-        ``mean (C,)``, ``variance (C,)`` in at least float32, and the count per channel.
+        ``mean (C,)``, ``variance (C,)`` in at least float32, and the count per channel. With a
+        count of 0 both moments are zeros, which are not to be observed: see `moving_average`.
 
     Raises:
         ValueError: with one value per channel, as ``torch.nn.BatchNorm2d`` in train mode.
@@ -78,6 +76,9 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
             f"Expected more than 1 value per channel when training, got input size {x.size()}"
         )
     dims = [d for d in range(x.dim()) if d != 1]
+    if count == 0:
+        nothing = at_least_float32(x).sum(dims)
+        return nothing, nothing, count
     var, mean = torch.var_mean(at_least_float32(x), dims, correction=0)
     return mean, var, count
 
@@ -137,7 +138,11 @@ def effective_momentum(momentum: float | Tensor, shift: Tensor) -> Tensor:
 
 
 def moving_average(running: Tensor, observed: Tensor, momentum: float | Tensor) -> Tensor:
-    """``(1 - momentum) * running + momentum * observed`` in the dtype of ``running``."""
+    """``(1 - momentum) * running + momentum * observed`` in the dtype of ``running``.
+
+    An empty batch has nothing to observe: its moments are not to be averaged in, and the running
+    statistics stay as they are, as torch's layers leave them.
+    """
     return ((1 - momentum) * running + momentum * observed).to(running.dtype)
 
 

@@ -172,6 +172,8 @@ def tracking_tensors(model: nn.Module) -> dict[str, Tensor]:
     call ``requires_grad_()`` on them; under `torch.func.functional_call` pass tensors by these
     names.
     """
+    for layer in converted_layers(model).values():
+        layer.materialize_corrections()
     return {
         f"{name}.{correction}" if name else correction: layer.get_buffer(correction)
         for name, layer in converted_layers(model).items()

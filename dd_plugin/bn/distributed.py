@@ -55,7 +55,8 @@ def global_moments(x: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance and count per channel over the inputs of every process in ``group``.
 
     Two sums, first of the values and then of the squared deviations, because one pass over sums
-    of squares cancels badly in float32. Processes may hold batches of different size.
+    of squares cancels badly in float32. Processes may hold batches of different size, empty ones
+    too; where all are empty the count is 0 and the moments are zeros.
 
     Raises:
         ValueError: with one value per channel over all processes.
@@ -63,15 +64,15 @@ def global_moments(x: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     x = at_least_float32(x)
     dims = [d for d in range(x.dim()) if d != 1]
     channels = x.shape[1]
-    local_count = x.new_full((1,), x.numel() // channels)
+    local_count = x.new_full((1,), x.numel() // max(channels, 1))
     sums = _SumOverProcesses.apply(torch.cat([x.sum(dims), local_count]), group)
     count = sums[-1].detach()
-    if count <= 1:
+    if count == 1:
         raise ValueError(
-            "Expected more than 1 value per channel when training, got "
-            f"{int(count)} over all processes"
+            "Expected more than 1 value per channel when training, got 1 over all processes"
         )
-    mean = sums[:-1] / count
+    divisor = count.clamp(min=1)
+    mean = sums[:-1] / divisor
     squares = (x - per_channel(mean, x)).square().sum(dims)
-    var = _SumOverProcesses.apply(squares, group) / count
+    var = _SumOverProcesses.apply(squares, group) / divisor
     return mean, var, count

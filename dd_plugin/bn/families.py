@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.distributed import global_moments, process_group_of
@@ -25,6 +24,7 @@ from dd_plugin.bn.layer import (
     LearnableBatchNorm3d,
     LearnableStatistics,
 )
+from dd_plugin.bn.private import BATCH_NORM_BASE
 from dd_plugin.bn.unsynchronised import UnsynchronisedBatchNorm
 
 
@@ -39,10 +39,12 @@ class SyncLearnable(LearnableStatistics):
         if group is None:
             return super()._normalize_with_batch(x)
         mean, var, count = global_moments(x, group)
-        y = arithmetic.normalize(x, mean, var, self.weight, self._bias_seen_by_ddp(), self.eps)
+        y = arithmetic.normalize(
+            x, mean, var, self.weight, self._bias_seen_by_ddp(), self.epsilon()
+        )
         if self._moves_statistics():
             unbiased = arithmetic.unbiased(var, count)
-            self._track({"running_mean": mean, "running_var": unbiased})
+            self._track({"running_mean": mean, "running_var": unbiased}, count)
         return y
 
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -81,7 +83,7 @@ class FrozenLearnable(LearnableStatistics):
         self._check_channels(x)
         effective = self.effective_statistics()
         # The stock classes' own order of operations, so that outputs are theirs to the bit.
-        scale = self.weight * (effective["running_var"] + self.eps).rsqrt()
+        scale = self.weight * (effective["running_var"] + self.epsilon()).rsqrt()
         offset = self.bias - effective["running_mean"] * scale
         x = x * arithmetic.per_channel(scale, x) + arithmetic.per_channel(offset, x)
         if "drop" in self._modules:
@@ -92,7 +94,9 @@ class FrozenLearnable(LearnableStatistics):
 class HubFrozenLearnable(FrozenLearnable):
     """The DETR family's copies of it in transformers, which have no ``eps`` attribute."""
 
-    eps = 1e-5
+    def epsilon(self) -> float:
+        """The constant in the code of all of them."""
+        return 1e-5
 
 
 class EvoNormB0Learnable(LearnableStatistics):
@@ -113,7 +117,7 @@ class EvoNormB0Learnable(LearnableStatistics):
         y = arithmetic.at_least_float32(x)
         if self._has_nonlinearity():
             var = self._variance(y)
-            left = arithmetic.per_channel(var.add(self.eps).sqrt(), x)
+            left = arithmetic.per_channel(var.add(self.epsilon()).sqrt(), x)
             y = y / torch.maximum(left, self._instance_term(y))
         assert self.weight is not None
         assert self.bias is not None
@@ -124,7 +128,7 @@ class EvoNormB0Learnable(LearnableStatistics):
         return self.v is not None
 
     def _instance_term(self, x: Tensor) -> Tensor:
-        std = x.var(dim=(2, 3), unbiased=False, keepdim=True).add(self.eps).sqrt()
+        std = x.var(dim=(2, 3), unbiased=False, keepdim=True).add(self.epsilon()).sqrt()
         assert self.v is not None
         return x * arithmetic.per_channel(self.v, x) + std
 
@@ -136,7 +140,7 @@ class EvoNormB0Learnable(LearnableStatistics):
             return running
         _, var, count = self.batch_moments(x)
         if moves:
-            self._track({"running_var": arithmetic.unbiased(var, count)})
+            self._track({"running_var": arithmetic.unbiased(var, count)}, count)
         return var if self._normalizes_with_batch() else running
 
 
@@ -150,7 +154,7 @@ class EvoNormB1Learnable(EvoNormB0Learnable):
         return (x + 1) * self._instance_rms(x)
 
     def _instance_rms(self, x: Tensor) -> Tensor:
-        return x.square().mean(dim=(2, 3), keepdim=True).add(self.eps).sqrt()
+        return x.square().mean(dim=(2, 3), keepdim=True).add(self.epsilon()).sqrt()
 
 
 class EvoNormB2Learnable(EvoNormB1Learnable):
@@ -188,7 +192,7 @@ def _family(stock: Any) -> Family | None:
     known: dict[type[nn.Module], type[LearnableStatistics]] = {
         UnsynchronisedBatchNorm: LearnableStatistics,
         nn.SyncBatchNorm: SyncLearnable,
-        _BatchNorm: LearnableStatistics,
+        BATCH_NORM_BASE: LearnableStatistics,
     }
     if timm_layers is not None:
         known |= {getattr(timm_layers, n): m for n, m in _TIMM.items() if hasattr(timm_layers, n)}
@@ -238,6 +242,13 @@ def follows_its_base(stock: type[nn.Module], base: type[nn.Module]) -> bool:
     return True
 
 
+def _reads_eps(stock: type[nn.Module], base: type[nn.Module]) -> bool:
+    """Whether a ``forward`` between ``stock`` and ``base`` reads ``eps`` for a use of its own."""
+    between = stock.__mro__[: stock.__mro__.index(base)]
+    codes = [getattr(ancestor.__dict__.get("forward"), "__code__", None) for ancestor in between]
+    return any(code is not None and "eps" in code.co_names for code in codes)
+
+
 _classes: dict[type[nn.Module], type[LearnableStatistics]] = dict(_READY_MADE)
 
 
@@ -251,7 +262,12 @@ def learnable_class(stock: type[nn.Module], family: Family | None = None) -> typ
     if stock in _classes:
         return _classes[stock]
     family = family or _family(stock) or Family(stock, HubFrozenLearnable)
-    namespace = {"stock_class": stock, "__module__": stock.__module__, "__doc__": stock.__doc__}
+    namespace = {
+        "stock_class": stock,
+        "guards_eps": not _reads_eps(stock, family.base),
+        "__module__": stock.__module__,
+        "__doc__": stock.__doc__,
+    }
     bases: tuple[type[nn.Module], ...]
     if stock is family.base:
         bases = (family.mixin, stock)

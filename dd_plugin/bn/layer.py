@@ -23,12 +23,13 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import is_tracing
 from torch.nn import functional as F
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.context import statistics_are_in_graph
 from dd_plugin.bn.distributed import several_processes
+from dd_plugin.bn.guarded_eps import GuardedEps
+from dd_plugin.bn.private import is_tracing
 from dd_plugin.bn.rules import batch_normalize
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
@@ -60,10 +61,13 @@ class LearnableStatistics(nn.Module):
     `momentum_shift` on the logit scale.
 
     A ``state_dict`` holds the statistics that eval mode uses, so a stock layer that loads it gives
-    the same outputs, and this layer gives the outputs of whichever model it loads from.
+    the same outputs, and this layer gives the outputs of whichever model it loads from. Code that
+    takes the attributes instead, to fuse or rebuild the layer, is refused where these differ: see
+    `GuardedEps`.
     """
 
     stock_class: ClassVar[type[nn.Module]]
+    guards_eps: ClassVar[bool] = True  # not where a stock class reads it in a forward of its own
     statistics_names: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
     looks_at_batch: ClassVar[bool] = True
 
@@ -74,13 +78,12 @@ class LearnableStatistics(nn.Module):
     num_batches_tracked: Tensor | None
     weight: Any  # Tensor | None; stock classes declare more than that
     bias: Any
-    eps: float
+    eps: Any = GuardedEps()
     momentum: float | None
     track_running_stats: bool
     momentum_shift: Tensor
     mean_correction: Tensor
     var_correction: Tensor
-    _check_input_dim: Callable[[Tensor], None]
 
     def __init__(
         self,
@@ -149,8 +152,27 @@ class LearnableStatistics(nn.Module):
         names += ["mean_correction"] if "running_mean" in present else []
         return names + (["var_correction"] if "running_var" in present else [])
 
+    def epsilon(self) -> float:
+        """What is added to the variance."""
+        return self.__dict__["eps"]
+
+    def materialize_corrections(self) -> None:
+        """Give corrections that are still on the meta device their first value, zero.
+
+        No checkpoint holds them, so what fills the statistics of a layer that was made on the meta
+        device (``load_state_dict(..., assign=True)``, Accelerate's loaders) leaves them there.
+        """
+        like = self._buffers.get("running_var")
+        if self.statistics != "tracked" or like is None or like.is_meta:
+            return
+        for name in _CORRECTIONS:
+            value = self._buffers.get(name)
+            if value is not None and value.is_meta:
+                self._buffers[name] = torch.zeros((), dtype=like.dtype, device=like.device)
+
     def effective_statistics(self) -> dict[str, Tensor]:
         """What eval mode normalises with: name to tensor ``(C,)``, differentiable."""
+        self.materialize_corrections()
         effective: dict[str, Tensor] = {}
         if self.running_mean is not None:
             effective["running_mean"] = self.running_mean
@@ -167,7 +189,9 @@ class LearnableStatistics(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (N, C, *)``; see `torch.nn.BatchNorm2d` for shapes and errors."""
-        self._check_input_dim(x)
+        check: Callable[[Tensor], None] | None = getattr(self, "_check_input_dim", None)
+        if check is not None:
+            check(x)
         return self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -187,11 +211,12 @@ class LearnableStatistics(nn.Module):
             effective["running_var"],
             self.weight,
             self.bias,
-            self.eps,
+            self.epsilon(),
         )
         if moves:
             mean, var, count = self.batch_moments(x if statistics_are_in_graph() else x.detach())
-            self._track({"running_mean": mean, "running_var": arithmetic.unbiased(var, count)})
+            unbiased = arithmetic.unbiased(var, count)
+            self._track({"running_mean": mean, "running_var": unbiased}, count)
         return y
 
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -220,22 +245,28 @@ class LearnableStatistics(nn.Module):
         in_graph = moves and statistics_are_in_graph()
         if arithmetic.fused_kernel_is_exact(x) and not in_graph:
             if not moves:
-                return F.batch_norm(x, None, None, self.weight, bias, True, 0.0, self.eps)
+                return F.batch_norm(x, None, None, self.weight, bias, True, 0.0, self.epsilon())
             assert self.running_mean is not None
             assert self.running_var is not None
             # At momentum 1 the kernel leaves the batch's own mean and unbiased variance here.
             mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-            y = F.batch_norm(x, mean, var, self.weight, bias, True, 1.0, self.eps)
-            self._track({"running_mean": mean, "running_var": var})
+            y = F.batch_norm(x, mean, var, self.weight, bias, True, 1.0, self.epsilon())
+            self._track({"running_mean": mean, "running_var": var}, x.numel())
             return y
-        y, mean, batch_var, count = batch_normalize(x, self.weight, bias, self.eps)
+        y, mean, batch_var, count = batch_normalize(x, self.weight, bias, self.epsilon())
         if moves:
             var = arithmetic.unbiased(batch_var, count)
-            self._track({"running_mean": mean, "running_var": var})
+            self._track({"running_mean": mean, "running_var": var}, count)
         return y
 
-    def _track(self, observed: dict[str, Tensor]) -> None:
-        """Move the running statistics: rebound with their graph, or in place without one."""
+    def _track(self, observed: dict[str, Tensor], count: int | Tensor) -> None:
+        """Move the running statistics: rebound with their graph, or in place without one.
+
+        A batch without values is counted, as torch's layers do, and moves nothing.
+        """
+        if count == 0:
+            observed = {}
+        self.materialize_corrections()
         if statistics_are_in_graph():
             batches = None
             if self.num_batches_tracked is not None:
@@ -323,12 +354,18 @@ class LearnableStatistics(nn.Module):
         policy = f"statistics={self.statistics}, train_with={self.train_with}"
         return ", ".join(part for part in (super().extra_repr(), policy) if part)
 
+    def __dir__(self) -> list[str]:
+        """Without ``eps`` while that is not handed out: `torch.jit` reads all that is listed."""
+        listed: list[str] = super().__dir__()
+        hidden = () if self.stored_is_effective() else ("eps",)
+        return [name for name in listed if name not in hidden]
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self.__dict__["_stock_buffer_order"]:  # torch puts parameters before buffers
             if prefix + name in destination:
                 destination[prefix + name] = destination.pop(prefix + name)
-        if self._stored_is_effective():
+        if self.stored_is_effective():
             return
         for name, value in self.effective_statistics().items():
             destination[prefix + name] = value if keep_vars else value.detach()
@@ -345,8 +382,10 @@ class LearnableStatistics(nn.Module):
                     value = state_dict[name]
                     state_dict[name] = torch.where(by == 0, value, value / by).to(value.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.materialize_corrections()
 
-    def _stored_is_effective(self) -> bool:
+    def stored_is_effective(self) -> bool:
+        """Whether the stored statistics are, to the bit, those that eval mode uses."""
         corrected = any(_differs_from_zero(self._buffers.get(n)) for n in self.correction_names())
         var = self.running_var
         return not corrected and (var is None or var.is_meta or not bool((var < 0).any()))

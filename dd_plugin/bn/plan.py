@@ -246,7 +246,8 @@ def _check_convertible(planned: PlannedLayer) -> None:
     if isinstance(layer, torch.jit.ScriptModule):
         raise refuse(
             "it is compiled TorchScript, whose code is fixed",
-            "convert the model before torch.jit.script or torch.jit.trace",
+            "convert the Python model that it was compiled from; torch.jit.trace takes a converted "
+            "model, torch.jit.script takes it after revert_bn",
         )
     if parametrize.is_parametrized(layer):
         raise refuse(

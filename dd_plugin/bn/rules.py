@@ -37,7 +37,8 @@ def batch_normalize(
 
     Returns:
         The normalised ``x`` in its dtype, mean ``(C,)``, biased variance ``(C,)``, and the number
-        of values per channel; differentiable any number of times in ``x``, ``weight``, ``bias``.
+        of values per channel, as `batch_moments` gives them; differentiable any number of times in
+        ``x``, ``weight``, ``bias``.
 
     Raises:
         ValueError: with one value per channel, as ``torch.nn.BatchNorm2d`` in train mode.
@@ -45,7 +46,8 @@ def batch_normalize(
     count = x.numel() // max(x.shape[1], 1)
     if count == 1:
         batch_moments(x)  # raises
-    if torch.compiler.is_dynamo_compiling():  # which refuses a Function with a forward-mode rule
+    # The rules divide by the count, and Dynamo refuses a Function with a forward-mode rule.
+    if count == 0 or torch.compiler.is_dynamo_compiling():
         mean, var, _ = batch_moments(x)
         return normalize(x, mean, var, weight, bias, eps), mean, var, count
     wide = at_least_float32(x)

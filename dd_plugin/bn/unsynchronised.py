@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class UnsynchronisedBatchNorm(nn.SyncBatchNorm):
@@ -18,8 +17,9 @@ class UnsynchronisedBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``input (N, C, *)``, see `torch.nn.BatchNorm2d`."""
-        self._check_non_zero_input_channels(input)
-        return _BatchNorm.forward(self, input)
+        if input.size(1) == 0:
+            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
+        return nn.BatchNorm2d.forward(self, input)
 
 
 _classes: dict[type[nn.Module], type[Any]] = {nn.SyncBatchNorm: UnsynchronisedBatchNorm}

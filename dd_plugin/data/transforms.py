@@ -147,7 +147,7 @@ def _from_timm(model: nn.Module) -> tuple[Any, Any] | None:
 
 
 def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | None:
-    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    name = getattr(getattr(model, "config", None), "name_or_path", None)
     if not isinstance(name, str) or not name:
         return None
     from transformers import AutoImageProcessor

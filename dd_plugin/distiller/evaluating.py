@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import RunState, initial_state
+from dd_plugin.bilevel.trees import tree_map
 from dd_plugin.bn import revert_bn
 from dd_plugin.evaluation import InputBatches, Scores, network_seed, score
 from dd_plugin.evaluation.baselines import (
@@ -63,7 +63,7 @@ def _gather(own: dict[int, float]) -> Scores:
 
 def _fresh_state(distiller: Distiller, seed: int) -> RunState:
     state = initial_state(distiller.problem, distiller.networks.new_model(seed))
-    return pytree.tree_map(lambda t: t.to(distiller.accelerator.device), state)
+    return tree_map(lambda t: t.to(distiller.accelerator.device), state)
 
 
 def _eval_batches(distiller: Distiller) -> InputBatches:

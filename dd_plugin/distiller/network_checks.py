@@ -6,13 +6,13 @@ user's own.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dd_plugin.bilevel import logits_of
+from dd_plugin.bilevel.copying import copy_model
+from dd_plugin.bilevel.functional import check_has_values
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import untouched_generators
 from dd_plugin.data.synthetic import SyntheticSet
@@ -23,7 +23,7 @@ def check_model(model: nn.Module) -> None:
     """Look for what no inner run can work with.
 
     Raises:
-        ValueError: lazy parameters, or none that is trained.
+        ValueError: lazy parameters, none that is trained, or tensors without values.
     """
     lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
     if lazy:
@@ -31,6 +31,7 @@ def check_model(model: nn.Module) -> None:
             f"the model has parameters whose shapes are not known yet, such as {lazy[0]!r}; run "
             "one batch through it first"
         )
+    check_has_values(model)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             "the model has no trainable parameter; call `model.requires_grad_()` on what the inner "
@@ -56,7 +57,7 @@ def check_start(model: nn.Module) -> None:
 
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     """Run two images through a copy of the model, in both modes, and look at what comes out."""
-    trial = copy.deepcopy(model)
+    trial = copy_model(model)
     expected = "x".join(str(n) for n in images.shape[1:])
     for training in (False, True):
         try:

@@ -15,13 +15,11 @@ distribution than its constructor does.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import (
     BilevelProblem,
@@ -30,12 +28,14 @@ from dd_plugin.bilevel import (
     RunState,
     initial_state,
 )
+from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bilevel.randomness import (
     Draws,
     mix,
     seeded_generators,
     untouched_generators,
 )
+from dd_plugin.bilevel.trees import leaves_of, tree_map
 from dd_plugin.bn import (
     Statistics,
     TrainWith,
@@ -142,7 +142,7 @@ class Networks:
 
         if self._make is None:
             assert isinstance(model_init, nn.Module)
-            first = unsynchronise_bn(copy.deepcopy(model_init))
+            first = unsynchronise_bn(copy_model(model_init))
         else:
             first = self._made(mix(seed, _FIRST))
         check_model(first)
@@ -284,7 +284,7 @@ class Networks:
             ValueError: constants that the model does not have.
         """
         if self.mode == "fixed" or self._make is None:
-            model = copy.deepcopy(self._prototype)
+            model = copy_model(self._prototype)
         else:
             model = self._made(seed).to(self.device, self.dtype)
             convert_bn(model, self.statistics, self.train_with, missing_ok=True)
@@ -394,7 +394,7 @@ class Networks:
         def move(t: Tensor) -> Tensor:
             return t.to(self.device, self.dtype if t.is_floating_point() else t.dtype)
 
-        return RunState(*pytree.tree_map(move, tuple(state)))
+        return RunState(*tree_map(move, tuple(state)))
 
     def _images(self) -> Tensor:
         generator = torch.Generator().manual_seed(mix(self.seed, _PROBE))
@@ -509,5 +509,5 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def _is_finite(state: RunState) -> bool:
-    leaves = [t for t in pytree.tree_leaves(state) if t.is_floating_point()]
+    leaves = [t for t in leaves_of(state) if t.is_floating_point()]
     return bool(torch.stack([t.isfinite().all() for t in leaves]).all())

@@ -6,12 +6,12 @@ is, weight for weight, the one that the same seed gave when the set was distille
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bilevel.randomness import seeded_generators
 from dd_plugin.bn import converted_layers, tracking_tensors
 from dd_plugin.models import model_factory
@@ -72,7 +72,8 @@ def fresh_network(
     """One network; of a module, a copy."""
     make = network_maker(model_init, num_classes, shape, model_args)
     if make is None:
-        return copy.deepcopy(model_init)  # type: ignore[return-value]
+        assert isinstance(model_init, nn.Module)
+        return copy_model(model_init)
     return made_from(make, seed)
 
 

@@ -14,12 +14,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dd_plugin.bilevel import BilevelProblem, RunState, cross_entropy, initial_state
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix, seeded_generators, untouched_generators
 from dd_plugin.bn import convert_bn, revert_bn
+from dd_plugin.bn.private import BATCH_NORMS
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
 from dd_plugin.evaluation.fresh import learnable_constants
@@ -132,7 +132,7 @@ def refresh_statistics(network: nn.Module, synthetic: SyntheticSet) -> None:
     In passes over the set as training goes through it, averaged with equal weights ("precise
     BatchNorm", Wu and Johnson, arXiv 2105.07576).
     """
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    layers = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+from filelock import BaseFileLock, FileLock, SoftFileLock
 from safetensors.torch import save
 from torch import Tensor
 
@@ -192,8 +192,18 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: there can be no lock, or somebody else has it and does not let go.
     """
-    with WeakFileLock(_lock_of(path), timeout=PATIENCE):
+    # Group-writable, for folders that several people share.
+    lock: BaseFileLock = FileLock(_lock_of(path), timeout=PATIENCE, mode=0o664)
+    try:
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks: the existence of a file is one then
+        lock = SoftFileLock(_lock_of(path), timeout=PATIENCE)
+        lock.acquire()
+    try:
         yield
+    finally:
+        with suppress(OSError):
+            lock.release()
 
 
 def _lock_of(path: Path) -> Path:

@@ -153,7 +153,7 @@ def hooked():
     [
         (lambda: OwnForward(4), r"OwnForward.*forward of its own.*exclude"),
         (nn.LazyBatchNorm2d, r"lazy.*run one batch"),
-        (lambda: torch.jit.script(nn.BatchNorm2d(4)), r"TorchScript.*before torch.jit"),
+        (lambda: torch.jit.script(nn.BatchNorm2d(4)), r"TorchScript.*after revert_bn"),
         (parametrized, r"parametrizations.*remove_parametrizations"),
         (hooked, r"forward was replaced.*remove the hook"),
         (lambda: nn.DataParallel(nn.BatchNorm2d(4)), r"wrapped in DataParallel.*model\.module"),

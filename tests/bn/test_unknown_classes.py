@@ -175,9 +175,16 @@ def test_lazy_layer_converts_once_it_knows_its_channels():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_torchscript_is_refused():
     scripted = torch.jit.script(nn.Sequential(nn.BatchNorm2d(3)))
-    with pytest.raises(UnsupportedBatchNormError, match=r"TorchScript.*before torch\.jit\.script"):
+    with pytest.raises(UnsupportedBatchNormError, match=r"TorchScript.*convert the Python model"):
         convert_bn(scripted)
     traced = torch.jit.trace(nn.Sequential(nn.BatchNorm2d(3)).eval(), images())
+    # The advice that the message gives; `test_jit_trace` has the other half.
+    converted = convert_bn(nn.Sequential(nn.BatchNorm2d(3)).eval(), "tracked")
+    with torch.no_grad():
+        converted[0].var_correction.fill_(0.3)
+    x = images()
+    y = converted(x)
+    torch.testing.assert_close(torch.jit.script(revert_bn(converted))(x), y)
     with pytest.raises(UnsupportedBatchNormError, match=r"cannot convert '0\.0'.*TorchScript"):
         convert_bn(nn.Sequential(traced))
 

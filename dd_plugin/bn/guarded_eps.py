@@ -1,0 +1,35 @@
+"""The attribute that everything reads which takes a BatchNorm layer apart.
+
+Part of `layer.py`, whose classes have it as ``eps``. With it they refuse to be fused or rebuilt
+from statistics that are not the ones they normalize with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class GuardedEps:
+    """The attribute ``eps``, which is not handed out while the stored statistics mislead.
+
+    Whatever fuses a layer into a convolution, or builds another layer in its place, reads
+    ``running_mean``, ``running_var`` and ``eps``. With a correction, or a variance below zero, the
+    first two are not what the layer normalizes with, and the result would be silently wrong.
+    """
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        if layer is None:
+            return self
+        if "eps" not in layer.__dict__:
+            raise AttributeError(f"{type(layer).__name__!r} object has no attribute 'eps'")
+        if layer.guards_eps and not layer.stored_is_effective():
+            raise RuntimeError(
+                "`eps` of a converted BatchNorm layer was read, as by code that fuses or rebuilds "
+                "BatchNorm layers. Such code takes the stored statistics, and this layer "
+                "normalizes with others: it has a correction, or a variance below zero. Call "
+                "dd_plugin.revert_bn(model) first; it folds both into ordinary layers."
+            )
+        return layer.__dict__["eps"]
+
+    def __set__(self, layer: Any, value: float) -> None:
+        layer.__dict__["eps"] = value
