@@ -46,7 +46,7 @@ def main() -> None:
     scores = distiller.compare()["distilled"]
     distiller.accelerator.print(f"{len(distiller.synthetic.labels)} images teach {scores}")
     distiller.save_model()
-    distiller.accelerator.end_training()
+    distiller.end()
 
 
 if __name__ == "__main__":

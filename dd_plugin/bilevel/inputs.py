@@ -187,7 +187,7 @@ class Batches:
         """(images, labels) of a step, with whatever graph the caller gave them."""
         if self._function is None:
             return check_batch(self._sequence[step], f"batch {step}")
-        seed_global_generators(mix(self.seed, step, 1))
+        seed_global_generators(mix(self.seed, 1 << 42, step))
         return check_batch(self._function(step), f"batch {step}")
 
     def values(self, step: int) -> Batch:

@@ -8,12 +8,13 @@ module and name it in `_COMMANDS`.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from dd_plugin import __version__
-from dd_plugin.cli.errors import CommandError
+from dd_plugin.cli.errors import CommandError, Parser, tokens_in, without_tokens
 
 # Subcommand -> its line in `dd-plugin --help`. The module has the same name.
 _COMMANDS = {
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: From argparse, after `--help`, `--version` or a wrong option.
         CommandError: Instead of the one line, with `--debug`.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    typed = list(sys.argv[1:] if argv is None else argv)
+    words = _with_underscores(typed)
+    Parser.words, Parser.typed = words, typed
     parser = _parser(words)
     args = parser.parse_args(words)
     if args.command is None:
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         if args.debug:
             raise
-        print(f"dd-plugin {args.command}: error: {error}", file=sys.stderr)
+        text = without_tokens(str(error), tokens_in(words))
+        print(f"dd-plugin {args.command}: error: {text}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (`| head`) has seen enough. Python would complain once more when it flushes
@@ -62,12 +66,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        # Such as a full disk under the file that stdout goes to.
+        if args.debug:
+            raise
+        print(f"dd-plugin {args.command}: error: {error}", file=sys.stderr)
+        return 2
     return code
+
+
+def _with_underscores(words: Sequence[str]) -> list[str]:
+    """Return the words with options in the spelling that they are declared in: `--train_with`."""
+    spelled: list[str] = []
+    for place, word in enumerate(words):
+        if word == "--":  # no options after it
+            return [*spelled, *words[place:]]
+        name, equals, value = word.partition("=")
+        if re.fullmatch(r"--[A-Za-z][\w-]*", name):  # not a text that begins with dashes
+            name = "--" + name[2:].replace("-", "_")
+        spelled.append(name + equals + value)
+    return spelled
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for `words`: options are filled in for the subcommands that `words` name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dd-plugin",
         description="Dataset distillation for timm and Hugging Face vision models.",
     )

@@ -5,7 +5,9 @@ come with scikit-learn.
 """
 
 import argparse
+import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,10 @@ def run(args: argparse.Namespace) -> int:
     values = {**_from_yaml(args.config), **given}
 
     from dd_plugin.distiller import Distiller, DistillerConfig, NonFiniteError
+    from dd_plugin.distiller.checkpoint import checkpoints
     from dd_plugin.distiller.output_folder import check_output_dir
     from dd_plugin.distiller.report import results_table
+    from dd_plugin.distiller.run_folder import newest_checkpoint
     from dd_plugin.hub import PushError
 
     try:
@@ -78,41 +82,51 @@ def run(args: argparse.Namespace) -> int:
     try:
         state = distiller.train()
     except (ValueError, TypeError, NonFiniteError) as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(_with_flags(str(error))) from error
+    except OSError as error:
+        newest = newest_checkpoint(distiller.output_dir)
+        raise CommandError(_with_flags(f"{error}. {newest}")) from error
     if state.interrupted:
         if main:
-            print(
+            left = checkpoints(distiller.output_dir)
+            if not config.save_steps:
+                rest = "without checkpoints (--save_steps 0) it cannot go on"
+            elif left:
+                rest = f"go on with --resume_from_checkpoint latest, from {left[-1].name}"
+            else:
+                rest = "no checkpoint could be written, so it cannot go on"
+            _tell(
                 f"ended by {state.interrupted} after {state.global_step} of {state.max_steps} "
-                "steps; "
-                + (
-                    "go on with --resume_from_checkpoint latest"
-                    if config.save_steps
-                    else "without checkpoints (--save_steps 0) it cannot go on"
-                ),
-                file=sys.stderr,
+                f"steps; {rest}"
             )
-        distiller.accelerator.end_training()
+        distiller.end()
         return 143 if state.interrupted == "SIGTERM" else 130
-    folder = distiller.save_model()
+    folder = _saved(distiller)
     if distiller.eval_data is not None:
         if main and config.baselines:
-            print(
+            _tell(
                 f"written to {folder}/; now compared with real images, for which networks are "
-                "trained (Ctrl-C leaves this out)",
-                file=sys.stderr,
+                "trained (Ctrl-C leaves this out)"
             )
         try:
             distiller.compare()
         except KeyboardInterrupt:
             if main:
-                print(
+                _tell(
                     f"\nthe comparison is left out; the distilled set is in {folder}, and "
-                    "`dd-plugin evaluate` compares it",
-                    file=sys.stderr,
+                    "`dd-plugin evaluate` compares it"
                 )
-            distiller.accelerator.end_training()
+            distiller.end()
             return 130
-        folder = distiller.save_model()
+        try:
+            folder = distiller.save_model()
+        except (OSError, ValueError) as error:
+            # The set has been written before; the table is printed below.
+            if main:
+                _tell(
+                    f"dd-plugin distill: warning: the distilled set is in {folder}, but its "
+                    f"accuracies could not be added: {error}"
+                )
     if main:
         if distiller.results:
             classes = distiller.synthetic.recipe.num_classes
@@ -121,12 +135,55 @@ def run(args: argparse.Namespace) -> int:
     if config.push_to_hub:
         try:
             address = distiller.push_to_hub()
-        except PushError as error:
+        except (PushError, OSError, ValueError) as error:
             raise CommandError(f"the set is in {folder}, but {error}") from error
         if main:
             print(f"published: {address}")
-    distiller.accelerator.end_training()
+    distiller.end()
     return 0
+
+
+def _saved(distiller: Any) -> Path:
+    """Write the set; at a terminal, ask for room or another folder as often as it takes."""
+    place: str | None = None
+    while True:
+        try:
+            folder: Path = distiller.save_model(place)
+            return folder
+        except (OSError, ValueError) as error:
+            problem = error
+        alone = distiller.accelerator.num_processes == 1
+        if not (alone and sys.stdin.isatty() and sys.stderr.isatty()):
+            raise CommandError(_with_flags(str(problem))) from problem
+        _tell(f"dd-plugin distill: {_with_flags(str(problem))}")
+        _tell("Make room and press Enter to try again, or type another folder; Ctrl-C gives up.")
+        line = sys.stdin.readline()
+        if not line:
+            raise CommandError(_with_flags(str(problem))) from problem
+        place = line.strip() or None
+
+
+def _tell(line: str) -> None:
+    # A run does not end because the disk under its log is full.
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def _with_flags(text: str) -> str:
+    """Return a text with settings spelled as options of the command."""
+    from dataclasses import fields
+
+    from dd_plugin.distiller.config import DistillerConfig
+
+    names = {f.name for f in fields(DistillerConfig)}
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in names:
+            return found[0]
+        return f"--{name}" if value is None else f"--{name} {value}"
+
+    return re.sub(r"`(?P<name>\w+)(?:=(?P<value>\w+))?`", flag, text)
 
 
 def _names(folder: Path) -> list[str]:
@@ -140,8 +197,15 @@ def _from_yaml(path: str | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path} cannot be read as YAML: {error}") from error
+    except yaml.YAMLError as error:
+        # Its own text quotes the line, which may hold a token.
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        raise CommandError(
+            f"{path}{where} cannot be read as YAML: {getattr(error, 'problem', None) or 'invalid'}"
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -1,4 +1,13 @@
-"""The exception by which a subcommand tells its user something; `dd_plugin.cli.main` prints it."""
+"""Errors of subcommands in one line without tokens, as `dd_plugin.cli.main` prints them."""
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+# Tokens of the Hub begin like this. No other word of a message does.
+_TOKEN = re.compile(r"\b(?:hf|api_org)_\w{16,}")
+HIDDEN = "***"
 
 
 class CommandError(Exception):
@@ -6,3 +15,36 @@ class CommandError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors do not quote the tokens among its words."""
+
+    # As they are parsed, and as they were typed.
+    words: Sequence[str] = ()
+    typed: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message to stderr, and exit with code 2."""
+        for word, typed in zip(Parser.words, Parser.typed, strict=True):
+            if word != typed:
+                message = message.replace(word, typed)
+        super().error(without_tokens(message, tokens_in(Parser.words)))
+
+
+def tokens_in(words: Sequence[str]) -> list[str]:
+    """Return the values of options such as `--hub_token`, abbreviated or misspelled ones too."""
+    values = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("-") and "tok" in name.lower():
+            values.append(value if equals else following)
+    # Shorter ones are words of the message as well.
+    return [value.strip() for value in values if len(value.strip()) > 3 and value[0] != "-"]
+
+
+def without_tokens(text: str, tokens: Iterable[str] = ()) -> str:
+    """Return a text with the given tokens, and what looks like one, replaced by stars."""
+    for token in tokens:
+        text = text.replace(token, HIDDEN)
+    return _TOKEN.sub(HIDDEN, text)

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what moves the running statistics (default: %(default)s)",
     )
     parser.add_argument(
-        "--train-with",
+        "--train_with",
         choices=["batch", "running"],
         default="batch",
         help="which statistics train mode normalises with (default: %(default)s)",

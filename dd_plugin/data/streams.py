@@ -138,7 +138,7 @@ class Stream:
         return batch
 
     def _generator(self, *more: int) -> torch.Generator:
-        return torch.Generator().manual_seed(mix(self._seed, self._epoch, self._row, *more))
+        return torch.Generator().manual_seed(mix(self._seed, 15, self._epoch, self._row, *more))
 
     def _current(self) -> tuple[Tensor, Tensor]:
         """The current block, read if need be."""

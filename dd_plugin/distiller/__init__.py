@@ -3,10 +3,13 @@
 Read in this order: `config`, `networks`, `setup`, `distiller`, `callbacks`, `checkpoint`, `report`.
 """
 
+from dd_plugin.distiller.agreement import ProcessesDifferError
 from dd_plugin.distiller.callbacks import DistillerCallback, DistillerControl, DistillerState
 from dd_plugin.distiller.config import DistillerConfig, NoEffectWarning
 from dd_plugin.distiller.distiller import Distiller, NonFiniteError
+from dd_plugin.distiller.folder_lock import FolderInUseError
 from dd_plugin.distiller.networks import Networks
+from dd_plugin.distiller.run_folder import FolderTakenError, SaveError
 
 __all__ = [
     "Distiller",
@@ -14,7 +17,11 @@ __all__ = [
     "DistillerConfig",
     "DistillerControl",
     "DistillerState",
+    "FolderInUseError",
+    "FolderTakenError",
     "Networks",
     "NoEffectWarning",
     "NonFiniteError",
+    "ProcessesDifferError",
+    "SaveError",
 ]

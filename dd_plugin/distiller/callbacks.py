@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -29,6 +30,7 @@ class DistillerState:
         interrupted: the signal that ended the run early, or None.
         best_metric: with `load_best_model_at_end`, the highest accuracy of an evaluation.
         best_step: the outer step of that evaluation.
+        losses: finite outer losses since the last line of the log.
     """
 
     global_step: int = 0
@@ -41,6 +43,7 @@ class DistillerState:
     interrupted: str | None = None
     best_metric: float | None = None
     best_step: int | None = None
+    losses: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -133,21 +136,24 @@ class ProgressCallback(DistillerCallback):
         if kwargs["distiller"].accelerator.is_main_process and not config.disable_tqdm:
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="distil", unit="step"
-            )
+            with suppress(OSError):
+                self._bar = tqdm(
+                    total=state.max_steps, initial=state.global_step, desc="distil", unit="step"
+                )
 
     def on_step_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
         if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
+            with suppress(OSError):  # a full disk under the file that stderr goes to
+                self._bar.update(state.global_step - self._bar.n)
 
     def on_log(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
         if self._bar is not None:
             names = {"outer_loss": "loss", "eval_accuracy_mean": "accuracy"}
             self._shown |= {names[k]: f"{v:.3f}" for k, v in kwargs["logs"].items() if k in names}
-            self._bar.set_postfix(self._shown)
+            with suppress(OSError):
+                self._bar.set_postfix(self._shown)
 
     def on_evaluate(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
@@ -163,9 +169,11 @@ class ProgressCallback(DistillerCallback):
         )
         from tqdm.auto import tqdm
 
-        tqdm.write(line, file=sys.stderr)
+        with suppress(OSError):
+            tqdm.write(line, file=sys.stderr)
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()

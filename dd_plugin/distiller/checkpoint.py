@@ -38,6 +38,8 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 _FREE = {
     "output_dir",
     "overwrite_output_dir",
+    "rescue_dir",
+    "wait_for_room",
     "resume_from_checkpoint",
     "logging_steps",
     "eval_steps",

@@ -54,13 +54,14 @@ KINDS = {
 }
 
 
-def coerced(name: str, value: Any, hint: Any) -> Any:
+def coerced(name: str, value: Any, hint: Any, *, secret: bool = False) -> Any:
     """A value as the type of its field has it; unchanged where the type is none of `KINDS`.
 
     Args:
         name: of the field, for the message.
         value: what was given.
         hint: the field's type, such as ``int | None``.
+        secret: name the type of a wrong value in the message, not the value.
 
     Raises:
         ValueError: it cannot be made.
@@ -75,4 +76,7 @@ def coerced(name: str, value: Any, hint: Any) -> Any:
         return kind.convert(value)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         none = ", or nothing" if optional else ""
-        raise ValueError(f"`{name}` must be {kind.words}{none}, got {value!r}") from error
+        got = f"a value of type {type(value).__name__}" if secret else repr(value)
+        # The conversion's own error quotes the value as well.
+        cause = None if secret else error
+        raise ValueError(f"`{name}` must be {kind.words}{none}, got {got}") from cause

@@ -8,9 +8,12 @@ checked without data or model is checked here, before any work.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_type_hints
+
+import numpy as np
 
 from dd_plugin.distiller.coercion import coerced
 
@@ -33,6 +36,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mixed_precision": ("no", "bf16"),
     "dtype": ("float32", "float64"),
 }
+
+# Settings whose value is in no text, file or log.
+SECRETS = frozenset({"hub_token"})
+# Arguments of a model that hold a token. All of `model_args` is published with the set.
+_TOKENS = ("token", "use_auth_token", "hub_token", "api_key")
 
 # Schedules that are the same however many steps there are.
 ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
@@ -67,6 +75,15 @@ class DistillerConfig:
     output_dir: str = _option("distilled", "Where everything is written.")
     overwrite_output_dir: bool = _option(
         False, "Write into a folder that holds another run, and lose that one."
+    )
+    rescue_dir: str | None = _option(
+        None,
+        "A folder on another disk. The distilled set goes into a new folder in it if output_dir "
+        "cannot be written at the end.",
+    )
+    wait_for_room: int = _option(
+        0,
+        "Seconds to keep trying at the end of the run, while the distilled set cannot be written.",
     )
     resume_from_checkpoint: str | None = _option(
         None, "A checkpoint folder, or 'latest' for the newest in output_dir."
@@ -152,8 +169,8 @@ class DistillerConfig:
     inner_lr: float = _option(0.02, "Initial step size.")
     step_sizes: str = _option(
         "per_step",
-        "Learn one step size per step, one per step and parameter of the network (as MAML++ does), "
-        "one shared, or none.",
+        "Which step sizes are learned: per_step: one per step; per_layer: one per step and "
+        "parameter tensor of the network, as in MAML++; shared: one for all; constant: none.",
     )
     window: str = _option("full", "Steps that are differentiated: full, last or random.")
     window_length: int | None = _option(None, "How many, for last and random.")
@@ -204,7 +221,9 @@ class DistillerConfig:
         "the real images where it is known.",
     )
     hub_revision: str | None = _option(None, "Branch to publish on; made if need be.")
-    hub_token: str | None = _option(None, "Token; by default the one of `hf auth login`.")
+    hub_token: str | None = _option(
+        None, "Token; by default the one of `hf auth login`. It is never printed.", repr=False
+    )
 
     def __post_init__(self) -> None:
         self._coerce()
@@ -212,6 +231,12 @@ class DistillerConfig:
             self.model_args = dict(_FOR_DIGITS)
         self.model_args = _dictionary(self.model_args, "model_args")
         self.inner_optimizer_args = _dictionary(self.inner_optimizer_args, "inner_optimizer_args")
+        for name in _TOKENS:
+            if name in self.model_args:
+                raise ValueError(
+                    f"`model_args` must not have {name!r}, since they are published with the "
+                    "distilled set; log in with `hf auth login`, or set HF_TOKEN"
+                )
         self._check_values()
         self._check_combinations()
         self._warn_of_no_effect()
@@ -226,7 +251,7 @@ class DistillerConfig:
             # YAML reads the word no as false.
             if value is False and "no" in CHOICES.get(name, ()):
                 value = "no"
-            setattr(self, name, coerced(name, value, hint))
+            setattr(self, name, coerced(name, value, hint, secret=name in SECRETS))
 
     def with_model(self, name: str) -> DistillerConfig:
         """The same settings with another network; arguments that were a default are left out."""
@@ -253,12 +278,24 @@ class DistillerConfig:
         for name in at_least_1.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        for name in ("eval_steps", "save_steps", "warmup_steps", "max_grad_norm"):
+        for name in ["eval_steps", "save_steps", "warmup_steps", "max_grad_norm", "wait_for_room"]:
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        largest = float(np.finfo(self.dtype).max)
         for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
+            if getattr(self, name) > largest:
+                raise ValueError(
+                    f"`{name}` must be at most {largest:.2g}, the largest number of {self.dtype}, "
+                    f"got {getattr(self, name)}; give a rate such as 0.02"
+                )
+        if self.hub_token and not re.fullmatch(r"[!-~]+", self.hub_token):
+            # What sends it would quote it in its own error.
+            raise ValueError(
+                "`hub_token` must be one word of ASCII characters, got one with spaces, line ends "
+                "or others; copy it again, or log in with `hf auth login`"
+            )
         if self.networks_per_step is not None and self.networks_per_step < 1:
             raise ValueError(
                 f"`networks_per_step` must be at least 1 or None, got {self.networks_per_step}"
@@ -329,15 +366,16 @@ class DistillerConfig:
         }
         for name, idle in unused.items():
             if idle and getattr(self, name) != default[name]:
+                value = "" if name in SECRETS else f" = {getattr(self, name)!r}"
                 warnings.warn(
-                    f"`{name}` = {getattr(self, name)!r} has no effect with the other settings",
+                    f"`{name}`{value} has no effect with the other settings",
                     NoEffectWarning,
                     stacklevel=4,
                 )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, without the token."""
-        return {name: v for name, v in asdict(self).items() if name != "hub_token"}
+        return {name: v for name, v in asdict(self).items() if name not in SECRETS}
 
 
 def _dictionary(value: Any, name: str) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from dd_plugin.bilevel import cross_entropy as default_loss
 from dd_plugin.bilevel import hypergradient
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
+from dd_plugin.distiller.agreement import check_construction, check_course
 from dd_plugin.distiller.best import BestSet, check_selection_data
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
@@ -44,15 +48,12 @@ from dd_plugin.distiller.checkpoint import (
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
+from dd_plugin.distiller.folder_lock import check_not_in_use
 from dd_plugin.distiller.network_checks import check_losses
-from dd_plugin.distiller.output_folder import (
-    check_apart,
-    check_output_dir,
-    check_writable,
-    holds,
-)
+from dd_plugin.distiller.output_folder import check_apart, check_writable, holds
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
+from dd_plugin.distiller.run_folder import RunFolder, SaveError
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
 from dd_plugin.distiller.stopping import StopSignal
 from dd_plugin.evaluation import Scores
@@ -86,6 +87,7 @@ class Distiller:
     Raises:
         DataError: the data cannot be used.
         ValueError: something does not fit together, or the output folder holds another run.
+        ProcessesDifferError: the processes of the run have different data, settings or networks.
         OSError: the output folder cannot be written.
         PushError: ``push_to_hub``, and the Hub would not take it.
 
@@ -127,7 +129,10 @@ class Distiller:
         for images in (train_dataset, eval_dataset):
             check_apart(self.output_dir, images)
         if self.accelerator.is_main_process:
+            check_not_in_use(self.output_dir)
             check_writable(self.output_dir)
+            if config.rescue_dir is not None:
+                check_writable(Path(config.rescue_dir), "rescue_dir")
             if config.push_to_hub:
                 # A wrong token should not cost the run.
                 check_target(
@@ -163,6 +168,7 @@ class Distiller:
                 "it. Whoever trains on the distilled set needs that network. Give the id of a "
                 "model on the Hub, or timm/NAME, to have it in the recipe"
             )
+        check_construction(self)
         self.window, self.storage = make_window(config), make_storage(config)
         self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()
         self._scheduled_steps = config.max_steps
@@ -172,6 +178,10 @@ class Distiller:
         self.best = BestSet()
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()
+        self._tracking = True
+        self._files = RunFolder(config)
+        # Not `self`, which would never be collected.
+        weakref.finalize(self, self._files.lock.release)
 
     def _own_losses(self) -> tuple[bool, bool]:
         """Whether the inner and the outer loss are the user's."""
@@ -252,21 +262,36 @@ class Distiller:
             check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
         self.best.go_on(self.synthetic)
         self._begin_or_resume(resume_from_checkpoint)
+        check_course(self)
         self.state.interrupted = None
         self.control.should_training_stop = False
         self._start_trackers()
         self._call("on_train_begin")
         progress = Progress(self)
-        with self._stop_signal:
+        with self._stop_signal, self._folder_kept():
             while self.state.global_step < self.config.max_steps:
                 loss = self.training_step()
                 self._after_step(loss, progress)
                 if self.control.should_training_stop or self.state.interrupted:
                     break
         if not self.state.interrupted:
+            self._check_skipped()
             self.best.restore(self.synthetic)
         self._call("on_train_end")
         return self.state
+
+    @contextmanager
+    def _folder_kept(self) -> Iterator[None]:
+        """While steps are done. A run that ends early leaves its folder to those that go on."""
+        self._files.lock.busy = True
+        try:
+            yield
+        except BaseException:
+            self._files.lock.release()
+            raise
+        self._files.lock.busy = False
+        if self.state.interrupted:
+            self._files.lock.release()
 
     def _begin_or_resume(self, checkpoint: str | bool | None) -> None:
         """Load what the run goes on from, and see to it that its folder holds no other course."""
@@ -278,15 +303,15 @@ class Distiller:
             newest = given is True or given == "latest"
             path = latest_checkpoint(self.output_dir) if newest else Path(str(given))
             begins = not holds(self.output_dir, path)
-            if is_main and begins:
-                check_output_dir(self.config, str(path))
+            if is_main:
+                self._files.begin(str(path), is_new=begins)
             load_checkpoint(self, path)
             self.results = {}
             self.accelerator.wait_for_everyone()
             if is_main and not begins:
                 set_aside_later(self.output_dir, self.state.global_step)
-        elif is_main and begins:
-            check_output_dir(self.config)
+        elif is_main:
+            self._files.begin(None, is_new=begins)
         if is_main and begins:
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
@@ -388,6 +413,30 @@ class Distiller:
                 "shorten `inner_steps`; the last checkpoint is as it was before"
             )
 
+    def _check_skipped(self) -> None:
+        """See that the set at the end of the run is one that was learned.
+
+        Warns:
+            UserWarning: more than half of the steps were left out.
+
+        Raises:
+            NonFiniteError: all of them were.
+        """
+        skipped, done = self.state.skipped_steps, self.state.global_step
+        advice = (
+            f"the inner training diverges. Lower `inner_lr` (now {self.config.inner_lr:g}) or "
+            "`step_size_lr`, or shorten `inner_steps`"
+        )
+        if done and skipped >= done:
+            raise NonFiniteError(
+                f"none of the {done} outer steps was finite, so nothing was learned; {advice}"
+            )
+        if skipped > done / 2:
+            warnings.warn(
+                f"{skipped} of {done} outer steps were not finite and left out; {advice}",
+                stacklevel=3,
+            )
+
     def _after_step(self, loss: float, progress: Progress) -> None:
         state, control = self.state, self.control
         progress.add(loss)
@@ -405,8 +454,22 @@ class Distiller:
     def log(self, logs: dict[str, Any]) -> None:
         """Add values to the log and hand them to trackers and callbacks."""
         self.state.log_history.append({"step": self.state.global_step, **logs})
-        self.accelerator.log(logs, step=self.state.global_step)
+        self._track(lambda: self.accelerator.log(logs, step=self.state.global_step))
         self._call("on_log", logs=logs)
+
+    def _track(self, write: Callable[[], None]) -> None:
+        """Write to the trackers; a run does not end for want of them."""
+        if not self._tracking:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._tracking = False
+            warnings.warn(
+                f"the trackers {', '.join(self.config.report_to)} cannot be written to ({error}); "
+                "the run goes on without them",
+                stacklevel=4,
+            )
 
     def _start_trackers(self) -> None:
         if self.config.report_to:
@@ -432,9 +495,14 @@ class Distiller:
             ``accuracy_mean``, ``accuracy_std`` and ``networks``.
 
         Raises:
-            ValueError: there is no evaluation data.
+            ValueError: there is no evaluation data, or ``networks`` is less than 1.
         """
-        scores = distilled_scores(self, networks or self.config.eval_networks)
+        if networks is not None and networks < 1:
+            raise ValueError(
+                f"`networks` must be at least 1, got {networks}; leave it out for `eval_networks`"
+            )
+        count = self.config.eval_networks if networks is None else networks
+        scores = distilled_scores(self, count)
         metrics = {
             "accuracy_mean": scores.mean,
             "accuracy_std": scores.std,
@@ -465,7 +533,8 @@ class Distiller:
             if hasattr(tracker, "log_images"):
                 picture = np.asarray(preview(self.synthetic).convert("RGB"))[None]
                 how = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"distilled": picture}, step=self.state.global_step, **how)
+                step = self.state.global_step
+                self._track(partial(tracker.log_images, {"distilled": picture}, step=step, **how))
 
     # Files.
 
@@ -473,16 +542,43 @@ class Distiller:
         """Write the distilled set, its picture, the curve of the run and the table.
 
         Args:
-            output_dir: where; by default ``config.output_dir``.
+            output_dir: where; by default ``config.output_dir``, or the folder in
+                ``config.rescue_dir`` that took the set before.
+
+        Returns:
+            The folder that holds it.
 
         Raises:
-            ValueError: another folder has files that would be replaced, and no distilled set.
+            SaveError: it cannot be written, neither there nor where the configuration says.
+            ValueError: another folder has files that would be replaced, and no distilled set; or
+                ``config.output_dir`` holds a set that this run did not write.
         """
-        folder = Path(output_dir or self.output_dir)
+        if output_dir is not None and not str(output_dir):
+            raise ValueError("`output_dir` must be a folder, got ''; leave it out for the run's")
+        folder = self._files.place if output_dir is None else Path(output_dir)
+        failure: OSError | ValueError | None = None
         if self.accelerator.is_main_process:
-            write_report(self, folder)
-        self.accelerator.wait_for_everyone()
+            try:
+                folder = self._files.save(partial(write_report, self), folder)
+            except (OSError, ValueError) as error:
+                failure = error
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            where, text = broadcast_object_list([str(folder), str(failure or "")])
+            folder = Path(where)
+            if text and failure is None:
+                failure = SaveError(text)
+        if failure is not None:
+            raise failure
         return folder
+
+    def end(self) -> None:
+        """Close trackers and processes; the last call of a script."""
+        try:
+            self.accelerator.end_training()
+        except OSError as error:
+            warnings.warn(f"the trackers could not be closed ({error})", stacklevel=2)
 
     def push_to_hub(self, repo_id: str | None = None) -> str:
         """Publish what `save_model` writes as a data set on the Hub, in one commit.
@@ -497,7 +593,7 @@ class Distiller:
             ValueError: it is not known where to.
             PushError: the Hub does not take it; the folder is there to be pushed again.
         """
-        repo_id = repo_id or self.config.hub_dataset_id
+        repo_id = self.config.hub_dataset_id if repo_id is None else repo_id
         if not repo_id:
             raise ValueError("`repo_id` must be given, or `hub_dataset_id` in the configuration")
         folder = self.save_model()

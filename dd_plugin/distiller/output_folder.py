@@ -11,6 +11,8 @@ from typing import Any
 
 from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.folder_lock import check_not_in_use
+from dd_plugin.hub.leftovers import partial_name
 from dd_plugin.hub.published import check_replaceable
 from dd_plugin.hub.reading import RECORD
 
@@ -24,10 +26,12 @@ def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> Non
             ``config``.
 
     Raises:
+        FolderInUseError: another run is writing to it.
         ValueError: it holds another run, or files that a set would replace.
         OSError: it cannot be written.
     """
     folder = Path(config.output_dir)
+    check_not_in_use(folder)
     check_apart(folder, config.dataset)
     taken = (folder / RECORD).exists() or bool(checkpoints(folder))
     if not taken:
@@ -69,19 +73,25 @@ def check_apart(folder: Path, data: Any) -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, argument: str = "output_dir") -> None:
     """Make a folder and try it.
+
+    Args:
+        folder: to be made.
+        argument: what the user gave it as.
 
     Raises:
         OSError: it cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        probe = folder / partial_name("write-test")
+        try:
+            probe.write_bytes(b"x" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
-            f"`output_dir` {str(folder)!r} cannot be written ({error}); choose another folder or "
+            f"`{argument}` {str(folder)!r} cannot be written ({error}); choose another folder or "
             "make room"
         ) from error

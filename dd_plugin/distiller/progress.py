@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 class Progress:
     """Losses and times since the last line of the log.
 
+    The losses are in the state of the run, so a checkpoint between two lines keeps them.
+
     Args:
         distiller: whose run it is; the clock starts now.
     """
 
     def __init__(self, distiller: Distiller) -> None:
         self._distiller = distiller
-        self._losses: list[float] = []
         self._begin()
 
     def _begin(self) -> None:
         state = self._distiller.state
         self._since = time.perf_counter()
         self._steps, self._inner_steps = state.global_step, state.inner_steps
-        self._losses.clear()
 
     def add(self, loss: float) -> None:
         """Note the outer loss of a step; one that is not finite does not count."""
         if math.isfinite(loss):
-            self._losses.append(loss)
+            self._distiller.state.losses.append(loss)
 
     def line(self) -> dict[str, Any]:
         """The values of a line; the next one begins here."""
@@ -50,7 +50,8 @@ class Progress:
         batch = len(distiller.synthetic.indices(0, 0))
         real = distiller.config.real_batch_size * distiller.networks_per_step
         values: dict[str, Any] = {
-            "outer_loss": sum(self._losses) / max(len(self._losses), 1),
+            # Without a step that counted there is none, and 0 would be a wrong one.
+            **({"outer_loss": sum(state.losses) / len(state.losses)} if state.losses else {}),
             "learning_rate": distiller.lr_scheduler.get_last_lr()[0],
             "outer_steps_per_second": outer_per_second,
             "inner_steps_per_second": inner_per_second,
@@ -59,6 +60,7 @@ class Progress:
             "skipped_steps": state.skipped_steps,
             **{f"grad_norm_{name}": norm for name, norm in state.gradient_norms.items()},
         }
+        state.losses.clear()
         self._begin()
         return values
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ from dd_plugin.hub.folder import write_set, write_whole
 from dd_plugin.hub.markdown import table
 from dd_plugin.hub.published import check_replaceable
 from dd_plugin.hub.reading import FLOATS
+from dd_plugin.messages import first_line
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.config import DistillerConfig
@@ -32,6 +34,18 @@ if TYPE_CHECKING:
 
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
 _DIGITS_LICENSE = "cc-by-4.0"
+
+# A plot fails in many ways, and not one of them is worth a run.
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def write_report(distiller: Distiller, folder: Path) -> None:
@@ -74,22 +88,48 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         source=_source(distiller),
         about=about,
     )
-    lines = "".join(json.dumps(line) + "\n" for line in state.log_history)
-    write_whole(folder / "log.jsonl", lines.encode())
-    for name in ("results.md", "curve.png"):
-        # Of an earlier set in the folder.
-        (folder / name).unlink(missing_ok=True)
-    if distiller.results:
-        text = results_table(distiller.results, distiller.synthetic.recipe.num_classes, config)
-        write_whole(folder / "results.md", (text + "\n").encode())
-    history = list(state.log_history)
-    if "distilled" in distiller.results:
-        final = distiller.results["distilled"]
-        ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
-        history.append({"step": state.global_step, **ended})
-    curve = training_curve(history)
-    if curve is not None:
-        write_whole(folder / "curve.png", curve)
+    _write_extras(distiller, folder)
+
+
+def _write_extras(distiller: Distiller, folder: Path) -> None:
+    """Write the log, the table and the curve beside a set, which is whole without them.
+
+    Warns:
+        UserWarning: one of them cannot be written.
+    """
+
+    def log() -> bytes:
+        return "".join(json.dumps(line) + "\n" for line in distiller.state.log_history).encode()
+
+    def table_of_results() -> bytes | None:
+        if not distiller.results:
+            return None
+        classes = distiller.synthetic.recipe.num_classes
+        return (results_table(distiller.results, classes, distiller.config) + "\n").encode()
+
+    def curve() -> bytes | None:
+        history = list(distiller.state.log_history)
+        if "distilled" in distiller.results:
+            final = distiller.results["distilled"]
+            ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
+            history.append({"step": distiller.state.global_step, **ended})
+        return training_curve(history)
+
+    missing = []
+    extras = {"log.jsonl": log, "results.md": table_of_results, "curve.png": curve}
+    for name, make in extras.items():
+        try:
+            (folder / name).unlink(missing_ok=True)  # of an earlier set in the folder
+            content = make()
+            if content is not None:
+                write_whole(folder / name, content)
+        except _FAILURES as error:
+            missing.append(f"{name} ({type(error).__name__}: {first_line(error)})")
+    if missing:
+        warnings.warn(
+            f"the distilled set in {str(folder)!r} is whole, but it lacks {', '.join(missing)}",
+            stacklevel=4,
+        )
 
 
 def _installed(*packages: str) -> dict[str, str]:
@@ -118,7 +158,7 @@ def _published(distiller: Distiller) -> dict[str, Any]:
     recipe = distiller.synthetic.recipe
     settings["dataset"] = distiller.train_data.public_name
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
-    return settings
+    return {k: v for k, v in settings.items() if k not in ("rescue_dir", "wait_for_room")}
 
 
 def _source(distiller: Distiller) -> dict[str, Any]:

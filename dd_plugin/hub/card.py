@@ -259,7 +259,7 @@ def _step_sizes(images: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     if images.get("learned_step_sizes"):
         kind = {
             "per_step": ", one per step",
-            "per_layer": ", one per step and parameter of the network",
+            "per_layer": ", one per step and parameter tensor of the network",
             "shared": ", one for all steps",
         }
         return f"learned{kind.get(str(config.get('step_sizes')), '')}, in `tensors.safetensors`"

@@ -111,7 +111,7 @@ SOFT_LABELS = Paper(
 )
 STEP_SIZES = Paper(
     "antoniou2019train",
-    "a step size per step and parameter",
+    "a step size per step and parameter tensor",
     ("Antoniou, Antreas", "Edwards, Harrison", "Storkey, Amos"),
     "How to train your MAML",
     2019,

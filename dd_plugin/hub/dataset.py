@@ -413,8 +413,26 @@ class DistilledDataset:
                     (target / name).unlink(missing_ok=True)
         return target
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> PushResult:
-        """Publish the set in one commit; see `dd_plugin.hub.push.push_folder`."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> PushResult:
+        """Publish the set as a data set of the Hub, in one commit.
+
+        Args:
+            repo_id: ``"name"`` or ``"namespace/name"``; it is made where there is none.
+            private: make a new repository private. One that exists stays as it is.
+            token: None or True for the one of the environment or of `hf auth login`.
+            **options: the others of `dd_plugin.hub.push.push_folder`, such as ``revision``,
+                ``create_pr`` and ``license``.
+
+        Raises:
+            PushError: the Hub does not take it; see `dd_plugin.hub.push.push_folder`.
+        """
+        options = {**options, "private": private or None, "token": token}
         return push_folder(self.folder, repo_id, **options)
 
     def export_image_folder(self, folder: str | Path) -> None:

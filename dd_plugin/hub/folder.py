@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.hub.card import make_card, merge_card
+from dd_plugin.hub.leftovers import partial_name, remove_leftovers
 from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, TENSORS
 
 CARD = "README.md"
@@ -235,10 +235,10 @@ def write_together(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     They are renamed in their order. A process that is killed between two renames leaves files of
     two sets side by side, which the checksums in the record, written last, tell when it is read.
     """
-    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # two writers do not meet
-    partial = {
-        name: (folder / name).with_name(f".{Path(name).name}.{own}.partial") for name in files
-    }
+    # Two writers do not meet.
+    partial = {name: (folder / name).with_name(partial_name(Path(name).name)) for name in files}
+    for parent in {path.parent for path in partial.values()}:
+        remove_leftovers(parent)
     try:
         for name, content in files.items():
             partial[name].parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def test_step_sizes_per_layer_are_of_their_network(tmp_path):
     names = distilled.recipe.step_size_parameters
     assert distilled.step_sizes.shape == (12, len(names))
     assert set(names) >= {"blocks.0.conv.weight", "head.weight", "head.bias"}
-    assert "learned, one per step and parameter of the network" in (
+    assert "learned, one per step and parameter tensor of the network" in (
         tmp_path / "README.md"
     ).read_text().replace("\n", " ")
     with (

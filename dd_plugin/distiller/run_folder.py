@@ -1,0 +1,180 @@
+"""The folder of a run while the run lasts: locked, looked at again before writing, left if full.
+
+Between `distiller` and `report`, on the main process. A run takes hours, its last step takes a
+second. So a set that cannot be written is not given up at once: it goes to a second folder, or
+waits for room.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dd_plugin.distiller.checkpoint import checkpoints
+from dd_plugin.distiller.folder_lock import FolderInUseError, FolderLock
+from dd_plugin.distiller.output_folder import check_output_dir
+from dd_plugin.hub.leftovers import remove_leftovers, remove_partial_folders
+from dd_plugin.hub.reading import RECORD, TENSORS
+
+if TYPE_CHECKING:
+    from dd_plugin.distiller.config import DistillerConfig
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two attempts to write.
+_PAUSE = 5.0
+
+
+class SaveError(OSError):
+    """The distilled set could not be written anywhere; the message names the newest checkpoint."""
+
+
+class FolderTakenError(ValueError):
+    """Somebody else wrote a set into the folder while the run lasted."""
+
+
+class RunFolder:
+    """The folder that a run writes to.
+
+    Args:
+        config: of the run.
+
+    Attributes:
+        place: where the set goes: ``output_dir``, or the folder that took it instead.
+        lock: the run's hold on ``output_dir``.
+    """
+
+    def __init__(self, config: DistillerConfig) -> None:
+        self.config = config
+        self.place = self._own = Path(config.output_dir)
+        self.lock = FolderLock(self._own)
+        self._expected: str | None = None
+
+    def begin(self, resumed: str | None, *, is_new: bool) -> None:
+        """Take the folder for a run, and clear away what a killed one left half written.
+
+        Args:
+            resumed: the checkpoint that the run goes on from.
+            is_new: the run is not the one that the folder holds.
+
+        Raises:
+            FolderInUseError: another run is writing to it.
+            ValueError: it holds another run.
+            OSError: it cannot be written.
+        """
+        if is_new:
+            # Once without a trace in a folder that is refused, once with nobody else in it.
+            check_output_dir(self.config, resumed)
+        self.lock.acquire()
+        if is_new:
+            try:
+                check_output_dir(self.config, resumed)
+            except (OSError, ValueError):
+                self.lock.release()
+                raise
+        self._expected = set_in(self._own)
+        if self.lock.held:
+            remove_partial_folders(self._own, ".checkpoint-*.partial")
+        remove_leftovers(self._own)
+        remove_leftovers(self._own / "data")
+
+    def save(self, write: Callable[[Path], None], folder: Path) -> Path:
+        """Write a set into a folder, or where the configuration says that it goes instead.
+
+        Args:
+            write: writes it into a folder, whole or not at all.
+            folder: where it should go.
+
+        Returns:
+            Where it went.
+
+        Raises:
+            SaveError: it cannot be written.
+            FolderTakenError: the folder holds a set that is not the run's.
+            ValueError: it holds files of the user's.
+        """
+        patience = time.monotonic() + self.config.wait_for_room
+        while True:
+            try:
+                self._write(write, folder)
+                return folder
+            except (OSError, FolderInUseError, FolderTakenError) as error:
+                problem: OSError | ValueError = error
+            said = str(problem)
+            if self.config.rescue_dir is not None:
+                rescue = _unused(Path(self.config.rescue_dir), self._own.resolve().name)
+                try:
+                    rescue.mkdir(parents=True)
+                    self._write(write, rescue)
+                except OSError as error:
+                    shutil.rmtree(rescue, ignore_errors=True)
+                    said += f"; nor to `rescue_dir` {self.config.rescue_dir!r}: {error}"
+                else:
+                    logger.warning("%s: the distilled set is in %s instead", said, rescue)
+                    self.place = rescue if folder in (self._own, self.place) else self.place
+                    return rescue
+            left = patience - time.monotonic()
+            if left <= 0:
+                break
+            logger.warning("%s: trying again for %.0f seconds; make room", said, left)
+            time.sleep(min(_PAUSE, left))
+        if isinstance(problem, ValueError):
+            raise problem
+        raise SaveError(
+            f"the distilled set could not be written to {str(folder)!r}: {said}. "
+            f"{newest_checkpoint(self._own)}"
+        ) from problem
+
+    def _write(self, write: Callable[[Path], None], folder: Path) -> None:
+        if folder.resolve() != self._own.resolve():
+            write(folder)
+            return
+        had = self.lock.held
+        self.lock.acquire()
+        try:
+            if set_in(folder) != self._expected and not self.config.overwrite_output_dir:
+                raise FolderTakenError(
+                    f"`output_dir` {str(folder)!r} holds a distilled set that this run did not "
+                    "write; give `save_model` another folder, or move that set away"
+                )
+            write(folder)
+            self._expected = set_in(folder)
+        finally:
+            if not had:
+                self.lock.release()
+
+
+def set_in(folder: Path) -> str | None:
+    """Return what tells the set in a folder from others; None where there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        return str(record["files"][TENSORS]["sha256"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "damaged"
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Return the sentence on what is left of a run that ended early."""
+    left = checkpoints(folder)
+    if not left:
+        return f"There is no checkpoint in {str(folder)!r}"
+    return (
+        f"The newest checkpoint is {str(left[-1])!r}; `resume_from_checkpoint=latest` goes on "
+        "from it"
+    )
+
+
+def _unused(folder: Path, name: str) -> Path:
+    for number in itertools.count(1):
+        path = folder / (name if number == 1 else f"{name}-{number}")
+        if not path.exists():
+            return path
+    raise AssertionError
