@@ -33,12 +33,22 @@ from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import instead_of_the_set_in, to_bytes, write_together
+from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
 
 Protocol = Literal["auto", "recipe", "standard"]
 PixelKind = Literal["exact", "png"]
+
+
+def _folder_called(name: str | Path) -> Path | None:
+    """The folder of a name, or None where there is none."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such home, or with a zero in it
+        return None
 
 
 class DistilledDataset:
@@ -51,9 +61,10 @@ class DistilledDataset:
             initialisation; else empty.
     """
 
-    def __init__(self, stored: StoredSet, folder: Path) -> None:
+    def __init__(self, stored: StoredSet, folder: Path, limits: Limits | None = None) -> None:
         self.folder, self.record, self.initial = folder, stored.record, stored.initial
         self._synthetic = stored.synthetic
+        self._limits = limits or Limits()
 
     @classmethod
     def from_pretrained(
@@ -64,9 +75,17 @@ class DistilledDataset:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        max_bytes: int = 16 << 30,
+        max_bytes: int = Limits.max_bytes,
+        max_expanded_bytes: int = Limits.max_expanded_bytes,
+        max_image_size: int = Limits.max_image_size,
+        max_tensors: int = Limits.max_tensors,
+        max_steps: int = Limits.max_steps,
+        max_parameters: int = Limits.max_parameters,
     ) -> DistilledDataset:
         """Read a distilled set.
+
+        Nothing in a set is executed. The limits keep a set of a few kilobytes from taking gigabytes
+        or days; raise them for sets that are meant to be so large.
 
         Args:
             name: a folder, or the id of a data set on the Hub.
@@ -75,13 +94,24 @@ class DistilledDataset:
             cache_dir: where downloads are kept; by default the Hub's own cache.
             local_files_only: take it from the cache, ask nobody.
             max_bytes: the largest file that is fetched or read.
+            max_expanded_bytes: bytes of all images, where they are stored smaller than they are.
+            max_image_size: pixels of the longer side of an image.
+            max_tensors: tensors in the set.
+            max_steps: training steps of the recipe.
+            max_parameters: parameters of the network that the recipe names.
 
         Raises:
-            DistilledFormatError: it is no distilled set, or a damaged one.
-            DownloadError: it cannot be had from the Hub; the message says why.
+            DistilledFormatError: It is no distilled set, a damaged one, or over a limit.
+            DownloadError: The Hub does not give it; the message says why.
+
+        Warns:
+            StaleSetWarning: The Hub does not answer, and the set comes from the cache.
         """
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
+        limits = Limits(
+            max_bytes, max_expanded_bytes, max_image_size, max_tensors, max_steps, max_parameters
+        )
+        folder = _folder_called(name)
+        if folder is None:
             folder = download_set(
                 str(name),
                 revision=revision,
@@ -90,7 +120,7 @@ class DistilledDataset:
                 local_files_only=local_files_only,
                 max_bytes=max_bytes,
             )
-        return cls(read_set(folder, max_bytes=max_bytes), folder)
+        return cls(read_set(folder, limits=limits), folder, limits)
 
     # What is in it.
 
@@ -239,6 +269,8 @@ class DistilledDataset:
             recipe.num_classes,
             recipe.shape,
             arguments,
+            from_record=own,
+            max_parameters=self._limits.max_parameters if own else None,
         )
 
     def evaluate(

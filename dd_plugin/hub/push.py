@@ -24,8 +24,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from dd_plugin.hub.card import merge_card, with_license
+from dd_plugin.hub.limits import UNLIMITED, DistilledFormatError
 from dd_plugin.hub.published import CARD, PUBLISHED, LocalFile, published_files
-from dd_plugin.hub.reading import DistilledFormatError, read_set
+from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.target import (
     NETWORK_ERRORS,
     WAITS,
@@ -35,8 +36,10 @@ from dd_plugin.hub.target import (
     passes,
     patiently,
     told,
+    understood,
     wanted_wait,
 )
+from dd_plugin.messages import without_secrets
 
 __all__ = ["PushError", "PushResult", "check_target", "push_folder"]
 
@@ -103,7 +106,8 @@ def push_folder(
     say = on_progress or (lambda line: None)
     files = published_files(Path(folder))
     try:
-        read_set(folder, checksums={name: file.sha256 for name, file in files.items()})
+        checksums = {name: file.sha256 for name, file in files.items()}
+        read_set(folder, limits=UNLIMITED, checksums=checksums)
     except DistilledFormatError as error:
         raise PushError(f"what is damaged here is not published: {error}") from error
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
@@ -150,14 +154,17 @@ class _Push:
             self._upload(plan)
             self.say("committing")
             try:
-                commit = self.api.create_commit(
-                    self.repo_id,
-                    plan.operations,
-                    commit_message=message,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    create_pr=self.create_pr,
-                    parent_commit=plan.head if on_head else None,
+                commit = understood(
+                    partial(
+                        self.api.create_commit,
+                        self.repo_id,
+                        plan.operations,
+                        commit_message=message,
+                        repo_type="dataset",
+                        revision=self.revision,
+                        create_pr=self.create_pr,
+                        parent_commit=plan.head if on_head else None,
+                    )
                 )
             except NETWORK_ERRORS as error:
                 if not passes(error):
@@ -177,7 +184,9 @@ class _Push:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 on_head = status != 412 or plan.head != before
             except ValueError as error:
-                raise PushError(f"the Hub does not take the card: {error}") from error
+                raise PushError(
+                    f"the Hub does not take the card: {without_secrets(str(error))}"
+                ) from error
             else:
                 return self._verified(plan, commit.oid, commit.pr_url)
         return self._verified(plan, plan.head, None, unchanged=plan.head == first_head)
@@ -240,13 +249,16 @@ class _Push:
         # The client tries each file several times, but not after every kind of failure.
         for wait in (*WAITS[:2], None):
             try:
-                self.api.preupload_lfs_files(
-                    self.repo_id,
-                    additions,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    create_pr=self.create_pr,
-                    free_memory=False,
+                understood(
+                    partial(
+                        self.api.preupload_lfs_files,
+                        self.repo_id,
+                        additions,
+                        repo_type="dataset",
+                        revision=self.revision,
+                        create_pr=self.create_pr,
+                        free_memory=False,
+                    )
                 )
             except (*NETWORK_ERRORS, RuntimeError, ValueError, OSError) as error:
                 of_network = isinstance(error, NETWORK_ERRORS)
@@ -254,9 +266,10 @@ class _Push:
                 if wait is None or not passes(cause):
                     if of_network:
                         raise
+                    reason = without_secrets(f"{error} {error.__cause__ or ''}")
                     raise PushError(
-                        f"{error} {error.__cause__ or ''}; {self.repo_id} is as it was; push "
-                        "again: files that have arrived are not sent a second time"
+                        f"{reason}; {self.repo_id} is as it was; push again: files that have "
+                        "arrived are not sent a second time"
                     ) from error
                 self.sleep(max(wait, wanted_wait(cause)))
             else:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dd_plugin.hub.card import make_card
 from dd_plugin.hub.comparison import merge_rows
-from dd_plugin.hub.reading import DistilledFormatError, read_record, read_set
+from dd_plugin.hub.limits import DistilledFormatError, Limits
+from dd_plugin.hub.reading import read_record, read_set
 from tests.hub.records import a_record
 from tests.hub.toy import change_record, change_tensors, seal, synthetic_set, write_toy
 
@@ -46,7 +47,7 @@ def test_small_images_are_not_enlarged_beyond_the_limits(tmp_path):
     change_record(tmp_path, _set("recipe", "shape", [1, 64, 64]))
     assert read_set(tmp_path).synthetic.images().shape == (4, 1, 64, 64)
     with pytest.raises(DistilledFormatError, match="would have 65,536 bytes in full size"):
-        read_set(tmp_path, max_bytes=60_000)
+        read_set(tmp_path, limits=Limits(max_expanded_bytes=60_000))
 
 
 @pytest.mark.parametrize("name", FILES)
