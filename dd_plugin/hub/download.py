@@ -29,7 +29,15 @@ from huggingface_hub.hf_api import RepoFile
 from dd_plugin.hub.links import files_behind
 from dd_plugin.hub.published import LocalFile
 from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
-from dd_plugin.hub.target import NETWORK_ERRORS, WAITS, passes, said, understood, wanted_wait
+from dd_plugin.hub.target import (
+    NETWORK_ERRORS,
+    WAITS,
+    DamagedAnswerError,
+    passes,
+    said,
+    understood,
+    wanted_wait,
+)
 from dd_plugin.messages import first_line
 
 T = TypeVar("T")
@@ -200,6 +208,8 @@ class _Fetch:
             self.repo_id, _WANTED, revision=folder.name, repo_type="dataset"
         )
         remote = [entry for entry in entries if isinstance(entry, RepoFile)]
+        if not remote:
+            raise DamagedAnswerError("it lists no files")
         return [
             entry.path
             for entry in remote

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import DatasetInfo, RepoFile
 
 from dd_plugin.hub.card import merge_card, with_license
 from dd_plugin.hub.limits import UNLIMITED, DistilledFormatError
@@ -30,6 +30,7 @@ from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.target import (
     NETWORK_ERRORS,
     WAITS,
+    DamagedAnswerError,
     PushError,
     check_no_other_data,
     check_target,
@@ -58,6 +59,12 @@ class PushResult(NamedTuple):
     commit_oid: str
     pr_url: str | None = None
     unchanged: bool = False
+
+
+def _head(info: DatasetInfo) -> str:
+    if info.sha is None:
+        raise DamagedAnswerError("it has no commit")
+    return info.sha
 
 
 class _Plan(NamedTuple):
@@ -194,8 +201,7 @@ class _Push:
     def _plan(self) -> _Plan:
         """What differs between the folder and the branch as it is now."""
         repo_id, revision = self.repo_id, self.revision
-        info = patiently(lambda: self.api.dataset_info(repo_id, revision=revision), self.sleep)
-        head = str(info.sha)
+        head = patiently(lambda: _head(self.api.dataset_info(repo_id, revision=revision)), self.sleep)
         remote = patiently(lambda: self._tree(head), self.sleep)
         check_no_other_data(repo_id, remote)
         files = {**self.files, CARD: self._card(head, remote.get(CARD))}
@@ -263,7 +269,9 @@ class _Push:
             except (*NETWORK_ERRORS, RuntimeError, ValueError, OSError) as error:
                 of_network = isinstance(error, NETWORK_ERRORS)
                 cause = error if of_network else error.__cause__ or error
-                if wait is None or not passes(cause):
+                # As the client says that an answer makes no sense.
+                malformed = type(cause) is ValueError
+                if wait is None or not (malformed or passes(cause)):
                     if of_network:
                         raise
                     reason = without_secrets(f"{error} {error.__cause__ or ''}")
@@ -295,14 +303,27 @@ class _Push:
                 return oid, url
         return None
 
-    def _wrong(self, files: Mapping[str, LocalFile], oid: str, but: str = "") -> list[str]:
-        """The files whose remote checksums are not those of the local ones."""
-        entries = patiently(
-            lambda: self.api.get_paths_info(
+    def _wrong(
+        self, files: Mapping[str, LocalFile], oid: str, but: str = "", *, ours: bool = False
+    ) -> list[str]:
+        """The files whose remote checksums are not those of the local ones.
+
+        Args:
+            files: the local ones.
+            oid: of a commit.
+            but: a file that is left out.
+            ours: it is the commit that was just made, so that files have to be in it.
+        """
+
+        def listed() -> list[Any]:
+            entries = self.api.get_paths_info(
                 self.repo_id, list(files), revision=oid, repo_type="dataset"
-            ),
-            self.sleep,
-        )
+            )
+            if ours and not entries:
+                raise DamagedAnswerError("it lists no files")
+            return entries
+
+        entries = patiently(listed, self.sleep)
         remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         return [p for p, file in files.items() if p != but and not file.is_at(remote.get(p))]
 
@@ -310,7 +331,7 @@ class _Push:
         self, plan: _Plan, oid: str, pr_url: str | None, unchanged: bool = False
     ) -> PushResult:
         self.say("comparing checksums")
-        if wrong := self._wrong(plan.files, oid):
+        if wrong := self._wrong(plan.files, oid, ours=True):
             raise PushError(
                 f"the checksums of {', '.join(wrong)} in commit {oid} of {self.repo_id} are not "
                 "those of the local files: damaged on the way, or changed meanwhile; push again"

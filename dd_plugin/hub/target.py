@@ -114,9 +114,17 @@ def check_target(
         )
     api = HfApi(token=token)
     with told(repo_id):
-        who = patiently(lambda: api.whoami(token), sleep)
+        who = patiently(lambda: _account(api, token), sleep)
         name = repo_id if "/" in repo_id else f"{who['name']}/{repo_id}"
         return _checked(api, who, name, private, revision, create_pr, sleep)
+
+
+def _account(api: HfApi, token: str | bool | None) -> Mapping[str, Any]:
+    """What the Hub says of whose token it is."""
+    who: Mapping[str, Any] = api.whoami(token)
+    if not isinstance(who["name"], str):
+        raise DamagedAnswerError("it has no name of an account")
+    return who
 
 
 def _checked(
