@@ -199,7 +199,8 @@ class FunctionalModel:
         Returns:
             Logits ``(N, classes)``, the new statistics and the new counters.
         """
-        module = self._module.train(training)
+        module = self._module
+        module.train(training)  # whose value some models do not return
         # Clones, for layers that write their buffers in place; no layer does so in eval mode.
         tensors = {**fixed, **constants, **statistics, **counters, **parameters}
         if training:
@@ -243,7 +244,8 @@ class FunctionalModel:
         before = {name: self.fixed[name].clone() for name in self._buffers if name in self.fixed}
         tensors = {name: t.clone() for name, t in before.items()}
         passed = {**self.fixed, **tensors}
-        module = self._module.train(True)
+        module = self._module
+        module.train(True)
         state = {**self.statistics, **self.counters, **self.constants}
         state = {n: t.clone() for n, t in state.items()}
         with torch.no_grad(), drawing_from(draws):

@@ -219,6 +219,7 @@ class DistilledDataset:
         Raises:
             ValueError: the recipe lacks something, or the network does not fit; it says what to do.
             ModelLoadError: no model of that name.
+            DivergedError: training ended in values that are not numbers.
         """
         recipe, chosen = self.recipe, self.protocol_for(protocol, model)
         network = self.new_network(model, seed=seed, protocol=protocol)
@@ -228,7 +229,6 @@ class DistilledDataset:
                 'pass that function, or use protocol="standard"'
             )
         synthetic = self._as(pixels).to(device)
-        network = network.to(device)
         if chosen == "standard":
             return train_as_usual(synthetic, network, seed)
         initial = {n: t.to(device) for n, t in self.initial.items()}
@@ -307,6 +307,7 @@ class DistilledDataset:
         Raises:
             DataError: the real images cannot be had, or do not fit.
             ValueError: see `fit`.
+            DivergedError: see `fit`.
         """
         if networks < 1:
             raise ValueError(f"`networks` must be at least 1, got {networks}")
@@ -426,6 +427,7 @@ class DistilledDataset:
 
         Raises:
             OSError: it cannot be written; it is as it was then.
+            PushError: a file of the set is missing, or is a link out of its folder.
             ValueError: it is the folder that the set is in, or has files of the same names that
                 are not a set's.
         """
@@ -455,7 +457,7 @@ class DistilledDataset:
         """Write the three files that DD-Ranking is given; see `dd_plugin.hub.exports`.
 
         Args:
-            folder: made if need be.
+            folder: new or empty.
             dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalisation
                 it tests with; without, images are written as this set's own networks see them.
 
@@ -464,7 +466,8 @@ class DistilledDataset:
                 takes the step size in ``lr.pt`` to be.
 
         Raises:
-            ValueError: learned labels that are no probabilities.
+            ValueError: learned labels that are no probabilities, or a folder that holds something.
+            OSError: the folder cannot be written; then nothing is left of it.
         """
         synthetic, optimizer = self._synthetic, self.recipe.optimizer
         if synthetic.label_form == "weights":
