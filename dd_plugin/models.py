@@ -147,14 +147,14 @@ def _check_record(name: str, model_args: Mapping[str, Any]) -> None:
         return _check_arguments(model_args)
     if not _HUB_ID.fullmatch(name):
         raise ModelLoadError(
-            f"the record names the model {name!r:.100}, which is neither timm/NAME nor an id on the "
-            "Hub; pass a model yourself"
+            f"the record names the model {name!r:.100}, which is neither timm/NAME nor an id on "
+            "the Hub; pass a model yourself"
         )
     if _is(Path.exists, name):
         raise ModelLoadError(
-            f"the record names the model {name!r} of the Hub, and there is a file or folder of that "
-            f"name here; to use it, pass its full path, {str(Path(name).resolve())!r}; to use the "
-            "model of the Hub, work in another folder"
+            f"the record names the model {name!r} of the Hub, and there is a file or folder of "
+            f"that name here; to use it, pass its full path, {str(Path(name).resolve())!r}; to use "
+            "the model of the Hub, work in another folder"
         )
     return _check_arguments(model_args)
 
@@ -259,7 +259,7 @@ def _timm_factory(
             return _create_timm(architecture, pretrained, taken)
         except ModelLoadError:
             raise
-        except Exception as error:  # noqa: BLE001 - odd arguments fail anywhere in timm's code
+        except Exception as error:  # odd arguments fail anywhere in timm's code
             unknown = _unexpected_argument(error)
             if unknown in taken:
                 raise ModelLoadError(
@@ -313,7 +313,7 @@ def _transformers_factories(
         )
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # noqa: BLE001 - a configuration may hold anything
+    except Exception as error:  # a configuration may hold anything
         _explain_code(name, error)
         raise ModelLoadError(
             f"no model {name!r}: it is not a folder here, and its configuration could not be had "
@@ -337,7 +337,7 @@ def _transformers_factories(
             )
         except ModelLoadError:
             raise
-        except Exception as error:  # noqa: BLE001 - odd fields fail anywhere in its code
+        except Exception as error:  # odd fields fail anywhere in its code
             _explain_code(name, error)
             raise ModelLoadError(
                 f"transformers could not make {name!r}: {described(error)}"
@@ -366,7 +366,7 @@ def _configure(config: Any, name: str, model_args: dict[str, Any]) -> None:
                 value = _image_size(value)
             try:
                 setattr(config, field, value)
-            except Exception as error:  # noqa: BLE001 - each configuration checks in its own way
+            except Exception as error:  # each configuration checks in its own way
                 raise ModelLoadError(
                     f"the configuration of {name!r} does not take {field}={value!r:.80}: "
                     f"{described(error)}"

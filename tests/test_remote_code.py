@@ -1,7 +1,8 @@
-"""Nothing that somebody else wrote is run: not by a call of transformers, and not on a key press."""
+"""Nothing that somebody else wrote is run: by no call of transformers, and on no key press."""
 
 import ast
 import builtins
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -95,17 +96,17 @@ def with_code(folder, part):
 @pytest.mark.parametrize("part", ["AutoConfig", "AutoModel", "AutoModelForImageClassification"])
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_code_of_a_repository_is_not_run_on_a_key_press(tmp_path, monkeypatch, part, pretrained):
-    def asked(*args):
-        raise AssertionError(f"asked: {args}")
-
-    monkeypatch.setattr(builtins, "input", asked)
+    asked = []
+    monkeypatch.setattr(builtins, "input", lambda *args: asked.append(args) or "y")
     mark = with_code(tmp_path / "model", part)
-    try:
-        load_model(str(tmp_path / "model"), pretrained=pretrained)
-    except ModelLoadError as error:
-        if part == "AutoConfig":
-            assert "needs code from its own repository, which dd_plugin never runs" in str(error)
-            assert "pass it as an object" in str(error)
+    message = "needs code from its own repository, .* pass it as an object"
+    if part == "AutoConfig":
+        with pytest.raises(ModelLoadError, match=message):
+            load_model(str(tmp_path / "model"), pretrained=pretrained)
+    else:  # transformers has code of its own for it
+        with contextlib.suppress(ModelLoadError):  # there are no weights
+            load_model(str(tmp_path / "model"), pretrained=pretrained)
+    assert not asked
     assert not mark.exists()
 
 
@@ -133,7 +134,7 @@ def test_a_name_out_of_a_record_is_no_path(tmp_path, monkeypatch, name):
     change_record(folder, lambda record: record["recipe"].update(model=name, model_args={}))
     distilled = DistilledDataset.from_pretrained(folder)
     for model in (None, name):
-        with pytest.raises(ModelLoadError, match="neither timm/NAME nor an id on the Hub") as caught:
+        with pytest.raises(ModelLoadError, match="neither timm/NAME nor an id") as caught:
             distilled.fit(model)
         assert len(str(caught.value)) < 400
 
@@ -239,7 +240,7 @@ BIG = [
 @pytest.mark.parametrize(("name", "model_args"), BIG, ids=str)
 def test_a_set_cannot_ask_for_a_huge_network(name, model_args):
     state = torch.random.get_rng_state()
-    with pytest.raises(ModelLoadError, match="`max_parameters`|more than 50,000 layers|could not"):
+    with pytest.raises(ModelLoadError, match=r"`max_parameters`|more than 50,000 l|could not"):
         fresh_network(
             name, 0, 2, (3, 32, 32), model_args, from_record=True, max_parameters=100_000_000
         )

@@ -66,8 +66,8 @@ def check_takes(network: nn.Module, images: Tensor, num_classes: int) -> None:
         network.train(was_training)
     if logits.shape != (len(images), num_classes):
         raise ValueError(
-            f"the {kind} must return logits (N, {num_classes}), one for each class of this set, got "
-            f"{tuple(logits.shape)} for {len(images)} images"
+            f"the {kind} must return logits (N, {num_classes}), one for each class of this set, "
+            f"got {tuple(logits.shape)} for {len(images)} images"
         )
 
 

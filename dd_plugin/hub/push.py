@@ -201,7 +201,8 @@ class _Push:
     def _plan(self) -> _Plan:
         """What differs between the folder and the branch as it is now."""
         repo_id, revision = self.repo_id, self.revision
-        head = patiently(lambda: _head(self.api.dataset_info(repo_id, revision=revision)), self.sleep)
+        ask = partial(self.api.dataset_info, repo_id, revision=revision)
+        head = patiently(lambda: _head(ask()), self.sleep)
         remote = patiently(lambda: self._tree(head), self.sleep)
         check_no_other_data(repo_id, remote)
         files = {**self.files, CARD: self._card(head, remote.get(CARD))}

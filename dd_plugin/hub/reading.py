@@ -286,9 +286,7 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _parametrization(
-    recipe: Recipe, name: str, pixels: Tensor, limits: Limits
-) -> Parametrization:
+def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) -> Parametrization:
     """The images, as they are or stored smaller."""
     small = name == SMALL_IMAGES
     factor, fits = 1, False

@@ -196,7 +196,7 @@ def test_a_recipe_that_diverges_is_an_error(tmp_path, size):
     network = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
     )
-    with pytest.raises(DivergedError, match=r"training diverged: .* not finite .* step sizes up to"):
+    with pytest.raises(DivergedError, match=r"training diverged: .* has step sizes up to"):
         distilled.fit(network)
     with pytest.raises(DivergedError):
         distilled.evaluate(network, real_images(distilled), networks=2)
@@ -224,7 +224,7 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_network_that_becomes_nan_is_an_error(distilled, protocol):
-    with pytest.raises(DivergedError, match="training diverged: 'linear.weight' and 1 more of the"):
+    with pytest.raises(DivergedError, match=r"training diverged: 'linear\.weight' and 1 more of"):
         distilled.fit(Broken(), protocol=protocol)
 
 
@@ -279,9 +279,9 @@ class Raises(nn.Module):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(60, 2)), "does not take the images of this set, 1x8"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(60, 2)), "does not take the images of this se"),
         (nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 2)), "does not take the im"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), r"\(N, 2\), one for each class .* \(2, 3\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), r"\(N, 2\), one for each .* \(2, 3\)"),
         (nn.Conv2d(1, 2, 3), r"must return logits \(N, 2\)"),
         (Raises(KeyError("x")), "KeyError: 'x'"),
         (Raises(ZeroDivisionError("by zero")), "by zero"),
@@ -337,3 +337,27 @@ def test_nobody_relies_on_what_train_and_eval_return():
 def test_the_trainer_s_check_takes_a_network_whose_train_returns_nothing():
     network = silent(nn.Sequential)(nn.Flatten(), nn.Linear(64, 2))
     check_outputs(network, torch.rand(2, 1, 8, 8), 2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("sgd", {"momentum": 1e300}),
+        ("sgd", {"momentum": -1e39, "nesterov": True}),
+        ("sgd", {"weight_decay": 1e300}),
+        ("adam", {"eps": -1e300}),
+        ("adam", {"betas": [1e300, 0]}),
+        ("adamw", {"weight_decay": 1e39}),
+    ],
+)
+def test_a_recipe_of_huge_numbers_trains_or_says_that_it_diverged(tmp_path, optimizer, arguments):
+    change = {"optimizer": optimizer, "optimizer_args": arguments}
+    change_record(write_toy(tmp_path), lambda record: record["recipe"].update(change))
+    distilled = DistilledDataset.from_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OtherArchitectureWarning)
+        try:
+            network = distilled.fit(linear())
+        except DivergedError:
+            return
+    assert all(bool(p.isfinite().all()) for p in network.parameters())

@@ -1,4 +1,4 @@
-"""A small folder that asks for a lot: refused before it costs anything, with the way to allow it."""
+"""A small folder that asks for a lot: refused before it costs anything, with the way around it."""
 
 import json
 import resource
@@ -101,7 +101,7 @@ def test_the_network_of_a_recipe(tmp_path):
     distilled = DistilledDataset.from_pretrained(tmp_path)
     before = peak()
     for call in (distilled.fit, distilled.new_network):
-        with pytest.raises(ModelLoadError, match="more than 500,000,000 parameters; .*`max_param"):
+        with pytest.raises(ModelLoadError, match=r"more than 500,000,000 parameters; .*`max_para"):
             call()
     # Typing the name that the record has is not a wish for it.
     with pytest.raises(ModelLoadError, match="`max_parameters`"):
@@ -134,7 +134,7 @@ def test_a_large_record_is_not_told_of_an_option_that_does_not_help(tmp_path):
     write_toy(tmp_path)
     with (tmp_path / "recipe.json").open("r+b") as file:
         file.truncate(1 << 30)
-    with pytest.raises(DistilledFormatError, match=r"over the limit of 8,388,608 for a re") as found:
+    with pytest.raises(DistilledFormatError, match=r"limit of 8,388,608 for a record") as found:
         DistilledDataset.from_pretrained(tmp_path, max_bytes=1 << 40)
     assert "max_bytes" not in str(found.value)
 
