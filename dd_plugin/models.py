@@ -26,6 +26,8 @@ from torch.nn.modules.module import (
 
 from dd_plugin.messages import described
 
+__all__ = ["ModelLoadError", "load_model", "model_factory"]
+
 _TIMM_PREFIX = "timm/"
 _HUB_ID = re.compile(
     r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII
@@ -34,7 +36,7 @@ _LONGEST_NAME = 200
 # No width, depth or number of classes of a real network is larger.
 _LARGEST_ARGUMENT = 1 << 20
 # No real network has as many modules or parameter tensors.
-_MOST_MODULES = 50_000
+_MOST_MODULES = 20_000
 # Arguments of `load_model` -> the fields of a transformers configuration.
 _TRANSFORMERS_NAMES = {
     "num_classes": "num_labels",

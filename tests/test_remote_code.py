@@ -240,7 +240,7 @@ BIG = [
 @pytest.mark.parametrize(("name", "model_args"), BIG, ids=str)
 def test_a_set_cannot_ask_for_a_huge_network(name, model_args):
     state = torch.random.get_rng_state()
-    with pytest.raises(ModelLoadError, match=r"`max_parameters`|more than 50,000 l|could not"):
+    with pytest.raises(ModelLoadError, match=r"`max_parameters`|more than 20,000 l|could not"):
         fresh_network(
             name, 0, 2, (3, 32, 32), model_args, from_record=True, max_parameters=100_000_000
         )
