@@ -11,15 +11,32 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from dd_plugin.messages import first_line
+from dd_plugin.messages import described
+
+__all__ = ["ModelLoadError", "load_model", "model_factory"]
 
 _TIMM_PREFIX = "timm/"
+_HUB_ID = re.compile(
+    r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII
+)
+_LONGEST_NAME = 200
+# No width, depth or number of classes of a real network is larger.
+_LARGEST_ARGUMENT = 1 << 20
+# No real network has as many modules or parameter tensors.
+_MOST_MODULES = 20_000
 # Arguments of `load_model` -> the fields of a transformers configuration.
 _TRANSFORMERS_NAMES = {
     "num_classes": "num_labels",
@@ -32,8 +49,11 @@ class ModelLoadError(ValueError):
     """No model could be made from the name: it is unknown, or its files cannot be had."""
 
 
-def load_model(name: str, *, pretrained: bool = False, **model_args: Any) -> nn.Module:
+def load_model(name: str, /, *, pretrained: bool = False, **model_args: Any) -> nn.Module:
     """Makes the model that `name` stands for.
+
+    Code from the Hub or from a folder is never run. A model that needs such code is made by you and
+    passed as an object, where a name could stand.
 
     Args:
         name: `timm/NAME` for an architecture of timm (a pretrained tag may follow, as in
@@ -58,7 +78,7 @@ def load_model(name: str, *, pretrained: bool = False, **model_args: Any) -> nn.
 
 
 def model_factory(
-    name: str, *, pretrained: bool = False, **model_args: Any
+    name: str, /, *, pretrained: bool = False, **model_args: Any
 ) -> Callable[[], nn.Module]:
     """`load_model` for many models of one name: what can be looked up once is.
 
@@ -73,12 +93,143 @@ def model_factory(
     Raises:
         ModelLoadError: see `load_model`; the function that is returned raises it, too.
     """
-    given = {key: value for key, value in model_args.items() if value is not None}
+    return factory_from(name, {"pretrained": pretrained, **model_args})
+
+
+def factory_from(
+    name: str,
+    model_args: Mapping[str, Any],
+    *,
+    from_record: bool = False,
+    max_parameters: int | None = None,
+) -> Callable[[], nn.Module]:
+    """`model_factory` for a name and arguments that may be a stranger's.
+
+    Args:
+        name: see `load_model`.
+        model_args: see `load_model`; ``pretrained`` may be among them.
+        from_record: The name was read from a file, not typed: it is never taken for a path of this
+            machine.
+        max_parameters: Refuse a larger network before memory is taken for it.
+
+    Raises:
+        ModelLoadError: see `load_model`.
+    """
+    arguments = {key: value for key, value in model_args.items() if value is not None}
+    pretrained = bool(arguments.pop("pretrained", False))
+    if from_record:
+        _check_record(name, arguments)
     if name.startswith(_TIMM_PREFIX):
-        make = _timm_factory(name.removeprefix(_TIMM_PREFIX), pretrained, given)
+        architecture = name.removeprefix(_TIMM_PREFIX)
+        build = _timm_factory(architecture, pretrained, arguments)
+        trial = _timm_factory(architecture, False, arguments) if max_parameters else build
     else:
-        make = _transformers_factory(name, pretrained, given)
-    return lambda: make().train()
+        build, trial = _transformers_factories(name, pretrained, arguments)
+
+    def make() -> nn.Module:
+        model = build()
+        model.train()  # whose value some models do not return
+        return model
+
+    if max_parameters is None:
+        return make
+    if _fits_on_meta(trial, name, max_parameters):
+        return make
+
+    def make_within() -> nn.Module:
+        with _at_most(max_parameters, name):
+            return make()
+
+    return make_within
+
+
+def _check_record(name: str, model_args: Mapping[str, Any]) -> None:
+    """See that a name and arguments out of a file lead to nothing on this machine."""
+    if name.startswith(_TIMM_PREFIX):
+        return _check_arguments(model_args)
+    if not _HUB_ID.fullmatch(name):
+        raise ModelLoadError(
+            f"the record names the model {name!r:.100}, which is neither timm/NAME nor an id on "
+            "the Hub; pass a model yourself"
+        )
+    if _is(Path.exists, name):
+        raise ModelLoadError(
+            f"the record names the model {name!r} of the Hub, and there is a file or folder of "
+            f"that name here; to use it, pass its full path, {str(Path(name).resolve())!r}; to use "
+            "the model of the Hub, work in another folder"
+        )
+    return _check_arguments(model_args)
+
+
+def _check_arguments(model_args: Mapping[str, Any]) -> None:
+    for key, value in model_args.items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) <= _LARGEST_ARGUMENT:
+                raise ModelLoadError(
+                    f"the record's model argument {key!r:.40} must be at most "
+                    f"{_LARGEST_ARGUMENT:,}, got {number!r:.40}; pass a model yourself"
+                )
+
+
+def _is(kind: Callable[[Path], bool], name: str) -> bool:
+    """Whether a path is there, for texts that can be no path too."""
+    try:
+        return kind(Path(name))
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
+def _fits_on_meta(make: Callable[[], nn.Module], name: str, most: int) -> bool:
+    """Make a network without memory to see that it has no more parameters than allowed.
+
+    Returns:
+        False if it cannot be made so.
+
+    Raises:
+        ModelLoadError: it has too many.
+    """
+    try:
+        with _at_most(most, name), torch.device("meta"):
+            make()
+    except _TooLargeError:
+        raise
+    except Exception:  # noqa: BLE001 - some networks cannot be made without memory; `make` says why
+        return False
+    return True
+
+
+class _TooLargeError(ModelLoadError):
+    """A network is larger than a set may ask for."""
+
+
+@contextmanager
+def _at_most(parameters: int, name: str) -> Iterator[None]:
+    """End the making of a network at the layer that makes it too large."""
+    modules = numbers = 0
+
+    def count(module: nn.Module, key: str, new: nn.Module | Tensor | None) -> None:
+        nonlocal modules, numbers
+        modules += 1
+        numbers += new.numel() if isinstance(new, Tensor) else 0
+        if numbers > parameters or modules > _MOST_MODULES:
+            what = (
+                f"more than {parameters:,} parameters; if that is meant, raise `max_parameters` "
+                "(`--no_limits` on the command line)"
+                if numbers > parameters
+                else f"more than {_MOST_MODULES:,} layers"
+            )
+            raise _TooLargeError(f"the model {name!r:.100} of the set has {what}")
+
+    hooks = [
+        register_module_buffer_registration_hook(count),
+        register_module_parameter_registration_hook(count),
+        register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _timm_factory(
@@ -89,14 +240,14 @@ def _timm_factory(
     import dd_plugin.convnet  # noqa: F401 - registers its networks with timm
 
     base, _, tag = architecture.partition(".")
-    if not timm.is_model(architecture):
-        close = difflib.get_close_matches(base, timm.list_models(), n=3)
+    if len(architecture) > _LONGEST_NAME or not timm.is_model(architecture):
+        close = difflib.get_close_matches(base[:_LONGEST_NAME], timm.list_models(), n=3)
         hint = (
             f"close: {', '.join(_TIMM_PREFIX + match for match in close)}"
             if close
             else "timm.list_models() lists all"
         )
-        raise ModelLoadError(f"timm has no architecture {base!r}; {hint}")
+        raise ModelLoadError(f"timm has no architecture {base!r:.100}; {hint}")
     if tag and not timm.is_model_pretrained(architecture):
         tags = [known.partition(".")[2] for known in timm.list_pretrained(base)]
         raise ModelLoadError(
@@ -108,13 +259,17 @@ def _timm_factory(
     def make() -> nn.Module:
         try:
             return _create_timm(architecture, pretrained, taken)
-        except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        except ModelLoadError:
+            raise
+        except Exception as error:  # odd arguments fail anywhere in timm's code
             unknown = _unexpected_argument(error)
             if unknown in taken:
                 raise ModelLoadError(
                     f"timm's {architecture!r} takes no argument {unknown!r}; leave it out"
                 ) from error
-            raise ModelLoadError(f"timm could not make {architecture!r}: {error}") from error
+            raise ModelLoadError(
+                f"timm could not make {architecture!r}: {described(error)}"
+            ) from error
 
     return make
 
@@ -142,9 +297,10 @@ def _unexpected_argument(error: Exception) -> str | None:
     return found.group(1) if found and isinstance(error, TypeError) else None
 
 
-def _transformers_factory(
+def _transformers_factories(
     name: str, pretrained: bool, model_args: dict[str, Any]
-) -> Callable[[], nn.Module]:
+) -> tuple[Callable[[], nn.Module], Callable[[], nn.Module]]:
+    """What makes the model, and what makes it with random weights."""
     from transformers import (
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         AutoConfig,
@@ -152,16 +308,25 @@ def _transformers_factory(
         AutoModelForImageClassification,
     )
 
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+    is_folder = _is(Path.is_dir, name)
+    if is_folder and not (Path(name) / "config.json").is_file():
         raise ModelLoadError(f"the folder {name!r} has no config.json; give a saved model's folder")
+    if _is(Path.exists, name) and not is_folder:
+        raise ModelLoadError(f"{name!r} is a file; give the folder of a saved model")
+    if not is_folder and len(name) > _LONGEST_NAME:
+        raise ModelLoadError(
+            f"no model {name[:60] + '...'!r}: a name has at most {_LONGEST_NAME} characters, got "
+            f"{len(name):,}"
+        )
     try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a configuration may hold anything
+        _explain_code(name, error)
         raise ModelLoadError(
             f"no model {name!r}: it is not a folder here, and its configuration could not be had "
-            f"from the Hub ({first_line(error)}); for an architecture of timm write timm/NAME"
-            if not Path(name).is_dir()
-            else f"the folder {name!r} holds no usable model configuration: {first_line(error)}"
+            f"from the Hub ({described(error)}); for an architecture of timm write timm/NAME"
+            if not is_folder
+            else f"the folder {name!r} holds no usable model configuration: {described(error)}"
         ) from error
     _configure(config, name, model_args)
     classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
@@ -169,36 +334,49 @@ def _transformers_factory(
     # A head for another number of classes does not fit the saved one, and is drawn anew.
     options = {"ignore_mismatched_sizes": True} if model_args else {}
 
-    def make() -> nn.Module:
+    def make(pretrained: bool) -> nn.Module:
         own = copy.deepcopy(config)
         try:
             model: nn.Module = (
-                auto.from_pretrained(name, config=own, **options)
+                auto.from_pretrained(name, config=own, trust_remote_code=False, **options)
                 if pretrained
-                else auto.from_config(own)
+                else auto.from_config(own, trust_remote_code=False)
             )
-        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except ModelLoadError:
+            raise
+        except Exception as error:  # odd fields fail anywhere in its code
+            _explain_code(name, error)
             raise ModelLoadError(
-                f"transformers could not make {name!r}: {first_line(error)}"
+                f"transformers could not make {name!r}: {described(error)}"
             ) from error
         return model
 
-    return make
+    return lambda: make(pretrained), lambda: make(False)
+
+
+def _explain_code(name: str, error: Exception) -> None:
+    """Raise our own error where a model asks for its repository's code to be run."""
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+        raise ModelLoadError(
+            f"the model {name!r} needs code from its own repository, which dd_plugin never runs; "
+            "if you trust that code, make the model yourself (with trust_remote_code=True) and "
+            "pass it as an object, or as a function that makes it"
+        ) from error
 
 
 def _configure(config: Any, name: str, model_args: dict[str, Any]) -> None:
     """Sets the fields of a transformers configuration."""
     for key, value in model_args.items():
         field = _TRANSFORMERS_NAMES.get(key, key)
-        if hasattr(config, field):
-            if field == "image_size" and not isinstance(value, int):
-                value = value[0] if value[0] == value[1] else list(value)
+        if hasattr(config, field) and not callable(getattr(type(config), field, None)):
+            if field == "image_size":
+                value = _image_size(value)
             try:
                 setattr(config, field, value)
-            except (TypeError, ValueError) as error:
+            except Exception as error:  # each configuration checks in its own way
                 raise ModelLoadError(
-                    f"the configuration of {name!r} does not take {field}={value!r}: "
-                    f"{first_line(error)}"
+                    f"the configuration of {name!r} does not take {field}={value!r:.80}: "
+                    f"{described(error)}"
                 ) from error
         elif field == "num_channels" and value != 3:
             raise ModelLoadError(
@@ -208,4 +386,14 @@ def _configure(config: Any, name: str, model_args: dict[str, Any]) -> None:
         elif key not in _TRANSFORMERS_NAMES:
             close = difflib.get_close_matches(field, config.to_dict(), n=3)
             hint = f"; close: {', '.join(close)}" if close else ""
-            raise ModelLoadError(f"the configuration of {name!r} has no field {field!r}{hint}")
+            raise ModelLoadError(f"the configuration of {name!r} has no field {field!r:.80}{hint}")
+
+
+def _image_size(value: Any) -> int | list[int]:
+    """The size of images as a configuration has it: one number for square ones."""
+    sides = list(value) if isinstance(value, (list, tuple)) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ModelLoadError(
+            f"`img_size` must be a whole number or (height, width), got {value!r:.80}"
+        )
+    return sides[0] if sides[0] == sides[1] else sides

@@ -9,6 +9,7 @@ can be found out before is, and each row is stored at once, beside those that ot
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="of sets on the Hub")
     parser.add_argument("--token", help="for private sets (default: the one of hf auth login)")
+    parser.add_argument(
+        "--no_limits",
+        action="store_true",
+        help="read sets and make networks of any size; by default a set may not take gigabytes",
+    )
     parser.add_argument("--device", help="default: cuda if there is one, or else cpu")
     parser.add_argument(
         "--output",
@@ -74,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import rows_table
     from dd_plugin.hub.dataset import DistilledDataset
+    from dd_plugin.hub.limits import UNLIMITED
     from dd_plugin.models import ModelLoadError
 
     if args.networks < 1:
@@ -83,7 +90,12 @@ def run(args: argparse.Namespace) -> int:
     device = _checked_device(args.device)
     try:
         opened = [
-            DistilledDataset.from_pretrained(name, revision=args.revision, token=args.token)
+            DistilledDataset.from_pretrained(
+                name,
+                revision=args.revision,
+                token=args.token,
+                **(asdict(UNLIMITED) if args.no_limits else {}),
+            )
             for name in args.sets
         ]
         models = [

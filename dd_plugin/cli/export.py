@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from dataclasses import asdict
 
 from dd_plugin.cli.errors import CommandError
 
@@ -21,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="of a set on the Hub")
     parser.add_argument("--token", help="for a private set (default: that of hf auth login)")
+    parser.add_argument(
+        "--no_limits",
+        action="store_true",
+        help="read a set of any size; by default it may not take gigabytes",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,12 +36,16 @@ def run(args: argparse.Namespace) -> int:
         CommandError: The set cannot be had or does not fit the form, or the folder not be written.
     """
     from dd_plugin.hub import DistilledDataset
+    from dd_plugin.hub.limits import UNLIMITED
 
     if args.dataset and args.format != "dd_ranking":
         raise CommandError("--dataset goes with --format dd_ranking only")
     try:
         distilled = DistilledDataset.from_pretrained(
-            args.set, revision=args.revision, token=args.token
+            args.set,
+            revision=args.revision,
+            token=args.token,
+            **(asdict(UNLIMITED) if args.no_limits else {}),
         )
         if args.format == "dd_ranking":
             with warnings.catch_warnings(record=True) as caught:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from dd_plugin.bilevel.optimizers import OPTIMIZERS, Optimizer
+from dd_plugin.messages import described
 
 Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]
@@ -24,7 +25,7 @@ Precision = Literal["no", "bf16"]
 # Arguments of a model that could make loading it read other files or run other code.
 _NO_MODEL_ARGUMENT = re.compile(
     r"_.*|pretrained_cfg.*|checkpoint_path|cache_dir|trust_remote_code|auto_map|scriptable"
-    r"|exportable|no_jit|code_revision|file|url|hf_hub_id"
+    r"|exportable|no_jit|code_revision|file|url|hf_hub_id|name_or_path"
 )
 # Far over any training on a handful of images; a file that says more is damaged.
 _MOST_STEPS = 10_000_000
@@ -144,10 +145,19 @@ class Recipe:
             given["step_size_parameters"] = tuple(given["step_size_parameters"])
         made = cls(**{**given, "shape": (channels, height, width)})
         try:
-            made.make_optimizer()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"`optimizer_args` of the recipe are not possible: {error}") from error
+            _try(made.make_optimizer())
+        except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`optimizer_args` of the recipe are not possible: {described(error)}"
+            ) from error
         return made
+
+
+@torch.no_grad()
+def _try(optimizer: Optimizer) -> None:
+    """Take one step with an optimizer, whose arguments may be anything."""
+    one = {"x": torch.zeros(1)}
+    optimizer.update(one, optimizer.init(one), one, 0.1)
 
 
 def _check_types(values: Mapping[str, Any]) -> None:

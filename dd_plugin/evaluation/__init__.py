@@ -6,10 +6,13 @@ data.
 """
 
 from dd_plugin.evaluation.baselines import train_on_real
+from dd_plugin.evaluation.checks import DivergedError, DivergedWarning
 from dd_plugin.evaluation.scores import InputBatches, Scores, accuracy_of, network_seed, score
 from dd_plugin.evaluation.training import OtherArchitectureWarning, train_by_recipe
 
 __all__ = [
+    "DivergedError",
+    "DivergedWarning",
     "InputBatches",
     "OtherArchitectureWarning",
     "Scores",

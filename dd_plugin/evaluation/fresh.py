@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.randomness import seeded_generators
+from dd_plugin.bilevel.randomness import seeded_generators, untouched_generators
 from dd_plugin.bn import converted_layers, tracking_tensors
-from dd_plugin.models import model_factory
+from dd_plugin.models import factory_from
 
 ModelInit = nn.Module | Callable[[], nn.Module] | str
 
@@ -24,6 +24,9 @@ def network_maker(
     num_classes: int,
     shape: tuple[int, int, int],
     model_args: Mapping[str, Any] | None = None,
+    *,
+    from_record: bool = False,
+    max_parameters: int | None = None,
 ) -> Callable[[], nn.Module] | None:
     """What makes new networks for some data, or None for a module, which is one.
 
@@ -32,9 +35,11 @@ def network_maker(
         num_classes: logits.
         shape: channels, height and width of the images.
         model_args: more arguments for a name; they go before those of the data.
+        from_record: the name is out of a file; see `dd_plugin.models.factory_from`.
+        max_parameters: of a network that is made from a name.
 
     Raises:
-        ModelLoadError: no model of that name.
+        ModelLoadError: no model of that name, or one that is too large.
     """
     if isinstance(model_init, nn.Module):
         return None
@@ -46,7 +51,13 @@ def network_maker(
         "in_chans": channels,
         "img_size": height if height == width else (height, width),
     }
-    return model_factory(model_init, **{**of_data, **(model_args or {})})
+    with untouched_generators():
+        return factory_from(
+            model_init,
+            {**of_data, **(model_args or {})},
+            from_record=from_record,
+            max_parameters=max_parameters,
+        )
 
 
 def made_from(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -68,9 +79,19 @@ def fresh_network(
     num_classes: int,
     shape: tuple[int, int, int],
     model_args: Mapping[str, Any] | None = None,
+    *,
+    from_record: bool = False,
+    max_parameters: int | None = None,
 ) -> nn.Module:
-    """One network; of a module, a copy."""
-    make = network_maker(model_init, num_classes, shape, model_args)
+    """One network; of a module, a copy. Arguments are those of `network_maker`."""
+    make = network_maker(
+        model_init,
+        num_classes,
+        shape,
+        model_args,
+        from_record=from_record,
+        max_parameters=max_parameters,
+    )
     if make is None:
         assert isinstance(model_init, nn.Module)
         return copy_model(model_init)

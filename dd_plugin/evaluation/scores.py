@@ -9,6 +9,7 @@ deviation over networks.
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from dd_plugin.bilevel import BilevelProblem, RunState, unroll
 from dd_plugin.bilevel.randomness import mix, untouched_generators
 from dd_plugin.data import RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation.checks import DivergedWarning
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,30 @@ def share_right(
 ) -> float:
     """The share of images whose largest logit is their class.
 
+    Logits that are not numbers have no largest: such an image counts as wrong.
+
     Raises:
         ValueError: there is no image.
+
+    Warns:
+        DivergedWarning: there are such images.
     """
-    right = total = 0
+    right = total = none = 0
     for images, labels in batches:
-        right += int((logits(images).argmax(1) == labels).sum())
+        found = logits(images)
+        nothing = found.isnan().any(1)
+        right += int(((found.argmax(1) == labels) & ~nothing).sum())
+        none += int(nothing.sum())
         total += len(labels)
     if not total:
         raise ValueError("the evaluation data must hold at least one image, got none")
+    if none:
+        warnings.warn(
+            f"a network gave values that are not numbers (NaN) for {none:,} of {total:,} images, "
+            "which count as wrong: its training has diverged; use smaller step sizes",
+            DivergedWarning,
+            stacklevel=2,
+        )
     return right / total
 
 

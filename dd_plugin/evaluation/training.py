@@ -15,13 +15,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel import BilevelProblem, RunState, cross_entropy, initial_state
+from dd_plugin.bilevel import (
+    BilevelProblem,
+    FunctionalModel,
+    RunState,
+    cross_entropy,
+    initial_state,
+)
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.bilevel.randomness import mix, seeded_generators, untouched_generators
+from dd_plugin.bilevel.randomness import Draws, mix, seeded_generators, untouched_generators
 from dd_plugin.bn import convert_bn, revert_bn
 from dd_plugin.bn.private import BATCH_NORMS
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
+from dd_plugin.evaluation.checks import check_takes, check_trained, infinite_in
 from dd_plugin.evaluation.fresh import learnable_constants
 from dd_plugin.evaluation.scores import train_on
 
@@ -56,11 +63,12 @@ def train_by_recipe(
         ``network``, in eval mode, with stock layers.
 
     Raises:
-        ValueError: ``initial`` or the step sizes do not fit the network.
+        ValueError: ``initial``, the images or the step sizes do not fit the network.
+        DivergedError: what was trained has values that are not numbers.
     """
     recipe, constants = synthetic.recipe, synthetic.constants()
-    images = synthetic.images()
-    network = network.to(images.device, images.dtype).train()
+    _check_fit(network, synthetic)
+    network.train()
     policy, train_with = recipe.statistics or "tracked", recipe.train_with
     convert_bn(network, policy, train_with, missing_ok=True)  # type: ignore[arg-type]
     places = learnable_constants(network)
@@ -90,12 +98,23 @@ def train_by_recipe(
             f"none for {missing[0]!r} of this {type(network).__name__}; train it as on "
             'real images with protocol="standard"'
         )
+    _find_moving(problem.model, synthetic, seed)
     state = initial_state(problem, network)
+    infinite = infinite_in(network)
     _write(network, train_on(synthetic, problem, state, seed, constants), constants)
     revert_bn(network)
     if not fits:
         refresh_statistics(network, synthetic)
-    return network.eval()
+    network.eval()
+    largest = f"{float(synthetic.step_sizes().max()):.3g}"
+    check_trained(
+        network,
+        _input(synthetic, 256),
+        infinite,
+        f"the recipe has step sizes up to {largest}; train with another seed, or as on real images "
+        'with protocol="standard"',
+    )
+    return network
 
 
 def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn.Module:
@@ -111,6 +130,10 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
 
     Returns:
         ``network``, in eval mode.
+
+    Raises:
+        ValueError: the images do not fit the network.
+        DivergedError: what was trained has values that are not numbers.
     """
 
     def prepare(images: Tensor, labels: Tensor, now: int) -> tuple[Tensor, Tensor]:
@@ -119,10 +142,42 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
     with torch.no_grad():
         weights = synthetic.label_form == "weights"
         images, targets = synthetic.images(), synthetic.labels if weights else synthetic.targets()
-    network = network.to(images.device, images.dtype)
+    _check_fit(network, synthetic)
+    infinite = infinite_in(network)
     with seeded_generators(seed):
         train_on_few(network, images, targets, prepare, mix(seed, 13))
-    return network.eval()
+    network.eval()
+    check_trained(
+        network,
+        _input(synthetic, 256),
+        infinite,
+        "the images of the set do not suit this network; train it with another seed, or take "
+        "another network",
+    )
+    return network
+
+
+@torch.no_grad()
+def _input(synthetic: SyntheticSet, count: int) -> Tensor:
+    """The network input of the first images, as they are."""
+    return synthetic.transform(synthetic.images()[:count])
+
+
+def _check_fit(network: nn.Module, synthetic: SyntheticSet) -> None:
+    """Bring a network to where the images are, and see that it takes them."""
+    images = _input(synthetic, 2)
+    network.to(images.device, images.dtype)
+    check_takes(network, images, synthetic.recipe.num_classes)
+
+
+def _find_moving(model: FunctionalModel, synthetic: SyntheticSet, seed: int) -> None:
+    """Have the engine find buffers of the network's own that training moves.
+
+    Before a state is made, of which they are a part.
+    """
+    with torch.no_grad(), untouched_generators(), model.ready():
+        images, _ = synthetic.batch(0, seed)
+        model.probe(images, Draws(0))
 
 
 @torch.no_grad()

@@ -5,10 +5,10 @@ a distilled set is here.
 """
 
 from dd_plugin.hub.dataset import DistilledDataset
-from dd_plugin.hub.download import DownloadError
+from dd_plugin.hub.download import DownloadError, StaleSetWarning
 from dd_plugin.hub.folder import write_set
+from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.push import PushError, PushResult, check_target, push_folder
-from dd_plugin.hub.reading import DistilledFormatError
 
 __all__ = [
     "DistilledDataset",
@@ -16,6 +16,7 @@ __all__ = [
     "DownloadError",
     "PushError",
     "PushResult",
+    "StaleSetWarning",
     "check_target",
     "push_folder",
     "write_set",

@@ -21,6 +21,7 @@ from dd_plugin.hub.card_sections import (
     joined,
     split,
 )
+from dd_plugin.messages import described
 
 # Metadata that describes the files; it is ours whatever the other card says.
 _OF_THE_FILES = ("configs", "dataset_info", "size_categories")
@@ -39,6 +40,11 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
 )
+
+
+# What the constructors of tags raise, such as `!!bool` and `!!timestamp`, for a value that does not
+# fit.
+_UNFIT = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class _Entry(NamedTuple):
@@ -109,12 +115,14 @@ def _entries(text: str) -> dict[str, _Entry]:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
+        if _refers_to_itself(node):
+            raise ValueError("an alias stands inside of what it refers to")
         values: Any = {} if node is None else loader.construct_document(node)
         pieces = _pieces(text, node) if isinstance(node, yaml.MappingNode) else []
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, *_UNFIT) as error:
         raise ValueError(
             f"the metadata at the top of the present card is not YAML, so it cannot be kept: "
-            f"{error}; mend it or take it away"
+            f"{described(error)}; mend it or take it away"
         ) from error
     if node is None:
         return {}
@@ -127,6 +135,30 @@ def _entries(text: str) -> dict[str, _Entry]:
         str(key): _Entry(value, pieces[i] if pieces else _dumped(str(key), value))
         for i, (key, value) in enumerate(values.items())
     }
+
+
+def _refers_to_itself(node: yaml.Node | None) -> bool:
+    """Whether a value has itself inside, by an alias."""
+    done: set[int] = set()
+    above: set[int] = set()
+    stack = [(node, False)]
+    while stack:
+        current, leaving = stack.pop()
+        if leaving:
+            above.discard(id(current))
+            done.add(id(current))
+            continue
+        if id(current) in above:
+            return True
+        if id(current) in done or not isinstance(current, yaml.CollectionNode):
+            continue
+        above.add(id(current))
+        stack.append((current, True))
+        inner = current.value
+        if isinstance(current, yaml.MappingNode):
+            inner = [part for pair in current.value for part in pair]
+        stack += [(part, False) for part in inner]
+    return False
 
 
 def _pieces(text: str, node: yaml.MappingNode) -> list[str]:
@@ -158,7 +190,7 @@ def _joined_entries(entries: Mapping[str, _Entry]) -> str:
     values = {key: entry.value for key, entry in entries.items()}
     try:
         same = yaml.load(text, Loader=_Loader) == values
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *_UNFIT):
         same = False
     return text if same else front_matter(values)
 

@@ -21,7 +21,6 @@ from dd_plugin.evaluation.baselines import (
     train_on_all,
     train_on_random_real,
 )
-from dd_plugin.evaluation.fresh import fresh_network
 from dd_plugin.hub.dataset import DistilledDataset, Protocol
 from dd_plugin.hub.markdown import table
 
@@ -114,11 +113,10 @@ def _baseline(
     seeds: Sequence[int],
     device: torch.device | str,
 ) -> Iterator[float]:
-    recipe, dtype = distilled.recipe, distilled.images.dtype
-    arguments = recipe.model_args if model == recipe.model else {}
+    dtype = distilled.images.dtype
     per_class = max(1, int(distilled.images_per_class))
     for seed in seeds:
-        network = fresh_network(model, seed, recipe.num_classes, recipe.shape, arguments)
+        network = distilled.new_network(model, seed=seed, protocol="standard")
         network = network.to(device, dtype)
         if name == "all real images":
             train_on_all(network, train, distilled.prepare, seed)

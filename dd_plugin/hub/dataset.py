@@ -33,12 +33,22 @@ from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import instead_of_the_set_in, to_bytes, write_together
+from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
 
 Protocol = Literal["auto", "recipe", "standard"]
 PixelKind = Literal["exact", "png"]
+
+
+def _folder_called(name: str | Path) -> Path | None:
+    """The folder of a name, or None where there is none."""
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such home, or with a zero in it
+        return None
 
 
 class DistilledDataset:
@@ -51,9 +61,10 @@ class DistilledDataset:
             initialisation; else empty.
     """
 
-    def __init__(self, stored: StoredSet, folder: Path) -> None:
+    def __init__(self, stored: StoredSet, folder: Path, limits: Limits | None = None) -> None:
         self.folder, self.record, self.initial = folder, stored.record, stored.initial
         self._synthetic = stored.synthetic
+        self._limits = limits or Limits()
 
     @classmethod
     def from_pretrained(
@@ -64,9 +75,17 @@ class DistilledDataset:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        max_bytes: int = 16 << 30,
+        max_bytes: int = Limits.max_bytes,
+        max_expanded_bytes: int = Limits.max_expanded_bytes,
+        max_image_size: int = Limits.max_image_size,
+        max_tensors: int = Limits.max_tensors,
+        max_steps: int = Limits.max_steps,
+        max_parameters: int = Limits.max_parameters,
     ) -> DistilledDataset:
         """Read a distilled set.
+
+        Nothing in a set is executed. The limits keep a set of a few kilobytes from taking gigabytes
+        or days; raise them for sets that are meant to be so large.
 
         Args:
             name: a folder, or the id of a data set on the Hub.
@@ -75,13 +94,24 @@ class DistilledDataset:
             cache_dir: where downloads are kept; by default the Hub's own cache.
             local_files_only: take it from the cache, ask nobody.
             max_bytes: the largest file that is fetched or read.
+            max_expanded_bytes: bytes of all images, where they are stored smaller than they are.
+            max_image_size: pixels of the longer side of an image.
+            max_tensors: tensors in the set.
+            max_steps: training steps of the recipe.
+            max_parameters: parameters of the network that the recipe names.
 
         Raises:
-            DistilledFormatError: it is no distilled set, or a damaged one.
-            DownloadError: it cannot be had from the Hub; the message says why.
+            DistilledFormatError: It is no distilled set, a damaged one, or over a limit.
+            DownloadError: The Hub does not give it; the message says why.
+
+        Warns:
+            StaleSetWarning: The Hub does not answer, and the set comes from the cache.
         """
-        folder = Path(name).expanduser()
-        if not folder.is_dir():
+        limits = Limits(
+            max_bytes, max_expanded_bytes, max_image_size, max_tensors, max_steps, max_parameters
+        )
+        folder = _folder_called(name)
+        if folder is None:
             folder = download_set(
                 str(name),
                 revision=revision,
@@ -90,7 +120,7 @@ class DistilledDataset:
                 local_files_only=local_files_only,
                 max_bytes=max_bytes,
             )
-        return cls(read_set(folder, max_bytes=max_bytes), folder)
+        return cls(read_set(folder, limits=limits), folder, limits)
 
     # What is in it.
 
@@ -189,6 +219,7 @@ class DistilledDataset:
         Raises:
             ValueError: the recipe lacks something, or the network does not fit; it says what to do.
             ModelLoadError: no model of that name.
+            DivergedError: training ended in values that are not numbers.
         """
         recipe, chosen = self.recipe, self.protocol_for(protocol, model)
         network = self.new_network(model, seed=seed, protocol=protocol)
@@ -198,7 +229,6 @@ class DistilledDataset:
                 'pass that function, or use protocol="standard"'
             )
         synthetic = self._as(pixels).to(device)
-        network = network.to(device)
         if chosen == "standard":
             return train_as_usual(synthetic, network, seed)
         initial = {n: t.to(device) for n, t in self.initial.items()}
@@ -239,6 +269,8 @@ class DistilledDataset:
             recipe.num_classes,
             recipe.shape,
             arguments,
+            from_record=own,
+            max_parameters=self._limits.max_parameters if own else None,
         )
 
     def evaluate(
@@ -275,6 +307,7 @@ class DistilledDataset:
         Raises:
             DataError: the real images cannot be had, or do not fit.
             ValueError: see `fit`.
+            DivergedError: see `fit`.
         """
         if networks < 1:
             raise ValueError(f"`networks` must be at least 1, got {networks}")
@@ -396,6 +429,7 @@ class DistilledDataset:
 
         Raises:
             OSError: it cannot be written; it is as it was then.
+            PushError: a file of the set is missing, or is a link out of its folder.
             ValueError: it is the folder that the set is in, or has files of the same names that
                 are not a set's.
         """
@@ -443,7 +477,7 @@ class DistilledDataset:
         """Write the three files that DD-Ranking is given; see `dd_plugin.hub.exports`.
 
         Args:
-            folder: made if need be.
+            folder: new or empty.
             dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalisation
                 it tests with; without, images are written as this set's own networks see them.
 
@@ -452,7 +486,8 @@ class DistilledDataset:
                 takes the step size in ``lr.pt`` to be.
 
         Raises:
-            ValueError: learned labels that are no probabilities.
+            ValueError: learned labels that are no probabilities, or a folder that holds something.
+            OSError: the folder cannot be written; then nothing is left of it.
         """
         synthetic, optimizer = self._synthetic, self.recipe.optimizer
         if synthetic.label_form == "weights":

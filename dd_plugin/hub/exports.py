@@ -6,6 +6,7 @@ image folder the exact pixels), so they are for use elsewhere and not for keepin
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import tempfile
@@ -121,7 +122,7 @@ def export_dd_ranking(
     - without a step size it searches one of five.
 
     Args:
-        folder: made if need be; files of these names in it are replaced.
+        folder: new or empty.
         images: ``(N, C, H, W)``; pixels in [0, 1] where ``dataset`` is given, and network input
             otherwise (for its ``use_zca``: ZCA whitened by kornia with eps 0.1, fitted on pixels
             that were not normalised, which is not what a set learned with ZCA here has).
@@ -131,9 +132,9 @@ def export_dd_ranking(
         dataset: DD-Ranking's name of the real data, one of `DD_RANKING_NORMALIZATION`.
 
     Raises:
-        ValueError: shapes do not fit together, classes differ in their number of images, or the
-            data set is not one of DD-Ranking's.
-        OSError: a file cannot be written.
+        ValueError: shapes do not fit together, classes differ in their number of images, the data
+            set is not one of DD-Ranking's, or the folder holds something.
+        OSError: the folder cannot be written; then nothing is left of it.
     """
     _check(images, labels)
     images = images.detach().cpu().float()
@@ -157,12 +158,12 @@ def export_dd_ranking(
         files["labels.pt"] = probabilities.clamp_min(smallest).log()[order]
     if step_size is not None:
         files["lr.pt"] = torch.tensor(float(step_size))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("images.pt", "labels.pt", "lr.pt"):
-        if name in files:
-            torch.save(files[name].contiguous().clone(), folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+    with _all_or_nothing(folder) as partial:
+        for name, tensor in files.items():
+            content = io.BytesIO()
+            torch.save(tensor.contiguous().clone(), content)
+            # Not by torch, which says "unexpected pos" where there is no room.
+            (partial / name).write_bytes(content.getbuffer())
 
 
 def _normalized(images: Tensor, dataset: str) -> Tensor:

@@ -31,6 +31,7 @@ from torch import Tensor
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.hub.card import make_card, merge_card
 from dd_plugin.hub.leftovers import partial_name, remove_leftovers
+from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, TENSORS
 
 CARD = "README.md"
@@ -172,7 +173,13 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
     card, old = make_card(record), folder / CARD
-    if old.is_file():
+    if old.is_file() and leaves(folder, old):
+        warnings.warn(
+            f"{old} is a link to a file outside of its folder, so a new card takes its place; that "
+            "file stays as it is",
+            stacklevel=4,
+        )
+    elif old.is_file():
         try:
             card = merge_card(card, old.read_text("utf-8"))
         except ValueError as error:

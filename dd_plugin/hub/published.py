@@ -13,6 +13,7 @@ from pathlib import Path
 
 from huggingface_hub.hf_api import RepoFile
 
+from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import RECORD
 from dd_plugin.hub.target import PushError
 
@@ -59,9 +60,19 @@ def published_paths(folder: Path) -> dict[str, Path]:
     """Where the files of a distilled set are, by path in the repository.
 
     Raises:
-        PushError: one that there has to be is missing.
+        PushError: one that there has to be is missing, or one is a link out of the folder.
     """
     found = {p: sorted(folder.glob(p)) for p in PUBLISHED}
+    for path in (path for matches in found.values() for path in matches):
+        name = path.relative_to(folder).as_posix()
+        if leaves(folder, path):
+            raise PushError(
+                f"{name} in {folder} is a link to a file outside of that folder, "
+                f"{str(path.resolve(strict=False))!r}, which is not published; put a copy in its "
+                "place, or take it away"
+            )
+        if not path.is_file():
+            raise PushError(f"{name} in {folder} must be a file; take it away")
     if missing := [pattern for pattern in _REQUIRED if not found[pattern]]:
         raise PushError(
             f"{folder} must hold a distilled set, got no {', '.join(missing)}; use the folder "

@@ -18,25 +18,29 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import DatasetInfo, RepoFile
 
 from dd_plugin.hub.card import merge_card, with_license
+from dd_plugin.hub.limits import UNLIMITED, DistilledFormatError
 from dd_plugin.hub.published import CARD, PUBLISHED, LocalFile, published_files
-from dd_plugin.hub.reading import DistilledFormatError, read_set
+from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.target import (
     NETWORK_ERRORS,
     WAITS,
+    DamagedAnswerError,
     PushError,
     check_no_other_data,
     check_target,
     passes,
     patiently,
     told,
+    understood,
     wanted_wait,
 )
+from dd_plugin.messages import without_secrets
 
 __all__ = ["PushError", "PushResult", "check_target", "push_folder"]
 
@@ -55,6 +59,12 @@ class PushResult(NamedTuple):
     commit_oid: str
     pr_url: str | None = None
     unchanged: bool = False
+
+
+def _head(info: DatasetInfo) -> str:
+    if info.sha is None:
+        raise DamagedAnswerError("it has no commit")
+    return info.sha
 
 
 class _Plan(NamedTuple):
@@ -103,7 +113,8 @@ def push_folder(
     say = on_progress or (lambda line: None)
     files = published_files(Path(folder))
     try:
-        read_set(folder, checksums={name: file.sha256 for name, file in files.items()})
+        checksums = {name: file.sha256 for name, file in files.items()}
+        read_set(folder, limits=UNLIMITED, checksums=checksums)
     except DistilledFormatError as error:
         raise PushError(f"what is damaged here is not published: {error}") from error
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
@@ -150,14 +161,17 @@ class _Push:
             self._upload(plan)
             self.say("committing")
             try:
-                commit = self.api.create_commit(
-                    self.repo_id,
-                    plan.operations,
-                    commit_message=message,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    create_pr=self.create_pr,
-                    parent_commit=plan.head if on_head else None,
+                commit = understood(
+                    partial(
+                        self.api.create_commit,
+                        self.repo_id,
+                        plan.operations,
+                        commit_message=message,
+                        repo_type="dataset",
+                        revision=self.revision,
+                        create_pr=self.create_pr,
+                        parent_commit=plan.head if on_head else None,
+                    )
                 )
             except NETWORK_ERRORS as error:
                 if not passes(error):
@@ -177,7 +191,9 @@ class _Push:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 on_head = status != 412 or plan.head != before
             except ValueError as error:
-                raise PushError(f"the Hub does not take the card: {error}") from error
+                raise PushError(
+                    f"the Hub does not take the card: {without_secrets(str(error))}"
+                ) from error
             else:
                 return self._verified(plan, commit.oid, commit.pr_url)
         return self._verified(plan, plan.head, None, unchanged=plan.head == first_head)
@@ -185,8 +201,8 @@ class _Push:
     def _plan(self) -> _Plan:
         """What differs between the folder and the branch as it is now."""
         repo_id, revision = self.repo_id, self.revision
-        info = patiently(lambda: self.api.dataset_info(repo_id, revision=revision), self.sleep)
-        head = str(info.sha)
+        ask = partial(self.api.dataset_info, repo_id, revision=revision)
+        head = patiently(lambda: _head(ask()), self.sleep)
         remote = patiently(lambda: self._tree(head), self.sleep)
         check_no_other_data(repo_id, remote)
         files = {**self.files, CARD: self._card(head, remote.get(CARD))}
@@ -240,23 +256,29 @@ class _Push:
         # The client tries each file several times, but not after every kind of failure.
         for wait in (*WAITS[:2], None):
             try:
-                self.api.preupload_lfs_files(
-                    self.repo_id,
-                    additions,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    create_pr=self.create_pr,
-                    free_memory=False,
+                understood(
+                    partial(
+                        self.api.preupload_lfs_files,
+                        self.repo_id,
+                        additions,
+                        repo_type="dataset",
+                        revision=self.revision,
+                        create_pr=self.create_pr,
+                        free_memory=False,
+                    )
                 )
             except (*NETWORK_ERRORS, RuntimeError, ValueError, OSError) as error:
                 of_network = isinstance(error, NETWORK_ERRORS)
                 cause = error if of_network else error.__cause__ or error
-                if wait is None or not passes(cause):
+                # As the client says that an answer makes no sense.
+                malformed = type(cause) is ValueError
+                if wait is None or not (malformed or passes(cause)):
                     if of_network:
                         raise
+                    reason = without_secrets(f"{error} {error.__cause__ or ''}")
                     raise PushError(
-                        f"{error} {error.__cause__ or ''}; {self.repo_id} is as it was; push "
-                        "again: files that have arrived are not sent a second time"
+                        f"{reason}; {self.repo_id} is as it was; push again: files that have "
+                        "arrived are not sent a second time"
                     ) from error
                 self.sleep(max(wait, wanted_wait(cause)))
             else:
@@ -282,14 +304,27 @@ class _Push:
                 return oid, url
         return None
 
-    def _wrong(self, files: Mapping[str, LocalFile], oid: str, but: str = "") -> list[str]:
-        """The files whose remote checksums are not those of the local ones."""
-        entries = patiently(
-            lambda: self.api.get_paths_info(
+    def _wrong(
+        self, files: Mapping[str, LocalFile], oid: str, but: str = "", *, ours: bool = False
+    ) -> list[str]:
+        """The files whose remote checksums are not those of the local ones.
+
+        Args:
+            files: the local ones.
+            oid: of a commit.
+            but: a file that is left out.
+            ours: it is the commit that was just made, so that files have to be in it.
+        """
+
+        def listed() -> list[Any]:
+            entries = self.api.get_paths_info(
                 self.repo_id, list(files), revision=oid, repo_type="dataset"
-            ),
-            self.sleep,
-        )
+            )
+            if ours and not entries:
+                raise DamagedAnswerError("it lists no files")
+            return entries
+
+        entries = patiently(listed, self.sleep)
         remote = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
         return [p for p, file in files.items() if p != but and not file.is_at(remote.get(p))]
 
@@ -297,7 +332,7 @@ class _Push:
         self, plan: _Plan, oid: str, pr_url: str | None, unchanged: bool = False
     ) -> PushResult:
         self.say("comparing checksums")
-        if wrong := self._wrong(plan.files, oid):
+        if wrong := self._wrong(plan.files, oid, ours=True):
             raise PushError(
                 f"the checksums of {', '.join(wrong)} in commit {oid} of {self.repo_id} are not "
                 "those of the local files: damaged on the way, or changed meanwhile; push again"

@@ -24,22 +24,22 @@ from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import LabelForm, SyntheticSet
 from dd_plugin.data.transforms import transform_from
+from dd_plugin.hub.limits import DistilledFormatError, Limits
+from dd_plugin.messages import described
 
 SCHEMA_VERSION = 1
 RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet"
 
 _MOST_RECORD_BYTES = 8 << 20
-_MOST_BYTES = 16 << 30
+# Bytes of the header of the tensors' file, for each tensor that it may list.
+_HEADER_BYTES_PER_TENSOR = 1 << 10
+_MOST_DIMENSIONS = 16
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The tensor that an upsampled set has in the place of "images".
 SMALL_IMAGES = "small_images"
 _KNOWN = ("images", SMALL_IMAGES, "labels", "step_sizes", "soft_labels")
 _MOST_FACTOR = 64
 _PREFIXES = ("constants.", "transform.", "initial.")
-
-
-class DistilledFormatError(ValueError):
-    """A folder is not a distilled set, or a damaged one; the message says which file and why."""
 
 
 @dataclass(frozen=True)
@@ -60,34 +60,38 @@ class StoredSet:
 def read_set(
     folder: str | Path,
     *,
-    max_bytes: int = _MOST_BYTES,
+    limits: Limits | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> StoredSet:
     """Read and check a distilled set.
 
     Args:
         folder: as `dd_plugin.hub.folder.write_set` writes it.
-        max_bytes: the largest file that is read.
+        limits: how large its parts may be.
         checksums: SHA-256 of files that were taken just now, by name, not to be taken again.
 
     Raises:
         DistilledFormatError: it is none, of a newer kind, incomplete, or damaged.
     """
-    folder = Path(folder)
+    folder, limits = Path(folder), limits or Limits()
     record = read_record(folder)
     for name in (IMAGES, TENSORS):
-        size = _size(folder, name, max_bytes)
+        size = _size(folder, name)
+        limits.check("max_bytes", size, f"{folder / name} has", " bytes")
         digest = (checksums or {}).get(name) or sha256_of(folder / name)
         _compare(folder, name, size, digest, record)
-    tensors = _tensors(folder)
+    tensors = _tensors(folder, limits)
     try:
         recipe = Recipe.from_dict(record["recipe"])
-        synthetic = _assemble(recipe, record, tensors, max_bytes)
+        limits.check("max_steps", recipe.steps, f"{folder / RECORD} asks for", " training steps")
+        synthetic = _assemble(recipe, record, tensors, limits)
         _check_counts(record["images"], len(synthetic.labels))
     except DistilledFormatError:
         raise
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise DistilledFormatError(f"{folder / RECORD} cannot be used: {error}") from error
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
+        raise DistilledFormatError(
+            f"{folder / RECORD} cannot be used: {described(error)}"
+        ) from error
     return StoredSet(synthetic, _named(tensors, "initial."), record)
 
 
@@ -103,7 +107,11 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} is not a distilled set: it has no {RECORD}"
             + ("" if folder.is_dir() else " (and there is no such folder)")
         )
-    _size(folder, RECORD, _MOST_RECORD_BYTES)
+    if (size := _size(folder, RECORD)) > _MOST_RECORD_BYTES:
+        raise DistilledFormatError(
+            f"{path} has {size:,} bytes, over the limit of {_MOST_RECORD_BYTES:,} for a record; it "
+            "is damaged: copy or download the whole folder again"
+        )
 
     def not_a_number(word: str) -> Any:
         raise ValueError(f"{word} is no value of JSON")
@@ -189,7 +197,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _size(folder: Path, name: str, most: int) -> int:
+def _size(folder: Path, name: str) -> int:
     path = folder / name
     try:
         info = path.stat()
@@ -200,11 +208,6 @@ def _size(folder: Path, name: str, most: int) -> int:
         ) from error
     if not stat.S_ISREG(info.st_mode):
         raise DistilledFormatError(f"{path} is not a file")
-    if info.st_size > most:
-        raise DistilledFormatError(
-            f"{path} has {info.st_size:,} bytes, over the limit of {most:,}; if that is meant, "
-            "give `max_bytes`"
-        )
     return info.st_size
 
 
@@ -225,19 +228,47 @@ def _compare(folder: Path, name: str, size: int, digest: str, record: Mapping[st
         )
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def _tensors(folder: Path, limits: Limits) -> dict[str, Tensor]:
     path = folder / TENSORS
     try:
+        with path.open("rb") as opened:
+            header = int.from_bytes(opened.read(8), "little")
+        if header > _HEADER_BYTES_PER_TENSOR * limits.max_tensors:
+            limits.check(
+                "max_tensors",
+                header // _HEADER_BYTES_PER_TENSOR,
+                f"{path} cannot be read: its header of {header:,} bytes has room for",
+                " tensors",
+            )
         with safe_open(path, "pt") as file:
             names = list(file.keys())
+            limits.check("max_tensors", len(names), f"{path} has", " tensors")
             unknown = [n for n in names if n not in _KNOWN and not n.startswith(_PREFIXES)]
             if unknown:
                 raise DistilledFormatError(
                     f"{path} has a tensor {unknown[0]!r:.80} of no known use"
                 )
+            for name in names:
+                dimensions = len(file.get_slice(name).get_shape())
+                if dimensions > _MOST_DIMENSIONS:
+                    raise DistilledFormatError(
+                        f"{path}: {name!r:.80} must have at most {_MOST_DIMENSIONS} dimensions, "
+                        f"got {dimensions}"
+                    )
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, RuntimeError, TypeError, OverflowError) as error:
-        raise DistilledFormatError(f"{path} cannot be read: {error}") from error
+    except DistilledFormatError:
+        raise
+    except (
+        SafetensorError,
+        AttributeError,
+        LookupError,
+        OSError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise DistilledFormatError(f"{path} cannot be read: {described(error)}") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in (*FLOATS, torch.int64):
             raise DistilledFormatError(f"{path}: {name!r:.80} must not be {tensor.dtype}")
@@ -255,7 +286,7 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _parametrization(recipe: Recipe, name: str, pixels: Tensor, max_bytes: int) -> Parametrization:
+def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) -> Parametrization:
     """The images, as they are or stored smaller."""
     small = name == SMALL_IMAGES
     factor, fits = 1, False
@@ -269,30 +300,28 @@ def _parametrization(recipe: Recipe, name: str, pixels: Tensor, max_bytes: int) 
         raise DistilledFormatError(f"{name} must be {whole}{parts}, got {tuple(pixels.shape)}")
     if pixels.dtype not in FLOATS or float(pixels.min()) < 0 or float(pixels.max()) > 1:
         raise DistilledFormatError(f"{name} must be floating-point numbers from 0 to 1")
-    size = pixels.numel() * pixels.element_size() * factor * factor
-    if size > max_bytes:
-        raise DistilledFormatError(
-            f"{name} would have {size:,} bytes in full size, over the limit of {max_bytes:,}"
-        )
+    side = max(recipe.shape[1:])
+    limits.check("max_image_size", side, f"{name} would have a side of", " pixels")
+    stored = pixels.numel() * pixels.element_size()
+    limits.check_expanded(stored, stored * factor * factor, name)
     return Upsampled.of_stored(pixels, factor) if small else Pixels(pixels)
 
 
 def _assemble(
-    recipe: Recipe, record: Mapping[str, Any], tensors: Mapping[str, Tensor], max_bytes: int
+    recipe: Recipe, record: Mapping[str, Any], tensors: Mapping[str, Tensor], limits: Limits
 ) -> SyntheticSet:
-    name = SMALL_IMAGES if SMALL_IMAGES in tensors and "images" not in tensors else "images"
-    missing = {name, "labels", "step_sizes"} - set(tensors)
+    small = SMALL_IMAGES in tensors and "images" not in tensors
+    name_of_images = SMALL_IMAGES if small else "images"
+    missing = {name_of_images, "labels", "step_sizes"} - set(tensors)
     if missing:
         raise DistilledFormatError(f"{TENSORS} has no {', '.join(sorted(missing))}")
-    parametrization = _parametrization(recipe, name, tensors[name], max_bytes)
-    with torch.no_grad():
-        images = parametrization()
+    pixels = tensors[name_of_images]
+    parametrization = _parametrization(recipe, name_of_images, pixels, limits)
+    count, dtype = len(pixels), pixels.dtype
     labels, step_sizes = tensors["labels"], tensors["step_sizes"]
-    dtype = images.dtype
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+    if labels.dtype != torch.int64 or labels.shape != (count,):
         raise DistilledFormatError(
-            f"labels must be int64 of shape ({len(images)},), got {labels.dtype} "
-            f"{tuple(labels.shape)}"
+            f"labels must be int64 of shape ({count},), got {labels.dtype} {tuple(labels.shape)}"
         )
     if int(labels.min()) < 0 or int(labels.max()) >= recipe.num_classes:
         raise DistilledFormatError(
@@ -304,10 +333,21 @@ def _assemble(
     for name, tensor in (("step_sizes", step_sizes), ("soft_labels", soft), *constants.items()):
         if tensor is not None and tensor.dtype not in FLOATS:
             raise DistilledFormatError(f"{name!r:.80} must be floating-point, got {tensor.dtype}")
+    form = None if soft is None else _label_form(record)
+    if soft is not None:
+        # Before anything of that size is made.
+        fits = soft.shape == (count, recipe.num_classes)
+        if fits and form == "probabilities":
+            fits = bool((soft >= 0).all()) and bool(((soft.sum(1) - 1).abs() <= 1e-2).all())
+        if not fits:
+            raise DistilledFormatError(
+                f"soft_labels must be {form} ({count}, {recipe.num_classes})"
+            )
     transform = transform_from(record["transform"], _named(tensors, "transform."))
     with torch.no_grad():
-        made = transform(images[:1])
-    if made.shape != images[:1].shape or not bool(made.isfinite().all()):
+        first = _parametrization(recipe, name_of_images, pixels[:1], limits)()
+        made = transform(first)
+    if made.shape != first.shape or not bool(made.isfinite().all()):
         raise DistilledFormatError("the transform does not fit the images")
     synthetic = SyntheticSet(
         recipe,
@@ -316,17 +356,9 @@ def _assemble(
         step_sizes.to(dtype),
         transform=transform,
         constants=constants,
-        soft_labels=False if soft is None else _label_form(record),
+        soft_labels=form or False,
     )
     if soft is not None:
-        fits = soft.shape == (len(images), recipe.num_classes) and bool(soft.isfinite().all())
-        if synthetic.label_form == "probabilities":
-            fits = fits and bool((soft >= 0).all())
-            fits = fits and bool(((soft.sum(1) - 1).abs() <= 1e-2).all())
-        if not fits:
-            raise DistilledFormatError(
-                f"soft_labels must be {synthetic.label_form} ({len(images)}, {recipe.num_classes})"
-            )
         synthetic.set_targets(soft.to(dtype))
     # Read to be used, not to be distilled further.
     return synthetic.requires_grad_(False)

@@ -30,6 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from dd_plugin.hub.reading import RECORD
+from dd_plugin.messages import described, without_secrets
 
 T = TypeVar("T")
 
@@ -42,7 +43,15 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 # The client's library for HTTP has been httpx and httpx2; its base class is at the same place.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
-NETWORK_ERRORS = (_HTTP_ERROR, OfflineModeIsEnabled, json.JSONDecodeError)
+
+
+class DamagedAnswerError(Exception):
+    """The Hub's answer is JSON, and something that belongs into it is missing."""
+
+
+NETWORK_ERRORS = (_HTTP_ERROR, OfflineModeIsEnabled, json.JSONDecodeError, DamagedAnswerError)
+# What the client raises when it looks for something in an answer that is not there.
+_OF_A_DAMAGED_ANSWER = (AttributeError, LookupError, TypeError)
 
 
 class PushError(RuntimeError):
@@ -105,9 +114,17 @@ def check_target(
         )
     api = HfApi(token=token)
     with told(repo_id):
-        who = patiently(lambda: api.whoami(token), sleep)
+        who = patiently(lambda: _account(api, token), sleep)
         name = repo_id if "/" in repo_id else f"{who['name']}/{repo_id}"
         return _checked(api, who, name, private, revision, create_pr, sleep)
+
+
+def _account(api: HfApi, token: str | bool | None) -> Mapping[str, Any]:
+    """What the Hub says of whose token it is."""
+    who: Mapping[str, Any] = api.whoami(token)
+    if not isinstance(who["name"], str):
+        raise DamagedAnswerError("it has no name of an account")
+    return who
 
 
 def _checked(
@@ -195,7 +212,7 @@ def _check_rights(api: HfApi, who: Mapping[str, Any], name: str, exists: bool) -
         except HfHubHTTPError as error:
             # Only a clear no is one: a Hub that does not know the question says it at the commit.
             if error.response.status_code in (401, 403):
-                raise PushError(f"{refused}{name}: {_said(error)}{remedy}") from error
+                raise PushError(f"{refused}{name}: {said(error)}{remedy}") from error
         return
     roles = {org.get("name"): org.get("roleInOrg") for org in who.get("orgs") or ()}
     if namespace != who["name"] and namespace not in roles:
@@ -213,7 +230,7 @@ def passes(error: BaseException) -> bool:
     """Whether a failed request may well succeed if it is tried again."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _PASSING
-    return isinstance(error, (_HTTP_ERROR, json.JSONDecodeError))
+    return isinstance(error, (_HTTP_ERROR, json.JSONDecodeError, DamagedAnswerError))
 
 
 def wanted_wait(error: BaseException) -> float:
@@ -223,16 +240,28 @@ def wanted_wait(error: BaseException) -> float:
     return min(float(said), 300.0) if said.isdigit() else 0.0
 
 
+def understood(call: Callable[[], T]) -> T:
+    """What a request of the client returns.
+
+    Raises:
+        DamagedAnswerError: the answer lacks what the client looks for in it.
+    """
+    try:
+        return call()
+    except _OF_A_DAMAGED_ANSWER as error:
+        raise DamagedAnswerError(described(error)) from error
+
+
 def patiently(call: Callable[[], T], sleep: Callable[[float], object]) -> T:
     """What a request that changes nothing, or the same if repeated, returns in the end."""
     for wait in WAITS:
         try:
-            return call()
+            return understood(call)
         except NETWORK_ERRORS as error:
             if not passes(error):
                 raise
             sleep(max(wait, wanted_wait(error)))
-    return call()
+    return understood(call)
 
 
 @contextmanager
@@ -248,24 +277,28 @@ def _explained(error: Exception, repo_id: str) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == 401:
         return (
-            f"the Hub does not accept the token ({_said(error)}); run `hf auth login`, or give one "
+            f"the Hub does not accept the token ({said(error)}); run `hf auth login`, or give one "
             "that is valid"
         )
     if status in (403, 404):
         return (
-            f"the Hub does not let this token write to {repo_id} ({_said(error)}); use one that "
+            f"the Hub does not let this token write to {repo_id} ({said(error)}); use one that "
             "may, or `create_pr`"
         )
     again = f"push again later with `dd-plugin push FOLDER {repo_id}`: what has arrived stays"
     if status is not None:
-        return f"the Hub answered {status} for {repo_id} ({_said(error)}); {again}"
+        return f"the Hub answered {status} for {repo_id} ({said(error)}); {again}"
     if isinstance(error, json.JSONDecodeError):
         return f"the Hub gave an answer that is not JSON; {again}"
-    return f"the Hub could not be reached ({type(error).__name__}: {error}); {again}"
+    if isinstance(error, DamagedAnswerError):
+        return f"the Hub gave an answer that is incomplete ({error}); {again}"
+    reason = without_secrets(f"{type(error).__name__}: {error}")
+    return f"the Hub could not be reached ({reason}); {again}"
 
 
-def _said(error: Exception) -> str:
+def said(error: BaseException) -> str:
+    """What the Hub said about a refusal, on one line, without signed addresses."""
     message = getattr(error, "server_message", None) or str(error)
     # A gateway says it in a page of HTML.
-    words = " ".join(re.sub(r"<[^>]*>", " ", str(message)).split())
+    words = " ".join(re.sub(r"<[^>]*>", " ", without_secrets(str(message))).split())
     return words if len(words) <= 300 else f"{words[:300]} ..."

@@ -40,13 +40,14 @@ class Fault:
         where: searched for in ``"METHOD path"``.
         what: a status to answer; ``"drop"``: hang up before anything is done; ``"lost"``: do it,
             then hang up without an answer; ``"half"``: hang up after half of the upload;
-            ``"corrupt"``: one byte of a file, or every checksum of a listing, is another.
+            ``"corrupt"``: one byte of a file, or every checksum of a listing, is another;
+            ``"empty"``: do it, and answer with JSON that has nothing in it.
         times: how often.
         headers: go with a status.
     """
 
     where: str
-    what: int | Literal["drop", "lost", "half", "corrupt"]
+    what: int | Literal["drop", "lost", "half", "corrupt", "empty"]
     times: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -134,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "lost":
             self._hang_up()
             return
+        if what == "empty" and answer.file is None:
+            answer = Answer({})
         # A client that hangs up has read as much as it wanted.
         with contextlib.suppress(ConnectionError):
             self._send(answer, corrupt=what == "corrupt")
@@ -251,7 +254,10 @@ def _auth_check(ask: _Handler, repo: str, write: str = "") -> Answer:
 def _info(ask: _Handler, repo: str, revision: str = "main") -> Answer:
     found = ask.repo(repo)
     commit = found.at(revision)
-    siblings = [{"rfilename": path} for path in commit.files]
+    siblings: list[dict[str, Any]] = [{"rfilename": path} for path in commit.files]
+    if "blobs" in ask.query:
+        for sibling, blob in zip(siblings, commit.files.values(), strict=True):
+            sibling |= {"size": blob.size, "blobId": blob.git_oid}
     answer = {"id": repo, "sha": commit.oid, "private": found.private, "siblings": siblings}
     return Answer({**answer, "gated": "auto" if found.gated else False, "tags": [], "author": None})
 

@@ -160,6 +160,67 @@ def test_metadata_that_cannot_be_kept_is_refused(text):
         merge_card(NEW, f"---\n{text}\n---\n")
 
 
+ODD = [
+    "x: &a [*a]",
+    "x: &a {b: *a}",
+    "tags: &a [*a]",
+    "tags: [&b {x: [*b]}]",
+    "? &a [*a]\n: 1",
+    "license: &l {m: &n [*l, *n]}",
+    "<<: &a [*a]",
+    *(f"x: !!{tag} x" for tag in ("bool", "timestamp", "int", "float", "binary", "set", "omap")),
+    *(f"x: !!{tag} ''" for tag in ("bool", "timestamp", "int", "float", "pairs")),
+    "x: !!timestamp 9999-99-99",
+    "x: !!bool [1]",
+    "x: !!int {a: 1}",
+    "x: !foo bar",
+    "x: !!python/object/apply:os.system [ls]",
+    "x: " + "[" * 3000,
+    "x: *none",
+    "? [1, 2]\n: 3",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_metadata_ends_in_our_error(text):
+    for call in (
+        lambda card: merge_card(NEW, card),
+        lambda card: with_license(card, "mit"),
+    ):
+        with pytest.raises(ValueError, match="the metadata at the top of the present card") as told:
+            call(f"---\n{text}\n---\nmine\n")
+        assert type(told.value) is ValueError
+
+
+TAGS = st.sampled_from(
+    ["bool", "timestamp", "int", "float", "binary", "set", "omap", "null", "str"]
+)
+PIECES = st.one_of(
+    st.sampled_from(
+        ["&a ", "*a", "&b ", "*b", "[", "]", "{", "}", ", ", ": ", "x", "1", "''", "\n"]
+    ),
+    TAGS.map("!!{} ".format),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES, max_size=14).map("".join))
+def test_any_metadata_is_kept_or_refused(text):
+    card = f"---\nx: {text}\n---\nmine\n"
+    try:
+        merged = merge_card(NEW, card)
+    except ValueError as error:
+        assert "metadata at the top" in str(error)  # noqa: PT017 - only if there is one
+        return
+    assert merge_card(NEW, merged) == merged
+
+
+def test_aliases_that_stand_beside_each_other_are_kept():
+    card = "---\na: &a [1, &b {c: 2}]\nd: [*a, *b, *a]\n---\nmine\n"
+    found = metadata(merge_card(NEW, card))
+    assert found["d"] == [[1, {"c": 2}], {"c": 2}, [1, {"c": 2}]]
+
+
 def test_references_that_grow_are_not_expanded():
     # Thirty levels of ten would be 10^30 items.
     lines = ["a0: &a0 [x, x]"]

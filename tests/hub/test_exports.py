@@ -1,5 +1,7 @@
 """What other tools read from an export is what was exported."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import load_dataset
@@ -106,6 +108,32 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("name", ["mine.txt", "images.pt"])
+def test_dd_ranking_leaves_a_folder_in_use_alone(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="`folder` must be new or empty"):
+        export_dd_ranking(tmp_path, images_of(1), torch.tensor([0]))
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_dd_ranking_without_room_leaves_nothing(tmp_path, monkeypatch, files):
+    written = []
+    write = Path.write_bytes
+
+    def full(path, content):
+        if len(written) == files:
+            write(path, bytes(content)[:10])
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_dd_ranking(tmp_path / "out", images_of(1), torch.tensor([0]), None, 0.1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     from PIL import Image
 
@@ -153,7 +181,6 @@ def test_dd_ranking_files(tmp_path):
 
 def test_dd_ranking_without_soft_labels_or_step_size(tmp_path):
     images, labels = images_of(4, channels=1).double(), torch.tensor([1, 0, 1, 0])
-    export_dd_ranking(tmp_path, images, labels, None, 0.5)
     export_dd_ranking(tmp_path, images, labels)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images.pt", "labels.pt"]
     # Its hard labels are ipc times each class, class after class.

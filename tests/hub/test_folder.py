@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from dd_plugin.data.parametrization import Upsampled
 from dd_plugin.hub.folder import preview, to_bytes, write_set, write_together
-from dd_plugin.hub.reading import DistilledFormatError, read_set
+from dd_plugin.hub.limits import DistilledFormatError
+from dd_plugin.hub.reading import read_set
 from tests.hub.toy import synthetic_set, write_toy
 from tests.repository import ROOT
 

@@ -520,3 +520,64 @@ def test_a_damaged_set_is_not_published(hub, push, folder):
     (folder / "tensors.safetensors").write_bytes(content)
     assert "what is damaged here is not published" in refused(push)
     assert not hub.requests
+
+
+# --- answers with nothing in them ----------------------------------------------------------------
+
+
+def test_a_commit_that_landed_is_found_whatever_its_answer_was(hub, push, folder):
+    hub.faults.append(Fault("POST .*/commit/", "empty"))
+    result = push()
+    assert titles(hub) == ["Publish a distilled set", "initial commit"]
+    assert result["commit_oid"] == hub.repos["ada/one"].at("main").oid
+    assert not result["unchanged"]
+    assert is_whole(hub, folder)
+
+
+def test_a_pull_request_that_landed_is_found_whatever_its_answer_was(hub, push):
+    hub.make("bob/two")
+    hub.faults.append(Fault("POST .*/commit/", "empty"))
+    result = push("bob/two", create_pr=True)
+    assert sorted(hub.repos["bob/two"].refs) == ["refs/heads/main", "refs/pr/1"]
+    assert result["pr_url"] == f"{hub.url}/datasets/bob/two/discussions/1"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "whoami",
+        "GET /api/datasets/ada/one$",
+        "revision/",
+        "/tree/",
+        "repos/create",
+        "preupload",
+        "batch",
+        "paths-info",
+    ],
+)
+def test_an_answer_with_nothing_in_it_is_asked_for_again(hub, push, folder, where):
+    hub.faults.append(Fault(where, "empty"))
+    push()
+    assert hub.faults[0].times == 0
+    assert len(titles(hub)) == 2
+    assert is_whole(hub, folder)
+
+
+@pytest.mark.parametrize("where", ["whoami", "preupload", "paths-info"])
+def test_an_answer_that_never_has_anything_in_it_is_told(hub, push, where):
+    hub.faults.append(Fault(where, "empty", times=999))
+    said = refused(push)
+    assert "answer that is incomplete" in said or "improperly formatted" in said
+
+
+# --- links ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["results.md", "curve.png", "README.md", "log.jsonl"])
+def test_a_link_out_of_the_folder_is_not_published(hub, push, folder, tmp_path, name):
+    (tmp_path / "private").write_text("a secret")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "private")
+    said = refused(push)
+    assert f"{name} in {folder} is a link to a file outside of that folder" in said
+    assert not hub.requests

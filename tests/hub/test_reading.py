@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dd_plugin.hub.card import make_card
 from dd_plugin.hub.comparison import merge_rows
-from dd_plugin.hub.reading import DistilledFormatError, read_record, read_set
+from dd_plugin.hub.limits import DistilledFormatError, Limits
+from dd_plugin.hub.reading import read_record, read_set
 from tests.hub.records import a_record
 from tests.hub.toy import change_record, change_tensors, seal, synthetic_set, write_toy
 
@@ -46,7 +47,7 @@ def test_small_images_are_not_enlarged_beyond_the_limits(tmp_path):
     change_record(tmp_path, _set("recipe", "shape", [1, 64, 64]))
     assert read_set(tmp_path).synthetic.images().shape == (4, 1, 64, 64)
     with pytest.raises(DistilledFormatError, match="would have 65,536 bytes in full size"):
-        read_set(tmp_path, max_bytes=60_000)
+        read_set(tmp_path, limits=Limits(max_expanded_bytes=60_000))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -105,6 +106,10 @@ def _set(*path_and_value):
         (_set("recipe", "class_names", ["a"]), "labels must be from 0 to 0, got 0 to 1"),
         (_set("recipe", "optimizer", "lbfgs"), "`optimizer` must be one of sgd, adam, adamw"),
         (_set("recipe", "optimizer_args", {"speed": 1}), "`optimizer_args` of the recipe are not"),
+        (_set("recipe", "optimizer_args", {"momentum": None}), "`optimizer_args` of the recipe"),
+        (_set("recipe", "optimizer_args", {"momentum": "x"}), "`optimizer_args` of the recipe"),
+        (_set("recipe", "optimizer_args", {"momentum": 10**400}), "`optimizer_args` of the reci"),
+        (_set("recipe", "optimizer_args", {"weight_decay": [1]}), "`optimizer_args` of the reci"),
         (_set("recipe", "augmentation", "melt"), "melt"),
         (_set("recipe", "model_args", {"trust_remote_code": True}), "could load other files or"),
         (_set("recipe", "model_args", {"checkpoint_path": "/x"}), "could load other files or code"),
@@ -355,3 +360,12 @@ def _read_or_refuse(folder):
     assert bool(images.isfinite().all())
     assert len(images) == len(labels) >= 1
     make_card(read.record)
+
+
+@pytest.mark.parametrize("betas", ["x", [1], [], [None, 0.9], 3])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_odd_betas(tmp_path, optimizer, betas):
+    change = {"optimizer": optimizer, "optimizer_args": {"betas": betas}}
+    change_record(write_toy(tmp_path), lambda record: record["recipe"].update(change))
+    with pytest.raises(DistilledFormatError, match="`optimizer_args` of the recipe are not"):
+        read_set(tmp_path)
