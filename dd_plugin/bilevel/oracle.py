@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel.inputs import Batch
+from dd_plugin.bilevel.no_grad import once_differentiable_refused
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, gradients_of
 from dd_plugin.bilevel.trees import RunState, split_state
@@ -57,7 +58,7 @@ def differentiate_whole_run(
     first, c, pairs, alphas, hyper = leaves
     now: RunState = first
     inner: list[Tensor] = []
-    with torch.enable_grad():
+    with torch.enable_grad(), once_differentiable_refused():
         for batch, noise, alpha in zip(pairs, noises, alphas, strict=True):
             loss, moved = problem.loss(problem.inputs(now, c, batch, noise))
             theta = now.parameters

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
 from dd_plugin.bilevel.inputs import Batch, describe
+from dd_plugin.bilevel.no_grad import no_grad_in_forward_mode, once_differentiable_refused
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.randomness import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.trees import (
@@ -234,7 +235,8 @@ class BilevelProblem:
             _, *roles = _differentiated(inputs)
             others = {role: getattr(inputs, role) for role in roles}
             differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
-            return differentiate(theta, others)
+            with no_grad_in_forward_mode(), once_differentiable_refused():
+                return differentiate(theta, others)
 
         tangents = (gradients_bar, torch.ones_like(tau))
         swept: Any = jvp(gradient, (inputs.parameters, tau), tangents, has_aux=True)
@@ -245,7 +247,7 @@ class BilevelProblem:
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> SweepResult:
         """The same by double backward: the gradient of <ḡ, g> + <s̄, S>."""
-        with torch.enable_grad():
+        with torch.enable_grad(), once_differentiable_refused():
             leaves = _leaves(inputs, _differentiated(inputs))
             theta = list(leaves["parameters"].values())
             value, (new, _) = self.loss(inputs._replace(**leaves))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dd_plugin.bilevel import no_grad
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.inputs import Batch, Leaves, Schedule, describe, integer, level_of_caller
 from dd_plugin.bilevel.optimizers import State, Tensors
@@ -233,19 +234,14 @@ class Run:
                 self.steps.kept_bytes(args[0])  # the halves of this shape
                 return self.steps.sweep_kept(kept, *args)
             try:
-                return self.steps.sweep(*args)
+                if no_grad.RESPECTED:
+                    return self.steps.sweep(*args)
+                self._go_on_in_reverse("`no_grad` of this version of torch")
             except (RuntimeError, NotImplementedError) as error:
                 operation = missing_rule_operation(error)
                 if operation is None:
                     raise
-                warnings.warn(
-                    f'{operation} has no forward-mode rule: method="reverse" is used instead of '
-                    '"mixed", with the same result, slower and with more memory per step. Pass '
-                    'method="reverse" to choose it without this warning.',
-                    MissingRuleWarning,
-                    stacklevel=level_of_caller(),
-                )
-                self.method = "reverse"
+                self._go_on_in_reverse(operation)
         try:
             return self.problem.sweep_reverse(*args)
         except (RuntimeError, NotImplementedError) as error:
@@ -256,6 +252,16 @@ class Run:
                 f"{operation} has no second derivative in torch, so no hypergradient goes "
                 "through it; replace it in the model by operations that have one"
             ) from error
+
+    def _go_on_in_reverse(self, operation: str) -> None:
+        warnings.warn(
+            f'{operation} has no forward-mode rule: method="reverse" is used instead of '
+            '"mixed", with the same result, slower and with more memory per step. Pass '
+            'method="reverse" to choose it without this warning.',
+            MissingRuleWarning,
+            stacklevel=level_of_caller(),
+        )
+        self.method = "reverse"
 
     def _take_batch_bar(self, k: int, images_bar: Tensor, labels_bar: Tensor | None) -> None:
         if self.batches.is_function and self.leaves.tensors:
