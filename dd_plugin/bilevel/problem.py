@@ -61,6 +61,9 @@ class BilevelProblem:
             back to eager with a warning.
         stock_statistics: see `FunctionalModel`.
         autocast: see `FunctionalModel`.
+        verify: compare the first backward sweep with double backward of the same step, once for
+            every kind of batch, and raise `VerificationError` where they do not agree. Costs one
+            sweep by ``method="reverse"``.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class BilevelProblem:
         compile: Compile = False,
         stock_statistics: StockStatistics = "tracked",
         autocast: torch.dtype | None = None,
+        verify: bool = True,
     ) -> None:
         if not isinstance(model, FunctionalModel):
             model = FunctionalModel(model, stock_statistics=stock_statistics, autocast=autocast)
@@ -95,6 +99,8 @@ class BilevelProblem:
         self.outer_loss = outer_loss
         self.outer_training = outer_training
         self.compile: Compile = compile
+        self.verify = verify
+        self.verified: set[Any] = set()
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
 
@@ -247,10 +253,16 @@ class BilevelProblem:
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> SweepResult:
         """The same by double backward: the gradient of <ḡ, g> + <s̄, S>."""
+        return self.gradient_and_sweep_reverse(inputs, gradients_bar, statistics_bar)[1]
+
+    def gradient_and_sweep_reverse(
+        self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
+    ) -> tuple[GradientResult, SweepResult]:
+        """As `gradient_and_sweep`, by double backward."""
         with torch.enable_grad(), once_differentiable_refused():
             leaves = _leaves(inputs, _differentiated(inputs))
             theta = list(leaves["parameters"].values())
-            value, (new, _) = self.loss(inputs._replace(**leaves))
+            value, (new, counters) = self.loss(inputs._replace(**leaves))
             g = torch.autograd.grad(value, theta, create_graph=True, allow_unused=True)
             pairing = value * 0.0
             for slope, bar in zip(g, gradients_bar.values(), strict=True):
@@ -263,7 +275,13 @@ class BilevelProblem:
         slopes = [
             torch.zeros_like(w) if f is None else f for f, w in zip(found, wanted, strict=True)
         ]
-        return SweepResult(**pytree.tree_unflatten(slopes, spec))
+        gradients = {
+            name: torch.zeros_like(leaf) if slope is None else slope.detach()
+            for (name, leaf), slope in zip(leaves["parameters"].items(), g, strict=True)
+        }
+        statistics = {name: t.detach() for name, t in new.items()}
+        first = GradientResult(gradients, statistics, counters, value.detach())
+        return first, SweepResult(**pytree.tree_unflatten(slopes, spec))
 
     def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """Λ and its gradient for θ, s and the constants, as a function to be transformed."""

@@ -27,8 +27,9 @@ from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 from dd_plugin.bilevel.second_order import missing_rule_operation
 from dd_plugin.bilevel.start import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.steps import Steps
-from dd_plugin.bilevel.trajectory import Storage, Trajectory
-from dd_plugin.bilevel.trees import RunState, StepInputs, split_state
+from dd_plugin.bilevel.trajectory import StepRecord, Storage, Trajectory
+from dd_plugin.bilevel.trees import RunState, StepInputs, SweepResult, split_state
+from dd_plugin.bilevel.verification import verify
 
 Method = Literal["mixed", "reverse", "autograd"]
 
@@ -215,7 +216,7 @@ class Run:
                 self.step_size.add(k, pulled.step_size)
                 for name, bar in pulled.hyperparameters.items():
                     self.hyper[name].add(0, bar)
-                swept = self._sweep(k, record.state, pulled.gradients, s_bar)
+                swept = self._sweep(k, record, pulled.gradients, s_bar)
                 theta_bar = _add(pulled.parameters, swept.parameters)
                 o_bar, s_bar = pulled.optimizer, swept.statistics
                 self.constants_bar = _add(self.constants_bar, swept.constants)
@@ -226,8 +227,22 @@ class Run:
         g, s, counters, _ = self.steps.gradient(self._inputs(self.start + index, state))
         return g, s, counters
 
-    def _sweep(self, k: int, state: RunState, g_bar: Tensors, s_bar: Tensors) -> Any:
-        args = (self._inputs(k, state), g_bar, s_bar)
+    def _sweep(self, k: int, record: StepRecord, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
+        """The adjoints that a step hands to its inputs, verified if it is the first of its kind."""
+        args = (self._inputs(k, record.state), g_bar, s_bar)
+        swept = self._swept(k, *args)
+        problem, batch = self.problem, (args[0].images, args[0].labels)
+        kind = (self.method, problem.compile, *((t.shape, t.dtype) for t in batch))
+        if problem.verify and kind not in problem.verified:
+            forward: dict[str, Any] = {"gradients": record.gradients, "loss": self.losses[k]}
+            if k == self.stop - 1:
+                after = self.state
+                forward |= {"statistics": after.statistics, "counters": after.counters}
+            if verify(problem, k, args[0], args[1:], (forward, swept)):
+                problem.verified.add(kind)
+        return swept
+
+    def _swept(self, k: int, *args: Any) -> SweepResult:
         if self.method == "mixed":
             kept = self.kept.pop(k, None)
             if kept:
