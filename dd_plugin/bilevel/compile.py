@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functionalize
 from torch.fx import Graph, GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -28,6 +27,7 @@ from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.partition import split
 from dd_plugin.bilevel.trees import leaves_of, rebuilt
+from dd_plugin.bilevel.writes import without_writes
 from dd_plugin.messages import first_line
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
@@ -88,8 +88,16 @@ class Traced:
 
 
 def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]) -> Any:
-    """The operations of a function, found by running it on tensors without data."""
-    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(inputs)
+    """The operations of a function, found by running it on tensors without data.
+
+    None of them writes into a tensor, as far as torch can do without: neither into an input, nor
+    into anything that a pass over the graph may take for unchanging.
+    """
+
+    def trace(function: Callable[[list[Tensor]], list[Tensor]]) -> GraphModule:
+        return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(inputs)
+
+    return without_writes(trace(function), trace)
 
 
 class TracedGraph:
@@ -196,8 +204,7 @@ class CompiledHalves:
             return first, second
 
         traced = Traced(parts, (*early, *late), how)
-        # Operations in place cannot be moved about: write them as ordinary ones.
-        graph = make_graph(functionalize(traced.graph), traced.inputs)
+        graph = make_graph(traced.graph, traced.inputs)
         graph = clean(graph, for_compiler=how is True)
         early_inputs = len(leaves_of(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]

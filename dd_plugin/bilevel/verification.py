@@ -96,8 +96,8 @@ def verify(
         raise VerificationError(
             f"step {step}: {name} of the engine and of double backward differ by "
             f"{_percent(wrong[name])}, where {_percent(compare.tolerance)} would be rounding. "
-            f"{compare.causes(wrong) if repeated else _NOT_REPEATED} If you know the difference and want to go on, pass "
-            "verify=False."
+            f"{compare.causes(wrong) if repeated else _NOT_REPEATED} If you know the difference "
+            "and want to go on, pass verify=False."
         )
     return True
 
