@@ -8,6 +8,7 @@ the two sweeps. The recursion and its cost are in ``docs/concepts/engine.md``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class Run:
         model_seed: int | None,
         hyperparameters: Mapping[str, Any] | None,
         leaves: Sequence[Tensor],
+        allow_unused: bool = True,
     ) -> None:
         if not isinstance(problem, BilevelProblem):
             problem = BilevelProblem(problem)
@@ -79,7 +81,7 @@ class Run:
             name: Schedule(v, self.batches.steps, like, name, per_step=False)
             for name, v in values.items()
         }
-        self.leaves = Leaves(leaves)
+        self.leaves, self.allow_unused = Leaves(leaves), allow_unused
         self.losses: list[Tensor] = []
         self.batch_bars: dict[int, BatchGradient] = {}
         self.made: Batch | None = None
@@ -117,6 +119,7 @@ class Run:
     def go(self, start: int, stop: int, method: Method, storage: Storage) -> None:
         """Run, judge and differentiate."""
         self.start, self.stop, self.method = start, stop, str(method)
+        self.batches.expect_return(range(start, stop), bool(self.leaves.tensors))
         trajectory = Trajectory(storage, stop - start)
         keep_from = self._keep_from(start, stop, storage) if method == "mixed" else stop
         for k in range(start if method == "autograd" else stop):
@@ -136,6 +139,7 @@ class Run:
         else:
             self._fill_with_nan()
         self._finish()
+        self._check_leaves()
 
     def step(self, k: int, keep: bool = False) -> Tensors:
         """One inner step; returns its gradient."""
@@ -224,7 +228,16 @@ class Run:
         self.theta_bar, self.o_bar, self.s_bar = theta_bar, o_bar, s_bar
 
     def _again(self, index: int, state: RunState) -> tuple[Tensors, Tensors, Tensors]:
-        g, s, counters, _ = self.steps.gradient(self._inputs(self.start + index, state))
+        k = self.start + index
+        g, s, counters, loss = self.steps.gradient(self._inputs(k, state))
+        roundings = torch.finfo(loss.dtype).eps ** 0.75
+        if not torch.allclose(loss, self.losses[k], roundings, roundings):
+            raise RuntimeError(
+                f"step {k} gave another loss when it was run again, {loss} after {self.losses[k]}; "
+                "the model and the loss must do the same each time (random numbers from torch's "
+                "global generators are replayed, those of a generator of their own are not), or "
+                "pass a storage that runs no step again, such as `Device()`"
+            )
         return g, s, counters
 
     def _sweep(self, k: int, record: StepRecord, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
@@ -291,6 +304,7 @@ class Run:
             self.made, self.made_bars = batch, (images_bar, labels_bar)
         else:
             self.batch_bars[k] = BatchGradient(images_bar, labels_bar)
+            self.batches.forget(k)
 
     def _pull_made(self) -> None:
         """Pull the adjoints of the batch that a function made last into the leaves."""
@@ -302,10 +316,11 @@ class Run:
         """Pull what came back for the inputs into the leaves."""
         self._pull_made()
         pairs: list[tuple[Tensor, Tensor | None]] = []
-        if not self.batches.is_function:
+        if not self.batches.is_function and self.leaves.tensors:
             for k, bar in self.batch_bars.items():
                 images, labels = self.batches(k)
                 pairs += [(images, bar.images), (labels, bar.labels)]
+                self.batches.forget(k)
         if self.leaves.tensors:
             pairs += self._outer_pairs()
         for schedule in (self.step_size, *self.hyper.values()):
@@ -316,6 +331,21 @@ class Run:
         for role, given in self.given.items():
             pairs += [(t, bars[role][name]) for name, t in given.items() if role in bars]
         self.leaves.pull(pairs)
+
+    def _check_leaves(self) -> None:
+        """See `Leaves.check_used`; what is given for outside of the window counts as well."""
+        if self.allow_unused or not self._losses_are_finite():
+            return
+
+        def batch(k: int) -> Batch:
+            with torch.enable_grad():
+                return self.batches(k)
+
+        given = [t for tensors in self.given.values() for t in tensors.values()]
+        outer = itertools.chain(*self.outer_batches)
+        self.leaves.check_used(
+            itertools.chain([given, outer], map(batch, range(self.batches.steps)))
+        )
 
     def _outer_pairs(self) -> list[tuple[Tensor, Tensor | None]]:
         """The outer images and labels that were made from something, with their adjoints."""
@@ -372,6 +402,7 @@ class Run:
         for name, bar in whole.hyperparameters.items():
             self.hyper[name].add(0, bar)
         self._finish()
+        self._check_leaves()
 
     def result(self) -> Hypergradient:
         """Everything, gathered."""
