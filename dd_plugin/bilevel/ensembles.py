@@ -172,6 +172,7 @@ class BatchedProblem(BilevelProblem):
         self.__dict__.update(problem.__dict__)
         self.networks = networks
         self.compiled, self.probes = {}, dict(problem.probes)
+        self.runs_eagerly, self.verified = set(), set()
 
     def _fits(self, given: Tensor, own: Tensor) -> bool:
         if own.dim() == 0 and given.dim() == 0:

@@ -20,7 +20,7 @@ from dd_plugin.bilevel.randomness import mix, seed_global_generators
 
 Batch = tuple[Tensor, Tensor]
 # What stands between a call of the engine and the line that it is about.
-_INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
 def describe(value: Any) -> str:
@@ -416,6 +416,6 @@ class Leaves:
 def level_of_caller() -> int:
     """The ``stacklevel`` with which a warning of who asks points at the call of the engine."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
         level, frame = level + 1, frame.f_back
     return level

@@ -101,8 +101,15 @@ class BilevelProblem:
         self.compile: Compile = compile
         self.verify = verify
         self.verified: set[Any] = set()
+        # The values of `compile` with which the compiler has failed.
+        self.runs_eagerly: set[Compile] = set()
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
+
+    @property
+    def compiling(self) -> Compile:
+        """``compile``, or False where the compiler has failed and steps run eagerly."""
+        return False if self.compile in self.runs_eagerly else self.compile
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
         """The random numbers of a training forward, drawn beforehand, as compiled code has them."""

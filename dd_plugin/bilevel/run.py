@@ -98,7 +98,7 @@ class Run:
             self.state, self.constants = starting_state(problem, initial, given)
             self.given = {role: t for role, t in given.items() if t is not None}
             self.steps = Steps(problem, ())
-            if problem.compile and not problem.compiled:
+            if problem.compiling and not problem.compiled:
                 # Eagerly once: what is wrong with the model or the loss is said by the call that
                 # it happens in, and a loss that no parameter reaches is no gradient of 0.
                 problem.gradient_eager(self._inputs(0, self.state))
@@ -245,7 +245,7 @@ class Run:
         args = (self._inputs(k, record.state), g_bar, s_bar)
         swept = self._swept(k, *args)
         problem, batch = self.problem, (args[0].images, args[0].labels)
-        kind = (self.method, problem.compile, *((t.shape, t.dtype) for t in batch))
+        kind = (self.method, problem.compiling, *((t.shape, t.dtype) for t in batch))
         if problem.verify and kind not in problem.verified:
             forward: dict[str, Any] = {"gradients": record.gradients, "loss": self.losses[k]}
             if k == self.stop - 1:

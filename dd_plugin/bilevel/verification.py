@@ -167,13 +167,13 @@ class _Comparison:
 
     def step_repeats_itself(self) -> bool:
         """Whether two runs of the step give the same gradient."""
-        runs = (self.problem.gradient_eager(self.inputs).gradients for _ in range(2))
-        return _error(*runs, 0.0) <= self.tolerance
+        first, second = (self.problem.gradient_eager(self.inputs).gradients for _ in range(2))
+        return _error(first, second, 0.0) <= self.tolerance
 
     def causes(self, wrong: dict[str, float]) -> str:
         """What is likely the matter, and what to do about it."""
         problem, inputs = self.problem, self.inputs
-        if problem.compile:
+        if problem.compiling:
             again, swept = problem.gradient_and_sweep(inputs, *self.bars)
             if not self.wrong(again._asdict(), swept):
                 return (

@@ -100,7 +100,8 @@ def keep_inputs(graph_module: GraphModule) -> None:
         with graph.inserting_after(inputs[-1]):
             copy = graph.call_function(aten.clone.default, (node,))
         copy.meta = dict(node.meta)
-        node.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+        for user in [user for user in node.users if user is not copy]:
+            user.replace_input_with(node, copy)
 
 
 def without_writes(

@@ -123,7 +123,7 @@ def runner(case: dict, device: str):
                 method=method,
                 storage=bilevel.Device(activations=KEEPING if keeping else 0),
             )
-            if (compiled or how == ["traced"]) and not problem.compile:
+            if (compiled or how == ["traced"]) and not problem.compiling:
                 raise RuntimeError("the compiler failed and the engine went on eagerly")
             gradient = torch.stack([b.images for b in result.batches.values()]).sum(0)
             return gradient, {"trajectory_bytes": result.trajectory_bytes}

@@ -276,10 +276,10 @@ class Bench:
         """The worst error of a case, and the result that has it."""
         if window not in self._oracles:
             self._oracles[window] = self.run(self.eager, window, method="autograd")
-        compiled = self.problem.compile
+        compiled = self.problem.compiling
         result = self.run(self.problem, window, method=method, storage=STORAGES[storage])
-        if result.method != method or self.problem.compile != compiled:
-            raise AssertionError(f"ran as {result.method}, compile={self.problem.compile}")
+        if result.method != method or self.problem.compiling != compiled:
+            raise AssertionError(f"ran as {result.method}, compile={self.problem.compiling}")
         if not result.finite:
             return math.inf, "finite"
         return worst_error(result, self._oracles[window])

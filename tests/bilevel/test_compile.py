@@ -68,7 +68,7 @@ def test_compiled_models_replay_dropout_and_stochastic_depth(random_problem, mon
     assert len(specs) == 4
     result = hypergradient(problem, batches, outer, **options)
     assert worst_error(result, oracle)[0] < 1e-9
-    assert problem.compile
+    assert problem.compiling
     other = hypergradient(problem, batches, outer, step_size=0.1, seed=5)
     assert float((other.outer_loss - oracle.outer_loss).abs()) > 1e-6
 
@@ -113,7 +113,7 @@ def test_nothing_is_compiled_again(random_problem):
         with torch.no_grad():
             hypergradient(problem, [batches[0]] * 7, outer, step_size=0.1)
     assert work() == compiled
-    assert problem.compile
+    assert problem.compiling
 
 
 def test_batches_of_two_sizes_draw_numbers_of_two_shapes(monkeypatch):
@@ -125,7 +125,7 @@ def test_batches_of_two_sizes_draw_numbers_of_two_shapes(monkeypatch):
     batches, outer = [first, tuple(t[:3] for t in second), first], hard_batch(shape=(4,))
     for storage in (Device(), Device(activations=1 << 30)):
         result = hypergradient(problem, batches, outer, step_size=0.3, storage=storage)
-        assert problem.compile
+        assert problem.compiling
         oracle = hypergradient(problem, batches, outer, step_size=0.3, method="autograd")
         assert worst_error(result, oracle)[0] < 1e-9
 
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_the_loss_is_said_before_anything_is_compiled():
     batches, outer = soft_batches(1, shape=(4,)), hard_batch(shape=(4,))
     with pytest.raises(ValueError, match="the inner loss does not depend on any trainable"):
         hypergradient(problem, batches, outer, step_size=0.1)
-    assert problem.compile
+    assert problem.compiling
     assert not problem.compiled
 
 

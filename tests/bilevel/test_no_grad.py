@@ -233,7 +233,7 @@ def test_parts_without_gradient_of_losses_are_constants(way, how, data_of_a_run)
     )
     for _ in range(2):
         assert compared(problem, *data_of_a_run) < 1e-9
-    assert problem.compile == how
+    assert problem.compiling == how
 
 
 @pytest.mark.parametrize("how", [False, "trace"])
@@ -242,7 +242,7 @@ def test_parts_without_gradient_of_models_are_constants(way, how, data_of_a_run)
     problem = BilevelProblem(network(Gate(way), nn.BatchNorm1d(5)), compile=how)
     assert compared(problem, *data_of_a_run) < 1e-9
     assert compared(problem, *data_of_a_run, method="reverse") < 1e-9
-    assert problem.compile == how
+    assert problem.compiling == how
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -261,7 +261,7 @@ def test_compiled(data_of_a_run):
         network(Gate(under_context)), inner_loss=weighted(decorated), compile=True
     )
     assert compared(problem, *data_of_a_run) < 1e-9
-    assert problem.compile is True
+    assert problem.compiling is True
 
 
 def test_inside_of_no_grad_and_in_every_mode_afterwards(data_of_a_run):
