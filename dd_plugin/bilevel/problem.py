@@ -9,6 +9,7 @@ several networks (`ensembles.py`) as they are. The notation is that of ``docs/co
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ from dd_plugin.bilevel.trees import (
     SweepResult,
     split_state,
 )
+
+# torch counts the levels of forward mode per process, not per thread.
+_one_jvp_at_a_time = threading.RLock()
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -252,7 +256,8 @@ class BilevelProblem:
                 return differentiate(theta, others)
 
         tangents = (gradients_bar, torch.ones_like(tau))
-        swept: Any = jvp(gradient, (inputs.parameters, tau), tangents, has_aux=True)
+        with _one_jvp_at_a_time:
+            swept: Any = jvp(gradient, (inputs.parameters, tau), tangents, has_aux=True)
         (g, _), (theta_bar, other_bars), after = swept
         return GradientResult(g, *after), SweepResult(theta_bar, **other_bars)
 
