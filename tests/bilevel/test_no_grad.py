@@ -1,5 +1,6 @@
 """What is computed without gradient is constant for the sweep as well."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -326,5 +327,26 @@ def test_where_forward_mode_cannot_be_switched_the_sweep_is_in_reverse(monkeypat
     with pytest.warns(MissingRuleWarning, match="`no_grad`"):
         result = hypergradient(problem, *data_of_a_run, step_size=0.4)
     assert result.method == "reverse"
+    oracle = hypergradient(problem, *data_of_a_run, step_size=0.4, method="autograd")
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
+def by_numpy(values):
+    return torch.from_numpy(1 - np.exp(-values.detach().numpy()))
+
+
+def by_assignment(values):
+    weight = values * 2
+    weight.data = values.data * 3
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("way", "said"), [(by_numpy, r"\.numpy"), (by_assignment, r"assignment to `\.data`")]
+)
+def test_what_no_transform_allows_is_differentiated_in_reverse(way, said, data_of_a_run):
+    problem = BilevelProblem(network(Gate(way)), inner_loss=weighted(way))
+    with pytest.warns(MissingRuleWarning, match=said):
+        result = hypergradient(problem, *data_of_a_run, step_size=0.4)
     oracle = hypergradient(problem, *data_of_a_run, step_size=0.4, method="autograd")
     assert worst_error(result, oracle)[0] < 1e-9
