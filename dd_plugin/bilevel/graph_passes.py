@@ -101,7 +101,11 @@ def drop_zeros(graph_module: GraphModule) -> None:
         if _is_zero(node, zeros):
             if node not in shaky:
                 zeros.add(node)
-        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs:
+        elif (
+            node.target in (aten.add.Tensor, aten.sub.Tensor)
+            and not node.kwargs
+            and shaky.isdisjoint((node, *node.all_input_nodes))
+        ):
             _drop_summand(node, zeros)
     graph.eliminate_dead_code()
 

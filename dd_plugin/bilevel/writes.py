@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -35,8 +36,13 @@ def written_arguments(
 
 
 def writes(node: Node) -> bool:
+    """Whether a node writes into anything."""
+    return writes_by_schema(node.target)
+
+
+def writes_by_schema(target: Any) -> bool:
     """Whether an operation writes into anything."""
-    schema = getattr(node.target, "_schema", None)
+    schema = getattr(target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
 
 
@@ -104,6 +110,51 @@ def keep_inputs(graph_module: GraphModule) -> None:
             user.replace_input_with(node, copy)
 
 
+def replace_private_writes(graph_module: GraphModule) -> None:
+    """Replace operations in place on values that nothing else looks at any more.
+
+    torch's own derivatives have such, and this is much faster than to record the graph again.
+    """
+    graph = graph_module.graph
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not writes(node):
+            continue
+        written = list(written_arguments(node.target, node.args, node.kwargs))
+        source = node.args[0] if node.args else None
+        if written != [source] or source.op != "call_function" or _shared(source):
+            continue
+        others = [user for user in source.users if user is not node]
+        if any(order[user] > order[node] or source in _shared(user) for user in others):
+            continue
+        plain = _without_underscore(node)
+        if plain is not None:
+            node.target = plain
+    graph_module.recompile()
+
+
+def _without_underscore(node: Node) -> Any:
+    """The operation that returns what one in place writes into its first argument, or None."""
+    packet = str(node.target).removeprefix("aten.").rpartition(".")
+    name, overload = packet[0], packet[2]
+    plain = getattr(getattr(aten, name.removesuffix("_"), None), overload, None)
+    if not name.endswith("_") or plain is None or writes_by_schema(plain):
+        return None
+
+    def without_data(value: Node) -> Any:
+        tensor = value.meta["val"]
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    try:
+        args, kwargs = map_arg((node.args, node.kwargs), without_data)
+        result, before = plain(*args, **kwargs), args[0]
+    except (RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError):
+        return None
+    # An operation in place keeps the type of what it writes into.
+    alike = isinstance(result, Tensor) and result.dtype == before.dtype
+    return plain if alike and result.shape == before.shape else None
+
+
 def without_writes(
     graph_module: GraphModule, trace: Callable[[Callable[..., Any]], GraphModule]
 ) -> GraphModule:
@@ -113,6 +164,7 @@ def without_writes(
         graph_module: as it was recorded.
         trace: records the operations of a function of the same inputs.
     """
+    replace_private_writes(graph_module)
     if any(map(writes, graph_module.graph.nodes)):
         keep_inputs(graph_module)
         graph_module.recompile()

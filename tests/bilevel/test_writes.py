@@ -12,7 +12,13 @@ from torch.utils import _pytree as pytree
 from dd_plugin.bilevel import BilevelProblem, Device, hypergradient, unroll
 from dd_plugin.bilevel.compile import make_graph
 from dd_plugin.bilevel.graph_simplify import simplify
-from dd_plugin.bilevel.writes import owners, unsteady, writes, written_memory
+from dd_plugin.bilevel.writes import (
+    owners,
+    replace_private_writes,
+    unsteady,
+    writes,
+    written_memory,
+)
 from tests.bilevel.problems import (
     assert_unchanged,
     frozen_copy,
@@ -290,3 +296,30 @@ def test_passes_respect_writes_where_they_are_left(step):
     simplify(graph)
     torch.testing.assert_close(graph(*tensors), expected)
     assert all(map(torch.equal, tensors, before))
+
+
+def test_private_writes_are_replaced_and_others_are_not():
+    def function(x, mask):
+        first = (x * 2).mul_(x)  # nothing else sees it
+        second = x + 1
+        third = second * x
+        second.div_(third)  # its only reader came before
+        fourth = x - 1
+        view = fourth.view(-1)
+        fourth.add_(x)  # the view sees it
+        fifth = x.exp()
+        fifth.add_(1)
+        kept = (x > 0).logical_and_(mask)  # stays bool
+        count = x.clone()
+        count.logical_and_(mask)  # stays floating point
+        return [first, second, view * 2, fifth * fifth, kept, count]
+
+    tensors = [torch.randn(6), torch.arange(6) % 2 == 0]
+    expected = function(*tensors)
+    graph = make_fx(function, tracing_mode="fake")(*tensors)
+    replace_private_writes(graph)
+    left = sorted(str(node.target) for node in graph.graph.nodes if writes(node))
+    assert left == ["aten.add_.Tensor", "aten.logical_and_.default"]
+    for actual, wanted in zip(graph(*tensors), expected, strict=True):
+        assert torch.equal(actual, wanted)
+        assert actual.dtype == wanted.dtype
