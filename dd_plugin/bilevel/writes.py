@@ -146,8 +146,8 @@ def _without_underscore(node: Node) -> Any:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
     try:
-        args, kwargs = map_arg((node.args, node.kwargs), without_data)
-        result, before = plain(*args, **kwargs), args[0]
+        given: Any = [map_arg(part, without_data) for part in (node.args, node.kwargs)]
+        result, before = plain(*given[0], **given[1]), given[0][0]
     except (RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError):
         return None
     # An operation in place keeps the type of what it writes into.
