@@ -121,7 +121,7 @@ def replace_private_writes(graph_module: GraphModule) -> None:
         if node.op != "call_function" or not writes(node):
             continue
         written = list(written_arguments(node.target, node.args, node.kwargs))
-        source = node.args[0] if node.args else None
+        source: Any = node.args[0] if node.args else None
         if written != [source] or source.op != "call_function" or _shared(source):
             continue
         others = [user for user in source.users if user is not node]
