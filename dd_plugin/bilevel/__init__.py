@@ -23,6 +23,7 @@ from dd_plugin.bilevel.second_order import (
 )
 from dd_plugin.bilevel.trajectory import Device, Host, Recompute, Storage
 from dd_plugin.bilevel.trees import RunState
+from dd_plugin.bilevel.verification import VerificationError, VerificationWarning
 from dd_plugin.bilevel.windows import Full, Last, Random, Window
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "SecondOrderNeed",
     "Storage",
     "Unrolled",
+    "VerificationError",
+    "VerificationWarning",
     "Window",
     "adam",
     "adamw",

@@ -12,22 +12,24 @@ eager sweep spends is not arithmetic but transforms and tangents that are zero.
 
 from __future__ import annotations
 
+import dis
 import itertools
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.func import functionalize
 from torch.fx import Graph, GraphModule
 
 from dd_plugin.bilevel.graph_passes import clean
 from dd_plugin.bilevel.graph_simplify import simplify
-from dd_plugin.bilevel.inputs import level_of_caller
+from dd_plugin.bilevel.inputs import INSIDE, level_of_caller
 from dd_plugin.bilevel.partition import split
 from dd_plugin.bilevel.private import known_inductor_options, make_fx_of_fakes
 from dd_plugin.bilevel.trees import leaves_of, rebuilt
+from dd_plugin.bilevel.writes import without_writes
 from dd_plugin.messages import first_line
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
@@ -88,8 +90,16 @@ class Traced:
 
 
 def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Tensor]) -> Any:
-    """The operations of a function, found by running it on tensors without data."""
-    return make_fx_of_fakes(function)(inputs)
+    """The operations of a function, found by running it on tensors without data.
+
+    None of them writes into a tensor, as far as torch can do without: neither into an input, nor
+    into anything that a pass over the graph may take for unchanging.
+    """
+
+    def trace(function: Callable[[list[Tensor]], list[Tensor]]) -> GraphModule:
+        return make_fx_of_fakes(function)(inputs)
+
+    return without_writes(trace(function), trace)
 
 
 class TracedGraph:
@@ -198,8 +208,7 @@ class CompiledHalves:
             return first, second
 
         traced = Traced(parts, (*early, *late), how)
-        # Operations in place cannot be moved about: write them as ordinary ones.
-        graph = make_graph(functionalize(traced.graph), traced.inputs)
+        graph = make_graph(traced.graph, traced.inputs)
         graph = clean(graph, for_compiler=how is True)
         early_inputs = len(leaves_of(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]
@@ -226,6 +235,42 @@ class CompiledHalves:
         results = self._run_second(tensors)
         missing: list[Any] = [None] * self._first_results
         return self._traced.pack([*missing, *results])[1]
+
+
+def is_not_of_the_compiler(error: BaseException) -> bool:
+    """Whether an error while compiling or running a graph is the user's or the machine's.
+
+    Out of memory, and what the code of a model or a loss raises by itself. An error that such code
+    runs into (a branch on a tensor without data) is one of compiling; if it is not, eager execution
+    runs into it again.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(current, RuntimeError) and "can't allocate memory" in str(current):
+            return True
+        current = current.__cause__ or current.__context__
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    if code.co_filename.startswith(_NOT_THE_USERS) and "site-packages" not in code.co_filename:
+        return False
+    if code.co_filename.startswith((*INSIDE, "<")):
+        return False
+    raised = {
+        i.offset for i in dis.get_instructions(code) if i.opname in ("RAISE_VARARGS", "RERAISE")
+    }
+    return trace.tb_lasti in raised
+
+
+# The standard library raises for whoever calls it.
+_NOT_THE_USERS = sysconfig.get_paths()["stdlib"]
 
 
 def warn_of_failure(name: str, error: BaseException) -> None:

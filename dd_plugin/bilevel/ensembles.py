@@ -22,7 +22,7 @@ from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import DrawSpec, mix
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
-from dd_plugin.bilevel.trees import RunState, StepInputs, SweepResult, tree_map
+from dd_plugin.bilevel.trees import GradientResult, RunState, StepInputs, SweepResult, tree_map
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ def _mean(results: Sequence[Hypergradient]) -> Hypergradient:
 
 
 # The dimension of the networks in what a step takes.
+_SHARED = ("constants", "images", "labels")
 _DIMS = StepInputs._make((0, 0, 0, None, None, None, None, 0))
 
 
@@ -170,6 +171,7 @@ class BatchedProblem(BilevelProblem):
         self.__dict__.update(problem.__dict__)
         self.networks = networks
         self.compiled, self.probes = {}, dict(problem.probes)
+        self.runs_eagerly, self.verified = set(), set()
 
     def _fits(self, given: Tensor, own: Tensor) -> bool:
         if own.dim() == 0 and given.dim() == 0:
@@ -206,9 +208,7 @@ class BatchedProblem(BilevelProblem):
 
         first, found = vmap(run, in_dims=(_DIMS, 0, 0))(self._drawn(inputs), *bars)
         shared: dict[str, Any] = {
-            k: tree_map(lambda t: t.sum(0), found[k])
-            for k in ("constants", "images", "labels")
-            if k in found
+            k: tree_map(lambda t: t.sum(0), found[k]) for k in _SHARED if k in found
         }
         return first, SweepResult(**{**found, **shared})
 
@@ -219,6 +219,30 @@ class BatchedProblem(BilevelProblem):
             RuntimeError: always.
         """
         raise RuntimeError('method="reverse" runs networks one by one; use mode="sequential"')
+
+    def gradient_and_sweep_reverse(self, inputs: StepInputs, *bars: Any) -> Any:
+        """See `BilevelProblem.gradient_and_sweep_reverse`, of one network after the other."""
+        found = []
+        for index in range(self.networks):
+            part = [tree_map(lambda t, i=index: t[i], role) for role in inputs[:3]]
+            noise = inputs.noise
+            one = StepInputs._make((*part, *inputs[3:]))
+            if isinstance(noise, int):
+                one = one._replace(noise=mix(noise, index))
+            own = tree_map(lambda t, i=index: t[i], bars)
+            found.append(super().gradient_and_sweep_reverse(one, *own))
+        first = [
+            tree_map(lambda *t: torch.stack(t), *parts)
+            for parts in zip(*(f for f, _ in found), strict=True)
+        ]
+        swept = [s._asdict() for _, s in found]
+        roles: dict[str, Any] = {}
+        for role in swept[0]:
+            if swept[0][role] is not None:
+                stacked = tree_map(lambda *t: torch.stack(t), *(s[role] for s in swept))
+                shared = role in _SHARED
+                roles[role] = tree_map(lambda t: t.sum(0), stacked) if shared else stacked
+        return GradientResult._make(first), SweepResult(**roles)
 
     def outer(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""

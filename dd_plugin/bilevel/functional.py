@@ -34,6 +34,7 @@ from dd_plugin.bilevel.stock_batchnorm import (
     differentiable_batch_norm,
     recording,
 )
+from dd_plugin.bilevel.writes import WrittenTensors
 from dd_plugin.bn import converted_layers, statistics_in_graph
 from dd_plugin.bn.private import BATCH_NORMS
 
@@ -136,7 +137,8 @@ class FunctionalModel:
         self.counters: Tensors = {}
         self.constants: Tensors = {}
         self.fixed: Tensors = {}
-        self._buffers: list[str] = []
+        # What a forward pass may write into.
+        self._written: list[str] = []
         self._module = copy_structure(model)
         check_has_values(self._module)
         self._sort()
@@ -176,7 +178,7 @@ class FunctionalModel:
                 role = "fixed"
             getattr(self, role)[name] = p.detach()
         # In this order everywhere: it is that of a traced graph, and decides how sums round.
-        self._buffers = [name for name, _ in self._module.named_buffers()]
+        self._written = [name for name, _ in self._module.named_buffers()]
         for name, buffer in self._module.named_buffers():
             role = roles.get(name, "constants" if buffer.requires_grad else "fixed")
             getattr(self, role)[name] = buffer.detach()
@@ -221,10 +223,9 @@ class FunctionalModel:
         """
         module = self._module
         module.train(training)  # an override of it may return nothing
-        # Clones, for layers that write their buffers in place; no layer does so in eval mode.
+        # Clones, for layers that write into their buffers.
         tensors = {**fixed, **constants, **statistics, **counters, **parameters}
-        if training:
-            tensors |= {n: tensors[n].clone() for n in self._buffers if n in tensors}
+        tensors |= {n: tensors[n].clone() for n in self._written if n in tensors}
         given = dict(tensors)
         record = StatisticsRecord() if in_graph else None
         graph = statistics_in_graph() if in_graph else contextlib.nullcontext()
@@ -255,25 +256,41 @@ class FunctionalModel:
     def probe(self, images: Tensor, draws: Draws) -> Tensor:
         """One training forward on values only, to find out what the model does.
 
-        Buffers of unknown kinds that it writes (power iteration vectors, a moving average of its
-        own) become ``statistics`` or ``counters``.
+        What it writes into beside the statistics of its normalization layers (power iteration
+        vectors, a moving average of its own, the weights of a teacher) become ``statistics`` or
+        ``counters``.
 
         Returns:
             The logits; ``draws.specs`` is what random numbers it took.
+
+        Raises:
+            ValueError: it writes into a parameter that is trained.
         """
-        before = {name: self.fixed[name].clone() for name in self._buffers if name in self.fixed}
-        tensors = {name: t.clone() for name, t in before.items()}
-        passed = {**self.fixed, **tensors}
+        own = {**self.statistics, **self.counters, **self.constants}
+        before = {**self.fixed, **self.parameters, **own}
+        passed = {name: t.clone() for name, t in before.items()}
+        tensors = dict(passed)
         module = self._module
         module.train(True)
-        state = {**self.statistics, **self.counters, **self.constants}
-        state = {n: t.clone() for n, t in state.items()}
-        with torch.no_grad(), drawing_from(draws):
-            every = {**passed, **self.parameters, **state}
-            logits = logits_of(functional_call(module, every, (images.clone(),)))
+        with torch.no_grad(), drawing_from(draws), WrittenTensors() as written:
+            logits = logits_of(functional_call(module, tensors, (images.clone(),)))
         for name, t in before.items():
-            stock_counter = name.endswith("num_batches_tracked")
-            if not stock_counter and not torch.equal(every[name], t):
+            rebound = tensors[name] is not passed[name]
+            if not (rebound or passed[name] in written or not _same(passed[name], t)):
+                continue
+            if name in self.parameters:
+                raise ValueError(
+                    f"the model writes into its parameter {name!r} in its forward pass, where only "
+                    "the inner optimizer may change it; use a parametrization "
+                    "(torch.nn.utils.parametrize) instead of `max_norm` or an assignment"
+                )
+            if name in self.fixed and not name.endswith("num_batches_tracked"):
                 moved = self.fixed.pop(name)
                 (self.statistics if moved.is_floating_point() else self.counters)[name] = moved
+                if name not in self._written:
+                    self._written.append(name)
         return logits
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or bool(a.isnan().any())

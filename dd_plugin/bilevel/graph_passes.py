@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from dd_plugin.bilevel.private import TO_COPY, operations
+from dd_plugin.bilevel.writes import unsteady
 
 aten = torch.ops.aten
 
@@ -84,7 +85,6 @@ _LINEAR = operations(
     "view.default",
     "avg_pool2d.default",
 )
-_RESHAPES = operations("reshape.default", "_unsafe_view.default")
 _BILINEAR = operations("mul.Tensor", "mm.default", "bmm.default")
 
 
@@ -94,55 +94,21 @@ def drop_zeros(graph_module: GraphModule) -> None:
     0 · x is taken as 0 whatever x is, as automatic differentiation does with a missing tangent.
     """
     graph = graph_module.graph
-    written = {_owner(node) for node in graph.nodes if _writes(node)}
+    shaky = unsteady(graph)
     zeros: set[Node] = set()
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         if _is_zero(node, zeros):
-            if node not in written:
+            if node not in shaky:
                 zeros.add(node)
-        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and not node.kwargs:
+        elif (
+            node.target in (aten.add.Tensor, aten.sub.Tensor)
+            and not node.kwargs
+            and shaky.isdisjoint((node, *node.all_input_nodes))
+        ):
             _drop_summand(node, zeros)
     graph.eliminate_dead_code()
-
-
-def unsteady(graph: Graph) -> set[Node]:
-    """The nodes whose memory an operation in place writes into, itself included."""
-    written = {_owner(node) for node in graph.nodes if _writes(node)}
-    return {
-        node
-        for node in graph.nodes
-        if _writes(node) or node in written or (_shares_memory(node) and _root(node) in written)
-    }
-
-
-def _root(node: Node) -> Any:
-    """The node that made the memory of a node."""
-    root: Any = node
-    while isinstance(root, Node) and root.args and _shares_memory(root):
-        root = root.args[0]
-    return root
-
-
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
-def _owner(node: Node) -> Any:
-    """The node that made the memory which an operation in place writes into."""
-    owner = node.args[0] if node.args else None
-    return _root(owner) if isinstance(owner, Node) else owner
-
-
-def _shares_memory(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or node.target is TO_COPY:
-        return False
-    first = schema.arguments[0].alias_info if schema.arguments else None
-    # Reshapes may or may not copy.
-    return first is not None or node.target in _RESHAPES
 
 
 def _is_zero(node: Node, zeros: set[Node]) -> bool:

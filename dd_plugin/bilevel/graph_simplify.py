@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from dd_plugin.bilevel.graph_passes import ON_CPU, tiles_on_cpu, unsteady
+from dd_plugin.bilevel.graph_passes import ON_CPU, tiles_on_cpu
 from dd_plugin.bilevel.private import TO_COPY, operations
+from dd_plugin.bilevel.writes import unsteady
 
 aten = torch.ops.aten
 
@@ -104,11 +105,14 @@ def share(graph_module: GraphModule) -> None:
 def negate_after_sum(graph_module: GraphModule) -> None:
     """sum(-x) as -sum(x): the sign of what is left, not of every value."""
     graph = graph_module.graph
+    shaky = unsteady(graph)
     for node in list(graph.nodes):
         if node.target not in (aten.sum.default, aten.sum.dim_IntList):
             continue
         negative = node.args[0]
         if not isinstance(negative, Node) or negative.target is not aten.neg.default:
+            continue
+        if negative in shaky or negative.args[0] in shaky:
             continue
         if node.meta["val"].numel() == negative.meta["val"].numel():
             continue

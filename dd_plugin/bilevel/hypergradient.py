@@ -42,6 +42,7 @@ def hypergradient(
     constants: Tensors | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
     leaves: Sequence[Tensor] = (),
+    allow_unused: bool = False,
 ) -> Hypergradient:
     """The outer loss after an inner training run, and its exact gradient for all that went in.
 
@@ -52,8 +53,9 @@ def hypergradient(
         problem: what is trained, how, and how it is judged. A model stands for
             ``BilevelProblem(model)``: plain SGD and cross entropy.
         batches: (images, labels) for every inner step; labels are class indices or probabilities.
-            A sequence, or a function of the step, which is called again on the way back with the
-            same random numbers.
+            A sequence, or a function of the step. A function is called once per step, and with
+            ``leaves`` again on the way back, with the same state of torch's, Python's and NumPy's
+            global generators; a batch that then differs is an error.
         outer_batch: (images, labels) on which the trained network is judged, in eval mode unless
             the problem says otherwise. Several, when one would not fit into memory: their mean is
             taken, weighted by size.
@@ -78,6 +80,8 @@ def hypergradient(
         leaves: tensors that the batches, the outer batch, step sizes, hyperparameters,
             ``parameters``, ``statistics`` or ``constants`` were computed from; their gradients
             are then in ``result.leaves``.
+        allow_unused: take a gradient of zeros for a leaf that no input was computed from, instead
+            of raising an error.
 
     Returns:
         Everything; see `Hypergradient`.
@@ -85,13 +89,23 @@ def hypergradient(
     Raises:
         TypeError, ValueError: an input is not as described.
         RuntimeError: an operation of the model has no second derivative at all.
+        VerificationError: the first backward sweep is wrong; see `BilevelProblem`.
     """
     if method not in ("mixed", "reverse", "autograd"):
         raise ValueError(f'`method` must be "mixed", "reverse" or "autograd", got {method!r}')
     window = _instance(window, Full(), "bounds", "`window` must be a window such as `Last(10)`")
     storage = _instance(storage, Device(), "segment", "`storage` must be one such as `Host()`")
     run = Run(
-        problem, batches, outer_batch, step_size, steps, seed, model_seed, hyperparameters, leaves
+        problem,
+        batches,
+        outer_batch,
+        step_size,
+        steps,
+        seed,
+        model_seed,
+        hyperparameters,
+        leaves,
+        allow_unused,
     )
     if not run.outer_batches:
         raise ValueError("`outer_batch` must hold at least one batch, got none")

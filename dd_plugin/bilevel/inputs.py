@@ -20,7 +20,7 @@ from dd_plugin.bilevel.randomness import mix, seed_global_generators
 
 Batch = tuple[Tensor, Tensor]
 # What stands between a call of the engine and the line that it is about.
-_INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
 def describe(value: Any) -> str:
@@ -142,9 +142,10 @@ def check_labels(labels: Tensor, logits: Tensor, what: str, ignored: int | None 
 class Batches:
     """The batch of each step, from a sequence or a function of the step.
 
-    A function is called once forward and, when its gradient is wanted, once more backward, each
-    time with the same state of torch's, Python's and NumPy's generators, so that an augmentation
-    inside repeats itself.
+    What is made on request (by a function, or by a sequence that is no list) is kept for the way
+    back. Where its graph is wanted as well, that would cost the memory of all graphs together; such
+    a batch is made again instead, with the same state of torch's, Python's and NumPy's generators,
+    so that an augmentation inside repeats itself, and compared with the first.
     """
 
     def __init__(
@@ -177,24 +178,101 @@ class Batches:
                 )
         if self.steps < 1:
             raise ValueError(f"the run must have at least one step, got {self.steps}")
+        self._made_on_request = self._function is not None or not isinstance(batches, (list, tuple))
+        self._latest: tuple[int, Batch] | None = None
+        self._kept: dict[int, Batch] = {}
+        self._digests: dict[int, list[Tensor]] = {}
+        self._window, self._with_graph = range(0), False
 
     @property
     def is_function(self) -> bool:
-        """Whether batches are made anew on each request."""
+        """Whether `batches` is a function of the step."""
         return self._function is not None
+
+    @property
+    def made_on_request(self) -> bool:
+        """Whether batches come from a function, or from a sequence that may make them."""
+        return self._made_on_request
+
+    def expect_return(self, window: range, with_graph: bool) -> None:
+        """Say which steps are going to be asked for again, and whether with their graphs."""
+        self._window, self._with_graph = window, with_graph
+
+    def forget(self, step: int) -> None:
+        """Let go of what was kept of a step."""
+        self._kept.pop(step, None)
 
     def __call__(self, step: int) -> Batch:
         """(images, labels) of a step, with whatever graph the caller gave them."""
-        if self._function is None:
+        if not self._made_on_request:
             return check_batch(self._sequence[step], f"batch {step}")
-        seed_global_generators(mix(self.seed, 1 << 42, step))
-        return check_batch(self._function(step), f"batch {step}")
+        known = self._latest is not None and self._latest[0] == step
+        batch = self._latest[1] if self._latest is not None and known else self._kept.get(step)
+        again = batch is None
+        if batch is None:
+            seed_global_generators(mix(self.seed, 1 << 42, step))
+            made = self._sequence[step] if self._function is None else self._function(step)
+            batch = check_batch(made, f"batch {step}")
+        if not known:
+            self._compare(step, batch, again)
+        if step in self._window and not self._with_graph:
+            self._kept[step] = batch
+        self._latest = (step, batch)
+        return batch
 
     def values(self, step: int) -> Batch:
         """The same, detached."""
-        with torch.no_grad():
+        # Without a graph the first time, and with it on the way back.
+        graph = self._with_graph and step in self._digests
+        with torch.set_grad_enabled(graph):
             images, labels = self(step)
+        if step in self._window and step not in self._digests and self._made_on_request:
+            self._digests[step] = _digests((images, labels))
+            if self._with_graph:
+                self._latest = None
         return images.detach(), labels.detach()
+
+    def _compare(self, step: int, batch: Batch, again: bool) -> None:
+        """Compare a batch with what it was when it was asked for first.
+
+        Raises:
+            ValueError: it has changed.
+        """
+        if step not in self._digests:
+            return
+        now = _digests(batch)
+        if all(map(_alike, now, self._digests[step])):
+            return
+        if again:
+            raise ValueError(
+                f"`batches` must give the same batch for a step each time, got another one for "
+                f"step {step} on the way back; draw from torch's, Python's or NumPy's global "
+                "generators, which the engine seeds for each step, or make the batches beforehand "
+                "and pass a list"
+            )
+        raise ValueError(
+            f"the batch of step {step} must stay as it was given, but its values have changed "
+            "since; return new tensors instead of writing into the same ones"
+        )
+
+
+def _digests(batch: Batch) -> list[Tensor]:
+    """Per example of images and labels, a weighted sum of its values and the sum of their sizes."""
+    found = []
+    for t in batch:
+        rows = t.detach().reshape(len(t), -1)
+        wide = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+        weights = torch.arange(rows.shape[1], device=t.device, dtype=wide.dtype).cos() / 2 + 1
+        roundings = 64 * torch.finfo(t.dtype).eps if t.is_floating_point() else 0.0
+        found.append(torch.stack([(wide * weights).sum(1), roundings * wide.abs().sum(1)]))
+    return found
+
+
+def _alike(now: Tensor, before: Tensor) -> bool:
+    if now.shape != before.shape:
+        return False
+    same = (now[0] - before[0]).abs() <= before[1]
+    return bool((same | ~before[0].isfinite()).all())
 
 
 class Schedule:
@@ -287,19 +365,49 @@ class Leaves:
                     "call `requires_grad_()` on it before the batches are made from it"
                 )
         self.gradients = [torch.zeros_like(t, requires_grad=False) for t in self.tensors]
+        self._unused = set(range(len(self.tensors)))
+
+    def check_used(self, others: Iterable[Iterable[Tensor]]) -> None:
+        """Check that something was computed from every leaf.
+
+        Args:
+            others: what else the run was given, in groups, asked for as long as a leaf is missing.
+
+        Raises:
+            ValueError: a leaf that nothing was computed from.
+        """
+        if not self._unused:
+            return
+        for tensors in others:
+            graphs = [t for t in tensors if t.requires_grad]
+            if graphs:
+                zeros = [torch.zeros_like(t) for t in graphs]
+                self._note(self._gradients(graphs, zeros))
+            if not self._unused:
+                return
+        index = min(self._unused)
+        raise ValueError(
+            f"`leaves[{index}]`, {describe(self.tensors[index])}, must be what an input of the run "
+            "was computed from, but none depends on it; compute the batches, the step sizes or "
+            "whatever it stands for from it (not from a copy made with `.detach()` or under "
+            "no_grad), or pass allow_unused=True for a gradient of zeros"
+        )
+
+    def _gradients(self, tensors: list[Tensor], bars: list[Tensor]) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(
+            tensors, self.tensors, bars, allow_unused=True, retain_graph=True
+        )
+
+    def _note(self, found: Sequence[Tensor | None]) -> None:
+        self._unused -= {index for index, part in enumerate(found) if part is not None}
 
     def pull(self, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """Add what (made tensor, adjoint) pairs give for the leaves; their graphs are kept."""
         wanted = [(t, bar) for t, bar in pairs if bar is not None and t.requires_grad]
         if not wanted or not self.tensors:
             return
-        found = torch.autograd.grad(
-            [t for t, _ in wanted],
-            self.tensors,
-            [bar for _, bar in wanted],
-            allow_unused=True,
-            retain_graph=True,
-        )
+        found = self._gradients([t for t, _ in wanted], [bar for _, bar in wanted])
+        self._note(found)
         for total, part in zip(self.gradients, found, strict=True):
             if part is not None:
                 total += part
@@ -308,6 +416,6 @@ class Leaves:
 def level_of_caller() -> int:
     """The ``stacklevel`` with which a warning of who asks points at the call of the engine."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(INSIDE):
         level, frame = level + 1, frame.f_back
     return level

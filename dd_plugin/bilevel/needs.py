@@ -195,7 +195,8 @@ def missing_rule_operation(error: BaseException) -> str | None:
         The operation as torch names it, without "aten::"; "autograd.Function" for a custom
         function, whose name torch does not tell; "an operation that torch does not name" where a
         rule writes into a tangent that is zero; "saved tensor hooks" for activation checkpointing
-        or offloading inside of a transform; None for any other error.
+        or offloading inside of a transform; "assignment to `.data`" and "code that takes values out
+        of torch ..." for what no transform allows; None for any other error.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -212,5 +213,9 @@ def missing_rule_operation(error: BaseException) -> str | None:
             return "an operation that torch does not name"
         if "don't yet support saved tensor hooks" in message:
             return "saved tensor hooks"
+        if "mutating directly with `.data`" in message:
+            return "assignment to `.data`"
+        if "Cannot access data pointer of Tensor" in message:
+            return "code that takes values out of torch, such as `.numpy()`,"
         current = current.__cause__ or current.__context__
     return None

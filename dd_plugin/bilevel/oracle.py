@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.inputs import Batch
+from dd_plugin.bilevel.no_grad import once_differentiable_refused
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, gradients_of
 from dd_plugin.bilevel.trees import RunState, leaves_of, rebuilt, split_state, tree_map_only
@@ -56,7 +57,7 @@ def differentiate_whole_run(
     first, c, pairs, alphas, hyper = leaves
     now: RunState = first
     inner: list[Tensor] = []
-    with torch.enable_grad():
+    with torch.enable_grad(), once_differentiable_refused():
         for batch, noise, alpha in zip(pairs, noises, alphas, strict=True):
             loss, moved = problem.loss(problem.inputs(now, c, batch, noise))
             theta = now.parameters

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dd_plugin.bn.private import lookup
 
+_REVERSE = 'Forward mode cannot be told of `no_grad`; runs use `method="reverse"`, with a warning.'
 _EAGER = "Nothing can be traced or compiled; problems run eagerly, after a warning."
 
 # Name -> what happens without it.
@@ -28,6 +29,18 @@ NAMES: dict[str, str] = {
     ),
     "torch._C._functorch.is_functorch_wrapped_tensor": (
         "A tensor of a finished transform that a model kept in an attribute stays there."
+    ),
+    "torch._C._set_grad_enabled": _REVERSE,
+    "torch._C._set_fwd_grad_enabled": _REVERSE,
+    "torch._C._is_fwd_grad_enabled": _REVERSE,
+    "torch._C._functorch.get_interpreter_stack": (
+        "A transform that a loss uses by itself inside of `no_grad` is not seen there; the "
+        "verification of the first step finds the difference."
+    ),
+    "torch._C._functorch.CGradInterpreterPtr": "The same.",
+    "torch._C._functions": (
+        "The second derivative of a function marked with `once_differentiable` is left out, as "
+        "torch does."
     ),
     "torch._C._nn": "Operations called by these names keep torch's own derivatives.",
     "torch._weight_norm": "The same.",
@@ -47,6 +60,9 @@ NAMES: dict[str, str] = {
     ),
     "torch.fx.experimental.proxy_tensor.make_fx": _EAGER,
     "torch._ops.OpOverload._schema": _EAGER,
+    "torch.utils._python_dispatch.TorchDispatchMode": (
+        "What a model writes into is told by its values, so a write of the same value is missed."
+    ),
     "torch.ops.aten._to_copy": (
         "The gradient of average pooling stays torch's own operation in a traced graph."
     ),
@@ -72,17 +88,33 @@ get_proxy_mode: Callable[[], Any] | None = _optional(
     "torch.fx.experimental.proxy_tensor.get_proxy_mode"
 )
 
+# The modes of differentiation, read and set for one thread.
+set_grad_mode: Callable[[bool], None] | None = _optional("torch._C._set_grad_enabled")
+set_forward_mode: Callable[[bool], None] | None = _optional("torch._C._set_fwd_grad_enabled")
+get_forward_mode: Callable[[], bool] | None = _optional("torch._C._is_fwd_grad_enabled")
+# The function transforms at work.
+peek_interpreter_stack: Callable[[], Any] | None = lookup(
+    "torch._C._functorch.peek_interpreter_stack"
+)
+get_interpreter_stack: Callable[[], Any] | None = _optional(
+    "torch._C._functorch.get_interpreter_stack"
+)
+gradient_transform: Callable[[Any], Any] | None = _optional(
+    "torch._C._functorch.CGradInterpreterPtr"
+)
+# The home of the node behind a `once_differentiable` backward, or None.
+native_functions: Any | None = _optional("torch._C._functions")
+
 _make_fx: Callable[..., Any] | None = _optional("torch.fx.experimental.proxy_tensor.make_fx")
-_peek = lookup("torch._C._functorch.peek_interpreter_stack")
 _requires_grad_is_allowed = _optional("torch._C._functorch.get_inplace_requires_grad_allowed")
 _is_wrapped = _optional("torch._C._functorch.is_functorch_wrapped_tensor")
 
 
 def refuses_requires_grad() -> bool:
     """Whether a function transform is at work that refuses `requires_grad_()`; False if unknown."""
-    if _peek is None or _requires_grad_is_allowed is None:
+    if peek_interpreter_stack is None or _requires_grad_is_allowed is None:
         return False
-    return _peek() is not None and not _requires_grad_is_allowed()
+    return peek_interpreter_stack() is not None and not _requires_grad_is_allowed()
 
 
 def is_of_transform(tensor: Tensor) -> bool:
@@ -164,6 +196,19 @@ def operation(name: str) -> Any | None:
     packet, _, overload = name.partition(".")
     return getattr(getattr(torch.ops.aten, packet, None), overload, None)
 
+
+class _NoMode:
+    """Stands in for `TorchDispatchMode`: a context that sees no operation."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+# The base of contexts that see every operation of a thread.
+DISPATCH_MODE: Any = _optional("torch.utils._python_dispatch.TorchDispatchMode") or _NoMode
 
 # The conversion to another dtype or device, or None.
 TO_COPY: Any | None = operation("_to_copy.default")

@@ -9,6 +9,7 @@ several networks (`ensembles.py`) as they are. The notation is that of ``docs/co
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from dd_plugin.bilevel.compile import Compile
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
 from dd_plugin.bilevel.inputs import Batch, describe
+from dd_plugin.bilevel.no_grad import no_grad_in_forward_mode, once_differentiable_refused
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.randomness import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.trees import (
@@ -33,6 +35,9 @@ from dd_plugin.bilevel.trees import (
     split_state,
     tree_map,
 )
+
+# torch counts the levels of forward mode per process, not per thread.
+_one_jvp_at_a_time = threading.RLock()
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,6 +67,9 @@ class BilevelProblem:
             back to eager with a warning.
         stock_statistics: see `FunctionalModel`.
         autocast: see `FunctionalModel`.
+        verify: compare the first backward sweep with double backward of the same step, once for
+            every kind of batch, and raise `VerificationError` where they do not agree. Costs one
+            sweep by ``method="reverse"``.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class BilevelProblem:
         compile: Compile = False,
         stock_statistics: StockStatistics = "tracked",
         autocast: torch.dtype | None = None,
+        verify: bool = True,
     ) -> None:
         if not isinstance(model, FunctionalModel):
             model = FunctionalModel(model, stock_statistics=stock_statistics, autocast=autocast)
@@ -96,8 +105,17 @@ class BilevelProblem:
         self.outer_loss = outer_loss
         self.outer_training = outer_training
         self.compile: Compile = compile
+        self.verify = verify
+        self.verified: set[Any] = set()
+        # The values of `compile` with which the compiler has failed.
+        self.runs_eagerly: set[Compile] = set()
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
+
+    @property
+    def compiling(self) -> Compile:
+        """``compile``, or False where the compiler has failed and steps run eagerly."""
+        return False if self.compile in self.runs_eagerly else self.compile
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
         """The random numbers of a training forward, drawn beforehand, as compiled code has them."""
@@ -236,10 +254,12 @@ class BilevelProblem:
             _, *roles = _differentiated(inputs)
             others = {role: getattr(inputs, role) for role in roles}
             differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
-            return differentiate(theta, others)
+            with no_grad_in_forward_mode(), once_differentiable_refused():
+                return differentiate(theta, others)
 
         tangents = (gradients_bar, torch.ones_like(tau))
-        swept: Any = jvp(gradient, (inputs.parameters, tau), tangents, has_aux=True)
+        with _one_jvp_at_a_time:
+            swept: Any = jvp(gradient, (inputs.parameters, tau), tangents, has_aux=True)
         (g, _), (theta_bar, other_bars), after = swept
         return GradientResult(g, *after), SweepResult(theta_bar, **other_bars)
 
@@ -247,10 +267,16 @@ class BilevelProblem:
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> SweepResult:
         """The same by double backward: the gradient of <ḡ, g> + <s̄, S>."""
-        with torch.enable_grad():
+        return self.gradient_and_sweep_reverse(inputs, gradients_bar, statistics_bar)[1]
+
+    def gradient_and_sweep_reverse(
+        self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
+    ) -> tuple[GradientResult, SweepResult]:
+        """As `gradient_and_sweep`, by double backward."""
+        with torch.enable_grad(), once_differentiable_refused():
             leaves = _leaves(inputs, _differentiated(inputs))
             theta = list(leaves["parameters"].values())
-            value, (new, _) = self.loss(inputs._replace(**leaves))
+            value, (new, counters) = self.loss(inputs._replace(**leaves))
             g = torch.autograd.grad(value, theta, create_graph=True, allow_unused=True)
             pairing = value * 0.0
             for slope, bar in zip(g, gradients_bar.values(), strict=True):
@@ -263,7 +289,13 @@ class BilevelProblem:
         slopes = [
             torch.zeros_like(w) if f is None else f for f, w in zip(found, wanted, strict=True)
         ]
-        return SweepResult(**rebuilt(leaves, iter(slopes)))
+        gradients = {
+            name: torch.zeros_like(leaf) if slope is None else slope.detach()
+            for (name, leaf), slope in zip(leaves["parameters"].items(), g, strict=True)
+        }
+        statistics = {name: t.detach() for name, t in new.items()}
+        first = GradientResult(gradients, statistics, counters, value.detach())
+        return first, SweepResult(**rebuilt(leaves, iter(slopes)))
 
     def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """Λ and its gradient for θ, s and the constants, as a function to be transformed."""

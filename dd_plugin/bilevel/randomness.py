@@ -17,6 +17,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,15 +108,15 @@ def mix(*values: int) -> int:
     return state & _MASK
 
 
-_current: Draws | None = None
-_depth_native = 0
+# Per thread: what draws elsewhere while a model runs has nothing to do with it.
+_current: ContextVar[Draws | None] = ContextVar("dd_plugin_draws", default=None)
+_native_calls: ContextVar[bool] = ContextVar("dd_plugin_native_draws", default=False)
 
 
 @contextlib.contextmanager
 def drawing_from(draws: Draws | None) -> Iterator[None]:
     """Let the replaced operations draw from ``draws``; needs `replayed` around it."""
-    global _current
-    previous, _current = _current, draws
+    before = _current.set(draws)
     try:
         if draws is not None:
             # What draws by other means (Python's and NumPy's generators, kernels of torch) gets the
@@ -123,17 +124,16 @@ def drawing_from(draws: Draws | None) -> Iterator[None]:
             seed_global_generators(draws.seed)
         yield
     finally:
-        _current = previous
+        _current.reset(before)
 
 
 @contextlib.contextmanager
 def _native() -> Iterator[None]:
-    global _depth_native
-    _depth_native += 1
+    before = _native_calls.set(True)
     try:
         yield
     finally:
-        _depth_native -= 1
+        _native_calls.reset(before)
 
 
 def seed_global_generators(seed: int) -> None:
@@ -176,7 +176,7 @@ def seeded_generators(seed: int) -> Iterator[None]:
 
 
 def _active(generator: object = None) -> Draws | None:
-    return _current if generator is None and _depth_native == 0 else None
+    return _current.get() if generator is None and not _native_calls.get() else None
 
 
 def _uniform_like(draws: Draws, x: Tensor, shape: Sequence[int] | None = None) -> Tensor:
@@ -424,7 +424,8 @@ _NATIVE: dict[tuple[Any, str], Any] = {
 def replayed() -> Iterator[None]:
     """Replace torch's random operations by ones that draw from `drawing_from` where it is active.
 
-    Process-wide, as `second_order`; contexts may nest.
+    The names are process-wide, as those of `second_order`; contexts may nest. Another thread draws
+    from torch's generators as ever.
     """
     tickets = patching.apply(list(_patches()))
     try:

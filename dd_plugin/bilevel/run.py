@@ -8,6 +8,7 @@ the two sweeps. The recursion and its cost are in ``docs/concepts/engine.md``.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dd_plugin.bilevel import no_grad
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.inputs import Batch, Leaves, Schedule, describe, integer, level_of_caller
 from dd_plugin.bilevel.optimizers import State, Tensors
@@ -25,8 +27,16 @@ from dd_plugin.bilevel.results import BatchGradient, Hypergradient
 from dd_plugin.bilevel.second_order import missing_rule_operation
 from dd_plugin.bilevel.start import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.steps import Steps
-from dd_plugin.bilevel.trajectory import Storage, Trajectory
-from dd_plugin.bilevel.trees import RunState, StepInputs, leaves_of, split_state, tree_map
+from dd_plugin.bilevel.trajectory import StepRecord, Storage, Trajectory
+from dd_plugin.bilevel.trees import (
+    RunState,
+    StepInputs,
+    SweepResult,
+    leaves_of,
+    split_state,
+    tree_map,
+)
+from dd_plugin.bilevel.verification import verify
 
 Method = Literal["mixed", "reverse", "autograd"]
 
@@ -49,6 +59,7 @@ class Run:
         model_seed: int | None,
         hyperparameters: Mapping[str, Any] | None,
         leaves: Sequence[Tensor],
+        allow_unused: bool = True,
     ) -> None:
         if not isinstance(problem, BilevelProblem):
             problem = BilevelProblem(problem)
@@ -76,7 +87,7 @@ class Run:
             name: Schedule(v, self.batches.steps, like, name, per_step=False)
             for name, v in values.items()
         }
-        self.leaves = Leaves(leaves)
+        self.leaves, self.allow_unused = Leaves(leaves), allow_unused
         self.losses: list[Tensor] = []
         self.batch_bars: dict[int, BatchGradient] = {}
         self.made: Batch | None = None
@@ -93,7 +104,7 @@ class Run:
             self.state, self.constants = starting_state(problem, initial, given)
             self.given = {role: t for role, t in given.items() if t is not None}
             self.steps = Steps(problem, ())
-            if problem.compile and not problem.compiled:
+            if problem.compiling and not problem.compiled:
                 # Eagerly once: what is wrong with the model or the loss is said by the call that
                 # it happens in, and a loss that no parameter reaches is no gradient of 0.
                 problem.gradient_eager(self._inputs(0, self.state))
@@ -114,6 +125,7 @@ class Run:
     def go(self, start: int, stop: int, method: Method, storage: Storage) -> None:
         """Run, judge and differentiate."""
         self.start, self.stop, self.method = start, stop, str(method)
+        self.batches.expect_return(range(start, stop), bool(self.leaves.tensors))
         trajectory = Trajectory(storage, stop - start)
         keep_from = self._keep_from(start, stop, storage) if method == "mixed" else stop
         for k in range(start if method == "autograd" else stop):
@@ -133,6 +145,7 @@ class Run:
         else:
             self._fill_with_nan()
         self._finish()
+        self._check_leaves()
 
     def step(self, k: int, keep: bool = False) -> Tensors:
         """One inner step; returns its gradient."""
@@ -213,7 +226,7 @@ class Run:
                 self.step_size.add(k, pulled.step_size)
                 for name, bar in pulled.hyperparameters.items():
                     self.hyper[name].add(0, bar)
-                swept = self._sweep(k, record.state, pulled.gradients, s_bar)
+                swept = self._sweep(k, record, pulled.gradients, s_bar)
                 theta_bar = _add(pulled.parameters, swept.parameters)
                 o_bar, s_bar = pulled.optimizer, swept.statistics
                 self.constants_bar = _add(self.constants_bar, swept.constants)
@@ -221,30 +234,48 @@ class Run:
         self.theta_bar, self.o_bar, self.s_bar = theta_bar, o_bar, s_bar
 
     def _again(self, index: int, state: RunState) -> tuple[Tensors, Tensors, Tensors]:
-        g, s, counters, _ = self.steps.gradient(self._inputs(self.start + index, state))
+        k = self.start + index
+        g, s, counters, loss = self.steps.gradient(self._inputs(k, state))
+        roundings = torch.finfo(loss.dtype).eps ** 0.75
+        if not torch.allclose(loss, self.losses[k], roundings, roundings):
+            raise RuntimeError(
+                f"step {k} gave another loss when it was run again, {loss} after {self.losses[k]}; "
+                "the model and the loss must do the same each time (random numbers from torch's "
+                "global generators are replayed, those of a generator of their own are not), or "
+                "pass a storage that runs no step again, such as `Device()`"
+            )
         return g, s, counters
 
-    def _sweep(self, k: int, state: RunState, g_bar: Tensors, s_bar: Tensors) -> Any:
-        args = (self._inputs(k, state), g_bar, s_bar)
+    def _sweep(self, k: int, record: StepRecord, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
+        """The adjoints that a step hands to its inputs, verified if it is the first of its kind."""
+        args = (self._inputs(k, record.state), g_bar, s_bar)
+        swept = self._swept(k, *args)
+        problem, batch = self.problem, (args[0].images, args[0].labels)
+        kind = (self.method, problem.compiling, *((t.shape, t.dtype) for t in batch))
+        if problem.verify and kind not in problem.verified:
+            forward: dict[str, Any] = {"gradients": record.gradients, "loss": self.losses[k]}
+            if k == self.stop - 1:
+                after = self.state
+                forward |= {"statistics": after.statistics, "counters": after.counters}
+            if verify(problem, k, args[0], args[1:], (forward, swept)):
+                problem.verified.add(kind)
+        return swept
+
+    def _swept(self, k: int, *args: Any) -> SweepResult:
         if self.method == "mixed":
             kept = self.kept.pop(k, None)
             if kept:
                 self.steps.kept_bytes(args[0])  # the halves of this shape
                 return self.steps.sweep_kept(kept, *args)
             try:
-                return self.steps.sweep(*args)
+                if no_grad.RESPECTED:
+                    return self.steps.sweep(*args)
+                self._go_on_in_reverse("`no_grad` of this version of torch")
             except (RuntimeError, NotImplementedError) as error:
                 operation = missing_rule_operation(error)
                 if operation is None:
                     raise
-                warnings.warn(
-                    f'{operation} has no forward-mode rule: method="reverse" is used instead of '
-                    '"mixed", with the same result, slower and with more memory per step. Pass '
-                    'method="reverse" to choose it without this warning.',
-                    MissingRuleWarning,
-                    stacklevel=level_of_caller(),
-                )
-                self.method = "reverse"
+                self._go_on_in_reverse(operation)
         try:
             return self.problem.sweep_reverse(*args)
         except (RuntimeError, NotImplementedError) as error:
@@ -255,6 +286,16 @@ class Run:
                 f"{operation} has no second derivative in torch, so no hypergradient goes "
                 "through it; replace it in the model by operations that have one"
             ) from error
+
+    def _go_on_in_reverse(self, operation: str) -> None:
+        warnings.warn(
+            f'{operation} has no forward-mode rule: method="reverse" is used instead of '
+            '"mixed", with the same result, slower and with more memory per step. Pass '
+            'method="reverse" to choose it without this warning.',
+            MissingRuleWarning,
+            stacklevel=level_of_caller(),
+        )
+        self.method = "reverse"
 
     def _take_batch_bar(self, k: int, images_bar: Tensor, labels_bar: Tensor | None) -> None:
         if self.batches.is_function and self.leaves.tensors:
@@ -269,6 +310,7 @@ class Run:
             self.made, self.made_bars = batch, (images_bar, labels_bar)
         else:
             self.batch_bars[k] = BatchGradient(images_bar, labels_bar)
+            self.batches.forget(k)
 
     def _pull_made(self) -> None:
         """Pull the adjoints of the batch that a function made last into the leaves."""
@@ -280,10 +322,11 @@ class Run:
         """Pull what came back for the inputs into the leaves."""
         self._pull_made()
         pairs: list[tuple[Tensor, Tensor | None]] = []
-        if not self.batches.is_function:
+        if not self.batches.is_function and self.leaves.tensors:
             for k, bar in self.batch_bars.items():
                 images, labels = self.batches(k)
                 pairs += [(images, bar.images), (labels, bar.labels)]
+                self.batches.forget(k)
         if self.leaves.tensors:
             pairs += self._outer_pairs()
         for schedule in (self.step_size, *self.hyper.values()):
@@ -294,6 +337,21 @@ class Run:
         for role, given in self.given.items():
             pairs += [(t, bars[role][name]) for name, t in given.items() if role in bars]
         self.leaves.pull(pairs)
+
+    def _check_leaves(self) -> None:
+        """See `Leaves.check_used`; what is given for outside of the window counts as well."""
+        if self.allow_unused or not self._losses_are_finite():
+            return
+
+        def batch(k: int) -> Batch:
+            with torch.enable_grad():
+                return self.batches(k)
+
+        given = [t for tensors in self.given.values() for t in tensors.values()]
+        outer = itertools.chain(*self.outer_batches)
+        self.leaves.check_used(
+            itertools.chain([given, outer], map(batch, range(self.batches.steps)))
+        )
 
     def _outer_pairs(self) -> list[tuple[Tensor, Tensor | None]]:
         """The outer images and labels that were made from something, with their adjoints."""
@@ -350,6 +408,7 @@ class Run:
         for name, bar in whole.hyperparameters.items():
             self.hyper[name].add(0, bar)
         self._finish()
+        self._check_leaves()
 
     def result(self) -> Hypergradient:
         """Everything, gathered."""

@@ -48,8 +48,8 @@ class CheckedBatches(Batches):
         return batch
 
     def check(self, outer_batches: Sequence[Batch]) -> None:
-        """Check every batch of a sequence, the first of a function, and the outer batches."""
-        for step in range(1 if self.is_function else self.steps):
+        """Check every batch of a list, the first of others, and the outer batches."""
+        for step in range(1 if self.made_on_request else self.steps):
             self.values(step)
         logits, _ = next(iter(self._problem.probes.values()))
         for batch in outer_batches:

@@ -7,13 +7,17 @@ way; compiled, they are drawn beforehand and passed in.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from dd_plugin.bilevel.compile import CompiledFunction, CompiledHalves, warn_of_failure
+from dd_plugin.bilevel.compile import (
+    CompiledFunction,
+    CompiledHalves,
+    is_not_of_the_compiler,
+    warn_of_failure,
+)
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.randomness import DrawSpec
@@ -43,7 +47,7 @@ class Steps:
     def _run(self, name: str, eager: Callable[..., Any], *args: Any) -> Any:
         """Run a function compiled, if the problem is to be compiled and it can be."""
         problem = self.problem
-        if not problem.compile:
+        if not problem.compiling:
             return eager(*args)
         # The outer loss is compiled in eval mode, where models draw nothing.
         drawn = tuple(
@@ -66,12 +70,16 @@ class Steps:
         try:
             return compiled()
         except Exception as error:
-            # Whatever the compiler raises: eager still runs, and raises what is the user's.
+            if is_not_of_the_compiler(error):
+                raise
             if name == "sweep" and missing_rule_operation(error) is not None:
                 raise
-            warn_of_failure(name, error)
-            self.problem.compile = False
-            return eager()
+            failure: BaseException = error
+        # Eager still runs, or raises what is the matter by itself.
+        result = eager()
+        warn_of_failure(name, failure)
+        self.problem.runs_eagerly.add(self.problem.compile)
+        return result
 
     def gradient(self, inputs: StepInputs) -> GradientResult:
         """See `BilevelProblem.gradient`."""
@@ -80,7 +88,7 @@ class Steps:
     def kept_bytes(self, inputs: StepInputs) -> int | None:
         """What `gradient_keeping` would keep of each step; None where it cannot be used."""
         problem = self.problem
-        if not problem.compile:
+        if not problem.compiling:
             return None
         batch = (inputs.images, inputs.labels)
         key = ("halves", problem.compile, *((t.shape, t.dtype) for t in batch))
@@ -88,9 +96,12 @@ class Steps:
             early = (self._drawn(inputs),)
             late = (inputs.parameters, inputs.statistics)
             halves: CompiledHalves | None = None
-            # What goes wrong here goes wrong again in the sweep, which says what is the matter.
-            with contextlib.suppress(Exception):
+            try:
                 halves = CompiledHalves(problem.gradient_and_sweep, early, late, problem.compile)
+            except Exception as error:
+                if is_not_of_the_compiler(error):
+                    raise
+                # It goes wrong again in the sweep, which says what is the matter.
             problem.compiled[key] = halves
         self._halves = problem.compiled[key]
         return None if self._halves is None else self._halves.kept_bytes

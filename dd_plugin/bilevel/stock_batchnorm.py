@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -39,18 +40,17 @@ class StatisticsRecord:
         return self._new[id(old)][1] if id(old) in self._new else old
 
 
-_record: StatisticsRecord | None = None
+_record: ContextVar[StatisticsRecord | None] = ContextVar("dd_plugin_statistics", default=None)
 
 
 @contextlib.contextmanager
 def recording(record: StatisticsRecord | None) -> Iterator[None]:
     """Note new statistics in ``record``; with None they are written in place."""
-    global _record
-    previous, _record = _record, record
+    before = _record.set(record)
     try:
         yield
     finally:
-        _record = previous
+        _record.reset(before)
 
 
 def _batch_norm(
@@ -63,7 +63,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    record = _record
+    record = _record.get()
     if record is None and arithmetic.fused_kernel_is_exact(input):
         return _native(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if training:

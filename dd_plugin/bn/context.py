@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
-_in_graph = False
+_in_graph: ContextVar[bool] = ContextVar("dd_plugin_statistics_in_graph", default=False)
 
 
 def statistics_are_in_graph() -> bool:
     """Whether `statistics_in_graph` is active."""
-    return _in_graph
+    return _in_graph.get()
 
 
 @contextmanager
@@ -33,12 +34,10 @@ def statistics_in_graph() -> Iterator[None]:
             output = torch.func.functional_call(model, tensors, (images,))
         tensors["bn1.running_mean"]  # after this step, with its graph
 
-    The switch is one per process, not per thread. It has no effect on "learned" and "frozen".
+    The switch is one per thread. It has no effect on "learned" and "frozen".
     """
-    global _in_graph
-    previous = _in_graph
-    _in_graph = True
+    before = _in_graph.set(True)
     try:
         yield
     finally:
-        _in_graph = previous
+        _in_graph.reset(before)

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k not in ("command", "debug", "config")}
     values = {**_from_yaml(args.config), **given}
 
+    from dd_plugin.bilevel import VerificationError
     from dd_plugin.distiller import Distiller, DistillerConfig, NonFiniteError
     from dd_plugin.distiller.checkpoint import checkpoints
     from dd_plugin.distiller.output_folder import check_output_dir
@@ -83,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
         state = distiller.train()
     except (ValueError, TypeError, NonFiniteError) as error:
         raise CommandError(_with_flags(str(error))) from error
+    except VerificationError as error:
+        raise CommandError(
+            f"{error} On the command line these are --compile no, --method reverse and --verify "
+            "false."
+        ) from error
     except OSError as error:
         newest = newest_checkpoint(distiller.output_dir)
         raise CommandError(_with_flags(f"{error}. {newest}")) from error

@@ -54,6 +54,7 @@ _FREE = {
     "disable_tqdm",
     "baselines",
     "per_device_eval_batch_size",
+    "verify",
     "push_to_hub",
     "hub_dataset_id",
     "hub_private_repo",

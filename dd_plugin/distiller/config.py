@@ -198,6 +198,11 @@ class DistillerConfig:
 
     # How it is computed.
     method: str = _option("mixed", "How to differentiate: mixed, reverse or autograd.")
+    verify: bool = _option(
+        True,
+        "Compare the first gradient of the run with one that is computed in another way, and stop "
+        "if they differ. It costs less than one outer step.",
+    )
     storage: str = _option("device", "Where the trajectory lies: device, host or recompute.")
     compile: str = _option(
         "auto",
@@ -361,6 +366,7 @@ class DistillerConfig:
             "save_total_limit": self.save_steps == 0,
             "mixed_precision": self.dtype == "float64",  # which autocast leaves alone
             "storage": self.method == "autograd",
+            "verify": self.method == "autograd",
             "warmup_steps": self.lr_scheduler_type == "constant",
             "run_name": not self.report_to,
         }

@@ -396,6 +396,8 @@ class Distiller:
             initial=start,
             constants=synthetic.constants() or None,
             leaves=leaves,
+            # A set may hold what the settings leave without effect.
+            allow_unused=True,
         )
         self.networks.give_back(index, found.final, age + found.stop)
         self.state.inner_steps += found.stop

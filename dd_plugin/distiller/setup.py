@@ -103,6 +103,7 @@ def make_parts(
         outer_loss=outer_loss,
         compile=_compile(config, any(own_losses) or model_init is not None),
         autocast=recipe.autocast,
+        verify=config.verify,
     )
     if config.step_sizes == "per_layer":
         recipe = replace(recipe, step_size_parameters=tuple(problem.model.parameters))

@@ -105,7 +105,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             peaks[mode].append(memory.peak())
         order.reverse()
     batched: Any = problem.compiled["batched", args.networks]
-    if not problem.compile == batched.compile == args.compile:
+    if not problem.compiling == batched.compiling == args.compile:
         raise RuntimeError("the compiler failed and the engine went on eagerly")
     return {
         "size": args.size,

@@ -125,9 +125,9 @@ def runner(distiller: Distiller, tool: str) -> Callable[[], Any]:
         return lambda: step_of_higher(distiller)
 
     def trainer() -> None:
-        compiled = distiller.problem.compile
+        compiled = distiller.problem.compiling
         distiller.training_step()
-        if distiller.problem.compile != compiled:
+        if distiller.problem.compiling != compiled:
             raise RuntimeError("the compiler failed and the engine went on eagerly")
 
     return trainer

@@ -68,7 +68,7 @@ def test_compiled_models_replay_dropout_and_stochastic_depth(random_problem, mon
     assert len(specs) == 4
     result = hypergradient(problem, batches, outer, **options)
     assert worst_error(result, oracle)[0] < 1e-9
-    assert problem.compile
+    assert problem.compiling
     other = hypergradient(problem, batches, outer, step_size=0.1, seed=5)
     assert float((other.outer_loss - oracle.outer_loss).abs()) > 1e-6
 
@@ -113,7 +113,7 @@ def test_nothing_is_compiled_again(random_problem):
         with torch.no_grad():
             hypergradient(problem, [batches[0]] * 7, outer, step_size=0.1)
     assert work() == compiled
-    assert problem.compile
+    assert problem.compiling
 
 
 def test_batches_of_two_sizes_draw_numbers_of_two_shapes(monkeypatch):
@@ -125,7 +125,7 @@ def test_batches_of_two_sizes_draw_numbers_of_two_shapes(monkeypatch):
     batches, outer = [first, tuple(t[:3] for t in second), first], hard_batch(shape=(4,))
     for storage in (Device(), Device(activations=1 << 30)):
         result = hypergradient(problem, batches, outer, step_size=0.3, storage=storage)
-        assert problem.compile
+        assert problem.compiling
         oracle = hypergradient(problem, batches, outer, step_size=0.3, method="autograd")
         assert worst_error(result, oracle)[0] < 1e-9
 
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_the_loss_is_said_before_anything_is_compiled():
     batches, outer = soft_batches(1, shape=(4,)), hard_batch(shape=(4,))
     with pytest.raises(ValueError, match="the inner loss does not depend on any trainable"):
         hypergradient(problem, batches, outer, step_size=0.1)
-    assert problem.compile
+    assert problem.compiling
     assert not problem.compiled
 
 
@@ -183,3 +183,92 @@ def test_trees_go_in_and_out(monkeypatch):
     assert torch.equal(found["sum"], torch.full((2,), 6.0))
     assert found["none"] is None
     assert torch.equal(found["pair"][1], torch.full((2,), 2.0))
+
+
+class _Raising(nn.Module):
+    """Raises something of its own once, at a call of the test's choice."""
+
+    def __init__(self, error, at):
+        super().__init__()
+        self.error, self.left = error, at
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return x
+
+
+class _OwnError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", [True, "trace"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        _OwnError("mine"),
+        KeyError("mine"),
+        RuntimeError("mine"),
+        MemoryError(),
+        torch.OutOfMemoryError(),
+    ],
+)
+def test_errors_of_the_user_and_of_memory_come_out_as_they_are(error, how):
+    # The third call is the first that is traced, after the probe and an eager step.
+    model = nn.Sequential(nn.Linear(4, 3), _Raising(error, 3)).double()
+    problem = BilevelProblem(model, compile=how)
+    batches, outer = soft_batches(1, shape=(4,)), hard_batch(shape=(4,))
+    with pytest.raises(type(error)) as caught:
+        hypergradient(problem, batches, outer, step_size=0.1)
+    assert caught.value.args == error.args
+    assert problem.compile == problem.compiling == how
+    assert hypergradient(problem, batches, outer, step_size=0.1).finite
+    assert problem.compiling == how
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_out_of_memory_in_the_compiler_is_not_a_failure_of_compiling(monkeypatch, error, wrapped):
+    def compile(graph, **options):
+        def run(*args):
+            if wrapped:
+                raise RuntimeError("backend failed") from error()
+            raise error
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    problem = BilevelProblem(convnet(blocks=1), compile=True)
+    with pytest.raises((error, RuntimeError)):
+        hypergradient(problem, soft_batches(1), hard_batch(), step_size=0.1)
+    assert problem.compiling is True
+
+
+@pytest.mark.parametrize("how", [True, "trace"])
+def test_a_failure_leaves_the_problem_as_it_was_and_is_not_tried_again(how, monkeypatch):
+    model = nn.Sequential(*convnet(blocks=1), _Branching())
+    problem = BilevelProblem(model, compile=how)
+    batches, outer = soft_batches(2), hard_batch()
+    with pytest.warns(CompileWarning) as caught:
+        hypergradient(problem, batches, outer, step_size=0.1)
+    assert len(caught) == 1
+    assert problem.compile == how
+    assert problem.compiling is False
+    hypergradient(problem, batches, outer, step_size=0.1)  # no second warning
+    # Another way of compiling is tried.
+    problem.compile = "trace" if how is True else True
+    assert problem.compiling == problem.compile
+
+
+def test_what_fails_in_both_ways_is_no_failure_of_compiling():
+    def loss(logits, labels):
+        return (logits @ labels).sum()  # shapes that do not fit
+
+    problem = BilevelProblem(
+        nn.Linear(4, 3).double(), outer_loss=loss, compile="trace", verify=False
+    )
+    batches, outer = soft_batches(1, shape=(4,)), soft_batches(1, shape=(4,))[0]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        hypergradient(problem, batches, outer, step_size=0.1)
+    assert problem.compiling == "trace"

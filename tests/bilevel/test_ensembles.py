@@ -63,7 +63,7 @@ def test_leaves_of_the_outer_batch_get_the_mean(mode, compile):
         expected = sum(r.leaves[index] for r in single) / len(networks)
         assert float(expected.abs().max()) > 1e-4
         assert relative_error(leaf, expected) < 1e-9
-    assert problem.compile == compile
+    assert problem.compiling == compile
 
 
 def test_batched_networks_draw_their_own_random_numbers():
@@ -89,7 +89,7 @@ def test_traced_networks_draw_the_numbers_of_eager_ones():
         problem, networks = _problem(sgd(), count=2, dropout=0.5, compile=compile)
         options = {"mode": "batched", "step_size": 0.1, "seed": 3}
         both = hypergradients(problem, soft_batches(2), hard_batch(), networks, **options)
-        assert problem.compiled["batched", 2].compile == compile
+        assert problem.compiled["batched", 2].compiling == compile
         found.append(both)
     eager, traced = found
     assert relative_error(traced.outer_losses, eager.outer_losses) < 1e-10

@@ -84,7 +84,7 @@ def test_kept_activations_change_nothing_but_memory():
     two = Device(activations=2 * each + each // 2)
     some = hypergradient(problem, batches, outer, storage=two, **options)
     assert some.trajectory_bytes == plain.trajectory_bytes + 2 * each
-    assert problem.compile
+    assert problem.compiling
     problem.compile = False
     oracle = hypergradient(problem, batches, outer, method="autograd", **options)
     assert worst_error(everything, oracle)[0] < 1e-9

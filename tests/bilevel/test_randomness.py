@@ -52,7 +52,7 @@ def test_random_models_are_replayed_exactly(method, storage):
 
 def test_without_replay_the_gradient_would_be_wrong(monkeypatch):
     # The same run with the seed of the backward sweep's draws spoilt: the test above can fail.
-    problem = BilevelProblem(_random_model())
+    problem = BilevelProblem(_random_model(), verify=False)
     batches, outer = soft_batches(4), hard_batch()
     oracle = hypergradient(problem, batches, outer, method="autograd", step_size=0.2)
     sweep = problem.sweep

@@ -15,7 +15,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from dd_plugin.bilevel import hypergradient
+from dd_plugin.bilevel import VerificationError, hypergradient
 from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
 from dd_plugin.distiller.clipping import clip_by_moving_norm
@@ -503,3 +503,39 @@ def test_a_kind_of_gradient_that_began_at_zero_still_moves():
     parameter.grad = torch.ones(2)
     clip_by_moving_norm(optimizer, norms, 2.0)
     assert torch.equal(parameter.grad, torch.ones(2))
+
+
+class _WrongTangent(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return ctx.saved_tensors[0].cos() * slope
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent
+
+
+class _WrongNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(_WrongTangent.apply(x.flatten(1) * self.head.weight.sum()))
+
+
+def test_a_wrong_gradient_ends_the_run_unless_it_is_asked_for(tmp_path):
+    options = {"model_init": _WrongNetwork, "max_steps": 1}
+    with pytest.raises(VerificationError, match="verify=False"):
+        toy_distiller(tmp_path / "a", **options).train()
+    toy_distiller(tmp_path / "b", verify=False, **options).train()
+    toy_distiller(tmp_path / "c", method="reverse", **options).train()
