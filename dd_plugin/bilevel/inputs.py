@@ -11,7 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -182,6 +182,7 @@ class Batches:
         self._latest: tuple[int, Batch] | None = None
         self._kept: dict[int, Batch] = {}
         self._digests: dict[int, list[Tensor]] = {}
+        self._compared: list[tuple[int, bool, Tensor]] = []
         self._window, self._with_graph = range(0), False
 
     @property
@@ -233,16 +234,34 @@ class Batches:
         return images.detach(), labels.detach()
 
     def _compare(self, step: int, batch: Batch, again: bool) -> None:
-        """Compare a batch with what it was when it was asked for first.
+        """Compare a batch with what it was when it was asked for first; see `check_repeats`.
 
         Raises:
-            ValueError: it has changed.
+            ValueError: it has another shape.
         """
         if step not in self._digests:
             return
-        now = _digests(batch)
-        if all(map(_alike, now, self._digests[step])):
-            return
+        pairs = list(zip(_digests(batch), self._digests[step], strict=True))
+        if any(now.shape != before.shape for now, before in pairs):
+            self._refuse(step, again)
+        alike = torch.stack([_alike(now, before) for now, before in pairs]).all()
+        self._compared.append((step, again, alike))
+
+    def check_repeats(self) -> None:
+        """See that batches which were asked for twice were the same both times.
+
+        Once at the end of a run, since a GPU has to be waited for.
+
+        Raises:
+            ValueError: one was not.
+        """
+        compared, self._compared = self._compared, []
+        if compared and not bool(torch.stack([alike for _, _, alike in compared]).all()):
+            step, again = next((step, again) for step, again, alike in compared if not alike)
+            self._refuse(step, again)
+
+    @staticmethod
+    def _refuse(step: int, again: bool) -> NoReturn:
         if again:
             raise ValueError(
                 f"`batches` must give the same batch for a step each time, got another one for "
@@ -268,11 +287,10 @@ def _digests(batch: Batch) -> list[Tensor]:
     return found
 
 
-def _alike(now: Tensor, before: Tensor) -> bool:
-    if now.shape != before.shape:
-        return False
+def _alike(now: Tensor, before: Tensor) -> Tensor:
+    """Whether two digests differ by no more than rounding, 0-d."""
     same = (now[0] - before[0]).abs() <= before[1]
-    return bool((same | ~before[0].isfinite()).all())
+    return (same | ~before[0].isfinite()).all()
 
 
 class Schedule:

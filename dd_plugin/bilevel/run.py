@@ -236,8 +236,8 @@ class Run:
     def _again(self, index: int, state: RunState) -> tuple[Tensors, Tensors, Tensors]:
         k = self.start + index
         g, s, counters, loss = self.steps.gradient(self._inputs(k, state))
-        roundings = torch.finfo(loss.dtype).eps ** 0.75
-        if not torch.allclose(loss, self.losses[k], roundings, roundings):
+        before, roundings = self.losses[k], torch.finfo(loss.dtype).eps ** 0.75
+        if not bool(((loss - before).abs() <= roundings * (1 + before.abs())).all()):
             raise RuntimeError(
                 f"step {k} gave another loss when it was run again, {loss} after {self.losses[k]}; "
                 "the model and the loss must do the same each time (random numbers from torch's "
@@ -327,6 +327,7 @@ class Run:
                 images, labels = self.batches(k)
                 pairs += [(images, bar.images), (labels, bar.labels)]
                 self.batches.forget(k)
+        self.batches.check_repeats()
         if self.leaves.tensors:
             pairs += self._outer_pairs()
         for schedule in (self.step_size, *self.hyper.values()):

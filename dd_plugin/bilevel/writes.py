@@ -198,7 +198,8 @@ class WrittenTensors(DISPATCH_MODE):
 
     def __contains__(self, tensor: Tensor) -> bool:
         """Whether anything was written into the memory of a tensor."""
-        return _place(tensor) in self._places
+        place = _place(tensor)
+        return place != 0 and place in self._places  # 0 is where all empty tensors are
 
 
 def _place(tensor: Tensor) -> int:

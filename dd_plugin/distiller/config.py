@@ -286,14 +286,14 @@ class DistillerConfig:
         for name in ["eval_steps", "save_steps", "warmup_steps", "max_grad_norm", "wait_for_room"]:
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
-        largest = float(np.finfo(self.dtype).max)
+        held = np.finfo(self.dtype)
         for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
-            if getattr(self, name) > largest:
+            if not held.tiny <= getattr(self, name) <= held.max:
                 raise ValueError(
-                    f"`{name}` must be at most {largest:.2g}, the largest number of {self.dtype}, "
-                    f"got {getattr(self, name)}; give a rate such as 0.02"
+                    f"`{name}` must be a number that {self.dtype} can hold, from {held.tiny:.2g} to "
+                    f"{held.max:.2g}, got {getattr(self, name)}; give a rate such as 0.02"
                 )
         if self.hub_token and not re.fullmatch(r"[!-~]+", self.hub_token):
             # What sends it would quote it in its own error.

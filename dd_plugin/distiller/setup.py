@@ -300,13 +300,6 @@ def _synthetic(
         shape = (recipe.steps,)
     elif recipe.step_size_parameters is not None:
         shape = (recipe.steps, len(recipe.step_size_parameters))
-    held = torch.finfo(dtype)
-    if not held.tiny <= config.inner_lr <= held.max:
-        raise ValueError(
-            f"`inner_lr` must be a number that {str(dtype).removeprefix('torch.')} can hold, from "
-            f"{held.tiny:.2g} to {held.max:.2g}, got {config.inner_lr}; step sizes are mostly "
-            "between 0.001 and 1"
-        )
     return SyntheticSet(
         recipe,
         parametrization,

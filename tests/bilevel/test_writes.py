@@ -323,3 +323,23 @@ def test_private_writes_are_replaced_and_others_are_not():
     for actual, wanted in zip(graph(*tensors), expected, strict=True):
         assert torch.equal(actual, wanted)
         assert actual.dtype == wanted.dtype
+
+
+def test_a_write_into_an_empty_tensor_is_no_write_into_another():
+    class Padded(nn.Module):
+        """Has a parameter and a buffer without values, and writes into the latter."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            self.unused = nn.Parameter(torch.empty(0))
+            self.register_buffer("log", torch.empty(0))
+
+        def forward(self, x):
+            with torch.no_grad():
+                self.log.add_(1)
+            return self.linear(x) + self.unused.sum()
+
+    batch = torch.randn(3, 2), torch.tensor([0, 1, 0])
+    found = unroll(BilevelProblem(Padded()), [batch], step_size=0.1)
+    assert found.final.parameters["unused"].shape == (0,)
