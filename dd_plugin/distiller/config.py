@@ -292,7 +292,7 @@ class DistillerConfig:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
             if not held.tiny <= getattr(self, name) <= held.max:
                 raise ValueError(
-                    f"`{name}` must be a number that {self.dtype} can hold, from {held.tiny:.2g} to "
+                    f"`{name}` must be a number that {self.dtype} can hold, {held.tiny:.2g} to "
                     f"{held.max:.2g}, got {getattr(self, name)}; give a rate such as 0.02"
                 )
         if self.hub_token and not re.fullmatch(r"[!-~]+", self.hub_token):
