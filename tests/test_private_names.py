@@ -89,6 +89,7 @@ EXPECTED = {
         "torch._dynamo.trace_rules",
         "torch._dynamo.variables.builder",
         "torch._inductor.list_options",
+        "torch._inductor.utils.clear_caches",
         "torch._ops.OpOverload._schema",
         "torch._weight_norm",
         "torch.nn.utils.weight_norm._weight_norm",

@@ -8,6 +8,7 @@ modules; images, data sets and processes are other parts' business.
 """
 
 from dd_plugin.bilevel.compile import CompileWarning
+from dd_plugin.bilevel.compile_cache import CompileCacheWarning
 from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, initial_state
 from dd_plugin.bilevel.functional import FunctionalModel, logits_of
 from dd_plugin.bilevel.hypergradient import hypergradient, unroll
@@ -29,6 +30,7 @@ from dd_plugin.bilevel.windows import Full, Last, Random, Window
 __all__ = [
     "BatchGradient",
     "BilevelProblem",
+    "CompileCacheWarning",
     "CompileWarning",
     "Device",
     "EnsembleHypergradient",

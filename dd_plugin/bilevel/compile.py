@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from dd_plugin.bilevel.compile_cache import damaged_entry, use_fresh_cache
 from dd_plugin.bilevel.graph_passes import clean
 from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import INSIDE, level_of_caller
@@ -125,12 +126,18 @@ class CompiledGraph:
 
     def __init__(self, graph: Callable[[list[Tensor]], list[Tensor]], on_cuda: bool) -> None:
         self.on_cuda = on_cuda
+        self._graph = graph
+        self._compiled = self._compile()
+        self._first = True
+
+    def _compile(self) -> Callable[[list[Tensor]], list[Tensor]]:
         # Small inner batches on a GPU are bound by launches: replay them as one CUDA graph.
         how: dict[str, Any] = (
-            {"mode": "reduce-overhead"} if on_cuda else {"options": known_inductor_options(_CPU)}
+            {"mode": "reduce-overhead"}
+            if self.on_cuda
+            else {"options": known_inductor_options(_CPU)}
         )
-        self._compiled = torch.compile(graph, fullgraph=True, dynamic=False, **how)
-        self._first = True
+        return torch.compile(self._graph, fullgraph=True, dynamic=False, **how)
 
     def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """The graph's results."""
@@ -138,15 +145,26 @@ class CompiledGraph:
         if self.on_cuda:
             torch.compiler.cudagraph_mark_step_begin()
         if self._first:
-            # The compiler's own imports and choices are not the user's to act on.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                outputs = self._compiled(inputs)
+            try:
+                outputs = self._quietly(inputs)
+            except Exception as error:
+                damaged = damaged_entry(error)
+                if damaged is None:
+                    raise
+                use_fresh_cache(damaged)
+                self._compiled = self._compile()
+                outputs = self._quietly(inputs)
             self._first = False
         else:
             outputs = self._compiled(inputs)
         # The next replay of a CUDA graph writes into the same memory.
         return [t.clone() for t in outputs] if self.on_cuda else outputs
+
+    def _quietly(self, inputs: list[Tensor]) -> list[Tensor]:
+        # The compiler's own imports and choices are not the user's to act on.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._compiled(inputs)
 
 
 def runner(graph: GraphModule, on_cuda: bool, how: Compile) -> TracedGraph | CompiledGraph:

@@ -55,6 +55,10 @@ NAMES: dict[str, str] = {
     "torch._dynamo.variables.builder": "The same.",
     "torch._dynamo.trace_rules": "The same.",
     "torch._inductor.list_options": "Options that the compiler does not know make it fail.",
+    "torch._inductor.utils.clear_caches": (
+        "A damaged library in the compiler's cache makes it fail; problems run eagerly, after a "
+        "warning."
+    ),
     "torch.fx.experimental.proxy_tensor.get_proxy_mode": (
         "`one_hot` is computed by comparison everywhere, not only while tracing."
     ),
@@ -181,6 +185,13 @@ def known_inductor_options(options: dict[str, Any]) -> dict[str, Any]:
         return options
     known = set(list_options())
     return {name: value for name, value in options.items() if name in known}
+
+
+def forget_compiled_files() -> None:
+    """Let the compiler forget which files of its cache this process has found, if it can."""
+    clear = _optional("torch._inductor.utils.clear_caches")
+    if clear is not None:
+        clear()
 
 
 def operations(*names: str) -> frozenset[Any]:
