@@ -291,8 +291,8 @@ def _batched(
     except (RuntimeError, NotImplementedError) as error:
         if "vmap" in str(error) or "atching rule" in str(error):
             error.add_note(
-                'mode="batched" runs the networks as one by torch.func.vmap, which does not know an '
-                'operation of this problem; use mode="sequential"'
+                'mode="batched" runs the networks as one by torch.func.vmap, which does not know '
+                'an operation of this problem; use mode="sequential"'
             )
         raise
 

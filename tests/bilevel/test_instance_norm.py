@@ -54,9 +54,9 @@ def test_its_average_is_differentiated_and_that_of_plain_training(flat, affine, 
     torch.testing.assert_close(whole.outer_loss, loss, rtol=1e-10, atol=1e-12)
 
 
-def test_a_batch_of_one(steps=2):
+def test_a_batch_of_one():
     problem = BilevelProblem(network())
-    batches, outer = soft_batches(steps, size=1), hard_batch()
+    batches, outer = soft_batches(2, size=1), hard_batch()
     whole = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
     result = hypergradient(problem, batches, outer, step_size=0.1)
     assert worst_error(result, whole)[0] < 1e-9

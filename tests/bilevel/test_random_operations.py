@@ -1,4 +1,4 @@
-"""Random operations in every spelling: in place, and those that the engine does not know by name."""
+"""Random operations: written in place, and those that the engine does not know by name."""
 
 import warnings
 

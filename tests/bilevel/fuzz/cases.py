@@ -17,11 +17,11 @@ from dd_plugin.bilevel import (
     Host,
     Last,
     Optimizer,
-    Random as RandomWindow,
     Recompute,
     adam,
     adamw,
     sgd,
+    windows,
 )
 from tests.bilevel.fuzz.losses import LOSSES
 from tests.bilevel.fuzz.networks import CLASSES, network
@@ -136,7 +136,7 @@ def _make(number: int, rng: Random) -> Case:
     }
     if problem["outer_training"]:
         features.append("outer loss in train mode")
-    window = rng.choice((Full(), Full(), Last(1), Last(2), RandomWindow(2)))
+    window = rng.choice((Full(), Full(), Last(1), Last(2), windows.Random(2)))
     storage = rng.choice(
         (None, Device(1), Device(2), Device(2, activations=1 << 30), Host(2), Recompute(2))
     )

@@ -1,4 +1,4 @@
-"""The layers of the fuzz that no library has: state of their own, parts without gradient, writes."""
+"""Layers of the fuzz that no library has: state, parts without gradient, writes, tokens."""
 
 from __future__ import annotations
 
@@ -228,9 +228,9 @@ class Attention(Described):
 
     def __init__(self, how: str, width: int) -> None:
         super().__init__(how)
-        self.inside = nn.Linear(width, 3 * width, bias=False)
+        self.inside: nn.Module = nn.Linear(width, 3 * width, bias=False)
         if how.startswith("module"):
-            self.inside = nn.MultiheadAttention(width, 2, dropout=0.1, batch_first=True)  # type: ignore
+            self.inside = nn.MultiheadAttention(width, 2, dropout=0.1, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how.startswith("module"):

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from dd_plugin.bn import convert_bn
 from tests.bilevel.fuzz import layers
+from tests.bilevel.fuzz.grammar import ANYWHERE, Grammar, chosen
 
 CLASSES = 3
 POLICIES: tuple[Any, ...] = (
@@ -21,118 +20,6 @@ POLICIES: tuple[Any, ...] = (
     "stock constant",
     *((kind, by) for kind in ("tracked", "learned", "frozen") for by in ("batch", "running")),
 )
-
-
-class Grammar:
-    """Draws layers, and keeps track of the shape between them and of what was drawn.
-
-    Attributes:
-        features: what the network has, as the counts name it.
-        channels: of the activations so far: of an image, of tokens or of a vector.
-        side: of the image so far.
-    """
-
-    def __init__(self, rng: Random, channels: int, side: int) -> None:
-        self.rng, self.channels, self.side = rng, channels, side
-        self.features: list[str] = []
-        self.shape = "image"
-
-    def of(self, family: str, choices: Any) -> Any:
-        """One of the choices, noted down."""
-        choice = self.rng.choice(tuple(choices))
-        self.features.append(f"{family}: {choice}" if family else str(choice))
-        return choice
-
-    @property
-    def dim(self) -> int:
-        """The dimension of the channels."""
-        return {"image": 1, "tokens": 2, "vector": 1}[self.shape]
-
-
-# --- layers that take any shape ----------------------------------------------------------------
-
-SMOOTH: tuple[Callable[[], nn.Module], ...] = (
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Softplus,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.LogSigmoid,
-    nn.Softsign,
-    nn.Tanhshrink,
-    nn.PReLU,
-    nn.Softshrink,
-    nn.GLU,
-)
-IN_PLACE: tuple[Callable[..., nn.Module], ...] = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.Hardswish,
-    nn.Hardsigmoid,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.RReLU,
-)
-
-
-def activation(g: Grammar) -> nn.Module:
-    in_place = g.rng.random() < 0.6
-    make = g.rng.choice(IN_PLACE if in_place else SMOOTH)
-    name = getattr(make, "__name__", "")
-    if make is nn.GLU:
-        g.features.append("GLU")
-        if g.channels % 2:
-            return nn.Sequential()
-        g.channels //= 2
-        return nn.GLU(g.dim)
-    g.features.append(f"{name} in place" if in_place else name)
-    # In place on a value of its own: the input may be one that somebody else needs.
-    return nn.Sequential(layers.Written("mul_"), make(inplace=True)) if in_place else make()
-
-
-def dropout(g: Grammar) -> nn.Module:
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "dropout": lambda: nn.Dropout(0.3),
-        "dropout in place": lambda: nn.Sequential(layers.Written("mul_"), nn.Dropout(0.3, True)),
-        "alpha dropout": lambda: nn.AlphaDropout(0.2),
-        "feature alpha dropout": lambda: nn.FeatureAlphaDropout(0.2),
-        "stochastic depth": lambda: layers.Residual("sum", layers.DropPath()),
-        "timm's depth": lambda: timm.layers.DropPath(0.3),
-        "torchvision's depth": lambda: torchvision.ops.StochasticDepth(0.3, "row"),
-    }
-    if g.shape == "image":
-        kinds["channel dropout"] = lambda: nn.Dropout2d(0.3)
-        kinds["dropblock"] = lambda: torchvision.ops.DropBlock2d(0.2, 3)
-    if g.shape == "tokens":
-        kinds["dropout of tokens"] = lambda: nn.Dropout1d(0.3)
-    return kinds[g.of("", kinds)]()
-
-
-def chosen(family: str, make: Callable[..., nn.Module], *more: str) -> Callable[..., nn.Module]:
-    """A layer of `layers` by one of its choices; ``more`` are attributes of the grammar."""
-
-    def draw(g: Grammar) -> nn.Module:
-        how = g.of(family, make.CHOICES)  # type: ignore[attr-defined]
-        return make(how, *(getattr(g, name) for name in more))
-
-    return draw
-
-
-ANYWHERE: dict[str, Callable[[Grammar], nn.Module]] = {
-    "activation": activation,
-    "dropout": dropout,
-    "noise": chosen("noise", layers.Noise),
-    "moving average": chosen("moving average", layers.MovingAverage, "channels", "dim"),
-    "counter": chosen("counter", layers.Counter),
-    "without gradient": chosen("without gradient", layers.Ungraded),
-    "written": chosen("written", layers.Written),
-}
 
 
 # --- images ------------------------------------------------------------------------------------
@@ -164,12 +51,10 @@ def convolution(g: Grammar, same: bool = False) -> nn.Module:
     elif kind == "one by one":
         made = nn.Conv2d(c, width, 1, bias=bias)
     else:
-        mode = g.of("padding", ("zeros", "reflect", "circular", "replicate"))
-        mode = mode if g.side > 2 else "zeros"
+        mode: Any = g.of("padding", ("zeros", "reflect", "circular", "replicate"))
         by = 2 if kind == "dilated" else 1
-        made = nn.Conv2d(
-            c, width, 3, 1, by, by, groups=groups, bias=bias, padding_mode=mode if by == 1 else "zeros"
-        )
+        mode = mode if g.side > 2 and by == 1 else "zeros"
+        made = nn.Conv2d(c, width, 3, 1, by, by, groups=groups, bias=bias, padding_mode=mode)
     return parametrized(g, made)
 
 
@@ -343,5 +228,5 @@ def generic(g: Grammar, net: nn.Module) -> str:
                     b.fill_(0.2)
     if g.rng.random() < 0.1:
         g.features.append("frozen first layer")
-        net.body[0].requires_grad_(False)  # type: ignore[union-attr,operator,index]
+        next(next(net.children()).children()).requires_grad_(False)
     return stock

@@ -269,7 +269,7 @@ class Judge:
         self.compare("batched", found, expected)
 
     def plain(self, reference: Hypergradient) -> None:
-        """The forward run against a loop over the module itself, which knows nothing of the engine."""
+        """The forward run against a loop over the module itself, which knows no engine."""
         case = self.case
         if case.problem["stock_statistics"] == "constant":
             return
