@@ -41,6 +41,10 @@ class StatisticsRecord:
         """What ``old`` has become, ``old`` itself if nothing moved it."""
         return self._new[id(old)][1] if id(old) in self._new else old
 
+    def as_buffer(self, old: Tensor) -> Tensor:
+        """The same as plain training sees it in the same pass: moved without gradient."""
+        return self.latest(old).detach() if id(old) in self._new else old
+
 
 _record: ContextVar[StatisticsRecord | None] = ContextVar("dd_plugin_statistics", default=None)
 
@@ -81,7 +85,7 @@ def _batch_norm(
         record = StatisticsRecord()
     assert running_mean is not None
     assert running_var is not None
-    mean, var = record.latest(running_mean), record.latest(running_var)
+    mean, var = record.as_buffer(running_mean), record.as_buffer(running_var)
     return arithmetic.normalize(input, mean, var, weight, bias, eps)
 
 

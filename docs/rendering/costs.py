@@ -230,6 +230,7 @@ def fuzz(report: Any) -> str:
     lines += ["", table(["run as", "cases", "worst error", "refused"], cells, "lrrr"), ""]
     lines += [
         f"In {report['sensitive']:,} cases a tensor is left out of the worst error, since the "
-        "whole graph itself moves by more than the tolerance when weights move by 10⁻¹² of themselves."
+        "whole graph itself moves by more than the tolerance when weights move by 10⁻¹² of "
+        "themselves."
     ]
     return "\n".join(lines)
