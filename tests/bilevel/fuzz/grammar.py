@@ -10,7 +10,7 @@ import timm
 import torchvision
 from torch import nn
 
-from tests.bilevel.fuzz import layers
+from tests.bilevel.fuzz import layers, operations
 
 
 class Grammar:
@@ -120,4 +120,6 @@ ANYWHERE: dict[str, Callable[[Grammar], nn.Module]] = {
     "counter": chosen("counter", layers.Counter),
     "without gradient": chosen("without gradient", layers.Ungraded),
     "written": chosen("written", layers.Written),
+    "statement": chosen("statement", operations.Statement),
+    "operation": chosen("operation", operations.Operation),
 }

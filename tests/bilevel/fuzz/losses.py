@@ -165,6 +165,15 @@ def scaled_by_itself(logits: Tensor, labels: Tensor) -> Tensor:
     return loss / (0.5 + loss.data)
 
 
+def noisy(logits: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(logits + 0.1 * torch.randn_like(logits), labels)
+
+
+def penalized(logits: Tensor, labels: Tensor) -> Tensor:
+    slope = torch.func.grad(lambda z: cross_entropy(z, labels))(logits)
+    return cross_entropy(logits, labels) + slope.square().sum()
+
+
 LOSSES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
@@ -197,5 +206,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
         multi_label,
         poisson,
         scaled_by_itself,
+        noisy,
+        penalized,
     )
 }

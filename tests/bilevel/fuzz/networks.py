@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from dd_plugin.bn import convert_bn
-from tests.bilevel.fuzz import layers
+from tests.bilevel.fuzz import layers, operations
 from tests.bilevel.fuzz.grammar import ANYWHERE, Grammar, chosen
 
 CLASSES = 3
@@ -122,12 +122,19 @@ def twice(g: Grammar) -> nn.Module:
     return layers.Twice(nn.Sequential(*inside))
 
 
+def checkpointed(g: Grammar) -> nn.Module:
+    how = g.of("checkpoint", operations.Checkpointed.CHOICES)
+    return operations.Checkpointed(how, nn.Sequential(convolution(g, same=True), norm(g)))
+
+
 IMAGES: dict[str, Callable[[Grammar], nn.Module]] = {
     "convolution": convolution,
     "norm": norm,
     "pool": pool,
     "residual": residual,
     "twice": twice,
+    "functional": chosen("functional", operations.Functional, "channels"),
+    "checkpoint": checkpointed,
     "resample": chosen("resample", layers.Resample, "channels"),
 }
 
@@ -156,6 +163,7 @@ TOKENS: dict[str, Callable[[Grammar], nn.Module]] = {
     "attention": chosen("attention", layers.Attention, "channels"),
     "norm": norm,
     "MLP": perceptron,
+    "recurrent": chosen("recurrent", operations.Recurrent, "channels"),
     "tied": chosen("tied", layers.Tied, "channels"),
     "twice": twice,
 }

@@ -27,6 +27,7 @@ from dd_plugin.bilevel import (
 )
 from dd_plugin.bilevel.randomness import mix
 from tests.bilevel.fuzz.cases import Case, make
+from tests.bilevel.fuzz.operations import Checkpointed
 from tests.bilevel.problems import ROLES, assert_unchanged, frozen_copy
 
 TOLERANCE = 1e-9
@@ -36,7 +37,7 @@ MOVED = 1e-12
 ALLOWED = 10
 # The part of the norm of its role below which a tensor's own norm is not what an error is taken
 # relative to: a gradient that is 0 (of a bias before a normalization) is left over from rounding.
-PART = 1e-6
+PART = 1e-4
 
 
 @dataclass
@@ -75,6 +76,8 @@ class Outcome:
         return {key: value for key, value in found.items() if value not in ({}, [])}
 
 
+# What torch's vmap warns of, of no concern to who batches networks.
+OF_VMAP = ("was resized", "performance drop")
 Named = dict[str, list[Tensor]]
 
 
@@ -183,8 +186,9 @@ class Judge:
         expected = tensors_of(reference)
         # The engine draws for itself what it knows by name; the others are seeded.
         draws = any(specs for _, specs in self.problem.probes.values()) or any(
-            isinstance(m, (nn.RReLU, nn.FractionalMaxPool2d)) for m in self.case.model.modules()
+            isinstance(m, nn.FractionalMaxPool2d) for m in self.case.model.modules()
         )
+        draws = draws or any("noisy" in f for f in self.case.features)
         for method in ("mixed", "reverse"):
             self.attempt(method, self.problem, expected, method)
         if self.case.traced:
@@ -231,8 +235,9 @@ class Judge:
             if issubclass(warning.category, CompileWarning):
                 self.outcome.refused[way] = f"ran eagerly: {warning.message}"[:300]
                 return None
-            known = issubclass(warning.category, (MissingRuleWarning, FutureWarning))
-            if not known and not issubclass(warning.category, DeprecationWarning):
+            known = (MissingRuleWarning, FutureWarning, DeprecationWarning)
+            ours = not any(text in str(warning.message) for text in OF_VMAP)
+            if not issubclass(warning.category, known) and ours:
                 self.fail(f"{way}, warning", str(warning.message)[:300])
         return result
 
@@ -276,7 +281,9 @@ class Judge:
         model = copy.deepcopy(case.model).train()
         state = self.problem.optimizer.init(dict(self.problem.model.parameters))
         batches = case.arguments["batches"]
-        if callable(batches):
+        # Plain training runs a checkpoint twice, and its statistics move twice.
+        twice = any(isinstance(m, Checkpointed) for m in model.modules())
+        if callable(batches) or twice:
             return
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         trained = {n: p for n, p in trained.items() if n in self.problem.model.parameters}
