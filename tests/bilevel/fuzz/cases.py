@@ -84,6 +84,9 @@ class _Made:
     def __init__(self, pixels: Tensor, classes: Tensor, soft: bool) -> None:
         self.pixels, self.classes, self.soft = pixels, classes, soft
 
+    def __repr__(self) -> str:
+        return f"a function of {tuple(self.pixels.shape)} pixels and {tuple(self.classes.shape)}"
+
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         images = torch.tanh(self.pixels) * (1 + 0.1 * step)
         if torch.rand(()) < 0.5:

@@ -98,6 +98,11 @@ class Operation(Described):
         return OPERATIONS[self.how](x)
 
 
+def _out(y: Tensor) -> None:
+    with torch.no_grad():
+        torch.add(y, 0.2, out=y)
+
+
 class Statement(Described):
     """Calls what writes into its input, and does not look at what that returns."""
 
@@ -108,7 +113,7 @@ class Statement(Described):
         "silu": lambda y, training: F.silu(y, inplace=True),
         "mish": lambda y, training: F.mish(y, inplace=True),
         "elu_": lambda y, training: F.elu_(y),
-        "threshold_": lambda y, training: F.threshold_(y, 0.1, 0.2),
+        "threshold": lambda y, training: F.threshold(y, 0.1, 0.2, inplace=True),
         "dropout": lambda y, training: F.dropout(y, 0.3, training, inplace=True),
         "alpha_dropout": lambda y, training: F.alpha_dropout(y, 0.3, training, inplace=True),
         "rrelu": lambda y, training: F.rrelu(y, 0.1, 0.3, training, inplace=True),
@@ -121,11 +126,6 @@ class Statement(Described):
         y = x * 1.0
         self.CALLS[self.how](y, self.training)
         return y
-
-
-@torch.no_grad()
-def _out(y: Tensor) -> None:
-    torch.add(y, 0.2, out=y)
 
 
 class Functional(Described):
