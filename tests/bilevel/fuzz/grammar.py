@@ -96,6 +96,7 @@ def dropout(g: Grammar) -> nn.Module:
     }
     if g.shape == "image":
         kinds["channel dropout"] = lambda: nn.Dropout2d(0.3)
+    if g.shape == "image" and g.side >= 3:
         kinds["dropblock"] = lambda: torchvision.ops.DropBlock2d(0.2, 3)
     if g.shape == "tokens":
         kinds["dropout of tokens"] = lambda: nn.Dropout1d(0.3)

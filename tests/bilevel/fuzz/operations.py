@@ -42,7 +42,8 @@ def _sdpa_like(x: Tensor) -> Tensor:
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "cumsum": lambda x: x.cumsum(-1) / x.shape[-1],
     "cumprod": lambda x: (1 + 0.1 * torch.tanh(x)).cumprod(-1),
-    "logcumsumexp": lambda x: x.logcumsumexp(-1),
+    # Not logcumsumexp: torch's derivative takes logarithms of gradients, and is NaN where one is 0.
+    "logsumexp": lambda x: x - x.logsumexp(-1, keepdim=True),
     "cummax": lambda x: x.cummax(-1).values,
     "sort": lambda x: x.sort(-1).values,
     "gather": _gather,
@@ -50,7 +51,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "masked": _masked,
     "prod": lambda x: x + 0.1 * torch.tanh(x).prod(-1, keepdim=True),
     "median": lambda x: x - x.median(-1, keepdim=True).values,
-    "norm": lambda x: x / (1 + x.norm(dim=-1, keepdim=True)),
+    "norm": lambda x: x / (1 + (0.1 + x.abs()).norm(dim=-1, keepdim=True)),
     "amax": lambda x: x - 0.5 * x.amax(-1, keepdim=True),
     "std": lambda x: x / (0.5 + x.std(-1, keepdim=True, unbiased=False).square()),
     "fft": lambda x: torch.fft.irfft(torch.fft.rfft(x) * 0.7, n=x.shape[-1]) + 0.1 * x,
