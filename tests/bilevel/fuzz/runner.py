@@ -35,8 +35,8 @@ TOLERANCE = 1e-9
 MOVED = 1e-12
 # The multiple of that which is allowed where it is more than the tolerance.
 ALLOWED = 10
-# What moves by more than this is nothing but rounding: the adjoint of Adam's second moment where the
-# gradient is 0 in exact arithmetic, say.
+# What moves by more than this is nothing but rounding: the adjoint of Adam's second moment, say,
+# where the gradient is 0 in exact arithmetic.
 NOISE = 1e-2
 # The part of the norm of its role below which a tensor's own norm is not what an error is taken
 # relative to: a gradient that is 0 (of a bias before a normalization) is left over from rounding.
