@@ -85,6 +85,7 @@ BLOCKS = (
         plot="Time and peak memory against the number of inner steps",
     ),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
+    Block("fuzz", costs.fuzz, "python -m tests.bilevel.fuzz"),
     Block(
         "profile-time",
         scaling.profile_time,

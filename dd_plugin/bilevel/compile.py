@@ -100,7 +100,20 @@ def make_graph(function: Callable[[list[Tensor]], list[Tensor]], inputs: list[Te
     def trace(function: Callable[[list[Tensor]], list[Tensor]]) -> GraphModule:
         return make_fx_of_fakes(function)(inputs)
 
-    return without_writes(trace(function), trace)
+    graph = trace(function)
+    _check_draws_nothing(graph)
+    return without_writes(graph, trace)
+
+
+def _check_draws_nothing(graph: GraphModule) -> None:
+    """Check that a graph makes no random numbers: it would make others each time it is run.
+
+    Raises:
+        RuntimeError: it does; what `randomness` knows by name comes as an input instead.
+    """
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise RuntimeError(f"{node.target} draws random numbers that a trace cannot replay")
 
 
 class TracedGraph:

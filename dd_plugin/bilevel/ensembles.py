@@ -285,7 +285,15 @@ def _batched(
     if key not in problem.compiled:
         problem.compiled[key] = BatchedProblem(problem, count)
     batched = problem.compiled[key]
-    result = hypergradient(batched, batches, outer_batch, initial=stacked, seed=seed, **options)
+    try:
+        result = hypergradient(batched, batches, outer_batch, initial=stacked, seed=seed, **options)
+    except (RuntimeError, NotImplementedError) as error:
+        if "vmap" in str(error) or "atching rule" in str(error):
+            error.add_note(
+                'mode="batched" runs the networks as one by torch.func.vmap, which does not know '
+                'an operation of this problem; use mode="sequential"'
+            )
+        raise
 
     def each(tree: Any) -> list[Any]:
         return [

@@ -18,6 +18,7 @@ buffers of the model that was passed in stay as they are whatever happens.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dd_plugin.bilevel.copying import copy_structure
+from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.randomness import Draws, drawing_from, replayed
 from dd_plugin.bilevel.second_order import second_order
@@ -147,6 +149,7 @@ class FunctionalModel:
                 "the model has no trainable parameter; call `model.requires_grad_()` on what the "
                 "inner optimizer should train"
             )
+        _warn_of_hooks(model)
         device = next(iter(self.parameters.values())).device
         self.device_type = device.type
 
@@ -290,6 +293,22 @@ class FunctionalModel:
                 if name not in self._written:
                     self._written.append(name)
         return logits
+
+
+def _warn_of_hooks(model: nn.Module) -> None:
+    """Warn of hooks on the gradients of parameters: the engine's gradients do not pass them."""
+    hooked = [
+        name
+        for name, p in model.named_parameters()
+        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None)
+    ]
+    if hooked:
+        warnings.warn(
+            f"hooks on the gradients of parameters are not run in inner training, and "
+            f"{hooked[0]!r} has one ({len(hooked)} parameters in all); if they change the gradient "
+            "(a mask, a scale), multiply the parameter in the forward pass instead, or freeze it",
+            stacklevel=level_of_caller(),
+        )
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

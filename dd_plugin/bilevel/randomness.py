@@ -210,9 +210,14 @@ def _make_dropout(native: Callable[..., Tensor], unbatched_dim: int | None) -> A
             return native(input, p, training, inplace)
         _check_p(p)
         shape = input.shape if unbatched_dim is None else _channels(input, unbatched_dim)
-        return input * _keep(draws, input, shape, p)
+        return _returned(input, input * _keep(draws, input, shape, p), inplace)
 
     return dropout
+
+
+def _returned(input: Tensor, output: Tensor, inplace: bool) -> Tensor:
+    """``output``, written into ``input`` where the caller may not look at what is returned."""
+    return input.copy_(output) if inplace else output
 
 
 def _make_alpha_dropout(native: Callable[..., Tensor], by_channel: bool) -> Any:
@@ -227,13 +232,30 @@ def _make_alpha_dropout(native: Callable[..., Tensor], by_channel: bool) -> Any:
         # affine map restores mean and variance.
         alpha = -1.7580993408473766
         if p == 1.0:
-            return input * 0.0
+            return _returned(input, input * 0.0, inplace)
         shape = _channels(input, -1) if by_channel else input.shape
         kept = (_uniform_like(draws, input, shape) >= p).to(input.dtype)
         a = ((1 - p) * (1 + p * alpha**2)) ** -0.5
-        return a * (input * kept + alpha * (1 - kept)) - a * alpha * p
+        output = a * (input * kept + alpha * (1 - kept)) - a * alpha * p
+        return _returned(input, output, inplace)
 
     return alpha_dropout
+
+
+def _rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    draws = _active()
+    if draws is None:
+        return _NATIVE[F, "rrelu"](input, lower, upper, training, inplace)
+    if not training:
+        return F.leaky_relu(input, (lower + upper) / 2, inplace)
+    slope = lower + (upper - lower) * _uniform_like(draws, input)
+    return _returned(input, torch.where(input > 0, input, slope * input), inplace)
 
 
 def _raw_dropout(native: Callable[..., Tensor]) -> Any:
@@ -368,6 +390,7 @@ def _patches() -> Iterator[Patch]:
     for name in ("alpha_dropout", "feature_alpha_dropout"):
         by_channel = name == "feature_alpha_dropout"
         yield Patch(F, name, _make_alpha_dropout(_NATIVE[F, name], by_channel))
+    yield Patch(F, "rrelu", _rrelu)
     yield Patch(torch, "dropout", _raw_dropout(_NATIVE[torch, "dropout"]))
     for name, kind in _FACTORIES:
         yield Patch(torch, name, _make_factory(_NATIVE[torch, name], kind))
@@ -399,6 +422,7 @@ _NATIVE: dict[tuple[Any, str], Any] = {
                 "dropout3d",
                 "alpha_dropout",
                 "feature_alpha_dropout",
+                "rrelu",
             ],
         ),
         (

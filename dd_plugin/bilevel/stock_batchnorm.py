@@ -4,7 +4,8 @@
 them. While the engine runs a model it replaces the function by plain arithmetic, and what the
 kernel would have written is noted down instead (`StatisticsRecord`), with its graph. So a model
 that was never converted has exact hypergradients, through its moving average as well. Layers made
-by `dd_plugin.bn.convert_bn` do not need this.
+by `dd_plugin.bn.convert_bn` do not need this. `torch.nn.functional.instance_norm` keeps a moving
+average in the same way where a layer was made with ``track_running_stats=True``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dd_plugin.bn import arithmetic
 from dd_plugin.bn.rules import batch_normalize
 
 _native = F.batch_norm
+_native_instance_norm = F.instance_norm
 
 
 class StatisticsRecord:
@@ -38,6 +40,10 @@ class StatisticsRecord:
     def latest(self, old: Tensor) -> Tensor:
         """What ``old`` has become, ``old`` itself if nothing moved it."""
         return self._new[id(old)][1] if id(old) in self._new else old
+
+    def as_buffer(self, old: Tensor) -> Tensor:
+        """The same as plain training sees it in the same pass: moved without gradient."""
+        return self.latest(old).detach() if id(old) in self._new else old
 
 
 _record: ContextVar[StatisticsRecord | None] = ContextVar("dd_plugin_statistics", default=None)
@@ -81,14 +87,47 @@ def _batch_norm(
         record = StatisticsRecord()
     assert running_mean is not None
     assert running_var is not None
-    mean, var = record.latest(running_mean), record.latest(running_var)
+    mean, var = record.as_buffer(running_mean), record.as_buffer(running_var)
     return arithmetic.normalize(input, mean, var, weight, bias, eps)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    record = _record.get()
+    tracked = running_mean is not None and running_var is not None
+    if not tracked or (record is None and arithmetic.fused_kernel_is_exact(input)):
+        return _native_instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
+    if not use_input_stats:
+        return _batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    pixels = list(range(2, input.dim()))
+    # Each example has statistics of its own; the moving average takes their mean.
+    mean, var = input.mean(pixels).mean(0), input.var(pixels).mean(0)
+    for old, new in ((running_mean, mean), (running_var, var)):
+        assert old is not None
+        if record is not None:
+            record.note(old, arithmetic.moving_average(record.latest(old), new, momentum))
+        else:
+            with torch.no_grad():
+                old.copy_(arithmetic.moving_average(old, new, momentum))
+    return _native_instance_norm(input, None, None, weight, bias, True, momentum, eps)
 
 
 @contextlib.contextmanager
 def differentiable_batch_norm() -> Iterator[None]:
-    """Replace `torch.nn.functional.batch_norm` by a function that obeys `recording`."""
-    tickets = patching.apply([Patch(F, "batch_norm", _batch_norm)])
+    """Replace the functions that move running statistics by ones that obey `recording`."""
+    tickets = patching.apply(
+        [Patch(F, "batch_norm", _batch_norm), Patch(F, "instance_norm", _instance_norm)]
+    )
     try:
         yield
     finally:

@@ -175,7 +175,12 @@ class _Comparison:
         """What is likely the matter, and what to do about it."""
         problem, inputs = self.problem, self.inputs
         if problem.compiling:
-            again, swept = problem.gradient_and_sweep(inputs, *self.bars)
+            try:
+                again, swept = problem.gradient_and_sweep(inputs, *self.bars)
+            except (RuntimeError, NotImplementedError) as error:
+                if missing_rule_operation(error) is None:
+                    raise
+                again, swept = problem.gradient_and_sweep_reverse(inputs, *self.bars)
             if not self.wrong(again._asdict(), swept):
                 return (
                     "Without a trace they agree: the recorded operations do not do what the Python "

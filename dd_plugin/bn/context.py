@@ -11,12 +11,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_in_graph: ContextVar[bool] = ContextVar("dd_plugin_statistics_in_graph", default=False)
+from torch import Tensor
+
+# The statistics that the pass has moved so far; None where they are moved without a graph.
+_moved: ContextVar[list[Tensor] | None] = ContextVar("dd_plugin_moved_statistics", default=None)
 
 
 def statistics_are_in_graph() -> bool:
     """Whether `statistics_in_graph` is active."""
-    return _in_graph.get()
+    return _moved.get() is not None
+
+
+def note_moved(statistics: Tensor) -> None:
+    """Note down what a layer has rebound its running mean or variance to."""
+    moved = _moved.get()
+    if moved is not None:
+        moved.append(statistics)
+
+
+def as_buffer(statistics: Tensor) -> Tensor:
+    """Running statistics as plain training sees them: without the graph of the same pass.
+
+    A layer that is used twice normalizes with what its first use has moved. Plain training moves
+    it without gradient, so the gradient of a training step does not go through it.
+    """
+    moved = _moved.get() or ()
+    return statistics.detach() if any(statistics is t for t in moved) else statistics
 
 
 @contextmanager
@@ -36,8 +56,8 @@ def statistics_in_graph() -> Iterator[None]:
 
     The switch is one per thread. It has no effect on "learned" and "frozen".
     """
-    before = _in_graph.set(True)
+    before = _moved.set([])
     try:
         yield
     finally:
-        _in_graph.reset(before)
+        _moved.reset(before)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bn import arithmetic
-from dd_plugin.bn.context import statistics_are_in_graph
+from dd_plugin.bn.context import as_buffer, note_moved, statistics_are_in_graph
 from dd_plugin.bn.distributed import several_processes
 from dd_plugin.bn.guarded_eps import GuardedEps
 from dd_plugin.bn.private import is_tracing
@@ -175,9 +175,9 @@ class LearnableStatistics(nn.Module):
         self.materialize_corrections()
         effective: dict[str, Tensor] = {}
         if self.running_mean is not None:
-            effective["running_mean"] = self.running_mean
+            effective["running_mean"] = as_buffer(self.running_mean)
         if self.running_var is not None:
-            effective["running_var"] = arithmetic.positive(self.running_var)
+            effective["running_var"] = arithmetic.positive(as_buffer(self.running_var))
         if self.statistics == "tracked":
             if "running_mean" in effective:
                 effective["running_mean"] = effective["running_mean"] * (1 + self.mean_correction)
@@ -273,7 +273,9 @@ class LearnableStatistics(nn.Module):
                 self.num_batches_tracked = batches = self.num_batches_tracked + 1
             momentum = self._momentum_now(batches)
             for name, value in observed.items():
-                setattr(self, name, arithmetic.moving_average(getattr(self, name), value, momentum))
+                moved = arithmetic.moving_average(getattr(self, name), value, momentum)
+                setattr(self, name, moved)
+                note_moved(moved)
             return
         with torch.no_grad():
             if self.num_batches_tracked is not None:

@@ -196,3 +196,41 @@ def exactness(report: Any) -> str:
             row += [f"{n:,}", f"{worst[option, value, way]:.1e}" if n else ""]
         cells.append(row)
     return f"torch {report['torch']}, float64.\n\n{table(head, cells, 'll' + 'rr' * len(ways))}"
+
+
+# The ways in which a case of the fuzz is run, and what each is compared with the whole graph for.
+FUZZ_WAYS = {
+    "mixed": "`mixed`",
+    "reverse": "`reverse`",
+    "traced": "`mixed`, traced",
+    "batched": "`mixed`, two networks batched",
+    "plain": "forward run against a plain loop",
+}
+
+
+def fuzz(report: Any) -> str:
+    """The number of random cases, and the worst error of every way to run them."""
+    status = report["status"]
+    counted = ", ".join(
+        f"{status.get(name, 0):,} {name}" for name in ("passed", "failed", "refused")
+    )
+    lines = [
+        f"{report['count']:,} random cases: {counted}. The worst error is {report['worst']:.1e}. "
+        f"torch {report['torch']}, float64."
+    ]
+    refused: dict[str, int] = defaultdict(int)
+    for why, times in report["refusals"].items():
+        refused[why.split(":")[0]] += times
+    cells = [
+        [FUZZ_WAYS[way], f"{found['cases']:,}", f"{found['worst']:.1e}", f"{refused[way]:,}"]
+        for way, found in sorted(
+            report["ways"].items(), key=lambda pair: list(FUZZ_WAYS).index(pair[0])
+        )
+    ]
+    lines += ["", table(["run as", "cases", "worst error", "refused"], cells, "lrrr"), ""]
+    lines += [
+        f"In {report['sensitive']:,} cases a tensor is left out of the worst error, since the "
+        "whole graph itself moves by more than the tolerance when weights move by 10⁻¹² of "
+        "themselves."
+    ]
+    return "\n".join(lines)

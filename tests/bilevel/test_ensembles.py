@@ -108,3 +108,14 @@ def test_errors():
         hypergradients(
             problem, batches, outer, networks, mode="batched", method="reverse", step_size=0.1
         )
+
+
+def test_what_cannot_be_batched_is_told_with_the_way_out():
+    layer = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(192, 3))
+    problem = BilevelProblem(torch.nn.Sequential(torch.nn.Flatten(), layer).double())
+    batches, outer = soft_batches(2), hard_batch()
+    hypergradient(problem, batches, outer, step_size=0.1)  # finds out what the network moves
+    networks = [initial_state(problem)] * 2
+    with pytest.raises(RuntimeError) as error:
+        hypergradients(problem, batches, outer, networks, mode="batched", step_size=0.1)
+    assert any('mode="sequential"' in note for note in error.value.__notes__)

@@ -203,3 +203,16 @@ def test_errors():
     model.handle = (i for i in range(3))
     with pytest.raises(TypeError, match="cannot be copied"):
         FunctionalModel(model)
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_gradients_of_parameters_are_told(register):
+    model = nn.Linear(2, 2)
+    FunctionalModel(model)
+    getattr(model.weight, register)(lambda gradient: None)
+    with pytest.warns(UserWarning, match="'weight' has one") as said:
+        FunctionalModel(model)
+    assert said[0].filename == __file__
+    with pytest.warns(UserWarning, match="are not run") as said:
+        BilevelProblem(model)
+    assert said[0].filename == __file__

@@ -209,3 +209,19 @@ def test_a_file_of_unknown_layout_has_a_table_all_the_same(script):
     lines = script.markdown.generic({"rows": rows}).splitlines()
     assert lines[0] == "| case | seconds | accuracy |"
     assert lines[2:] == ["| a | 0.123 |  |", r"| b\|c |  | 55.0 ± 7.1 % |"]
+
+
+def test_a_fuzz_says_how_many_cases_and_what_was_refused(script):
+    report = {
+        "count": 1200,
+        "status": {"passed": 1199, "refused": 1},
+        "worst": 3e-12,
+        "sensitive": 7,
+        "torch": "2.15",
+        "ways": {"reverse": {"cases": 1, "worst": 1e-15}, "mixed": {"cases": 2, "worst": 3e-12}},
+        "refusals": {"mixed: one: reason": 2, "mixed: another": 3},
+    }
+    lines = script.costs.fuzz(report).splitlines()
+    assert lines[0].startswith("1,200 random cases: 1,199 passed, 0 failed, 1 refused.")
+    assert lines[4:6] == ["| `mixed` | 2 | 3.0e-12 | 5 |", "| `reverse` | 1 | 1.0e-15 | 0 |"]
+    assert lines[-1].startswith("In 7 cases")
