@@ -250,7 +250,7 @@ class Batches:
     def check_repeats(self) -> None:
         """See that batches which were asked for twice were the same both times.
 
-        Once at the end of a run, since a GPU has to be waited for.
+        Once at the end of a run, since a GPU has to be waited for, and before a verification.
 
         Raises:
             ValueError: one was not.

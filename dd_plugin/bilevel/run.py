@@ -253,6 +253,8 @@ class Run:
         problem, batch = self.problem, (args[0].images, args[0].labels)
         kind = (self.method, problem.compiling, *((t.shape, t.dtype) for t in batch))
         if problem.verify and kind not in problem.verified:
+            # Another batch than in the forward run would be taken for a wrong sweep.
+            self.batches.check_repeats()
             forward: dict[str, Any] = {"gradients": record.gradients, "loss": self.losses[k]}
             if k == self.stop - 1:
                 after = self.state

@@ -95,7 +95,8 @@ class Lazy:
 
 def _run(maker, lazy=False, **options):
     torch.manual_seed(7)
-    problem = BilevelProblem(options.pop("model", None) or model(), verify=False)
+    verify = options.pop("verify", False)
+    problem = BilevelProblem(options.pop("model", None) or model(), verify=verify)
     batches = Lazy(maker) if lazy else maker
     return problem, hypergradient(
         problem, batches, hard_batch(shape=(4,)), step_size=0.3, steps=STEPS, seed=3, **options
@@ -132,6 +133,13 @@ def test_with_leaves_another_answer_is_an_error_that_names_the_step(make, lazy, 
     maker = Maker(make())
     with pytest.raises(ValueError, match=r"got another one for step \d on the way back; draw from"):
         _run(maker, lazy, leaves=[maker.images], method=method)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_another_answer_is_told_before_a_verification_that_it_would_fail(lazy):
+    maker = Maker(_own_numpy())
+    with pytest.raises(ValueError, match=r"got another one for step \d on the way back; draw from"):
+        _run(maker, lazy, leaves=[maker.images], verify=True)
 
 
 def test_with_leaves_the_first_step_that_differs_is_named():
