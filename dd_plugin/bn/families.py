@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.distributed import global_moments, process_group_of
+from dd_plugin.bn.guarded_eps import GuardedEps
 from dd_plugin.bn.layer import (
     LearnableBatchNorm1d,
     LearnableBatchNorm2d,
@@ -94,8 +95,10 @@ class FrozenLearnable(LearnableStatistics):
 class HubFrozenLearnable(FrozenLearnable):
     """The DETR family's copies of it in transformers, which have no ``eps`` attribute."""
 
+    eps: Any = GuardedEps(default=1e-5)  # the constant in the code of all of them
+
     def epsilon(self) -> float:
-        """The constant in the code of all of them."""
+        """See `LearnableStatistics.epsilon`."""
         return 1e-5
 
 

@@ -15,12 +15,18 @@ class GuardedEps:
     Whatever fuses a layer into a convolution, or builds another layer in its place, reads
     ``running_mean``, ``running_var`` and ``eps``. With a correction, or a variance below zero, the
     first two are not what the layer normalizes with, and the result would be silently wrong.
+
+    Args:
+        default: the value of layers that store none; None where they have no ``eps`` then.
     """
+
+    def __init__(self, default: float | None = None) -> None:
+        self._default = default
 
     def __get__(self, layer: Any, owner: type) -> Any:
         if layer is None:
             return self
-        if "eps" not in layer.__dict__:
+        if "eps" not in layer.__dict__ and self._default is None:
             raise AttributeError(f"{type(layer).__name__!r} object has no attribute 'eps'")
         if layer.guards_eps and not layer.stored_is_effective():
             raise RuntimeError(
@@ -29,7 +35,7 @@ class GuardedEps:
                 "normalizes with others: it has a correction, or a variance below zero. Call "
                 "dd_plugin.revert_bn(model) first; it folds both into ordinary layers."
             )
-        return layer.__dict__["eps"]
+        return layer.__dict__.get("eps", self._default)
 
     def __set__(self, layer: Any, value: float) -> None:
         layer.__dict__["eps"] = value

@@ -286,14 +286,14 @@ class DistillerConfig:
         for name in ["eval_steps", "save_steps", "warmup_steps", "max_grad_norm", "wait_for_room"]:
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
-        held = np.finfo(self.dtype)
+        tiniest, largest = (float(v) for v in (np.finfo(self.dtype).tiny, np.finfo(self.dtype).max))
         for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
-            if not held.tiny <= getattr(self, name) <= held.max:
+            if not tiniest <= getattr(self, name) <= largest:
                 raise ValueError(
-                    f"`{name}` must be a number that {self.dtype} can hold, {held.tiny:.2g} to "
-                    f"{held.max:.2g}, got {getattr(self, name)}; give a rate such as 0.02"
+                    f"`{name}` must be a number that {self.dtype} can hold, {tiniest:.2g} to "
+                    f"{largest:.2g}, got {getattr(self, name)}; give a rate such as 0.02"
                 )
         if self.hub_token and not re.fullmatch(r"[!-~]+", self.hub_token):
             # What sends it would quote it in its own error.
