@@ -571,6 +571,8 @@ class Distiller:
             folder = Path(where)
             if text and failure is None:
                 failure = SaveError(text)
+            # The sender is done before the others have it, and may be about to end.
+            self.accelerator.wait_for_everyone()
         if failure is not None:
             raise failure
         return folder
