@@ -28,6 +28,8 @@ from dd_plugin.bn.layer import (
 from dd_plugin.bn.private import BATCH_NORM_BASE
 from dd_plugin.bn.unsynchronised import UnsynchronisedBatchNorm
 
+_HUB_EPS = 1e-5  # the constant in the code of the DETR family's layers
+
 
 class SyncLearnable(LearnableStatistics):
     """Batch statistics over all processes, on any device and backend.
@@ -95,11 +97,11 @@ class FrozenLearnable(LearnableStatistics):
 class HubFrozenLearnable(FrozenLearnable):
     """The DETR family's copies of it in transformers, which have no ``eps`` attribute."""
 
-    eps: Any = GuardedEps(default=1e-5)  # the constant in the code of all of them
+    eps: Any = GuardedEps(default=_HUB_EPS)
 
     def epsilon(self) -> float:
         """See `LearnableStatistics.epsilon`."""
-        return 1e-5
+        return _HUB_EPS
 
 
 class EvoNormB0Learnable(LearnableStatistics):

@@ -88,3 +88,26 @@ def assert_unchanged(model, before):
     ):
         assert (name, place, grad, flag) == (name2, place2, grad2, flag2)
         assert torch.equal(value, value2)
+
+
+class WrongTangent(torch.autograd.Function):
+    """A sine whose forward-mode formula is wrong."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.sin()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return ctx.saved_tensors[0].cos() * slope
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return ctx.saved_tensors[0].sin() * tangent

@@ -17,7 +17,7 @@ from dd_plugin.bilevel import (
     hypergradients,
     initial_state,
 )
-from tests.bilevel.problems import convnet, hard_batch, soft_batches
+from tests.bilevel.problems import WrongTangent, convnet, hard_batch, soft_batches
 
 
 @pytest.fixture
@@ -55,28 +55,7 @@ class Layer(nn.Module):
         return self.function(x)
 
 
-class _WrongTangent(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x):
-        return x.sin()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, slope):
-        return ctx.saved_tensors[0].cos() * slope
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return ctx.saved_tensors[0].sin() * tangent
-
-
-class _WrongBackward(_WrongTangent):
+class _WrongBackward(WrongTangent):
     @staticmethod
     def backward(ctx, slope):
         return ctx.saved_tensors[0].cos() * slope * 1.01
@@ -94,7 +73,7 @@ def changed_after_use(x):
 
 
 @pytest.mark.parametrize("how", [False, "trace"])
-@pytest.mark.parametrize("layer", [_WrongTangent.apply, changed_after_use])
+@pytest.mark.parametrize("layer", [WrongTangent.apply, changed_after_use])
 def test_a_derivative_that_is_not_symmetric_is_caught(layer, how):
     problem = BilevelProblem(network(Layer(layer)), compile=how)
     for _ in range(2):  # what has failed once fails again
@@ -251,7 +230,7 @@ def test_several_networks_at_once_are_verified(references):
     problem, networks = problem_of(torch.tanh)
     hypergradients(problem, batches, outer, networks, mode="batched", step_size=0.1)
     assert len(references) == 3
-    problem, networks = problem_of(_WrongTangent.apply)
+    problem, networks = problem_of(WrongTangent.apply)
     with pytest.raises(VerificationError):
         hypergradients(problem, batches, outer, networks, mode="batched", step_size=0.1)
 

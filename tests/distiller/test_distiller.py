@@ -21,6 +21,7 @@ from dd_plugin.distiller import Distiller, DistillerCallback, NonFiniteError
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.output_folder import check_output_dir
 from dd_plugin.hub import PushError, PushResult
+from tests.bilevel.problems import WrongTangent
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
 
 
@@ -505,32 +506,13 @@ def test_a_kind_of_gradient_that_began_at_zero_still_moves():
     assert torch.equal(parameter.grad, torch.ones(2))
 
 
-class _WrongTangent(torch.autograd.Function):
-    @staticmethod
-    def forward(x):
-        return x.sin()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx, slope):
-        return ctx.saved_tensors[0].cos() * slope
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return tangent
-
-
 class _WrongNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(64, 3)
 
     def forward(self, x):
-        return self.head(_WrongTangent.apply(x.flatten(1) * self.head.weight.sum()))
+        return self.head(WrongTangent.apply(x.flatten(1) * self.head.weight.sum()))
 
 
 def test_a_wrong_gradient_ends_the_run_unless_it_is_asked_for(tmp_path):
