@@ -29,6 +29,7 @@ from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import INSIDE, level_of_caller
 from dd_plugin.bilevel.partition import split
 from dd_plugin.bilevel.private import known_inductor_options, make_fx_of_fakes
+from dd_plugin.bilevel.recorded import MemoryPool, Recorded
 from dd_plugin.bilevel.trees import leaves_of, rebuilt
 from dd_plugin.bilevel.writes import without_writes
 from dd_plugin.messages import first_line
@@ -117,9 +118,12 @@ def _check_draws_nothing(graph: GraphModule) -> None:
 
 
 class TracedGraph:
-    """A graph run as it is, operation by operation: no transforms, no zero tangents, no Python."""
+    """A graph run as it is, operation by operation: no transforms, no zero tangents, no Python.
 
-    def __init__(self, graph: GraphModule) -> None:
+    On a GPU it is recorded and replayed, see `recorded`.
+    """
+
+    def __init__(self, graph: GraphModule, pool: MemoryPool | None = None) -> None:
         self._graph: Callable[..., Any] = graph.forward
         if hasattr(graph, "_in_spec"):
             # What `make_fx` writes takes its list apart by torch's slow trees: no list then.
@@ -127,6 +131,8 @@ class TracedGraph:
             plain.output(plain.graph_copy(graph.graph, {}))
             spread = GraphModule(graph, plain).forward
             self._graph = lambda tensors: spread(*tensors)
+        if pool is not None:
+            self._graph = Recorded(self._graph, pool)
 
     @torch.no_grad()
     def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -135,28 +141,32 @@ class TracedGraph:
 
 
 class CompiledGraph:
-    """A graph in the hands of the compiler, which runs at the first call."""
+    """A graph in the hands of the compiler, which runs at the first call.
 
-    def __init__(self, graph: Callable[[list[Tensor]], list[Tensor]], on_cuda: bool) -> None:
-        self.on_cuda = on_cuda
-        self._graph = graph
+    On a GPU its result is recorded and replayed, see `recorded`; the compiler's own recordings
+    copy more, and refuse what has a random number of the host among its arguments.
+    """
+
+    def __init__(
+        self, graph: Callable[[list[Tensor]], list[Tensor]], pool: MemoryPool | None = None
+    ) -> None:
+        self._graph, self._pool = graph, pool
         self._compiled = self._compile()
+        self._run: Callable[[list[Tensor]], list[Tensor]] = self._call
+        if pool is not None:
+            self._run = Recorded(self._call, pool)
         self._first = True
 
     def _compile(self) -> Callable[[list[Tensor]], list[Tensor]]:
-        # Small inner batches on a GPU are bound by launches: replay them as one CUDA graph.
-        how: dict[str, Any] = (
-            {"mode": "reduce-overhead"}
-            if self.on_cuda
-            else {"options": known_inductor_options(_CPU)}
-        )
-        return torch.compile(self._graph, fullgraph=True, dynamic=False, **how)
+        options = None if self._pool is not None else known_inductor_options(_CPU)
+        return torch.compile(self._graph, fullgraph=True, dynamic=False, options=options)
+
+    def _call(self, tensors: list[Tensor]) -> list[Tensor]:
+        return self._compiled(tensors)
 
     def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
         """The graph's results."""
         inputs = [t.contiguous() for t in tensors]
-        if self.on_cuda:
-            torch.compiler.cudagraph_mark_step_begin()
         if self._first:
             try:
                 outputs = self._quietly(inputs)
@@ -168,21 +178,22 @@ class CompiledGraph:
                 self._compiled = self._compile()
                 outputs = self._quietly(inputs)
             self._first = False
-        else:
-            outputs = self._compiled(inputs)
-        # The next replay of a CUDA graph writes into the same memory.
-        return [t.clone() for t in outputs] if self.on_cuda else outputs
+            return outputs
+        return self._run(inputs)
 
     def _quietly(self, inputs: list[Tensor]) -> list[Tensor]:
         # The compiler's own imports and choices are not the user's to act on.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self._compiled(inputs)
+            return self._run(inputs)
 
 
-def runner(graph: GraphModule, on_cuda: bool, how: Compile) -> TracedGraph | CompiledGraph:
+def runner(
+    graph: GraphModule, on_cuda: bool, how: Compile, pool: MemoryPool | None
+) -> TracedGraph | CompiledGraph:
     """What runs a graph in a way."""
-    return TracedGraph(graph) if how == "trace" else CompiledGraph(graph, on_cuda)
+    make = TracedGraph if how == "trace" else CompiledGraph
+    return make(graph, (pool or MemoryPool()) if on_cuda else None)
 
 
 class CompiledFunction:
@@ -192,14 +203,21 @@ class CompiledFunction:
         function: as for `Traced`.
         args: as for `Traced`.
         how: as for `Traced`.
+        pool: the memory of recordings on a GPU; by default one of its own.
     """
 
-    def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: Any,
+        how: Compile = True,
+        pool: MemoryPool | None = None,
+    ) -> None:
         self._traced = Traced(function, args, how)
         # Only their kind mattered; a batch of large images is not to be held on to.
         self._traced.inputs.clear()
         self.graph = self._traced.graph
-        self._run = runner(self.graph, self._traced.on_cuda, how)
+        self._run = runner(self.graph, self._traced.on_cuda, how, pool)
 
     def __call__(self, *args: Any) -> Any:
         """The function's result for arguments of the same shapes."""
@@ -218,6 +236,7 @@ class CompiledHalves:
         early: the arguments of the first call.
         late: the arguments that come with the second call only.
         how: as for `Traced`.
+        pool: the memory of recordings on a GPU; by default one of its own.
 
     Attributes:
         kept_bytes: what a first call leaves for its second.
@@ -232,6 +251,7 @@ class CompiledHalves:
         early: Sequence[Any],
         late: Sequence[Any],
         how: Compile = True,
+        pool: MemoryPool | None = None,
     ) -> None:
         def parts(*args: Any) -> tuple[Any, Any]:
             first, second = function(*args)
@@ -249,8 +269,8 @@ class CompiledHalves:
             raise ValueError("the function cannot be cut into two halves")
         self.kept_bytes = halves.kept_bytes
         self._traced = traced
-        self._run_first = runner(halves.first, traced.on_cuda, how)
-        self._run_second = runner(halves.second, traced.on_cuda, how)
+        self._run_first = runner(halves.first, traced.on_cuda, how, pool)
+        self._run_second = runner(halves.second, traced.on_cuda, how, pool)
 
     def first(self, *early: Any) -> tuple[Any, list[Tensor]]:
         """``first``, and what is to be kept."""

@@ -201,14 +201,19 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def tiles_on_cpu(pooling: Node, wide: Any) -> bool:
     """Whether an average pooling, or its gradient, is on CPU and its windows tile ``wide``."""
+    return tiles(pooling, wide) and wide.meta["val"].device.type in ON_CPU
+
+
+def tiles(pooling: Node, wide: Any) -> bool:
+    """Whether the windows of an average pooling, or of its gradient, tile ``wide``."""
     value = wide.meta.get("val")
     schema = pooling.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip([argument.name for argument in schema], pooling.args, strict=False))
     given |= pooling.kwargs
-    if not isinstance(value, Tensor) or value.device.type not in ON_CPU:
+    if not isinstance(value, Tensor):
         return False
     if given.get("divisor_override") is not None or any(given.get("padding") or ()):
         return False
     k, stride = _pair(given["kernel_size"]), given.get("stride")
-    tiles = all(size % edge == 0 for size, edge in zip(value.shape[-2:], k, strict=True))
-    return tiles and (not stride or _pair(stride) == k)
+    divides = all(size % edge == 0 for size, edge in zip(value.shape[-2:], k, strict=True))
+    return divides and (not stride or _pair(stride) == k)

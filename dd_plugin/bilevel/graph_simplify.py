@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from dd_plugin.bilevel.graph_passes import ON_CPU, tiles_on_cpu
+from dd_plugin.bilevel.graph_passes import ON_CPU, tiles, tiles_on_cpu
 from dd_plugin.bilevel.private import TO_COPY, operations
 from dd_plugin.bilevel.writes import unsteady
 
@@ -161,7 +161,10 @@ def moments_by_sums(graph_module: GraphModule) -> None:
 
 
 def pool_by_slices(graph_module: GraphModule) -> None:
-    """On CPU, average pooling whose windows tile the input: slices forward, a product backward."""
+    """Average pooling whose windows tile the input, without the operation for any windows.
+
+    On CPU slices forward and a product backward, on a GPU a copy backward.
+    """
     graph = graph_module.graph
     for node in list(graph.nodes):
         make: Callable[[GraphModule, Node], Node]
@@ -171,6 +174,8 @@ def pool_by_slices(graph_module: GraphModule) -> None:
             if TO_COPY is None or node.meta["val"].shape[-1] > _WIDEST_ROW:
                 continue
             make = _spread
+        elif node.target is aten.avg_pool2d_backward.default and tiles(node, node):
+            make = _repeated
         else:
             continue
         with graph.inserting_before(node):
@@ -199,6 +204,18 @@ def _pooled(graph_module: GraphModule, node: Node) -> Node:
         for part in parts[1:]:
             total = call(aten.add.Tensor, total, part)
     return call(aten.mul.Tensor, total, 1.0 / (kernel[0] * kernel[1]))
+
+
+def _repeated(graph_module: GraphModule, node: Node) -> Node:
+    """The gradient of each window, copied to all of its inputs."""
+    value, (k_h, k_w) = node.meta["val"], _pair(node.args[2])
+    *outer, height, width = value.shape
+    spread = _call(graph_module, aten.mul.Tensor, node.args[0], 1.0 / (k_h * k_w))
+    for axis in (-1, -3):
+        spread = _call(graph_module, aten.unsqueeze.default, spread, axis)
+    sizes = [*outer, height // k_h, k_h, width // k_w, k_w]
+    spread = _call(graph_module, aten.expand.default, spread, sizes)
+    return _call(graph_module, aten.reshape.default, spread, list(value.shape))
 
 
 def _spread(graph_module: GraphModule, node: Node) -> Node:

@@ -67,6 +67,10 @@ NAMES: dict[str, str] = {
     "torch.utils._python_dispatch.TorchDispatchMode": (
         "What a model writes into is told by its values, so a write of the same value is missed."
     ),
+    "torch._foreach_copy_": "What goes into and out of a recording is copied one by one: slower.",
+    "torch.Tensor._version": (
+        "What stays the same from one replay of a recording to the next is copied again: slower."
+    ),
     "torch.ops.aten._to_copy": (
         "The gradient of average pooling stays torch's own operation in a traced graph."
     ),
@@ -112,6 +116,8 @@ native_functions: Any | None = _optional("torch._C._functions")
 _make_fx: Callable[..., Any] | None = _optional("torch.fx.experimental.proxy_tensor.make_fx")
 _requires_grad_is_allowed = _optional("torch._C._functorch.get_inplace_requires_grad_allowed")
 _is_wrapped = _optional("torch._C._functorch.is_functorch_wrapped_tensor")
+_copy_each: Callable[[list[Tensor], list[Tensor]], None] | None = _optional("torch._foreach_copy_")
+_version: Any | None = _optional("torch.Tensor._version")
 
 
 def refuses_requires_grad() -> bool:
@@ -206,6 +212,25 @@ def operation(name: str) -> Any | None:
     """One operation of ``torch.ops.aten``, ``"add.Tensor"``; None if it does not exist."""
     packet, _, overload = name.partition(".")
     return getattr(getattr(torch.ops.aten, packet, None), overload, None)
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, of the same shapes; in few kernels on a GPU."""
+    if not targets:
+        return
+    if _copy_each is not None:
+        _copy_each(targets, sources)
+        return
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor has been written into; None if it does not tell."""
+    try:
+        return None if _version is None else _version.__get__(tensor)
+    except RuntimeError:  # made in inference mode
+        return None
 
 
 class _NoMode:

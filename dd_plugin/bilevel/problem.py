@@ -24,6 +24,7 @@ from dd_plugin.bilevel.inputs import Batch, describe
 from dd_plugin.bilevel.no_grad import no_grad_in_forward_mode, once_differentiable_refused
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.randomness import Draws, DrawSpec, predraw
+from dd_plugin.bilevel.recorded import MemoryPool
 from dd_plugin.bilevel.trees import (
     GradientResult,
     PullResult,
@@ -111,6 +112,7 @@ class BilevelProblem:
         self.runs_eagerly: set[Compile] = set()
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
+        self.memory_pool = MemoryPool()
 
     @property
     def compiling(self) -> Compile:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from dd_plugin.bilevel import no_grad
 from dd_plugin.bilevel.functional import FunctionalModel
@@ -94,6 +95,8 @@ class Run:
         self.made_bars: tuple[Any, Any] = (None, None)
         self.trajectory_bytes = 0
         self.kept: dict[int, list[Tensor]] = {}
+        self.first_nonfinite: int | None = None
+        self._finite: bool | None = None
 
     @contextlib.contextmanager
     def started(self, initial: RunState | None, **given: Tensors | None) -> Iterator[None]:
@@ -172,7 +175,7 @@ class Run:
 
     def _judge(self) -> None:
         self.bars: list[Any] | None = None
-        outer = torch.zeros(())
+        outer: Any = 0.0
         for index, (images, _) in enumerate(self.outer_batches):
             inputs, share = self._outer_inputs(index)
             try:
@@ -181,7 +184,7 @@ class Run:
                 error.add_note(f"while judging the trained network on {describe(images)}")
                 raise
             bars = tree_map(lambda t, w=share: t * w, bars)
-            outer = loss * share + (outer if index else 0.0)
+            outer = loss * share + outer if index else loss * share
             self.bars = bars if self.bars is None else _add(self.bars, bars)
         self.outer_loss = outer
 
@@ -193,10 +196,13 @@ class Run:
         return inputs, len(images) / sum(len(x) for x, _ in self.outer_batches)
 
     def _losses_are_finite(self) -> bool:
-        stacked = torch.stack(self.losses)
-        fine = torch.isfinite(stacked).reshape(len(stacked), -1).all(1)
-        self.first_nonfinite = None if bool(fine.all()) else int((~fine).nonzero()[0])
-        return self.first_nonfinite is None and bool(torch.isfinite(self.outer_loss).all())
+        if self._finite is None:
+            fine = torch.stack(self.losses).isfinite().reshape(len(self.losses), -1).all(1)
+            # One value, for which a GPU is waited for.
+            self._finite = bool(fine.all() & self.outer_loss.isfinite().all())
+            if not self._finite and not bool(fine.all()):
+                self.first_nonfinite = int((~fine).nonzero()[0])
+        return self._finite
 
     # Backward.
 
@@ -429,9 +435,10 @@ class Run:
                 self.constants_bar,
             )
         )
-        sums = [t.sum() for t in everything if isinstance(t, Tensor)]
-        fine = self.first_nonfinite is None and all(
-            bool(torch.isfinite(s).all()) for s in (self.outer_loss, *sums)
+        gradients = [t for t in everything if isinstance(t, Tensor)]
+        # NaN and infinity make the largest entry so. One value, for which a GPU is waited for.
+        fine = self._losses_are_finite() and bool(
+            get_total_norm(gradients, float("inf")).isfinite()
         )
         return Hypergradient(
             outer_loss=self.outer_loss,

@@ -61,7 +61,9 @@ class Steps:
         def compiled() -> Any:
             if key not in problem.compiled:
                 function = getattr(problem, name)
-                problem.compiled[key] = CompiledFunction(function, drawn, problem.compile)
+                problem.compiled[key] = CompiledFunction(
+                    function, drawn, problem.compile, problem.memory_pool
+                )
             return problem.compiled[key].of_leaves(leaves)
 
         return self._or_eagerly(name, compiled, lambda: eager(*args))
@@ -97,7 +99,9 @@ class Steps:
             late = (inputs.parameters, inputs.statistics)
             halves: CompiledHalves | None = None
             try:
-                halves = CompiledHalves(problem.gradient_and_sweep, early, late, problem.compile)
+                halves = CompiledHalves(
+                    problem.gradient_and_sweep, early, late, problem.compile, problem.memory_pool
+                )
             except Exception as error:
                 if is_not_of_the_compiler(error):
                     raise

@@ -7,6 +7,7 @@ the graph, and nothing changed in place. The layers in this package ask here whi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,16 +16,24 @@ from torch import Tensor
 
 # The statistics that the pass has moved so far; None where they are moved without a graph.
 _moved: ContextVar[list[Tensor] | None] = ContextVar("dd_plugin_moved_statistics", default=None)
+# How many contexts are entered, in all threads. Dynamo of torch 2.11 cannot follow a ContextVar; it
+# follows this number, and is not to look further while it is 0.
+_entered = 0
+_counting = threading.Lock()
+
+
+def _moved_so_far() -> list[Tensor] | None:
+    return _moved.get() if _entered else None
 
 
 def statistics_are_in_graph() -> bool:
     """Whether `statistics_in_graph` is active."""
-    return _moved.get() is not None
+    return _moved_so_far() is not None
 
 
 def note_moved(statistics: Tensor) -> None:
     """Note down what a layer has rebound its running mean or variance to."""
-    moved = _moved.get()
+    moved = _moved_so_far()
     if moved is not None:
         moved.append(statistics)
 
@@ -35,7 +44,7 @@ def as_buffer(statistics: Tensor) -> Tensor:
     A layer that is used twice normalizes with what its first use has moved. Plain training moves
     it without gradient, so the gradient of a training step does not go through it.
     """
-    moved = _moved.get() or ()
+    moved = _moved_so_far() or ()
     return statistics.detach() if any(statistics is t for t in moved) else statistics
 
 
@@ -57,7 +66,15 @@ def statistics_in_graph() -> Iterator[None]:
     The switch is one per thread. It has no effect on "learned" and "frozen".
     """
     before = _moved.set([])
+    _count(1)
     try:
         yield
     finally:
         _moved.reset(before)
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    global _entered
+    with _counting:
+        _entered += change

@@ -39,3 +39,19 @@ class GuardedEps:
 
     def __set__(self, layer: Any, value: float) -> None:
         layer.__dict__["eps"] = value
+        keep_readable(layer)
+
+
+def keep_readable(layer: Any) -> None:
+    """Put the value where the layer's own arithmetic reads it.
+
+    Under a name of its own, since Dynamo of torch 2.11 takes ``layer.__dict__["eps"]`` for the
+    attribute, and would follow the guard into the values of the statistics.
+    """
+    if "eps" in layer.__dict__:
+        layer.__dict__["unguarded_eps"] = layer.__dict__["eps"]
+
+
+def put_away(layer: Any) -> None:
+    """Leave nothing of `keep_readable`."""
+    layer.__dict__.pop("unguarded_eps", None)

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.context import as_buffer, note_moved, statistics_are_in_graph
 from dd_plugin.bn.distributed import several_processes
-from dd_plugin.bn.guarded_eps import GuardedEps
+from dd_plugin.bn.guarded_eps import GuardedEps, keep_readable, put_away
 from dd_plugin.bn.private import is_tracing
 from dd_plugin.bn.rules import batch_normalize
 
@@ -106,6 +106,7 @@ class LearnableStatistics(nn.Module):
             return
         if previous is not None:
             self.remove_policy()
+        keep_readable(self)
         self.__dict__["_stock_buffer_order"] = tuple(self._buffers)
         self.statistics = statistics
         if statistics == "learned":
@@ -139,6 +140,7 @@ class LearnableStatistics(nn.Module):
         for name in self.__dict__.pop("_stock_buffer_order"):
             if name in self._buffers:
                 self._buffers[name] = self._buffers.pop(name)
+        put_away(self)
         del self.statistics
 
     def present_statistics(self) -> list[str]:
@@ -154,7 +156,7 @@ class LearnableStatistics(nn.Module):
 
     def epsilon(self) -> float:
         """What is added to the variance."""
-        return self.__dict__["eps"]
+        return self.unguarded_eps
 
     def materialize_corrections(self) -> None:
         """Give corrections that are still on the meta device their first value, zero.
@@ -350,6 +352,10 @@ class LearnableStatistics(nn.Module):
                 UserWarning,
                 stacklevel=3,
             )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        keep_readable(self)  # a pickle of version 0.1.0 has only what it reads from
 
     def extra_repr(self) -> str:
         """The stock layer's line and the policy."""

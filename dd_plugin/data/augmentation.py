@@ -100,7 +100,7 @@ class Augmentation:
         chosen = self.names
         if not self.compose:
             chosen = (chosen[int(torch.randint(len(chosen), (), generator=generator))],)
-        rows = torch.arange(len(images)) if groups is None else groups.cpu()
+        rows = torch.arange(len(images)) if groups is None else _rows(groups)
         fill = self._fill(images)
         for name in chosen:
             # One generator each, and one row per group, so that neither the other transformations
@@ -153,8 +153,14 @@ def _check(images: Tensor, groups: Tensor | None) -> None:
             f"`groups` must be {len(images)} integers, one per image, got {groups.dtype} of shape "
             f"{tuple(groups.shape)}"
         )
-    if len(groups) and int(groups.min()) < 0:
-        raise ValueError(f"`groups` must not be negative, got {int(groups.min())}")
+
+
+def _rows(groups: Tensor) -> Tensor:
+    """The groups on the CPU, checked there: a value of a GPU would have to be waited for."""
+    rows = groups.cpu()
+    if int(rows.min()) < 0:
+        raise ValueError(f"`groups` must not be negative, got {int(rows.min())}")
+    return rows
 
 
 # The transformations: images, uniform numbers per image (each (N,) in [0, 1)), fill -> images.

@@ -161,25 +161,33 @@ class SyntheticSet(nn.Module):
         return dict(zip(self._constant_names, self._constants, strict=True))
 
     def indices(self, step: int, seed: int) -> Tensor:
-        """Which images a step trains on, ``(batch,)``."""
+        """Which images a step trains on, ``(batch,)`` on the CPU."""
         recipe, count = self.recipe, len(self.labels)
         if recipe.batching == "groups":
             size = count // recipe.groups
             begin = step % recipe.groups * size
-            return torch.arange(begin, begin + size, device=self.labels.device)
+            return torch.arange(begin, begin + size)
         if recipe.batch_size is None:
-            return torch.arange(count, device=self.labels.device)
+            return torch.arange(count)
         per_pass = count // recipe.batch_size
         generator = torch.Generator().manual_seed(mix(seed, 3, step // per_pass))
         order = torch.randperm(count, generator=generator)
         begin = step % per_pass * recipe.batch_size
-        return order[begin : begin + recipe.batch_size].to(self.labels.device)
+        return order[begin : begin + recipe.batch_size]
 
-    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step: network input ``(batch, C, H, W)`` and labels, with their graph."""
+    def batch(self, step: int, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The batch of a step: network input ``(batch, C, H, W)`` and labels, with their graph.
+
+        Args:
+            step: of the inner run.
+            seed: of the run.
+            classes: `labels` on the CPU, so that nobody has to wait for those of a GPU.
+        """
         chosen = self.indices(step, seed)
+        groups = (self.labels.cpu() if classes is None else classes)[chosen]
+        chosen = chosen.to(self.labels.device)
         images = self.images()[chosen]
-        images = self.augmentation(images, mix(seed, 4, step), groups=self.labels[chosen])
+        images = self.augmentation(images, mix(seed, 4, step), groups=groups)
         return self.transform(images), self.targets()[chosen]
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -187,13 +195,13 @@ class SyntheticSet(nn.Module):
 
         For one run: what it has made stays as it is when the parameters move.
         """
-        recipe = self.recipe
+        recipe, classes = self.recipe, self.labels.cpu()
         if self.augmentation.names or (
             recipe.batching != "groups" and recipe.batch_size is not None
         ):
-            return lambda step: self.batch(step, seed)
+            return lambda step: self.batch(step, seed, classes)
         groups = recipe.groups if recipe.batching == "groups" else 1
-        made = [self.batch(group, seed) for group in range(groups)]
+        made = [self.batch(group, seed, classes) for group in range(groups)]
         return lambda step: made[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:

@@ -26,6 +26,9 @@ def options_of(arguments: list[str] | None = None) -> Options:
     parser.add_argument(
         "--only", default=",".join(PARTS), help="parts, separated by commas (default: %(default)s)"
     )
+    parser.add_argument(
+        "--match", default="", metavar="REGEX", help="only cases of right and fast that match it"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), help="cuda where there is one")
     parser.add_argument("--size", choices=SIZES, default="full", help="toy: to try the command")
     given = parser.parse_args(arguments)
@@ -49,6 +52,7 @@ def options_of(arguments: list[str] | None = None) -> Options:
         minutes=given.minutes,
         data=given.data,
         resume=given.resume,
+        match=given.match,
         parts=tuple(name for name in PARTS if name in parts),
     )
 

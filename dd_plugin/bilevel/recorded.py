@@ -1,0 +1,142 @@
+"""A function of a list of tensors, recorded on a GPU as one CUDA graph and replayed.
+
+Beside `compile`, which runs its graphs so. A step of a small network is hundreds of short kernels,
+and launching them one by one takes longer than they do; a replay launches all of them at once. A
+recording has its own inputs and outputs: arguments are copied in, results are copied out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dd_plugin.bilevel.private import copy_all, version_of
+from dd_plugin.messages import first_line
+
+Function = Callable[[list[Tensor]], list[Tensor]]
+
+_one_replay_at_a_time = threading.RLock()
+
+
+class RecordingWarning(UserWarning):
+    """A function cannot be recorded as a CUDA graph; its kernels are launched one by one."""
+
+
+class MemoryPool:
+    """The memory that the recordings of one problem share; they run one after the other.
+
+    One recording may use what another has computed in, since nothing of a replay is read after the
+    next one but the copies of its results.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def handle(self) -> Any:
+        """What `torch.cuda.graph` takes as ``pool``."""
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Enter for a replay: on whatever stream and in whatever thread, it waits for the last."""
+        with _one_replay_at_a_time:
+            stream = torch.cuda.current_stream()
+            if self._stream is not None and stream != self._stream:
+                stream.wait_stream(self._stream)
+            self._stream = stream
+            yield
+
+
+class Recorded:
+    """A function that is recorded at its second call and replayed from then on.
+
+    The first call runs it as it is: compilers do their work there, and libraries choose their
+    kernels. All calls must bring tensors of the same shapes, dtypes and layouts, contiguous and on
+    one GPU.
+
+    Args:
+        function: of a list of tensors, without effect but its results, and without a value that
+            the host reads.
+        pool: the memory of the recording.
+    """
+
+    def __init__(self, function: Function, pool: MemoryPool) -> None:
+        self._function, self._pool = function, pool
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._latest: list[tuple[weakref.ref[Tensor], int] | None] = []
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The function's results, which belong to the caller."""
+        self._calls += 1
+        if self._graph is None:
+            recordable = self._calls > 1 and all(t.is_cuda for t in tensors)
+            if not recordable or not self._record(list(tensors)):
+                return self._function(list(tensors))
+        assert self._graph is not None
+        with torch.cuda.device(self._inputs[0].device), self._pool.in_use():
+            self._fill(tensors)
+            self._graph.replay()
+            results = [torch.empty_like(t) for t in self._outputs]
+            copy_all(results, self._outputs)
+        return results
+
+    def _fill(self, tensors: Sequence[Tensor]) -> None:
+        """Copy the arguments in, but for those that are there since the call before."""
+        new = [
+            index
+            for index, (t, latest) in enumerate(zip(tensors, self._latest, strict=True))
+            if latest is None or latest[0]() is not t or latest[1] != version_of(t)
+        ]
+        copy_all([self._inputs[i] for i in new], [tensors[i] for i in new])
+        for i in new:
+            version = version_of(tensors[i])
+            self._latest[i] = None if version is None else (weakref.ref(tensors[i]), version)
+
+    def _record(self, tensors: list[Tensor]) -> bool:
+        """Record the function; returns whether that went well."""
+        device = tensors[0].device
+        inputs = [t.clone() for t in tensors]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.device(device), torch.no_grad():
+                side = torch.cuda.Stream()
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):
+                    self._function(inputs)  # what a library sets up per stream
+                torch.cuda.current_stream().wait_stream(side)
+                # Other threads may go on with what they do on the GPU meanwhile.
+                with torch.cuda.graph(
+                    graph,
+                    pool=self._pool.handle(),
+                    stream=side,
+                    capture_error_mode="thread_local",
+                ):
+                    outputs = self._function(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            warnings.warn(
+                "a step of this problem cannot be recorded as a CUDA graph "
+                f"({first_line(error)}); its kernels are launched one by one, which gives the same "
+                "results, slower",
+                RecordingWarning,
+                stacklevel=2,
+            )
+            self._record = lambda tensors: False  # type: ignore[method-assign]
+            return False
+        self._graph, self._inputs, self._outputs = graph, inputs, outputs
+        self._latest = [None] * len(inputs)
+        return True
