@@ -21,14 +21,38 @@ Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]
 Loss = Literal["cross_entropy", "custom"]
 Precision = Literal["no", "bf16"]
+Trainable = Literal["all", "head"]
+HeadKind = Literal["ridge", "unroll"]
 
 # Arguments of a model that could make loading it read other files or run other code.
 _NO_MODEL_ARGUMENT = re.compile(
     r"_.*|pretrained_cfg.*|checkpoint_path|cache_dir|trust_remote_code|auto_map|scriptable"
     r"|exportable|no_jit|code_revision|file|url|hf_hub_id|name_or_path"
 )
+_MOST_BACKBONES = 100
 # Far over any training on a handful of images; a file that says more is damaged.
 _MOST_STEPS = 10_000_000
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """A frozen network that a set was distilled for.
+
+    Attributes:
+        model: its name, or None for one that has none.
+        fingerprint: of its weights, see `dd_plugin.networks`.
+        revision: of the Hub, where it is known.
+        size: height and width of its input.
+        num_features: length of its features.
+        feature_layer: the layer whose output they are, where it had to be named.
+    """
+
+    model: str | None
+    fingerprint: str
+    revision: str | None
+    size: tuple[int, int]
+    num_features: int
+    feature_layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,10 @@ class Recipe:
         loss: ``"cross_entropy"``, or ``"custom"`` for one that is not part of the recipe.
         mixed_precision: ``"bf16"``: training runs in bfloat16 where `torch.autocast` allows it;
             networks are tested in the precision of the images all the same.
+        trainable: what is trained on the images: ``"all"`` of a network, or the ``"head"`` of
+            frozen ones.
+        head: how a head is trained: ``"ridge"`` regression or ``"unroll"``, step by step.
+        backbones: the frozen networks.
     """
 
     shape: tuple[int, int, int]
@@ -77,6 +105,9 @@ class Recipe:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss: Loss = "cross_entropy"
     mixed_precision: Precision = "no"
+    trainable: Trainable = "all"
+    head: HeadKind | None = None
+    backbones: tuple[BackboneRecord, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -89,12 +120,21 @@ class Recipe:
             ("optimizer", tuple(OPTIMIZERS)),
             ("statistics", (None, "learned", "tracked", "frozen")),
             ("train_with", ("batch", "running")),
+            ("trainable", get_args(Trainable)),
+            ("head", (None, *get_args(HeadKind))),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(str, choices))}, got "
                     f"{getattr(self, name)!r}"
                 )
+        for_head = self.trainable == "head"
+        if for_head != (self.head is not None) or for_head != bool(self.backbones):
+            raise ValueError(
+                '`head` and `backbones` must be given with trainable="head" and only then, got '
+                f"trainable={self.trainable!r}, head={self.head!r} and {len(self.backbones)} "
+                "backbones"
+            )
         if self.groups < 1:
             raise ValueError(f"`groups` must be at least 1, got {self.groups}")
         if (self.batch_size is not None) != (self.batching == "minibatches"):
@@ -120,9 +160,10 @@ class Recipe:
         return torch.bfloat16 if self.mixed_precision == "bf16" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As JSON has it; without what has come since, where that is not used."""
         values = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        unused = [name for name, default in _LATER.items() if values[name] == default]
+        return {k: _listed(v) for k, v in values.items() if k not in unused}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -143,6 +184,8 @@ class Recipe:
         given = {**values, "class_names": tuple(values["class_names"])}
         if given.get("step_size_parameters") is not None:
             given["step_size_parameters"] = tuple(given["step_size_parameters"])
+        if "backbones" in given:
+            given["backbones"] = tuple(map(_backbone, given["backbones"]))
         made = cls(**{**given, "shape": (channels, height, width)})
         try:
             _try(made.make_optimizer())
@@ -151,6 +194,17 @@ class Recipe:
                 f"`optimizer_args` of the recipe are not possible: {described(error)}"
             ) from error
         return made
+
+
+# Fields that version 0.1.0 does not know, and what they are without being written.
+_LATER: dict[str, Any] = {"trainable": "all", "head": None, "backbones": ()}
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {name: _listed(part) for name, part in value.items()}
+    return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 @torch.no_grad()
@@ -203,11 +257,17 @@ def _check_types(values: Mapping[str, Any]) -> None:
     require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")
     batch = values.get("batch_size")
     require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")
-    words = "batching optimizer augmentation init train_with loss mixed_precision"
+    words = "batching optimizer augmentation init train_with loss mixed_precision trainable"
     for name in words.split():
         require(name, type(values.get(name)) is str, "a word")
-    for name in ("statistics", "model"):
+    for name in ("statistics", "model", "head"):
         require(name, type(values.get(name)) in (str, type(None)), "a word or null")
+    listed = values.get("backbones", ())
+    require(
+        "backbones",
+        isinstance(listed, (list, tuple)) and len(listed) <= _MOST_BACKBONES,
+        f"a list of at most {_MOST_BACKBONES}",
+    )
     for name in ("optimizer_args", "model_args"):
         require(name, _is_plain_object(values.get(name)), "an object of plain values")
     for name in values.get("model_args", {}):
@@ -216,6 +276,38 @@ def _check_types(values: Mapping[str, Any]) -> None:
                 f"`model_args` of the recipe has {name!r}, which could load other files or code "
                 "and has no place in a recipe"
             )
+
+
+def _backbone(values: Any) -> BackboneRecord:
+    """One of a recipe's backbones, as it comes out of a file.
+
+    Raises:
+        ValueError: something of it is not what it has to be.
+    """
+    names = {f.name: f for f in fields(BackboneRecord)}
+    kinds: dict[str, Any] = {
+        "model": (str, type(None)),
+        "fingerprint": (str,),
+        "revision": (str, type(None)),
+        "num_features": (int,),
+        "feature_layer": (str, type(None)),
+    }
+    if not isinstance(values, Mapping) or set(values) - set(names):
+        raise ValueError(f"`backbones` of the recipe must hold objects of {', '.join(names)}")
+    size = values.get("size")
+    fine = (
+        isinstance(size, (list, tuple))
+        and len(size) == 2
+        and all(type(n) is int and 0 < n <= 1 << 16 for n in size)
+        and all(type(values.get(name)) in kind for name, kind in kinds.items())
+        and values["num_features"] > 0
+    )
+    if not fine:
+        raise ValueError(
+            f"`backbones` of the recipe must hold a name, a fingerprint and sizes, got "
+            f"{dict(values)!s:.120}"
+        )
+    return BackboneRecord(**{**values, "size": tuple(size)})  # type: ignore[arg-type]
 
 
 def _is_plain_object(value: Any) -> bool:

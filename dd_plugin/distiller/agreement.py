@@ -58,10 +58,7 @@ def check_construction(distiller: Distiller) -> None:
     """
     if distiller.accelerator.num_processes == 1:
         return
-    model, train = distiller.problem.model, distiller.train_data
-    named = {**model.parameters, **model.statistics, **model.counters}
-    held = {**model.fixed, **model.constants}
-    fixed = distiller.networks.mode == "fixed"
+    train = distiller.train_data
     facts = {
         "code of dd_plugin": code_version(),
         "torch": torch.__version__,
@@ -72,9 +69,7 @@ def check_construction(distiller: Distiller) -> None:
         "training images": _checksum_of_data(train),
         "number of evaluation images": _length(distiller.eval_data),
         "evaluation images": _checksum_of_data(distiller.eval_data),
-        "tensors of the network": _shapes({**named, **held}),
-        # Weights that are drawn anew for each inner run differ from process to process.
-        "start of the network": _checksum({**named, **held} if fixed else model.fixed),
+        **_networks(distiller),
         "tensors of the synthetic set": _shapes(distiller.synthetic.state_dict()),
         "normalization": str(distiller.transform.metadata()),
     }
@@ -82,6 +77,25 @@ def check_construction(distiller: Distiller) -> None:
     start = {f"{name} at the start": t for name, t in distiller.synthetic.state_dict().items()}
     start |= {f"transform.{name}": t for name, t in distiller.transform.to_tensors().items()}
     compare_tensors(distiller.accelerator, start)
+
+
+def _networks(distiller: Distiller) -> dict[str, Any]:
+    """What the processes must have alike of the networks."""
+    if distiller.head is not None:
+        return {
+            f"weights of backbone {index}": backbone.fingerprint
+            for index, backbone in enumerate(distiller.head.backbones)
+        }
+    assert distiller.problem is not None
+    model = distiller.problem.model
+    named = {**model.parameters, **model.statistics, **model.counters}
+    held = {**model.fixed, **model.constants}
+    fixed = distiller.networks.mode == "fixed"
+    return {
+        "tensors of the network": _shapes({**named, **held}),
+        # Weights that are drawn anew for each inner run differ from process to process.
+        "start of the network": _checksum({**named, **held} if fixed else model.fixed),
+    }
 
 
 def check_course(distiller: Distiller) -> None:

@@ -34,6 +34,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "lr_scheduler_type": ("linear", "cosine", "constant", "constant_with_warmup"),
     "compile": ("auto", "no", "trace", "inductor"),
     "mixed_precision": ("no", "bf16"),
+    "trainable": ("all", "head"),
+    "head": ("ridge", "unroll"),
+    "objective": ("bilevel", "gradient_matching"),
     "dtype": ("float32", "float64"),
 }
 
@@ -125,9 +128,33 @@ class DistillerConfig:
     per_device_eval_batch_size: int = _option(500, "Images per batch of an evaluation.")
 
     # The network.
-    model: str = _option(_CONVNET, "timm/NAME, a model's id on the Hub, or a folder.")
+    model: list[str] | str = _option(
+        [_CONVNET],
+        "timm/NAME, a model's id on the Hub, or a folder. Several with trainable=head: outer steps "
+        "take one each.",
+    )
     model_args: dict[str, Any] | str | None = _option(
         None, "Arguments of the model, JSON on the command line: '{\"width\": 64}'."
+    )
+    trainable: str = _option(
+        "all",
+        "What is trained on the images: all of a network, or the head of a pretrained one that "
+        "stays as it is.",
+    )
+    head: str = _option("ridge", "How a head is trained: ridge (in closed form) or unroll.")
+    objective: str = _option(
+        "bilevel",
+        "What the images of a head are learned by: bilevel: the loss of the trained head on real "
+        "images; gradient_matching: gradients of random heads, as on real images.",
+    )
+    feature_layer: str | None = _option(
+        None, "Layer of your own module whose output the head is trained on."
+    )
+    feature_copies: int = _option(
+        1, "Copies of the real images whose features are kept: the images, and augmented ones."
+    )
+    backbone_batch_size: int = _option(
+        128, "Images per forward pass of a frozen network; without effect on the result."
     )
     init: str = _option("random", "Where inner runs start: fixed, random or pool.")
     pool_size: int = _option(10, "Partly trained networks in the pool.")
@@ -232,7 +259,7 @@ class DistillerConfig:
 
     def __post_init__(self) -> None:
         self._coerce()
-        if self.model_args is None and (self.dataset, self.model) == ("digits", _CONVNET):
+        if self.model_args is None and (self.dataset, self.models) == ("digits", (_CONVNET,)):
             self.model_args = dict(_FOR_DIGITS)
         self.model_args = _dictionary(self.model_args, "model_args")
         self.inner_optimizer_args = _dictionary(self.inner_optimizer_args, "inner_optimizer_args")
@@ -250,6 +277,8 @@ class DistillerConfig:
         """Make values of words that YAML does not read as such (1e-3, "false"), by the types."""
         trackers: Any = self.report_to
         self.report_to = [trackers] if isinstance(trackers, str) else list(trackers or [])
+        models: Any = self.model
+        self.model = [models] if isinstance(models, str) else list(models or [])
         # Not the types of `fields`: a parser of arguments puts others in their place.
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
@@ -260,9 +289,19 @@ class DistillerConfig:
 
     def with_model(self, name: str) -> DistillerConfig:
         """The same settings with another network; arguments that were a default are left out."""
-        by_default = (self.model, self.model_args) == (_CONVNET, _FOR_DIGITS)
+        by_default = (self.models, self.model_args) == ((_CONVNET,), _FOR_DIGITS)
         arguments = None if by_default and name != _CONVNET else self.model_args
-        return replace(self, model=name, model_args=arguments)
+        return replace(self, model=[name], model_args=arguments)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of all networks."""
+        return tuple(self.model)
+
+    @property
+    def only_model(self) -> str:
+        """The name of the one network that is trained from its first weights on."""
+        return self.model[0]
 
     @property
     def trained_per_class(self) -> int:
@@ -278,7 +317,8 @@ class DistillerConfig:
         at_least_1 = (
             "max_steps logging_steps eval_networks final_eval_networks pool_size pool_max_steps "
             "images_per_class upsample_factor inner_steps groups "
-            "real_batch_size max_skipped_steps per_device_eval_batch_size"
+            "real_batch_size max_skipped_steps per_device_eval_batch_size feature_copies "
+            "backbone_batch_size"
         )
         for name in at_least_1.split():
             if getattr(self, name) < 1:
@@ -311,6 +351,15 @@ class DistillerConfig:
             )
 
     def _check_combinations(self) -> None:
+        if not self.model:
+            raise ValueError("`model` must name a network, got none")
+        if len(self.model) > 1 and self.trainable == "all":
+            raise ValueError(
+                "`model` must be one network, got "
+                f'{", ".join(self.model)}; several can be given with trainable="head"'
+            )
+        if self.trainable == "head":
+            self._check_head()
         if self.window != "full":
             if self.window_length is None:
                 raise ValueError(f'`window_length` must be given with window="{self.window}"')
@@ -344,9 +393,22 @@ class DistillerConfig:
         if self.push_to_hub and not self.hub_dataset_id:
             raise ValueError("`hub_dataset_id` must be given with push_to_hub")
 
+    def _check_head(self) -> None:
+        if self.batching != "all":
+            raise ValueError(
+                f'`batching` must be "all" with trainable="head", got {self.batching!r}; a head is '
+                "trained on all images at once"
+            )
+        if self.step_sizes == "per_layer":
+            raise ValueError(
+                '`step_sizes` must be per_step, shared or constant with trainable="head", whose '
+                'one layer makes "per_layer" the same as "per_step"'
+            )
+
     def _warn_of_no_effect(self) -> None:
         default = {f.name: f.default for f in fields(self)}
         unused = {
+            **self._without_effect_on_a_head(),
             "groups": self.batching != "groups",
             "batch_size": self.batching != "minibatches",
             "window_length": self.window == "full",
@@ -357,7 +419,7 @@ class DistillerConfig:
             "label_form": not self.soft_labels,
             "step_size_lr": self.step_sizes == "constant",
             "statistics_lr": self.statistics == "frozen",
-            "eval_networks": self.init == "fixed",
+            "eval_networks": self.init == "fixed" or self.trainable == "head",
             "final_eval_networks": self.init == "fixed" and not self.baselines,
             "hub_dataset_id": not self.push_to_hub,
             "hub_private_repo": not self.push_to_hub,
@@ -366,7 +428,8 @@ class DistillerConfig:
             "save_total_limit": self.save_steps == 0,
             "mixed_precision": self.dtype == "float64",  # which autocast leaves alone
             "storage": self.method == "autograd",
-            "verify": self.method == "autograd",
+            "verify": self.method == "autograd"
+            or (self.trainable == "head" and self.head == "ridge"),
             "warmup_steps": self.lr_scheduler_type == "constant",
             "run_name": not self.report_to,
         }
@@ -379,9 +442,21 @@ class DistillerConfig:
                     stacklevel=4,
                 )
 
+    def _without_effect_on_a_head(self) -> dict[str, bool]:
+        head, unrolled = self.trainable == "head", self.head == "unroll"
+        of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
+        found = dict.fromkeys(of_networks.split(), head)
+        found |= dict.fromkeys(["compile", "method", "storage"], head)
+        of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
+        found |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
+        of_heads = "head objective feature_layer feature_copies backbone_batch_size"
+        return found | dict.fromkeys(of_heads.split(), not head)
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, without the token."""
-        return {name: v for name, v in asdict(self).items() if name not in SECRETS}
+        """As JSON has it, without the token; one network as its name."""
+        values = {name: v for name, v in asdict(self).items() if name not in SECRETS}
+        models = list(self.models)
+        return {**values, "model": models[0] if len(models) == 1 else models}
 
 
 def _dictionary(value: Any, name: str) -> dict[str, Any]:

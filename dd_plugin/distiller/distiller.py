@@ -15,6 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.folder_lock import check_not_in_use
+from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.network_checks import check_losses
+from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.output_folder import check_apart, check_writable, holds
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
@@ -73,7 +76,7 @@ class Distiller:
 
     Args:
         model_init: a function that makes a network, a network (a fixed initialisation), or a
-            name; by default ``config.model``.
+            name; by default ``config.model``. With ``trainable="head"`` several, too.
         config: the settings.
         train_dataset: what is distilled: anything that `dd_plugin.data.load_real` takes; by
             default ``config.dataset``.
@@ -99,7 +102,7 @@ class Distiller:
 
     def __init__(
         self,
-        model_init: ModelInit | None = None,
+        model_init: ModelInit | Sequence[ModelInit] | None = None,
         config: DistillerConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -112,6 +115,8 @@ class Distiller:
         config = config or DistillerConfig()
         if isinstance(model_init, str):
             config, model_init = config.with_model(model_init), None
+        elif isinstance(model_init, (list, tuple)) and all(isinstance(m, str) for m in model_init):
+            config, model_init = replace(config, model=list(model_init)), None
         self.config = config
         self.output_dir = Path(config.output_dir)
         self._inner_loss, self._outer_loss = inner_loss, outer_loss
@@ -161,7 +166,8 @@ class Distiller:
             check_selection_data(self.eval_data is not None, self.eval_split)
         self.transform, self.networks = parts.transform, parts.networks
         self.problem, self.synthetic = parts.problem, parts.synthetic
-        nameless = model_init is None and self.synthetic.recipe.model is None
+        self.head = self.networks if isinstance(self.networks, HeadCourse) else None
+        nameless = model_init is None and not self.head and self.synthetic.recipe.model is None
         if nameless and self.accelerator.is_main_process:
             logger.warning(
                 "the network is in a file or folder of this machine, so the recipe does not name "
@@ -258,7 +264,9 @@ class Distiller:
                 take what it is given.
         """
         self._take_max_steps()
-        if any(self._own_losses()):
+        if self.head is not None:
+            self.head.prepare()
+        elif any(self._own_losses()):
             check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
         self.best.go_on(self.synthetic)
         self._begin_or_resume(resume_from_checkpoint)
@@ -377,6 +385,11 @@ class Distiller:
     def _hypergradient(self, step: int, index: int, leaves: list[Any]) -> Any:
         """The gradient of one network's outer loss."""
         config, synthetic = self.config, self.synthetic
+        if self.head is not None:
+            self.head.prepare()
+            return self.head.gradient(synthetic, step, index, leaves)
+        assert isinstance(self.networks, Networks)
+        assert self.problem is not None
         start = self.networks.take(step, index)
         age = self.networks.age(index)
         seed = mix(config.seed, 7, step)

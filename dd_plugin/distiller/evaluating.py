@@ -14,6 +14,7 @@ from torch import Tensor
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bilevel.trees import tree_map
 from dd_plugin.bn import revert_bn
+from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import InputBatches, Scores, network_seed, score
 from dd_plugin.evaluation.baselines import (
     Prepare,
@@ -21,6 +22,7 @@ from dd_plugin.evaluation.baselines import (
     train_on_all,
     train_on_random_real,
 )
+from dd_plugin.evaluation.heads import HeadTest
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.distiller import Distiller
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 def distilled_scores(distiller: Distiller, networks: int) -> Scores:
     """Accuracy of fresh networks trained on the distilled set; one for a fixed initialisation."""
+    if distiller.head is not None:
+        return _on_backbones(distiller)
     batches = _eval_batches(distiller)
     count = 1 if distiller.networks.mode == "fixed" else networks
     seeds = {i: network_seed(distiller.config.seed, i) for i in _share(distiller, count)}
@@ -35,18 +39,46 @@ def distilled_scores(distiller: Distiller, networks: int) -> Scores:
     found: tuple[float, ...] = ()
     if states:
         synthetic, problem = distiller.synthetic, distiller.problem
+        assert problem is not None
         found = score(synthetic, problem, states, list(seeds.values()), batches).accuracies
     return _gather(dict(zip(seeds, found, strict=True)))
 
 
 def baseline_scores(distiller: Distiller) -> dict[str, Scores]:
     """Accuracy of ordinary networks trained on as many random real images, and on all."""
+    if distiller.head is not None:
+        return _head_controls(distiller)
     batches = _eval_batches(distiller)
     share = _share(distiller, distiller.config.final_eval_networks)
     return {
         "random real": _gather({i: _on_few(distiller, i, batches) for i in share}),
         "full data": _gather({i: _on_all(distiller, i, batches) for i in share}),
     }
+
+
+def _tests(distiller: Distiller) -> list[HeadTest]:
+    """What heads are tested by, on every process alike."""
+    assert distiller.head is not None
+    if distiller.eval_data is None:
+        _eval_batches(distiller)  # says what is missing
+    distiller.head.prepare(to_test=True)
+    return distiller.head.tests
+
+
+def _on_backbones(distiller: Distiller) -> Scores:
+    """The accuracy of the head on each backbone; every process computes all of them."""
+    return Scores(tuple(test.distilled(distiller.synthetic) for test in _tests(distiller)))
+
+
+def _head_controls(distiller: Distiller) -> dict[str, Scores]:
+    """Heads trained on real images, on every backbone: the values of one name side by side."""
+    config = distiller.config
+    seeds = [network_seed(config.seed, i) for i in range(config.final_eval_networks)]
+    found: dict[str, tuple[float, ...]] = {}
+    for test in _tests(distiller):
+        for name, scores in test.controls(distiller.synthetic, config.images_per_class, seeds):
+            found[name] = found.get(name, ()) + scores.accuracies
+    return {name: Scores(accuracies) for name, accuracies in found.items()}
 
 
 def _share(distiller: Distiller, count: int) -> range:
@@ -62,6 +94,8 @@ def _gather(own: dict[int, float]) -> Scores:
 
 
 def _fresh_state(distiller: Distiller, seed: int) -> RunState:
+    assert distiller.problem is not None
+    assert isinstance(distiller.networks, Networks)
     state = initial_state(distiller.problem, distiller.networks.new_model(seed))
     return tree_map(lambda t: t.to(distiller.accelerator.device), state)
 
@@ -94,6 +128,7 @@ def _on_all(distiller: Distiller, index: int, batches: InputBatches) -> float:
 
 def _ordinary(distiller: Distiller, seed: int) -> torch.nn.Module:
     """The network that an evaluation with this seed starts from, with its stock layers."""
+    assert isinstance(distiller.networks, Networks)
     return revert_bn(distiller.networks.new_model(seed))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
+from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.hub.card_results import row_labels
 from dd_plugin.hub.download import licenses_of
@@ -59,7 +60,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         check_replaceable(folder, "output_dir")
     config, state = distiller.config, distiller.state
     initial = None
-    if distiller.networks.mode == "fixed":
+    if isinstance(distiller.networks, Networks) and distiller.networks.mode == "fixed":
         start = distiller.networks.take(0, 0)
         initial = {**_untrained(distiller), **start.parameters, **start.statistics}
     results = {
@@ -143,6 +144,7 @@ def _installed(*packages: str) -> dict[str, str]:
 
 def _untrained(distiller: Distiller) -> dict[str, Tensor]:
     """What a fixed start has beside the weights that are trained: frozen ones and buffers."""
+    assert distiller.problem is not None
     model, learned = distiller.problem.model, distiller.synthetic.constants()
     held = {**model.fixed, **model.counters, **model.constants}
     kinds = (*FLOATS, torch.int64)

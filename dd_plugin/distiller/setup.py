@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from dd_plugin.bilevel import (
     BilevelProblem,
@@ -38,11 +41,16 @@ from dd_plugin.data import (
     load_real,
 )
 from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
-from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.recipe import BackboneRecord, Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
+from dd_plugin.distiller.objectives import GradientMatching, Objective, TrainedHead
 from dd_plugin.evaluation.fresh import ModelInit
+from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.features import Features, features_of
+from dd_plugin.networks.heads import head_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +62,8 @@ class Parts:
     train: RealData
     evaluation: RealData | None
     transform: Transform
-    networks: Networks
-    problem: BilevelProblem
+    networks: Networks | HeadCourse
+    problem: BilevelProblem | None
     synthetic: SyntheticSet
     train_split: str | None
     eval_split: str | None
@@ -82,8 +90,13 @@ def make_parts(
     """
     data = _read(config, train_dataset, eval_dataset, device)
     train = data.train
+    if config.trainable == "head":
+        return _head_parts(
+            config, model_init, data, device, dtype, inner_loss, outer_loss, own_losses
+        )
+    assert not isinstance(model_init, (list, tuple))
     networks = Networks(
-        config.model if model_init is None else model_init,
+        config.only_model if model_init is None else model_init,
         mode=_mode(config, model_init),
         pool_size=config.pool_size,
         max_age=config.pool_max_steps,
@@ -121,6 +134,135 @@ def make_parts(
     )
 
 
+def _head_parts(
+    config: DistillerConfig,
+    model_init: Any,
+    data: _Data,
+    device: torch.device,
+    dtype: torch.dtype,
+    inner_loss: Loss,
+    outer_loss: Loss,
+    own_losses: tuple[bool, bool],
+) -> Parts:
+    """The parts of a run for the head of frozen backbones."""
+    train = data.train
+    if train.num_classes < 2:
+        raise ValueError(
+            f"the real images must be of at least 2 classes, got {train.num_classes}: a head has "
+            "nothing to tell apart; choose another label column or data set"
+        )
+    given: Sequence[Any]
+    if model_init is None:
+        given = config.models
+    else:
+        given = model_init if isinstance(model_init, (list, tuple)) else [model_init]
+    pretrained = bool(dict(config.model_args or {}).get("pretrained", True))
+    backbones = [
+        load_backbone(
+            model() if not isinstance(model, (str, nn.Module)) else model,
+            feature_layer=config.feature_layer,
+            pretrained=pretrained,
+            device=device,
+            dtype=dtype,
+        )
+        for model in given
+    ]
+    recipe = Recipe.from_dict(
+        Recipe(
+            shape=train.shape,
+            class_names=tuple(train.class_names),
+            steps=config.inner_steps if config.head == "unroll" else 1,
+            optimizer=config.inner_optimizer,
+            optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
+            augmentation=config.augmentation,
+            model=_public_name(backbones[0]),
+            loss="custom" if own_losses[0] else "cross_entropy",
+            mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
+            trainable="head",
+            head=config.head,  # type: ignore[arg-type]
+            backbones=tuple(map(_recorded, backbones)),
+        ).to_dict()
+    )
+    head = head_of(recipe, inner_loss, outer_loss, verify=config.verify)
+    objective: Objective = TrainedHead(head)
+    if config.objective == "gradient_matching":
+        objective = GradientMatching()
+    course = HeadCourse(
+        backbones,
+        _features(config, train, config.feature_copies),
+        None if data.evaluation is None else _features(config, data.evaluation, 1),
+        head,
+        objective,
+        seed=config.seed,
+        real_batch_size=config.real_batch_size,
+        batch_size=config.backbone_batch_size,
+        autocast=recipe.autocast,
+    )
+    # Each backbone has a normalisation of its own; what is augmented are pixels.
+    transform = Normalization([0.0] * train.shape[0], [1.0] * train.shape[0]).to(device)
+    synthetic = _synthetic(config, recipe, train, transform, course.constants(), device, dtype)
+    return Parts(
+        train,
+        data.evaluation,
+        transform,
+        course,
+        None,
+        synthetic,
+        data.train_split,
+        data.eval_split,
+    )
+
+
+def _public_name(backbone: Backbone) -> str | None:
+    return None if backbone.name is None or _is_path(backbone.name, bare=True) else backbone.name
+
+
+def _recorded(backbone: Backbone) -> BackboneRecord:
+    return BackboneRecord(
+        _public_name(backbone),
+        backbone.fingerprint,
+        backbone.revision,
+        backbone.size,
+        backbone.num_features,
+        backbone.feature_layer,
+    )
+
+
+def _features(
+    config: DistillerConfig, data: RealData, copies: int
+) -> Callable[[Backbone], Features]:
+    """What computes the features of some real images by a backbone."""
+    state = PartialState()
+
+    def compute(backbone: Backbone) -> Features:
+        name = backbone.name or type(backbone).__name__
+        with tqdm(
+            total=None,
+            desc=f"features of {name}",
+            unit="image",
+            disable=config.disable_tqdm or not state.is_main_process,
+            leave=False,
+        ) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            return features_of(
+                backbone,
+                data,
+                copies=copies,
+                augmentation=config.augmentation if copies > 1 else "",
+                seed=config.seed,
+                batch_size=config.backbone_batch_size,
+                folder=Path(config.output_dir) / "features",
+                on_progress=show,
+                share=(state.process_index, state.num_processes),
+            )
+
+    return compute
+
+
 def _compile(config: DistillerConfig, own_code: bool) -> Compile:
     named: dict[str, Compile] = {"no": False, "trace": "trace", "inductor": True}
     return named.get(config.compile, False if own_code else "trace")
@@ -139,6 +281,8 @@ def _read(
     config: DistillerConfig, train_dataset: Any, eval_dataset: Any, device: torch.device
 ) -> _Data:
     options: dict[str, Any] = {
+        # What backbones take.
+        **({"channels": 3} if config.trainable == "head" else {}),
         "image_column": config.image_column,
         "label_column": config.label_column,
         "image_size": config.image_size,
@@ -223,7 +367,7 @@ def _recipe(
     own_inner_loss: bool,
 ) -> Recipe:
     # A folder of this machine is no name for others, and neither is a file in the arguments.
-    local = _is_path(config.model, bare=True) or _is_path(config.model_args)
+    local = _is_path(config.only_model, bare=True) or _is_path(config.model_args)
     named = model_init is None and not local
     recipe = Recipe(
         shape=train.shape,
@@ -238,7 +382,7 @@ def _recipe(
         init=networks.mode,
         statistics=networks.statistics if networks.has_batch_norm else None,
         train_with=config.train_with,
-        model=config.model if named else None,
+        model=config.only_model if named else None,
         model_args=config.model_args if named else {},  # type: ignore[arg-type]
         loss="custom" if own_inner_loss else "cross_entropy",
         mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
@@ -275,6 +419,7 @@ def _synthetic(
     device: torch.device,
     dtype: torch.dtype,
 ) -> SyntheticSet:
+    constants = {name: t.to(device, dtype) for name, t in constants.items()}
     upsampled = config.parametrization == "upsampled"
     per_class = config.trained_per_class
     labels = torch.arange(recipe.num_classes, device=device).repeat_interleave(per_class)
@@ -296,7 +441,10 @@ def _synthetic(
     else:
         parametrization = Pixels(images[order])
     shape: tuple[int, ...] = ()
-    if config.step_sizes == "per_step":
+    learned_steps = config.step_sizes != "constant" and recipe.head != "ridge"
+    if recipe.head == "ridge":
+        shape = ()
+    elif config.step_sizes == "per_step":
         shape = (recipe.steps,)
     elif recipe.step_size_parameters is not None:
         shape = (recipe.steps, len(recipe.step_size_parameters))
@@ -307,7 +455,7 @@ def _synthetic(
         torch.full(shape, config.inner_lr, device=device, dtype=dtype),
         transform=transform,
         soft_labels=config.label_form if config.soft_labels else False,  # type: ignore[arg-type]
-        learn_step_sizes=config.step_sizes != "constant",
+        learn_step_sizes=learned_steps,
         constants=constants,
     )
 

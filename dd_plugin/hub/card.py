@@ -173,11 +173,20 @@ def _summary(record: Mapping[str, Any]) -> str:
     return (
         f"![All images of the set, in a grid](preview.png)\n\n"
         f"{total} of {height} x {width} pixels in {count(len(classes), 'class')}, learned from "
-        f"{of} such that a network that is trained on them alone does well on real images. Made "
-        "with dd_plugin by dataset distillation: the gradient of the trained network's loss on "
-        "real images is taken through its whole training, down to the pixels.\n\n"
+        f"{of} such that {_what_is_trained(recipe)} that is trained on them alone does well on "
+        "real images. Made with dd_plugin by dataset distillation: the gradient of the trained "
+        f"{'head' if _is_for_heads(recipe) else 'network'}'s loss on real images is taken through "
+        "its whole training, down to the pixels.\n\n"
         f"{stored}Classes: {names}{more}."
     )
+
+
+def _is_for_heads(recipe: Mapping[str, Any]) -> bool:
+    return recipe.get("trainable") == "head"
+
+
+def _what_is_trained(recipe: Mapping[str, Any]) -> str:
+    return "the head of a pretrained network" if _is_for_heads(recipe) else "a network"
 
 
 def _limits(record: Mapping[str, Any]) -> str:
@@ -231,8 +240,31 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),
     ]
+    if _is_for_heads(recipe):
+        rows = _head_rows(recipe, rows)
     told = [row for row in rows if row[1]]
     return "## The recipe\n\n" + table(("training on these images", ""), told)
+
+
+_HEADS = {
+    "ridge": "ridge regression onto the labels, in closed form",
+    "unroll": "a linear layer, from zero, step by step",
+}
+
+
+def _head_rows(recipe: Mapping[str, Any], rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The rows of a recipe that say something where the head of frozen networks is trained."""
+    backbones = [
+        f"{code(b.get('model') or 'one without a name')}, weights {code(str(b['fingerprint'])[:12])}"
+        for b in recipe.get("backbones") or []
+        if isinstance(b, Mapping) and b.get("fingerprint")
+    ]
+    without = {"network", "starts from", "batches", "network input", "BatchNorm", "augmentation"}
+    if recipe.get("head") == "ridge":
+        without |= {"steps", "optimizer", "step sizes"}
+    kept = [row for row in rows if row[0] not in without]
+    head = _HEADS.get(str(recipe.get("head")), code(recipe.get("head")))
+    return [("frozen networks", "; ".join(backbones)), ("head", head), *kept]
 
 
 def _network(record: Mapping[str, Any]) -> str:

@@ -27,6 +27,9 @@ def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[
     return {
         "distilled": (own, f"{shown}, stored as {stored}" if smaller else shown),
         "random real": (few, stored),
+        "nearest to the centroid": ("real images nearest to the centroid", stored),
+        "herding": ("real images by herding", stored),
+        "k-center": ("real images by k-center", stored),
         "full data": ("all real images", real),
     }
 
@@ -104,8 +107,14 @@ def _protocol(record: Mapping[str, Any]) -> str:
     fixed = record["recipe"].get("init") == "fixed"
     start = "from the stored initialisation" if fixed else "afresh, each from a seed of its own"
     where = _tested_on(protocol)
-    text = f"Accuracy{f' on {where}' if where else ''} of networks that were trained {start}; "
-    text += "mean ± standard deviation over networks."
+    if record["recipe"].get("trainable") == "head":
+        text = (
+            f"Accuracy{f' on {where}' if where else ''} of linear heads on frozen networks; mean ± "
+            "standard deviation over networks, and over draws of random real images."
+        )
+    else:
+        text = f"Accuracy{f' on {where}' if where else ''} of networks that were trained {start}; "
+        text += "mean ± standard deviation over networks."
     step = protocol.get("best_step")
     if type(step) is int:
         text += (

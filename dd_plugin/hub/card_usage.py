@@ -67,6 +67,15 @@ def _by_the_recipe(name: str, record: Mapping[str, Any]) -> str:
     if recipe.get("loss") == "custom":
         arguments.append("loss=loss")
         comments.append("loss(logits, labels) is its author's own")
+    if recipe.get("trainable") == "head":
+        return (
+            "from dd_plugin import DistilledDataset\n\n"
+            f'distilled = DistilledDataset.from_pretrained("{name}")\n'
+            + "".join(f"# {comment}\n" for comment in comments)
+            + f"model = distilled.fit({', '.join(arguments)})  # the pretrained model, its head "
+            "trained\n"
+            "distilled.predict(model, image)  # an image of Pillow: classes and probabilities"
+        )
     given = ", ".join([*arguments, "seed=0"])
     return (
         "from dd_plugin import DistilledDataset\n\n"

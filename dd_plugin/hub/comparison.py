@@ -21,6 +21,7 @@ from dd_plugin.evaluation.baselines import (
     train_on_all,
     train_on_random_real,
 )
+from dd_plugin.evaluation.heads import ALL, CENTROID, HERDING, K_CENTER, RANDOM
 from dd_plugin.hub.dataset import DistilledDataset, Protocol
 from dd_plugin.hub.markdown import table
 
@@ -63,6 +64,10 @@ def compare(
         ``protocol``, ``pixels``, ``mean``, ``std``, ``accuracies`` (in [0, 1]), ``images`` and
         what ``about`` holds.
     """
+    if distilled.recipe.trainable == "head":
+        return _compare_heads(
+            distilled, models, test, train, networks, seed, full_data, device, about, on_row
+        )
     rows: list[dict[str, Any]] = []
 
     def add(model: str, trained_on: str, how: str, pixels: str | None, scores: Scores) -> None:
@@ -102,6 +107,56 @@ def compare(
                 found = _baseline(distilled, model, name, train, batches, seeds, device)
                 add(model, name, "standard", None, Scores(tuple(found)))
     return rows
+
+
+def _compare_heads(
+    distilled: DistilledDataset,
+    models: Sequence[str],
+    test: RealData,
+    train: RealData | None,
+    networks: int,
+    seed: int | None,
+    full_data: bool,
+    device: torch.device | str,
+    about: dict[str, Any] | None,
+    on_row: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """`compare` for a set that trains the head of frozen networks."""
+    rows: list[dict[str, Any]] = []
+    per_class = max(1, int(distilled.images_per_class))
+    for model in models:
+        tested = distilled.head_test(model, test, train, device=device)
+        measured: list[tuple[str, str | None, Scores]] = []
+        sets = {pixels: distilled.synthetic(pixels, device) for pixels in ("exact", "png")}
+        for pixels, synthetic in sets.items():
+            measured.append(("distilled images", pixels, Scores((tested.distilled(synthetic),))))
+        if train is not None:
+            seeds = distilled.seeds(networks, seed)
+            controls = tested.controls(sets["exact"], per_class, seeds, full=full_data)
+            measured += [(HEAD_CONTROLS[name], None, scores) for name, scores in controls]
+        for trained_on, kind, scores in measured:
+            row = {
+                "model": model,
+                "trained_on": trained_on,
+                "protocol": "head",
+                "pixels": kind,
+                "images": len(tested.test.labels),
+                **scores.to_dict(),
+                **(about or {}),
+            }
+            rows.append(row)
+            on_row(row)
+    return rows
+
+
+# How rows call the real images that heads are trained on.
+HEAD_CONTROLS = {
+    RANDOM: "random real images",
+    CENTROID: "real images nearest to the centroid",
+    HERDING: "real images by herding",
+    K_CENTER: "real images by k-center",
+    ALL: "all real images",
+}
 
 
 def _baseline(

@@ -29,6 +29,7 @@ from dd_plugin.evaluation import (
 )
 from dd_plugin.evaluation.baselines import accuracy_of_module
 from dd_plugin.evaluation.fresh import ModelInit, fresh_network
+from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
@@ -37,9 +38,16 @@ from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
+from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.features import features_of
+from dd_plugin.networks.heads import Head, head_of
 
 Protocol = Literal["auto", "recipe", "standard"]
 PixelKind = Literal["exact", "png"]
+
+
+class OtherWeightsWarning(UserWarning):
+    """A backbone has other weights than when the set was distilled, under the same name."""
 
 
 def _folder_called(name: str | Path) -> Path | None:
@@ -200,7 +208,8 @@ class DistilledDataset:
 
         Args:
             model: a name, a function that makes a network, or a network, which is copied; by
-                default the one that the set was distilled for, freshly initialised.
+                default the one that the set was distilled for, freshly initialised, or with its
+                pretrained weights where the set is for heads.
             seed: decides the initial weights (of a name or function) and the course of training.
             protocol: ``"recipe"``: the stored steps, step sizes, optimizer and BatchNorm policy;
                 ``"standard"``: as one trains on real images (AdamW, cosine schedule, 400 steps),
@@ -214,7 +223,8 @@ class DistilledDataset:
 
         Returns:
             The network in eval mode, an ordinary module of its library, in the precision of the
-            images.
+            images. Of a set for heads: the pretrained model of that name (or a copy of the module)
+            with a head for the classes of the set, trained on it.
 
         Raises:
             ValueError: the recipe lacks something, or the network does not fit; it says what to do.
@@ -222,6 +232,8 @@ class DistilledDataset:
             DivergedError: training ended in values that are not numbers.
         """
         recipe, chosen = self.recipe, self.protocol_for(protocol, model)
+        if recipe.trainable == "head":
+            return self._fit_head(model, chosen, pixels, device, loss)
         network = self.new_network(model, seed=seed, protocol=protocol)
         if chosen == "recipe" and recipe.loss == "custom" and loss is None:
             raise ValueError(
@@ -235,6 +247,83 @@ class DistilledDataset:
         return train_by_recipe(
             synthetic, network, seed, initial=initial, loss=loss or cross_entropy
         )
+
+    def _fit_head(
+        self,
+        model: ModelInit | None,
+        protocol: str,
+        pixels: PixelKind,
+        device: torch.device | str,
+        loss: Loss | None,
+    ) -> nn.Module:
+        backbone = self.backbone(model, device=device)
+        synthetic = self.synthetic(pixels, device)
+        if protocol == "standard":
+            head = probe_on(backbone, synthetic)
+        else:
+            head = train_head(backbone, self._head(loss), synthetic)
+        return backbone.with_head(head.weight, head.bias, list(self.class_names))
+
+    def _head(self, loss: Loss | None = None) -> Head:
+        """How a head is trained on this set."""
+        recipe = self.recipe
+        if recipe.loss == "custom" and recipe.head == "unroll" and loss is None:
+            raise ValueError(
+                "`loss` must be given: this set was distilled with a loss of its author's own; "
+                'pass that function, or use protocol="standard"'
+            )
+        return head_of(recipe, loss or cross_entropy)
+
+    def backbone(
+        self, model: ModelInit | None = None, *, device: torch.device | str = "cpu"
+    ) -> Backbone:
+        """The frozen network whose head is trained on a set for heads, with its weights.
+
+        Args:
+            model: see `fit`; by default the first one that the set was distilled for.
+            device: where it is.
+
+        Raises:
+            ValueError: the set is for whole networks, or its backbone has no name.
+            BackboneError: the model has no head to train, or its weights cannot be had.
+
+        Warns:
+            OtherWeightsWarning: it is one that the set was distilled for, with other weights.
+        """
+        recipe = self.recipe
+        if recipe.trainable != "head":
+            raise ValueError("this set trains whole networks, not the head of one; use `fit`")
+        name = self._name_of(model)
+        if model is None and name is None:
+            raise ValueError(
+                "`model` must be given: this set was distilled for a network of its author's own, "
+                "which has no name; pass that network, or the name of any other"
+            )
+        noted = next((b for b in recipe.backbones if b.model is not None and b.model == name), None)
+        given: str | nn.Module
+        if isinstance(model, nn.Module):
+            given = model
+        elif name is not None:
+            given = name
+        else:
+            assert callable(model)
+            given = model()
+        made = load_backbone(
+            given,
+            feature_layer=noted.feature_layer if noted else None,
+            revision=noted.revision if noted else None,
+            device=device,
+            dtype=self.images.dtype,
+        )
+        if noted is not None and noted.fingerprint != made.fingerprint:
+            warnings.warn(
+                f"the weights of {name!r} are others than those that this set was distilled with "
+                f"(fingerprint {made.fingerprint[:12]}, then {noted.fingerprint[:12]}), so the "
+                "accuracy on the card is not theirs",
+                OtherWeightsWarning,
+                stacklevel=2,
+            )
+        return made
 
     def new_network(
         self, model: ModelInit | None = None, *, seed: int = 0, protocol: Protocol = "auto"
@@ -312,6 +401,12 @@ class DistilledDataset:
         if networks < 1:
             raise ValueError(f"`networks` must be at least 1, got {networks}")
         data = self.real_data(dataset, split, device=device)
+        if self.recipe.trainable == "head":
+            test = self.head_test(model, data, device=device, loss=loss)
+            synthetic = self.synthetic(pixels, device)
+            if self.protocol_for(protocol, model) == "standard":
+                return Scores((test.accuracy(probe_on(test.backbone, synthetic)),))
+            return Scores((test.distilled(synthetic),))
         if self.initial and self.protocol_for(protocol, model) == "recipe":
             networks = 1
         found: list[float] = []
@@ -324,6 +419,32 @@ class DistilledDataset:
                 )
             found.append(accuracy_of_module(network, self.test_batches(data, batch_size)))
         return Scores(tuple(found))
+
+    def head_test(
+        self,
+        model: ModelInit | None,
+        test: RealData,
+        train: RealData | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        loss: Loss | None = None,
+    ) -> HeadTest:
+        """What tests heads on a backbone that are trained on this set, or on real images.
+
+        Args:
+            model: see `backbone`.
+            test: real images to test on.
+            train: real images to train on.
+            device: where.
+            loss: see `fit`.
+        """
+        backbone = self.backbone(model, device=device)
+        seen = None if train is None else features_of(backbone, train)
+        return HeadTest(backbone, self._head(loss), seen, features_of(backbone, test))
+
+    def synthetic(self, pixels: PixelKind, device: torch.device | str = "cpu") -> SyntheticSet:
+        """The set as networks are trained on it."""
+        return self._as(pixels).to(device)
 
     def seeds(self, networks: int, seed: int | None = None) -> list[int]:
         """The seeds of an evaluation's networks; by default those of the card, and more."""
@@ -409,6 +530,8 @@ class DistilledDataset:
             raise ValueError(f'`protocol` must be "auto", "recipe" or "standard", got {protocol!r}')
         if protocol != "auto":
             return protocol
+        if self.recipe.trainable == "head":
+            return "recipe"
         name = self._name_of(model)
         return "standard" if name is not None and name != self.recipe.model else "recipe"
 

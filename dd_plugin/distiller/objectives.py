@@ -1,0 +1,115 @@
+"""What the images of a head are learned by: the loss of the trained head, or gradients at random.
+
+Used by `head_course`. An objective takes features and labels of the synthetic images and a batch of
+real features, and gives its value and its gradient for all that was passed.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dd_plugin.networks.heads import Head, HeadGradient
+
+
+class Objective:
+    """How good synthetic images are for heads, as a function with a gradient."""
+
+    @abstractmethod
+    def gradient(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        real: tuple[Tensor, Tensor],
+        *,
+        num_classes: int,
+        step_sizes: Tensor,
+        constants: Mapping[str, Tensor],
+        seed: int,
+    ) -> HeadGradient:
+        """The value and its gradients; arguments are those of `Head.gradient`."""
+
+
+@dataclass(frozen=True)
+class TrainedHead(Objective):
+    """The loss on real features of the head that is trained on the synthetic ones."""
+
+    head: Head
+
+    def gradient(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        real: tuple[Tensor, Tensor],
+        *,
+        num_classes: int,
+        step_sizes: Tensor,
+        constants: Mapping[str, Tensor],
+        seed: int,
+    ) -> HeadGradient:
+        """See `Objective`."""
+        return self.head.gradient(
+            features,
+            targets,
+            real,
+            num_classes=num_classes,
+            step_sizes=step_sizes,
+            constants=constants,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class GradientMatching(Objective):
+    """One minus the cosine between a random head's gradients on synthetic and on real features.
+
+    Linear Gradient Matching (arXiv 2511.16674). A head with independent normal weights is drawn in
+    each step; its gradient for the weights is ``(softmax(f Wᵀ) - y)ᵀ f / n``. What a ridge head
+    learns beside its weights is not in it, and has a gradient of zero.
+    """
+
+    def gradient(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        real: tuple[Tensor, Tensor],
+        *,
+        num_classes: int,
+        step_sizes: Tensor,
+        constants: Mapping[str, Tensor],
+        seed: int,
+    ) -> HeadGradient:
+        """See `Objective`."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (num_classes, features.shape[1])
+        weight = torch.randn(shape, generator=generator).to(features) / math.sqrt(shape[1])
+
+        def slope(f: Tensor, y: Tensor) -> Tensor:
+            probabilities = F.linear(f, weight).softmax(1)
+            y = y if y.is_floating_point() else F.one_hot(y, num_classes).to(f.dtype)
+            return ((probabilities - y).T @ f / len(f)).flatten()
+
+        with torch.enable_grad():
+            f = features.detach().requires_grad_()
+            soft = targets.is_floating_point()
+            y = targets.detach().requires_grad_() if soft else targets
+            with torch.no_grad():
+                wanted = slope(*real)
+            value = 1 - F.cosine_similarity(slope(f, y), wanted, dim=0)
+            f_bar, *rest = torch.autograd.grad(value, [f, *([y] if soft else [])])
+        finite = bool(value.isfinite() & f_bar.isfinite().all())
+        zeros = {name: torch.zeros_like(t) for name, t in constants.items()}
+        return HeadGradient(
+            value.detach(),
+            f_bar,
+            rest[0] if soft else None,
+            torch.zeros_like(step_sizes),
+            zeros,
+            finite,
+        )

@@ -1,0 +1,139 @@
+"""How good heads are that are trained on a few images: distilled, chosen among the real ones, all.
+
+After `probe` and `coresets`. One comparison for the trainer and for the command: each set of
+training images gives a head by the recipe's own solver, tested on features of real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
+from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
+from dd_plugin.evaluation.scores import Scores
+from dd_plugin.networks.backbones import Backbone
+from dd_plugin.networks.features import Features
+from dd_plugin.networks.heads import Head, LinearHead
+
+# Real images that are drawn, or chosen by a rule; `row_labels` of the card has their names.
+RANDOM, CENTROID, HERDING, K_CENTER, ALL = (
+    "random real",
+    "nearest to the centroid",
+    "herding",
+    "k-center",
+    "full data",
+)
+_CHOSEN: dict[str, Callable[..., Tensor]] = {
+    CENTROID: nearest_to_centroid,
+    HERDING: herding,
+    K_CENTER: k_center,
+}
+_PROBE = 24
+
+
+@dataclass
+class HeadTest:
+    """Heads on one backbone, and the features that they are tested on.
+
+    Attributes:
+        backbone: frozen.
+        head: how one is trained.
+        train: features of the real images to choose from; None where there are none.
+        test: features of the real images to test on.
+        batch_size: images per forward pass.
+    """
+
+    backbone: Backbone
+    head: Head
+    train: Features | None
+    test: Features
+    batch_size: int = 128
+    _full: dict[int, float] = field(default_factory=dict, repr=False)
+
+    def accuracy(self, head: LinearHead) -> float:
+        """Of a head, on the test features."""
+        return accuracy_of_head(head.weight, head.bias, self.test.values[0], self.test.labels)
+
+    def distilled(self, synthetic: SyntheticSet) -> float:
+        """The accuracy of the head that is trained on a synthetic set."""
+        return self.accuracy(train_head(self.backbone, self.head, synthetic, self.batch_size))
+
+    def controls(
+        self, synthetic: SyntheticSet, per_class: int, seeds: Sequence[int], *, full: bool = True
+    ) -> Iterator[tuple[str, Scores]]:
+        """Accuracies of heads trained on real images, as many of each class, and on all.
+
+        Trained as the head of the set is, with hard labels; on all images by regularized logistic
+        regression (`fit_probe`).
+
+        Args:
+            synthetic: the set, for the recipe and what it has learned about the training.
+            per_class: real images of each class.
+            seeds: of the random draws.
+            full: whether the head that is trained on all images is among them.
+        """
+        assert self.train is not None
+        features, labels = self.train.values[0], self.train.labels
+        classes = synthetic.recipe.num_classes
+
+        def trained(rows: Tensor) -> float:
+            head = self._train(synthetic, features[rows], labels[rows])
+            return self.accuracy(head)
+
+        drawn = tuple(
+            trained(random_rows(labels, per_class, seed=mix(seed, 10), num_classes=classes))
+            for seed in seeds
+        )
+        yield RANDOM, Scores(drawn)
+        for name, choose in _CHOSEN.items():
+            yield name, Scores((trained(choose(features, labels, per_class)),))
+        if full:
+            probe = fit_probe(features, labels, classes, seed=mix(seeds[0], _PROBE))
+            yield ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
+
+    def _train(self, synthetic: SyntheticSet, features: Tensor, labels: Tensor) -> LinearHead:
+        return self.head.train(
+            features.to(synthetic.step_sizes()),
+            labels.to(synthetic.labels.device),
+            num_classes=synthetic.recipe.num_classes,
+            step_sizes=synthetic.step_sizes().detach(),
+            constants=_detached(synthetic.constants()),
+        )
+
+
+@torch.no_grad()
+def train_head(
+    backbone: Backbone, head: Head, synthetic: SyntheticSet, batch_size: int = 128
+) -> LinearHead:
+    """The head that is trained on a synthetic set, on the images as they are stored."""
+    return head.train(
+        _features_of_set(backbone, synthetic, batch_size),
+        synthetic.targets().detach(),
+        num_classes=synthetic.recipe.num_classes,
+        step_sizes=synthetic.step_sizes().detach(),
+        constants=_detached(synthetic.constants()),
+    )
+
+
+@torch.no_grad()
+def probe_on(backbone: Backbone, synthetic: SyntheticSet, batch_size: int = 128) -> LinearHead:
+    """The head that a linear probe gives on the set's images and the classes that they are of."""
+    features = _features_of_set(backbone, synthetic, batch_size)
+    probe = fit_probe(features, synthetic.labels, synthetic.recipe.num_classes)
+    return LinearHead(probe.weight, probe.bias)
+
+
+def _features_of_set(backbone: Backbone, synthetic: SyntheticSet, batch_size: int) -> Tensor:
+    images = synthetic.images().detach()
+    parts = [backbone(part).to(images.dtype) for part in images.split(batch_size)]
+    return torch.cat(parts)
+
+
+def _detached(constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach() for name, t in constants.items()}

@@ -1,0 +1,181 @@
+"""Heads: closed forms, and gradients against the whole graph of plain autograd, in float64."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dd_plugin.bilevel import adam, sgd
+from dd_plugin.networks.heads import RidgeHead, UnrolledHead
+
+CLASSES = 3
+
+
+def data(n=4, d=6, real=9, soft=False, seed=0):
+    torch.manual_seed(seed)
+    features = torch.randn(n, d, dtype=torch.float64)
+    labels = torch.arange(n) % CLASSES
+    targets = torch.randn(n, CLASSES, dtype=torch.float64).softmax(1) if soft else labels
+    judged = torch.randn(real, d, dtype=torch.float64), torch.arange(real) % CLASSES
+    return features, targets, judged
+
+
+def constants(strength=0.2, temperature=3.0):
+    values = {"ridge_log_strength": strength, "ridge_log_temperature": temperature}
+    return {name: torch.tensor(v, dtype=torch.float64).log() for name, v in values.items()}
+
+
+@pytest.mark.parametrize(("n", "d"), [(4, 6), (7, 5), (5, 5), (3, 40)])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_ridge_head_minimizes_its_objective(n, d, soft):
+    features, targets, _ = data(n, d, soft=soft)
+    found = RidgeHead().train(
+        features,
+        targets,
+        num_classes=CLASSES,
+        step_sizes=torch.tensor(1.0),
+        constants=constants(0.2, 1.0),
+    )
+    y = targets if soft else F.one_hot(targets, CLASSES).double()
+    load = 0.2 * (features - features.mean(0)).square().sum() / n
+    weight, bias = (t.clone().requires_grad_() for t in found)
+    objective = (features @ weight.T + bias - y).square().sum() + load * weight.square().sum()
+    for slope in torch.autograd.grad(objective, (weight, bias)):
+        assert slope.abs().max() < 1e-10
+
+
+def test_the_size_of_features_does_not_change_what_a_ridge_head_says():
+    features, targets, (real, _) = data()
+    how = {"num_classes": CLASSES, "step_sizes": torch.tensor(1.0), "constants": constants()}
+    logits = RidgeHead().train(features, targets, **how).logits(real)
+    larger = RidgeHead().train(7 * features, targets, **how).logits(7 * real)
+    moved = RidgeHead().train(features + 5, targets, **how).logits(real + 5)
+    torch.testing.assert_close(larger, logits)
+    torch.testing.assert_close(moved, logits)
+
+
+def test_scikit_learn_gives_the_same_ridge_regression():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, targets, (real, _) = data(9, 6)
+    load = 0.2 * float((features - features.mean(0)).square().sum()) / 9
+    theirs = linear_model.Ridge(alpha=load).fit(features, F.one_hot(targets, CLASSES).double())
+    ours = RidgeHead().train(
+        features,
+        targets,
+        num_classes=CLASSES,
+        step_sizes=torch.tensor(1.0),
+        constants=constants(0.2, 1.0),
+    )
+    torch.testing.assert_close(ours.logits(real), torch.from_numpy(theirs.predict(real)))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_gradient_of_a_ridge_head_passes_gradcheck(soft):
+    features, targets, judged = data(soft=soft)
+    names = list(constants())
+
+    def loss(f, y, *values):
+        return RidgeHead().gradient(
+            f,
+            y if soft else targets,
+            judged,
+            num_classes=CLASSES,
+            step_sizes=torch.tensor(1.0),
+            constants=dict(zip(names, values, strict=True)),
+            seed=0,
+        )
+
+    found = loss(features, targets, *constants().values())
+    assert found.finite
+    analytic = [found.features, *([found.targets] if soft else []), *found.constants.values()]
+    inputs = [features, *([targets] if soft else []), *constants().values()]
+    eps = 1e-6
+    for position, (t, slope) in enumerate(zip(inputs, analytic, strict=True)):
+        for index in range(0, t.numel(), 3):
+            values = []
+            for sign in (1, -1):
+                moved = [x.clone() for x in inputs]
+                moved[position].view(-1)[index] += sign * eps
+                f, *rest = moved
+                y = rest.pop(0) if soft else targets
+                values.append(loss(f, y, *rest).loss)
+            numeric = (values[0] - values[1]) / (2 * eps)
+            assert abs(numeric - slope.reshape(-1)[index]) < 1e-7
+
+
+def plain_unroll(features, targets, judged, sizes, momentum):
+    """The same by plain autograd, with the whole graph."""
+    center = features.mean(0)
+    scale = ((features - center).square().sum(1).mean() / 100).sqrt()
+    x, real = (features - center) / scale, (judged[0] - center) / scale
+    w = torch.zeros(CLASSES, features.shape[1], dtype=torch.float64, requires_grad=True)
+    b = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
+    buffers = [torch.zeros_like(w), torch.zeros_like(b)]
+    for size in sizes:
+        loss = F.cross_entropy(F.linear(x, w, b), targets)
+        slopes = torch.autograd.grad(loss, (w, b), create_graph=True)
+        buffers = [momentum * m + g for m, g in zip(buffers, slopes, strict=True)]
+        w, b = (p - size * m for p, m in zip((w, b), buffers, strict=True))
+    return F.cross_entropy(F.linear(real, w, b), judged[1]), w / scale, b - w @ center / scale
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_unrolled_head_is_exact_against_the_whole_graph(soft):
+    features, targets, judged = data(soft=soft)
+    sizes = torch.tensor([0.02, 0.05, 0.03], dtype=torch.float64)
+    head = UnrolledHead(3, sgd(0.5))
+    found = head.gradient(
+        features, targets, judged, num_classes=CLASSES, step_sizes=sizes, constants={}, seed=0
+    )
+    leaves = [t.clone().requires_grad_() for t in (features, sizes)]
+    y = targets.clone().requires_grad_() if soft else targets
+    loss, weight, bias = plain_unroll(leaves[0], y, judged, leaves[1], 0.5)
+    expected = torch.autograd.grad(loss, [*leaves, *([y] if soft else [])])
+    torch.testing.assert_close(found.loss, loss.detach(), rtol=1e-12, atol=0)
+    got = [found.features, found.step_sizes, *([found.targets] if soft else [])]
+    for a, b in zip(got, expected, strict=True):
+        assert (a - b).norm() / b.norm() < 1e-10
+    trained = head.train(features, targets, num_classes=CLASSES, step_sizes=sizes, constants={})
+    torch.testing.assert_close(trained.weight, weight.detach())
+    torch.testing.assert_close(trained.bias, bias.detach())
+
+
+@pytest.mark.parametrize("head", [RidgeHead(), UnrolledHead(3, sgd(0.5)), UnrolledHead(2, adam())])
+def test_through_a_small_backbone_the_images_get_the_whole_graph_s_gradient(head):
+    """Features with a graph, the head's gradient sent back through them, against one graph."""
+    torch.manual_seed(1)
+    backbone = nn.Sequential(nn.Conv2d(3, 5, 3), nn.GELU(), nn.AvgPool2d(6), nn.Flatten()).double()
+    images = torch.rand(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    _, targets, judged = data(4, 5)
+    how = {"num_classes": CLASSES, "constants": constants() if head.initial_constants() else {}}
+    sizes = torch.full((getattr(head, "steps", 1),), 0.03, dtype=torch.float64)
+    features = backbone(images)
+    found = head.gradient(features, targets, judged, step_sizes=sizes, seed=0, **how)
+    (slope,) = torch.autograd.grad(features, images, found.features)
+
+    def loss_of(x):
+        with torch.no_grad():
+            f = backbone(x)
+        trained = head.train(f, targets, step_sizes=sizes, **how)
+        return F.cross_entropy(trained.logits(judged[0]), judged[1])
+
+    direction = torch.randn_like(images)
+    eps = 1e-6
+    numeric = (
+        loss_of(images.detach() + eps * direction) - loss_of(images.detach() - eps * direction)
+    ) / (2 * eps)
+    assert abs(numeric - (slope * direction).sum()) < 1e-7 * (1 + abs(numeric))
+
+
+def test_features_that_are_all_alike_give_the_share_of_each_class():
+    features = torch.ones(4, 6, dtype=torch.float64)
+    targets = torch.tensor([0, 1, 2, 2])
+    found = RidgeHead().train(
+        features,
+        targets,
+        num_classes=CLASSES,
+        step_sizes=torch.tensor(1.0),
+        constants=constants(0.2, 1.0),
+    )
+    expected = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
+    torch.testing.assert_close(found.logits(features[:1])[0], expected)
