@@ -17,6 +17,7 @@ There are three kinds of rows, chosen by size:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dd_plugin.data.columns import Classes, DataError, find_columns
-from dd_plugin.data.rows import Rows, open_rows, require
+from dd_plugin.data.rows import Rows, open_rows, require, require_two_classes
 from dd_plugin.data.sources import (
     Options,
     SequenceSource,
@@ -69,6 +70,7 @@ class RealData:
         self.device = device
         self.public_name: str | None = None
         self.white_level: int | None = None
+        self._fingerprint: str | None = None
 
     @classmethod
     def from_dataset(
@@ -261,15 +263,43 @@ class RealData:
             stds.append(spread**0.5 / count / 255)
         return means, stds
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, *, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in the order of the data set; the last batch may be smaller.
 
         A stream is read from its beginning, which leaves the position of `batch` where it is.
+
+        Args:
+            size: number of images in a batch.
+            first: the row to start with.
+            stop: the row to stop before; by default the end of the data set.
         """
         if size < 1:
             raise ValueError(f"`size` must be at least 1, got {size}")
-        for pixels, labels in self._rows.scan(size):
+        for pixels, labels in self._rows.scan(size, first, stop):
             yield self._hand_out(pixels, labels)
+
+    def labels(self) -> Tensor:
+        """Return all labels, int64 of shape (N,) on the CPU, in the order of `batches`.
+
+        A stream is read once for them, without decoding its images.
+        """
+        return self._rows.labels()
+
+    def fingerprint(self) -> str:
+        """Return a checksum (SHA-256, hex) of all pixels and labels, in the order of `batches`.
+
+        It is computed on the first call. Data that is not in memory is decoded for it once.
+        """
+        if self._fingerprint is None:
+            pixels_sum, labels_sum = hashlib.sha256(), hashlib.sha256()
+            for pixels, labels in self._rows.scan(self._scan_size()):
+                pixels_sum.update(pixels.cpu().contiguous().numpy().data)
+                labels_sum.update(labels.cpu().contiguous().numpy().data)
+            both = f"{self.shape} {pixels_sum.hexdigest()} {labels_sum.hexdigest()}"
+            self._fingerprint = hashlib.sha256(both.encode()).hexdigest()
+        return self._fingerprint
 
     def sample(self, size: int) -> Iterator[Tensor]:
         """Batches of images that stand for all, e.g. to fit a transform to.
@@ -296,12 +326,14 @@ class RealData:
             return []
         empty = [name for name in self.class_names if name not in names]
         self._rows, self.class_names, self.num_classes = rows, names, len(names)
+        self._fingerprint = None  # the labels are other numbers now
         return empty
 
     def check_classes(self, at_least: int = 1) -> None:
         """Raises a `DataError` naming each class with fewer images; a stream cannot tell."""
         counts = self.class_counts()
         if counts is not None:
+            require_two_classes(torch.tensor(counts), self.class_names)
             require(torch.tensor(counts), at_least, self.class_names)
 
     @property

@@ -95,20 +95,27 @@ class Rows:
             require(self._counts, 1, self._names)
             rows = draw_balanced(self._of_class, size, generator)
         else:
-            rows = _draw(len(self._labels), size, generator)
+            rows = draw(len(self._labels), size, generator)
         return self._take(rows), self._labels[rows]
 
     def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
         """Random rows of each class, sorted by class."""
         require(self._counts, per_class, self._names)
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.cat([mine[_draw(len(mine), per_class, generator)] for mine in self._of_class])
+        rows = torch.cat([mine[draw(len(mine), per_class, generator)] for mine in self._of_class])
         return self._take(rows), self._labels[rows]
 
-    def scan(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows in order, in batches."""
-        for rows in torch.arange(len(self._labels)).split(size):
-            yield self._take(rows), self._labels[rows]
+    def scan(
+        self, size: int, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows from `first` to before `stop` in order, in batches."""
+        for rows in torch.arange(len(self._labels))[first:stop].split(size):
+            if len(rows):
+                yield self._take(rows), self._labels[rows]
+
+    def labels(self) -> Tensor:
+        """The labels of all rows, in order."""
+        return self._labels
 
     def sample(self, size: int) -> Iterator[Tensor]:
         """Batches of pixels that stand for all."""
@@ -146,21 +153,31 @@ class Rows:
             raise DataError("the saved position is one in a stream, but the data is not streamed")
 
 
-def _draw(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """`size` indices below `count`, each used equally often, give or take one."""
+def draw(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return `size` indices below `count`, each used equally often, give or take one."""
     rounds = -(-size // count)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:size]
 
 
 def draw_balanced(of_class: Sequence[Tensor], size: int, generator: torch.Generator) -> Tensor:
     """`size` rows in random order, equally many of each class, give or take one."""
-    shares = torch.bincount(_draw(len(of_class), size, generator), minlength=len(of_class))
+    shares = torch.bincount(draw(len(of_class), size, generator), minlength=len(of_class))
     drawn = [
-        rows[_draw(len(rows), share, generator)]
+        rows[draw(len(rows), share, generator)]
         for rows, share in zip(of_class, shares.tolist(), strict=True)
         if share
     ]
     return torch.cat(drawn)[torch.randperm(size, generator=generator)]
+
+
+def require_two_classes(counts: Tensor, names: Sequence[str]) -> None:
+    """Raise a `DataError` if all images are of one class."""
+    present = [name for name, count in zip(names, counts.tolist(), strict=True) if count]
+    if len(present) == 1:
+        raise DataError(
+            f"the images must be of at least two classes, but all {int(counts.sum())} are of class "
+            f"{present[0]!r}; give the whole data set, another split or another label column"
+        )
 
 
 def require(counts: Tensor, at_least: int, names: Sequence[str]) -> None:

@@ -221,15 +221,27 @@ class Stream:
         image, label = self._columns.image, self._columns.label
         return [example[image] for example in examples], [example[label] for example in examples]
 
-    def scan(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows from the beginning, in batches; the position stays."""
-        for row, examples in self._pieces(size):
+    def scan(
+        self, size: int, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows from `first` to before `stop`, in batches; the position stays."""
+        for row, examples in self._pieces(size, first, stop):
             yield self._read(examples, row)
 
-    def _pieces(self, size: int) -> Iterator[tuple[int, list[Any]]]:
-        """All examples from the beginning, with the row of the first one of each piece."""
-        _, examples = self._begin()
-        row = 0
+    def labels(self) -> Tensor:
+        """The labels of all rows, in order; no image is decoded."""
+        pieces = self._pieces(CHUNK)
+        parts = [self._classes.encode(self._columns_of(some)[1], first_row=n) for n, some in pieces]
+        return torch.cat(parts)
+
+    def _pieces(
+        self, size: int, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """The examples from `first` to before `stop`, with the row of the first of each piece."""
+        _, examples = self._begin(row=first)
+        if stop is not None:
+            examples = itertools.islice(examples, stop - first)
+        row = first
         while piece := list(itertools.islice(examples, size)):
             yield row, piece
             row += len(piece)
