@@ -29,6 +29,7 @@ _NO_MODEL_ARGUMENT = re.compile(
 )
 # Far over any training on a handful of images; a file that says more is damaged.
 _MOST_STEPS = 10_000_000
+_MOST_AUGMENTATIONS = 256
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Recipe:
         loss: ``"cross_entropy"``, or ``"custom"`` for one that is not part of the recipe.
         mixed_precision: ``"bf16"``: training runs in bfloat16 where `torch.autocast` allows it;
             networks are tested in the precision of the images all the same.
+        augmentations_per_step: copies of its images that a step trains on, each augmented by
+            itself. Without augmentation there is one copy.
     """
 
     shape: tuple[int, int, int]
@@ -77,6 +80,7 @@ class Recipe:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss: Loss = "cross_entropy"
     mixed_precision: Precision = "no"
+    augmentations_per_step: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -95,8 +99,9 @@ class Recipe:
                     f"`{name}` must be one of {', '.join(map(str, choices))}, got "
                     f"{getattr(self, name)!r}"
                 )
-        if self.groups < 1:
-            raise ValueError(f"`groups` must be at least 1, got {self.groups}")
+        for name in ("groups", "augmentations_per_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if (self.batch_size is not None) != (self.batching == "minibatches"):
             raise ValueError(
                 '`batch_size` must be given with batching="minibatches" and only then, got '
@@ -122,6 +127,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         values = asdict(self)
+        if self.augmentations_per_step == 1:
+            # Version 0.1.0 refuses keys that it does not know.
+            del values["augmentations_per_step"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
@@ -201,6 +209,11 @@ def _check_types(values: Mapping[str, Any]) -> None:
     )
     require("steps", whole(values["steps"], _MOST_STEPS), f"a whole number up to {_MOST_STEPS:,}")
     require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")
+    require(
+        "augmentations_per_step",
+        whole(values.get("augmentations_per_step"), _MOST_AUGMENTATIONS),
+        f"a whole number from 1 to {_MOST_AUGMENTATIONS}",
+    )
     batch = values.get("batch_size")
     require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")
     words = "batching optimizer augmentation init train_with loss mixed_precision"

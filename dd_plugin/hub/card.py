@@ -227,12 +227,18 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("labels", _labels(images)),
         ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
         ("precision", _PRECISIONS.get(str(recipe.get("mixed_precision")), "")),
-        ("augmentation", code(recipe.get("augmentation") or "none")),
+        ("augmentation", _augmentation(recipe)),
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),
     ]
     told = [row for row in rows if row[1]]
     return "## The recipe\n\n" + table(("training on these images", ""), told)
+
+
+def _augmentation(recipe: Mapping[str, Any]) -> str:
+    text = code(recipe.get("augmentation") or "none")
+    copies = recipe.get("augmentations_per_step") or 1
+    return text if copies == 1 else f"{text}, {count(copies)} copies of each image in a step"
 
 
 def _network(record: Mapping[str, Any]) -> str:
@@ -301,6 +307,10 @@ def _distillation(record: Mapping[str, Any]) -> str:
     stored = "pixels"
     if config.get("parametrization") == "upsampled":
         stored = f"pixels at 1/{count(config.get('upsample_factor'))} of the resolution"
+    if config.get("parametrization") == "pyramid":
+        stored = "a sum of levels of rising resolution"
+        if config.get("color_space") == "decorrelated":
+            stored += ", in decorrelated colors"
     rate = number(config.get("learning_rate"))
     rows = [
         ("outer steps", count(about.get("outer_steps"))),
