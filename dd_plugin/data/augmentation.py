@@ -28,6 +28,12 @@ BRIGHTNESS = 0.5 * 0.25
 LARGEST_SATURATION = 2.0
 CONTRAST = (0.5, 1.5)
 
+# The others. The crop is that of usual training on photographs (Inception's), of milder scale.
+CROP_AREA = (0.35, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+LARGEST_NOISE = 0.1
+NOISE_CUT = 3.0
+
 SHORTHANDS = {"dsa": "color_crop_cutout_flip_scale_rotate"}
 
 
@@ -43,24 +49,29 @@ class Augmentation:
     | ``scale`` | stretches height and width, each by itself, bilinear | 1/1.2 to 1.2 |
     | ``cutout`` | fills a rectangle | half of height and width, any centre |
     | ``color`` | brightness, saturation and contrast | ±0.125; 0 to 2; 0.5 to 1.5 |
+    | ``resizedcrop`` | enlarges a part of the image, bilinear | area 0.35 to 1; ratio 3/4 to 4/3 |
+    | ``noise`` | adds Gaussian noise, cut off at 3 deviations | deviation up to 0.1 |
 
-    All but ``shift`` are DSA's, with its strengths; its brightness is ±0.5 of a normalised image,
-    hence ±0.125 of one in [0, 1] at a standard deviation of 0.25.
+    All but ``shift``, ``resizedcrop`` and ``noise`` are DSA's, with its strengths; its brightness
+    is ±0.5 of a normalised image, hence ±0.125 of one in [0, 1] at a standard deviation of 0.25.
 
     Each is an affine function of the pixels, so ordinary autograd gives exact gradients.
-    Results of ``color`` are not clamped: they leave [0, 1] by up to some tenths, and keep their
-    gradient there. The others stay between the smallest and the largest of the image and the fill.
+    Results of ``color`` and ``noise`` are not clamped: they leave [0, 1] by up to some tenths, and
+    keep their gradient there. The others stay between the smallest and the largest of the image and
+    the fill.
 
     Args:
-        names: transformations joined by ``_``, such as ``"flip_rotate"``; ``"dsa"`` stands for
-            ``"color_crop_cutout_flip_scale_rotate"``; ``""`` or ``"none"`` for none at all.
-        compose: do all of them, in the order of ``names``. Otherwise one of them, drawn for each
-            call, as DSA does.
+        names: transformations joined by ``_``, such as ``"flip_rotate"``, of which each call does
+            one; or joined by ``+``, such as ``"resizedcrop+flip+noise"``, of which each call does
+            all; ``"dsa"`` stands for ``"color_crop_cutout_flip_scale_rotate"``; ``""`` or
+            ``"none"`` for none at all.
+        compose: do all of them, in the order of ``names``, as ``+`` does. Otherwise one of them,
+            drawn for each call, as DSA does.
         fill: what comes in where there is no image: one value, or one per channel. DSA fills
             normalised images with 0, which in [0, 1] is the mean of the data set.
 
     Raises:
-        ValueError: a name that there is not, or one twice.
+        ValueError: a name that there is not, one twice, or ``_`` beside ``+``.
     """
 
     def __init__(
@@ -68,7 +79,7 @@ class Augmentation:
     ) -> None:
         names = names.strip().lower()
         self.names = tuple(_parse(SHORTHANDS.get(names, names)))
-        self.compose = compose
+        self.compose = compose or "+" in names
         self.fill = fill
 
     def __repr__(self) -> str:
@@ -125,14 +136,19 @@ class Augmentation:
 def _parse(names: str) -> list[str]:
     if names in ("", "none"):
         return []
-    found = names.split("_")
+    if "+" in names and "_" in names:
+        raise ValueError(
+            "augmentation must be joined either by '_', to do one at a time, or by '+', to do all, "
+            f"got {names!r}"
+        )
+    found = names.split("+" if "+" in names else "_")
     for name in found:
         if name not in _TRANSFORMATIONS:
             close = difflib.get_close_matches(name, _TRANSFORMATIONS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(
                 f"augmentation must be made of {', '.join(sorted(_TRANSFORMATIONS))}, joined by "
-                f"'_', or be 'dsa' or 'none', got {name!r}{hint} in {names!r}"
+                f"'_' or '+', or be 'dsa' or 'none', got {name!r}{hint} in {names!r}"
             )
     if len(set(found)) < len(found):
         raise ValueError(f"augmentation must name each transformation once, got {names!r}")
@@ -267,8 +283,49 @@ def _resample(
 ) -> Tensor:
     """Output (x, y) comes from (xx x + xy y, yx x + yy y), from the centre, edges at ±1."""
     none = torch.zeros_like(xx)
-    matrices = torch.stack([xx, xy, none, yx, yy, none], 1).view(-1, 2, 3)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return _sample(images, _grid(images, xx, xy, none, yx, yy, none), fill)
+
+
+def _resizedcrop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    # Everything about the place in float64, so that devices agree on it.
+    area = CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * numbers[0]
+    low, high = (math.log(ratio) for ratio in CROP_RATIO)
+    ratio = (low + (high - low) * numbers[1]).exp()
+    half_width = (area * ratio).sqrt().clamp(max=1)
+    half_height = (area / ratio).sqrt().clamp(max=1)
+    x = (1 - half_width) * (2 * numbers[2] - 1)
+    y = (1 - half_height) * (2 * numbers[3] - 1)
+    half_width, half_height, x, y = (
+        number.to(images.device, images.dtype) for number in (half_width, half_height, x, y)
+    )
+    none = torch.zeros_like(x)
+    grid = _grid(images, half_width, none, x, none, half_height, y)
+    # Between the outermost pixels and the border of the image there is nothing but the former.
+    most = torch.tensor([1 - 1 / width, 1 - 1 / height], dtype=images.dtype, device=images.device)
+    return _sample(images, grid.clamp(-most, most), fill)
+
+
+def _noise(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
+    # Drawn on the CPU in float32 whatever the images are, once for all images of a group.
+    seeds, places = numbers[1].unique(return_inverse=True)
+    fields = [
+        torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(int(seed * 2**53)))
+        for seed in seeds
+    ]
+    noise = torch.stack(fields).clamp_(-NOISE_CUT, NOISE_CUT)[places]
+    strength = _between(numbers[0], 0.0, LARGEST_NOISE, images).view(-1, 1, 1, 1)
+    return images + strength * noise.to(images.device, images.dtype)
+
+
+def _grid(
+    images: Tensor, xx: Tensor, xy: Tensor, x: Tensor, yx: Tensor, yy: Tensor, y: Tensor
+) -> Tensor:
+    matrices = torch.stack([xx, xy, x, yx, yy, y], 1).view(-1, 2, 3)
+    return F.affine_grid(matrices, list(images.shape), align_corners=False)
+
+
+def _sample(images: Tensor, grid: Tensor, fill: Tensor) -> Tensor:
     # Zeros come in; what is sampled is the difference from the fill.
     centred = images - fill
     # On a GPU the backward of grid_sample adds in any order, and cannot do otherwise.
@@ -314,6 +371,8 @@ _TRANSFORMATIONS: dict[str, Callable[[Tensor, Numbers, Tensor], Tensor]] = {
     "crop": _crop,
     "cutout": _cutout,
     "flip": _flip,
+    "noise": _noise,
+    "resizedcrop": _resizedcrop,
     "rotate": _rotate,
     "scale": _scale,
     "shift": _shift,

@@ -1,4 +1,4 @@
-"""What the outer optimizer moves to make the synthetic images: pixels, or fewer of them.
+"""What the outer optimizer moves to make the synthetic images: pixels, fewer of them, or a pyramid.
 
 Below `synthetic`, which owns one. A parametrisation is a module that returns all images in pixel
 space and can put its parameters back into the range in which images survive as 8-bit PNG.
@@ -7,6 +7,7 @@ space and can put its parameters back into the range in which images survive as 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,9 @@ class Parametrization(nn.Module):
     An implementation is made from the images it should start at, ``(N, C, H, W)`` in [0, 1].
 
     Attributes:
-        pixels: the parameters: what has to be stored.
-        factor: how many times smaller than the images they are, in each direction.
+        factor: how many times smaller than the images they are stored, in each direction.
     """
 
-    pixels: nn.Parameter
     factor: int = 1
 
     @abstractmethod
@@ -33,6 +32,11 @@ class Parametrization(nn.Module):
     @abstractmethod
     def constrain_(self) -> None:
         """Put the parameters back to where all images are in [0, 1], in place."""
+
+    def stored(self) -> Tensor:
+        """Return what has to be stored of the images, ``factor`` times smaller than they are."""
+        images: Tensor = self()
+        return images
 
 
 class Pixels(Parametrization):
@@ -77,6 +81,10 @@ class Upsampled(Parametrization):
         self.factor = factor
         self.pixels = nn.Parameter(F.avg_pool2d(images.detach(), factor))
 
+    def stored(self) -> Tensor:
+        """See `Parametrization`."""
+        return self.pixels
+
     @classmethod
     def of_stored(cls, pixels: Tensor, factor: int) -> Upsampled:
         """From the parameters that another one had; its images are the same bit for bit."""
@@ -95,4 +103,150 @@ class Upsampled(Parametrization):
         self.pixels.clamp_(0.0, 1.0)
 
 
-PARAMETRIZATIONS: dict[str, type[Parametrization]] = {"pixels": Pixels, "upsampled": Upsampled}
+class Pyramid(Parametrization):
+    """Images as a sum of levels of rising resolution, squashed to [0, 1] by a sigmoid.
+
+    image = sigmoid(4 B (u_1(z_1) + ... + u_L(z_L)) / L)
+
+    Level z_l is half as high and wide as the next one and the last has the size of the images; u_l
+    enlarges it bilinearly, and B is the color space. A structure that is larger than a pixel of a
+    level moves in this and in all finer levels at once. Adam moves every parameter about equally
+    far, so the coarsest structure is learned L times as fast as single pixels: coarse to fine,
+    without a schedule. Equal weights of the levels suit photographs, which have about as much
+    variance in each octave.
+
+    The slope of a sigmoid at its middle is 1/4. Hence the 4, and hence ``1 / L``: where all levels
+    agree, a mid-gray pixel moves as far as one of `Pixels` at the same learning rate.
+
+    The idea is that of Linear Gradient Matching (Cazenavette et al., arXiv 2511.16674), after
+    feature visualization (Olah et al., doi:10.23915/distill.00007).
+
+    Args:
+        images: where to start. Black and white become values that a PNG rounds to them.
+        levels: how many; by default as many as have at least four rows and columns, such as
+            224, 112, 56, 28, 14 and 7.
+        basis: ``(C, C)``, the color space of the levels, as
+            `dd_plugin.data.colors.decorrelating_basis` gives; by default the channels themselves.
+
+    Raises:
+        ValueError: there are more levels than the images can be halved, or the basis does not fit.
+    """
+
+    basis: Tensor | None
+    inverse: Tensor | None
+
+    def __init__(
+        self, images: Tensor, levels: int | None = None, basis: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        channels, height, width = images.shape[1:]
+        self.sizes = level_sizes(height, width, levels)
+        if basis is not None and basis.shape != (channels, channels):
+            raise ValueError(
+                f"`basis` must be ({channels}, {channels}) for images of {channels} channels, got "
+                f"{tuple(basis.shape)}"
+            )
+        self.register_buffer("basis", None if basis is None else basis.detach().to(images))
+        inverse = None if basis is None else torch.linalg.inv(basis.detach().double()).to(images)
+        self.register_buffer("inverse", inverse)
+        for index, size in enumerate(self.sizes[:-1]):
+            for axis, (low, high) in enumerate(zip(size, (height, width), strict=True)):
+                enlarging = _enlarging(low, high).to(images)
+                # A function of the sizes, so no part of the state.
+                self.register_buffer(f"enlarging_{index}_{axis}", enlarging, persistent=False)
+        # A Laplacian pyramid: each level has what the coarser ones leave over at its resolution.
+        margin = _BLACK
+        logits = images.detach().clamp(margin, 1 - margin).logit()
+        left = _colors(logits, self.inverse) * (len(self.sizes) / _GAIN)
+        parameters = []
+        for index, size in enumerate(self.sizes):
+            level = left if index == len(self.sizes) - 1 else F.adaptive_avg_pool2d(left, size)
+            left = left - self._enlarged(level, index)
+            parameters.append(nn.Parameter(level.clone()))
+        self.levels = nn.ParameterList(parameters)
+
+    def forward(self) -> Tensor:
+        """See `Parametrization`."""
+        return self._logits().sigmoid()
+
+    def _logits(self) -> Tensor:
+        first = self.levels[0]
+        with torch.autocast(first.device.type, enabled=False):
+            total = self._enlarged(first, 0)
+            for index, level in enumerate(self.levels[1:], 1):
+                total = total + self._enlarged(level, index)
+            return _colors(total, self.basis) * (_GAIN / len(self.sizes))
+
+    def _enlarged(self, level: Tensor, index: int) -> Tensor:
+        """A level in full size. Products of matrices, whose backward is repeatable on a GPU."""
+        if index == len(self.sizes) - 1:
+            return level
+        rows, columns = (self.get_buffer(f"enlarging_{index}_{axis}") for axis in (0, 1))
+        return rows @ level @ columns.mT
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """See `Parametrization`. The images are in [0, 1] anyway; gradients must not die out.
+
+        A logit beyond the limit is taken back to it, by way of the finest level.
+        """
+        for level in self.levels:
+            level.clamp_(-_LARGEST, _LARGEST)
+        logits = self._logits()
+        excess = logits - logits.clamp(-_LIMIT, _LIMIT)
+        self.levels[-1].sub_(_colors(excess, self.inverse) * (len(self.sizes) / _GAIN))
+
+
+# Logits per unit of all levels: the steepest slope of an image is then 1.
+_GAIN: Final = 4.0
+# A value that rounds to black in 8 bits; its logit is -6.4, so black can be learned away again.
+_BLACK: Final = 1 / 600
+# The largest logit, beyond which a step of the optimizer changes no byte.
+_LIMIT: Final = 8.0
+# The largest parameter; float32 then has the sum of all levels to a thousandth.
+_LARGEST: Final = 1000.0
+# The least rows and columns of the coarsest level by default.
+_COARSEST: Final = 4
+
+
+def level_sizes(height: int, width: int, levels: int | None = None) -> list[tuple[int, int]]:
+    """Return heights and widths of the levels of a `Pyramid`, the coarsest first.
+
+    Args:
+        height: of the images.
+        width: of the images.
+        levels: how many; by default all that have at least four rows and columns.
+
+    Raises:
+        ValueError: the images cannot be halved so often.
+    """
+    sizes = [(height, width)]
+    least = _COARSEST if levels is None else 1
+    while (levels is None or len(sizes) < levels) and min(sizes[0]) // 2 >= least:
+        sizes.insert(0, ((sizes[0][0] + 1) // 2, (sizes[0][1] + 1) // 2))
+    if levels is not None and len(sizes) != levels:
+        raise ValueError(
+            f"`pyramid_levels` must be from 1 to {len(sizes)} for images of {height} x {width}, "
+            f"got {levels}; leave it out for {len(level_sizes(height, width))}"
+        )
+    return sizes
+
+
+def _enlarging(low: int, high: int) -> Tensor:
+    """The matrix ``(high, low)`` of bilinear enlargement along one axis, in float64."""
+    rows = torch.eye(low, dtype=torch.float64)[None]
+    return F.interpolate(rows, high, mode="linear", align_corners=False)[0].mT.contiguous()
+
+
+def _colors(images: Tensor, matrix: Tensor | None) -> Tensor:
+    """Each pixel times a matrix of colors."""
+    if matrix is None:
+        return images
+    return torch.einsum("dc,nchw->ndhw", matrix, images)
+
+
+PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
+    "pixels": Pixels,
+    "upsampled": Upsampled,
+    "pyramid": Pyramid,
+}

@@ -32,6 +32,7 @@ _NO_MODEL_ARGUMENT = re.compile(
 _MOST_BACKBONES = 100
 # Far over any training on a handful of images; a file that says more is damaged.
 _MOST_STEPS = 10_000_000
+_MOST_AUGMENTATIONS = 256
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Recipe:
         loss: ``"cross_entropy"``, or ``"custom"`` for one that is not part of the recipe.
         mixed_precision: ``"bf16"``: training runs in bfloat16 where `torch.autocast` allows it;
             networks are tested in the precision of the images all the same.
+        augmentations_per_step: copies of its images that a step trains on, each augmented by
+            itself. Without augmentation there is one copy.
         trainable: what is trained on the images: ``"all"`` of a network, or the ``"head"`` of
             frozen ones.
         head: how a head is trained: ``"ridge"`` regression or ``"unroll"``, step by step.
@@ -105,6 +108,7 @@ class Recipe:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     loss: Loss = "cross_entropy"
     mixed_precision: Precision = "no"
+    augmentations_per_step: int = 1
     trainable: Trainable = "all"
     head: HeadKind | None = None
     backbones: tuple[BackboneRecord, ...] = ()
@@ -135,8 +139,9 @@ class Recipe:
                 f"trainable={self.trainable!r}, head={self.head!r} and {len(self.backbones)} "
                 "backbones"
             )
-        if self.groups < 1:
-            raise ValueError(f"`groups` must be at least 1, got {self.groups}")
+        for name in ("groups", "augmentations_per_step"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if (self.batch_size is not None) != (self.batching == "minibatches"):
             raise ValueError(
                 '`batch_size` must be given with batching="minibatches" and only then, got '
@@ -197,7 +202,12 @@ class Recipe:
 
 
 # Fields that version 0.1.0 does not know, and what they are without being written.
-_LATER: dict[str, Any] = {"trainable": "all", "head": None, "backbones": ()}
+_LATER: dict[str, Any] = {
+    "augmentations_per_step": 1,
+    "trainable": "all",
+    "head": None,
+    "backbones": (),
+}
 
 
 def _listed(value: Any) -> Any:
@@ -255,6 +265,11 @@ def _check_types(values: Mapping[str, Any]) -> None:
     )
     require("steps", whole(values["steps"], _MOST_STEPS), f"a whole number up to {_MOST_STEPS:,}")
     require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")
+    require(
+        "augmentations_per_step",
+        whole(values.get("augmentations_per_step"), _MOST_AUGMENTATIONS),
+        f"a whole number from 1 to {_MOST_AUGMENTATIONS}",
+    )
     batch = values.get("batch_size")
     require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")
     words = "batching optimizer augmentation init train_with loss mixed_precision trainable"

@@ -160,8 +160,13 @@ class SyntheticSet(nn.Module):
         """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it."""
         return dict(zip(self._constant_names, self._constants, strict=True))
 
+    @property
+    def copies_per_step(self) -> int:
+        """How often an image is in the batch of a step; copies without augmentation are one."""
+        return self.recipe.augmentations_per_step if self.augmentation.names else 1
+
     def indices(self, step: int, seed: int) -> Tensor:
-        """Which images a step trains on, ``(batch,)`` on the CPU."""
+        """Which images a step trains on, each once, ``(images,)`` on the CPU."""
         recipe, count = self.recipe, len(self.labels)
         if recipe.batching == "groups":
             size = count // recipe.groups
@@ -178,6 +183,9 @@ class SyntheticSet(nn.Module):
     def batch(self, step: int, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The batch of a step: network input ``(batch, C, H, W)`` and labels, with their graph.
 
+        With several augmentations per step the batch is as many copies of the step's images, one
+        after the other. Each copy is augmented by a seed of its own; the labels are repeated.
+
         Args:
             step: of the inner run.
             seed: of the run.
@@ -187,8 +195,15 @@ class SyntheticSet(nn.Module):
         groups = (self.labels.cpu() if classes is None else classes)[chosen]
         chosen = chosen.to(self.labels.device)
         images = self.images()[chosen]
-        images = self.augmentation(images, mix(seed, 4, step), groups=groups)
-        return self.transform(images), self.targets()[chosen]
+        targets = self.targets()[chosen]
+        copies = self.copies_per_step
+        if copies == 1:
+            images = self.augmentation(images, mix(seed, 4, step), groups=groups)
+            return self.transform(images), targets
+        # The first copy is that of a recipe with one.
+        seeds = [mix(seed, 4, step), *(mix(seed, 4, step, copy) for copy in range(1, copies))]
+        augmented = [self.augmentation(images, own, groups=groups) for own in seeds]
+        return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
         """`batch` as a function of the step; what is the same in several steps is made once.

@@ -22,7 +22,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "statistics": ("learned", "tracked", "frozen"),
     "train_with": ("batch", "running"),
     "image_init": ("real", "noise", "mean"),
-    "parametrization": ("pixels", "upsampled"),
+    "parametrization": ("pixels", "upsampled", "pyramid"),
+    "color_space": ("rgb", "decorrelated"),
     "label_form": ("probabilities", "weights"),
     "batching": ("all", "groups", "minibatches"),
     "step_sizes": ("per_step", "per_layer", "shared", "constant"),
@@ -175,8 +176,23 @@ class DistillerConfig:
     image_init: str = _option(
         "real", "Start from real images, noise, or means of each class (of a part for each image)."
     )
-    parametrization: str = _option("pixels", "pixels, or upsampled: more images, less resolution.")
+    parametrization: str = _option(
+        "pixels",
+        "What is learned. pixels: every pixel; upsampled: more images of less resolution; pyramid: "
+        "a sum of levels of rising resolution, coarse structure first, for images that are to "
+        "teach other networks too or to be looked at.",
+    )
     upsample_factor: int = _option(2, "How much smaller upsampled images are stored.")
+    pyramid_levels: int | None = _option(
+        None,
+        "Levels of a pyramid, each of half the resolution of the next; by default all that have "
+        "four rows and columns.",
+    )
+    color_space: str = _option(
+        "rgb",
+        "Colors in which a pyramid is learned. rgb: the channels; decorrelated: directions in "
+        "which the training images vary independently, which brings less color noise.",
+    )
     soft_labels: bool = _option(False, "Learn the labels.")
     label_form: str = _option(
         "probabilities",
@@ -203,6 +219,11 @@ class DistillerConfig:
     window_length: int | None = _option(None, "How many, for last and random.")
     augmentation: str = _option(
         "", "Differentiable augmentation of synthetic and real images, such as flip_rotate or dsa."
+    )
+    augmentations_per_step: int = _option(
+        1,
+        "Copies of its images that a step trains on, each augmented by itself; more of them cost "
+        "time and make images that depend less on single pixels.",
     )
     networks_per_step: int | None = _option(
         None, "Networks per outer step, over all processes; by default one per process."
@@ -316,7 +337,7 @@ class DistillerConfig:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
         at_least_1 = (
             "max_steps logging_steps eval_networks final_eval_networks pool_size pool_max_steps "
-            "images_per_class upsample_factor inner_steps groups "
+            "images_per_class upsample_factor inner_steps groups augmentations_per_step "
             "real_batch_size max_skipped_steps per_device_eval_batch_size feature_copies "
             "backbone_batch_size"
         )
@@ -344,6 +365,10 @@ class DistillerConfig:
         if self.networks_per_step is not None and self.networks_per_step < 1:
             raise ValueError(
                 f"`networks_per_step` must be at least 1 or None, got {self.networks_per_step}"
+            )
+        if self.pyramid_levels is not None and self.pyramid_levels < 1:
+            raise ValueError(
+                f"`pyramid_levels` must be at least 1 or None, got {self.pyramid_levels}"
             )
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(
@@ -381,6 +406,12 @@ class DistillerConfig:
                 f"`groups` must divide {what} = {self.trained_per_class}, so that every group has "
                 f"images of every class, got {self.groups}"
             )
+        if self.color_space != "rgb" and self.parametrization != "pyramid":
+            raise ValueError(
+                f'`color_space` must be "rgb" with parametrization="{self.parametrization}", whose '
+                f'parameters are the pixels, got "{self.color_space}"; use '
+                'parametrization="pyramid", or leave color_space out'
+            )
         if self.batching == "minibatches" and self.batch_size is None:
             raise ValueError('`batch_size` must be given with batching="minibatches"')
         if self.init == "pool" and self.window == "full":
@@ -415,6 +446,8 @@ class DistillerConfig:
             "pool_size": self.init != "pool",
             "pool_max_steps": self.init != "pool",
             "upsample_factor": self.parametrization != "upsampled",
+            "pyramid_levels": self.parametrization != "pyramid",
+            "augmentations_per_step": self.augmentation.strip().lower() in ("", "none"),
             "label_lr": not self.soft_labels,
             "label_form": not self.soft_labels,
             "step_size_lr": self.step_sizes == "constant",

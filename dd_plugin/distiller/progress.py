@@ -47,7 +47,8 @@ class Progress:
         inner_steps = (state.inner_steps - self._inner_steps) * accelerator.num_processes
         inner_per_second = inner_steps / seconds
         outer_per_second = (state.global_step - self._steps) / seconds
-        batch = len(distiller.synthetic.indices(0, 0))
+        synthetic = distiller.synthetic
+        batch = len(synthetic.indices(0, 0)) * synthetic.copies_per_step
         real = distiller.config.real_batch_size * distiller.networks_per_step
         values: dict[str, Any] = {
             # Without a step that counted there is none, and 0 would be a wrong one.

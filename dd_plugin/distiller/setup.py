@@ -40,7 +40,8 @@ from dd_plugin.data import (
     Whitening,
     load_real,
 )
-from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
+from dd_plugin.data.colors import decorrelating_basis
+from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
 from dd_plugin.data.recipe import BackboneRecord, Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
@@ -379,6 +380,7 @@ def _recipe(
         optimizer=config.inner_optimizer,
         optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
         augmentation=config.augmentation,
+        augmentations_per_step=config.augmentations_per_step,
         init=networks.mode,
         statistics=networks.statistics if networks.has_batch_norm else None,
         train_with=config.train_with,
@@ -420,7 +422,6 @@ def _synthetic(
     dtype: torch.dtype,
 ) -> SyntheticSet:
     constants = {name: t.to(device, dtype) for name, t in constants.items()}
-    upsampled = config.parametrization == "upsampled"
     per_class = config.trained_per_class
     labels = torch.arange(recipe.num_classes, device=device).repeat_interleave(per_class)
     seed = mix(config.seed, 5)
@@ -435,11 +436,7 @@ def _synthetic(
     # Sorted by class so far; a group takes its share of every class.
     place = torch.arange(len(labels), device=device) % per_class
     order = torch.argsort(place * recipe.groups // per_class, stable=True)
-    parametrization: Parametrization
-    if upsampled:
-        parametrization = Upsampled(images[order], config.upsample_factor)
-    else:
-        parametrization = Pixels(images[order])
+    parametrization = _parametrization(config, images[order], train)
     shape: tuple[int, ...] = ()
     learned_steps = config.step_sizes != "constant" and recipe.head != "ridge"
     if recipe.head == "ridge":
@@ -458,6 +455,21 @@ def _synthetic(
         learn_step_sizes=learned_steps,
         constants=constants,
     )
+
+
+def _parametrization(config: DistillerConfig, images: Tensor, train: RealData) -> Parametrization:
+    """The parametrization that a configuration names, starting at images."""
+    if config.parametrization == "upsampled":
+        return Upsampled(images, config.upsample_factor)
+    if config.parametrization == "pixels":
+        return Pixels(images)
+    basis = None
+    if config.color_space == "decorrelated":
+        if images.shape[1] == 1:
+            logger.warning('color_space="decorrelated" has no effect on images of one channel')
+        else:
+            basis = decorrelating_basis(train)
+    return Pyramid(images, config.pyramid_levels, basis)
 
 
 def make_window(config: DistillerConfig) -> Window:

@@ -236,7 +236,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
         ("labels", _labels(images)),
         ("loss", _LOSSES.get(str(recipe.get("loss")), code(recipe.get("loss") or ""))),
         ("precision", _PRECISIONS.get(str(recipe.get("mixed_precision")), "")),
-        ("augmentation", code(recipe.get("augmentation") or "none")),
+        ("augmentation", _augmentation(recipe)),
         ("network input", _input(record.get("transform") or {})),
         ("BatchNorm", _batch_norm(recipe)),
     ]
@@ -255,7 +255,8 @@ _HEADS = {
 def _head_rows(recipe: Mapping[str, Any], rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The rows of a recipe that say something where the head of frozen networks is trained."""
     backbones = [
-        f"{code(b.get('model') or 'one without a name')}, weights {code(str(b['fingerprint'])[:12])}"
+        f"{code(b.get('model') or 'one without a name')} "
+        f"(weights {code(str(b['fingerprint'])[:12])})"
         for b in recipe.get("backbones") or []
         if isinstance(b, Mapping) and b.get("fingerprint")
     ]
@@ -265,6 +266,12 @@ def _head_rows(recipe: Mapping[str, Any], rows: list[tuple[str, str]]) -> list[t
     kept = [row for row in rows if row[0] not in without]
     head = _HEADS.get(str(recipe.get("head")), code(recipe.get("head")))
     return [("frozen networks", "; ".join(backbones)), ("head", head), *kept]
+
+
+def _augmentation(recipe: Mapping[str, Any]) -> str:
+    text = code(recipe.get("augmentation") or "none")
+    copies = recipe.get("augmentations_per_step") or 1
+    return text if copies == 1 else f"{text}, {count(copies)} copies of each image in a step"
 
 
 def _network(record: Mapping[str, Any]) -> str:
@@ -333,6 +340,10 @@ def _distillation(record: Mapping[str, Any]) -> str:
     stored = "pixels"
     if config.get("parametrization") == "upsampled":
         stored = f"pixels at 1/{count(config.get('upsample_factor'))} of the resolution"
+    if config.get("parametrization") == "pyramid":
+        stored = "a sum of levels of rising resolution"
+        if config.get("color_space") == "decorrelated":
+            stored += ", in decorrelated colors"
     rate = number(config.get("learning_rate"))
     rows = [
         ("outer steps", count(about.get("outer_steps"))),

@@ -5,6 +5,7 @@ Used by `card`. Which of them a set has to cite follows from its record alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -101,6 +102,15 @@ IDC = Paper(
     "2205.14959",
     "ICML",
 )
+LGM = Paper(
+    "cazenavette2025dataset",
+    "images as a pyramid of resolutions",
+    ("Cazenavette, George", "Torralba, Antonio", "Sitzmann, Vincent"),
+    "Dataset Distillation for Pre-Trained Self-Supervised Vision Models",
+    2025,
+    "2511.16674",
+    "NeurIPS",
+)
 SOFT_LABELS = Paper(
     "sucholutsky2019soft",
     "learned labels",
@@ -134,6 +144,10 @@ MIXFLOW = Paper(
 )
 
 
+# Transformations that DSA does not have.
+_NOT_OF_DSA = {"", "none", "shift", "noise", "resizedcrop"}
+
+
 def papers_of(record: Mapping[str, Any]) -> list[Paper]:
     """The papers whose methods a set was made with, that of Wang et al. first.
 
@@ -147,9 +161,9 @@ def papers_of(record: Mapping[str, Any]) -> list[Paper]:
     used = {
         RAT_BPTT: config.get("window") == "random",
         FREPO: recipe.get("init") == "pool",
-        # `shift` is the one transformation that is not DSA's.
-        DSA: bool(set(augmentation.split("_")) - {"", "none", "shift"}),
+        DSA: bool(set(re.split("[_+]", augmentation)) - _NOT_OF_DSA),
         IDC: config.get("parametrization") == "upsampled",
+        LGM: config.get("parametrization") == "pyramid",
         SOFT_LABELS: bool(images.get("soft_labels")),
         STEP_SIZES: bool(recipe.get("step_size_parameters")),
         MIXFLOW: config.get("method") == "mixed",

@@ -103,7 +103,7 @@ def write_set(
     """
     images, factor = synthetic.images().detach(), synthetic.parametrization.factor
     # What is stored smaller is enlarged again when it is read, to the same bits.
-    exact = {"images": images} if factor == 1 else {SMALL_IMAGES: synthetic.parametrization.pixels}
+    exact = {"images" if factor == 1 else SMALL_IMAGES: synthetic.parametrization.stored()}
     tensors = {
         **exact,
         "labels": synthetic.labels,
