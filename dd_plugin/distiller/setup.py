@@ -181,7 +181,7 @@ def _head_parts(
             mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
             trainable="head",
             head=config.head,  # type: ignore[arg-type]
-            backbones=tuple(map(_recorded, backbones)),
+            backbones=tuple(_recorded(b, config.feature_layer) for b in backbones),
         ).to_dict()
     )
     head = head_of(recipe, inner_loss, outer_loss, verify=config.verify)
@@ -218,14 +218,14 @@ def _public_name(backbone: Backbone) -> str | None:
     return None if backbone.name is None or _is_path(backbone.name, bare=True) else backbone.name
 
 
-def _recorded(backbone: Backbone) -> BackboneRecord:
+def _recorded(backbone: Backbone, feature_layer: str | None) -> BackboneRecord:
     return BackboneRecord(
         _public_name(backbone),
         backbone.fingerprint,
         backbone.revision,
         backbone.size,
         backbone.num_features,
-        backbone.feature_layer,
+        feature_layer,
     )
 
 

@@ -10,14 +10,16 @@ import copy
 import warnings
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel import cross_entropy
+from dd_plugin.bilevel import cross_entropy, logits_of
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data import DataError, RealData, load_real
 from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.pixels import read_pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import (
@@ -73,6 +75,8 @@ class DistilledDataset:
         self.folder, self.record, self.initial = folder, stored.record, stored.initial
         self._synthetic = stored.synthetic
         self._limits = limits or Limits()
+        # What prepares the input of the networks that `fit` has made.
+        self._backbones: WeakKeyDictionary[nn.Module, Backbone] = WeakKeyDictionary()
 
     @classmethod
     def from_pretrained(
@@ -262,7 +266,9 @@ class DistilledDataset:
             head = probe_on(backbone, synthetic)
         else:
             head = train_head(backbone, self._head(loss), synthetic)
-        return backbone.with_head(head.weight, head.bias, list(self.class_names))
+        model_with_head = backbone.with_head(head.weight, head.bias, list(self.class_names))
+        self._backbones[model_with_head] = backbone
+        return model_with_head
 
     def _head(self, loss: Loss | None = None) -> Head:
         """How a head is trained on this set."""
@@ -361,6 +367,43 @@ class DistilledDataset:
             from_record=own,
             max_parameters=self._limits.max_parameters if own else None,
         )
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, images: Any, *, top: int | None = None) -> Any:
+        """What a network says of images, which are prepared as those that it was trained on.
+
+        Args:
+            model: what `fit` gave; it is put into eval mode.
+            images: a Pillow image, a path, an array or a tensor, or a list of these.
+            top: classes that are told, the most probable ones; by default all.
+
+        Returns:
+            A dictionary from class name to probability, most probable first; of a list of images,
+            a list of these.
+
+        Raises:
+            DataError: something is no image.
+        """
+        several = isinstance(images, (list, tuple))
+        channels, height, width = self.recipe.shape
+        pixels = [
+            torch.from_numpy(read_pixels(one, row, size=(height, width), channels=channels))
+            for row, one in enumerate(images if several else [images])
+        ]
+        like = next(model.parameters())
+        batch = torch.stack(pixels).permute(0, 3, 1, 2).to(like.device, like.dtype) / 255
+        if self.recipe.trainable == "head":
+            if model not in self._backbones:
+                self._backbones[model] = load_backbone(model, device=like.device, dtype=like.dtype)
+            batch = self._backbones[model].network_input(batch)
+        else:
+            batch = self._synthetic.transform.to(like.device)(batch)
+        probabilities = logits_of(model.eval()(batch)).float().softmax(1).cpu()
+        told = []
+        for row in probabilities:
+            order = row.argsort(descending=True)[:top]
+            told.append({self.class_names[i]: float(row[i]) for i in order.tolist()})
+        return told if several else told[0]
 
     def evaluate(
         self,

@@ -1,0 +1,268 @@
+"""A run for the head of frozen networks: its gradient, its course, and the set that comes out."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dd_plugin import DistilledDataset, Distiller, DistillerConfig
+from dd_plugin.distiller.config import NoEffectWarning
+from dd_plugin.distiller.objectives import GradientMatching
+from dd_plugin.hub.dataset import OtherWeightsWarning
+from tests.distiller.toy import toy_dataset
+
+
+class Small(nn.Module):
+    """Convolution, BatchNorm with statistics of its own, and a linear head."""
+
+    def __init__(self, width=6, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.conv = nn.Conv2d(3, width, 3, stride=2)
+            self.norm = nn.BatchNorm2d(width)
+            self.norm.running_mean.normal_()
+            self.norm.running_var.uniform_(0.5, 2)
+            self.fc = nn.Linear(width, 7)
+
+    def forward(self, x):
+        return self.fc(F.gelu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def distiller(folder, model=None, data=None, **settings):
+    settings = {
+        "trainable": "head",
+        "max_steps": 4,
+        "eval_steps": 0,
+        "save_steps": 0,
+        "real_batch_size": 16,
+        "disable_tqdm": True,
+        "output_dir": str(folder / "out"),
+        **settings,
+    }
+    data = toy_dataset() if data is None else data
+    test = toy_dataset(seed=1)
+    return Distiller(model or Small(), DistillerConfig(**settings), data, test)
+
+
+def features(network, images):
+    images = images.to(next(network.parameters()).dtype)
+    return F.gelu(network.norm(network.conv(images))).mean((2, 3))
+
+
+@pytest.mark.parametrize("batch", [128, 2])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, batch, soft):
+    network = Small().double().eval()
+    run = distiller(
+        tmp_path,
+        network,
+        dtype="float64",
+        soft_labels=soft,
+        normalization="auto",
+        backbone_batch_size=batch,
+    )
+    run.head.prepare()
+    leaves = [leaf for group in run.synthetic.leaves().values() for leaf in group]
+    found = run._hypergradient(0, 0, leaves)
+    # The same real features, and everything else by plain autograd in one graph.
+    from dd_plugin.bilevel.randomness import mix
+
+    real, labels = run.head.train[0].batch(16, mix(0, 20, 0, 0))
+    backbone = run.head.backbones[0]
+    f = features(network, backbone.network_input(run.synthetic.images()))
+    head = run.head.head.train(
+        f,
+        run.synthetic.targets(),
+        num_classes=run.synthetic.recipe.num_classes,
+        step_sizes=run.synthetic.step_sizes(),
+        constants=run.synthetic.constants(),
+    )
+    loss = F.cross_entropy(head.logits(real.double()), labels)
+    expected = torch.autograd.grad(loss, leaves)
+    assert found.finite
+    torch.testing.assert_close(found.outer_loss, loss.detach())
+    for a, b in zip(found.leaves, expected, strict=True):
+        assert (a - b).norm() <= 1e-9 * b.norm()
+
+
+def test_a_run_learns_and_leaves_the_network_as_it_was(tmp_path):
+    network = Small(16)
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    run = distiller(tmp_path, network, max_steps=40, learning_rate=0.05, image_init="noise")
+    start = run.evaluate()["accuracy_mean"]
+    run.train()
+    assert run.evaluate()["accuracy_mean"] > start + 0.1
+    for name, t in network.state_dict().items():
+        assert torch.equal(t, before[name]), name
+
+
+@pytest.mark.parametrize("head", ["ridge", "unroll"])
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, head):
+    settings = {"head": head, "soft_labels": True, "max_steps": 4, "save_steps": 2}
+    if head == "unroll":
+        settings["inner_steps"] = 3
+    models = [Small(6, seed=1), Small(5, seed=2)]
+    whole = distiller(tmp_path / "a", models, **settings)
+    whole.train()
+    first = distiller(tmp_path / "b", models, **settings)
+    first.train()
+    again = distiller(tmp_path / "b", models, **settings)
+    again.train(resume_from_checkpoint=first.output_dir / "checkpoint-2")
+    for name, t in whole.synthetic.state_dict().items():
+        assert torch.equal(t, again.synthetic.state_dict()[name]), name
+
+
+def test_every_backbone_has_its_turn(tmp_path):
+    run = distiller(tmp_path, [Small(3), Small(4), Small(5)])
+    chosen = [run.head.choice(step, 0) for step in range(30)]
+    assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3))
+    assert len({tuple(chosen[i : i + 3]) for i in range(0, 30, 3)}) > 1
+
+
+@pytest.mark.parametrize("head", ["ridge", "unroll"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_set_is_read_back_and_gives_the_same_accuracies(tmp_path, head, soft):
+    network = Small(8)
+    settings = {"head": head, "soft_labels": soft}
+    if head == "unroll":
+        settings["inner_steps"] = 3
+    run = distiller(tmp_path, network, **settings)
+    run.train()
+    results = run.compare()
+    folder = run.save_model()
+    opened = DistilledDataset.from_pretrained(folder)
+    assert opened.recipe == run.synthetic.recipe
+    assert opened.recipe.backbones[0].num_features == 8
+    again = opened.evaluate(network, toy_dataset(seed=1))
+    assert again.accuracies == results["distilled"].accuracies
+    names = ["distilled", "random real", "nearest to the centroid", "herding", "k-center"]
+    assert list(results) == [*names, "full data"]
+    # The ordinary network, its head trained, ready for its own input.
+    model = opened.fit(network)
+    assert type(model) is Small
+    assert model.fc.out_features == opened.recipe.num_classes
+    data = opened.real_data(toy_dataset(seed=1))
+    right = 0
+    for images, labels in data.batches(16):
+        backbone = opened.backbone(network)
+        right += (model(backbone.network_input(images)).argmax(1) == labels).sum().item()
+    assert right / len(data) == pytest.approx(again.mean)
+    one = toy_dataset(seed=1)[0]["image"]
+    told = opened.predict(model, one)
+    assert sum(told.values()) == pytest.approx(1)
+    assert set(told) == set(opened.class_names)
+    assert len(opened.predict(model, [one, one], top=1)) == 2
+
+
+def test_the_record_says_which_weights_and_the_card_what_is_trained(tmp_path):
+    run = distiller(tmp_path)
+    run.train()
+    folder = run.save_model()
+    record = json.loads((folder / "recipe.json").read_text())
+    noted = record["recipe"]["backbones"][0]
+    assert noted["fingerprint"] == run.head.backbones[0].fingerprint
+    assert record["recipe"]["trainable"] == "head"
+    card = (folder / "README.md").read_text()
+    assert "the head of a pretrained network" in card
+    assert noted["fingerprint"][:12] in card
+    assert "ridge regression" in card
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path):
+    import transformers
+
+    config = transformers.ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic"
+    )
+    place = tmp_path / "network"
+
+    def save(seed):
+        torch.manual_seed(seed)
+        transformers.ResNetForImageClassification(config).save_pretrained(place)
+        transformers.ConvNextImageProcessor().save_pretrained(place)
+
+    save(0)
+    run = distiller(tmp_path, str(place))
+    run.train()
+    folder = run.save_model()
+    opened = DistilledDataset.from_pretrained(folder)
+    # The path of a folder here is no name for others; put one in, as of a model of the Hub.
+    assert opened.recipe.model is None
+    path = folder / "recipe.json"
+    record = json.loads(path.read_text())
+    record["recipe"]["backbones"][0]["model"] = str(place)
+    path.write_text(json.dumps(record))
+    opened = DistilledDataset.from_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened.fit(str(place))
+    save(1)
+    with pytest.warns(OtherWeightsWarning, match="fingerprint"):
+        opened.fit(str(place))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradient_matching_has_the_gradient_of_its_value(soft):
+    torch.manual_seed(0)
+    f, real = torch.randn(3, 5).double(), torch.randn(8, 5).double()
+    y = torch.randn(3, 3).double().softmax(1) if soft else torch.arange(3)
+    seen = real, torch.arange(8) % 3
+
+    def value(f, y):
+        return GradientMatching().gradient(
+            f, y, seen, num_classes=3, step_sizes=torch.tensor(1.0), constants={}, seed=4
+        )
+
+    found = value(f, y)
+    for t, slope in ((f, found.features), *(((y, found.targets),) if soft else ())):
+        direction = torch.randn_like(t)
+        moved = [t + e * direction for e in (1e-6, -1e-6)]
+        losses = [value(m, y).loss if t is f else value(f, m).loss for m in moved]
+        numeric = (losses[0] - losses[1]) / 2e-6
+        assert abs(numeric - (slope * direction).sum()) < 1e-7
+    same = GradientMatching().gradient(
+        real, seen[1], seen, num_classes=3, step_sizes=torch.tensor(1.0), constants={}, seed=4
+    )
+    assert same.loss.abs() < 1e-12
+
+
+def test_gradient_matching_runs_and_its_step_sizes_stay(tmp_path):
+    run = distiller(tmp_path, objective="gradient_matching")
+    before = run.synthetic.images().detach().clone()
+    constants = {name: t.detach().clone() for name, t in run.synthetic.constants().items()}
+    run.train()
+    assert not torch.equal(run.synthetic.images().detach(), before)
+    for name, t in run.synthetic.constants().items():
+        assert torch.equal(t.detach(), constants[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batching": "groups"}, "`batching` must be"),
+        ({"step_sizes": "per_layer"}, "`step_sizes` must be"),
+    ],
+)
+def test_what_a_head_has_no_use_for_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DistillerConfig(trainable="head", **settings)
+
+
+def test_settings_without_effect_on_a_head_are_told():
+    with pytest.warns(NoEffectWarning, match="`inner_steps`"):
+        DistillerConfig(trainable="head", inner_steps=5)
+    with pytest.warns(NoEffectWarning, match="`objective`"):
+        DistillerConfig(objective="gradient_matching")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DistillerConfig(trainable="head", head="unroll", inner_steps=5)
+
+
+def test_several_networks_from_scratch_are_refused_for_now():
+    with pytest.raises(ValueError, match="`model` must be one network"):
+        DistillerConfig(model=["timm/dd_convnet", "timm/dd_lenet"])
+    assert DistillerConfig(model=["timm/dd_lenet"]).to_dict()["model"] == "timm/dd_lenet"
