@@ -26,7 +26,7 @@ from torch.nn.modules.module import (
 
 from dd_plugin.messages import described
 
-__all__ = ["ModelLoadError", "load_model", "model_factory"]
+__all__ = ["ModelLoadError", "load_model", "load_vision_model", "model_factory"]
 
 _TIMM_PREFIX = "timm/"
 _HUB_ID = re.compile(
@@ -94,6 +94,33 @@ def model_factory(
         ModelLoadError: see `load_model`; the function that is returned raises it, too.
     """
     return factory_from(name, {"pretrained": pretrained, **model_args})
+
+
+def load_vision_model(
+    name: str, *, pretrained: bool = True, revision: str | None = None
+) -> tuple[nn.Module, list[str]]:
+    """Load a model from the Hub or a folder for its features.
+
+    It is the image classifier of its type, or the bare model where the type has none. Of a type for
+    images and text (CLIP, SigLIP) it is the whole model, unless a classifier was saved.
+
+    Args:
+        name: the id of a model on the Hub, or a local folder; never `timm/NAME`.
+        pretrained: see `load_model`.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The model, and the names of parameters that its files do not hold, which are random. The
+        classifier of a checkpoint without one is among them.
+
+    Raises:
+        ModelLoadError: there is no such model, it is not one of images, or its files fail.
+    """
+    missing: list[str] = []
+    build, _ = _transformers_factories(
+        name, pretrained, {}, revision=revision, for_features=True, missing=missing
+    )
+    return build(), missing
 
 
 def factory_from(
@@ -298,9 +325,18 @@ def _unexpected_argument(error: Exception) -> str | None:
 
 
 def _transformers_factories(
-    name: str, pretrained: bool, model_args: dict[str, Any]
+    name: str,
+    pretrained: bool,
+    model_args: dict[str, Any],
+    *,
+    revision: str | None = None,
+    for_features: bool = False,
+    missing: list[str] | None = None,
 ) -> tuple[Callable[[], nn.Module], Callable[[], nn.Module]]:
-    """What makes the model, and what makes it with random weights."""
+    """What makes the model, and what makes it with random weights.
+
+    The names of parameters that the files do not hold are added to ``missing``.
+    """
     from transformers import (
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         AutoConfig,
@@ -318,8 +354,9 @@ def _transformers_factories(
             f"no model {name[:60] + '...'!r}: a name has at most {_LONGEST_NAME} characters, got "
             f"{len(name):,}"
         )
+    at = {} if revision is None else {"revision": revision}
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **at)
     except Exception as error:  # a configuration may hold anything
         _explain_code(name, error)
         raise ModelLoadError(
@@ -330,6 +367,10 @@ def _transformers_factories(
         ) from error
     _configure(config, name, model_args)
     classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    if for_features:
+        classifies = classifies and not (_sees_text_too(config) and not _was_classifier(config))
+        if not classifies:
+            _check_sees_images(config, name)
     auto = AutoModelForImageClassification if classifies else AutoModel
     # A head for another number of classes does not fit the saved one, and is drawn anew.
     options = {"ignore_mismatched_sizes": True} if model_args else {}
@@ -337,11 +378,20 @@ def _transformers_factories(
     def make(pretrained: bool) -> nn.Module:
         own = copy.deepcopy(config)
         try:
-            model: nn.Module = (
-                auto.from_pretrained(name, config=own, trust_remote_code=False, **options)
-                if pretrained
-                else auto.from_config(own, trust_remote_code=False)
+            if not pretrained:
+                random: nn.Module = auto.from_config(own, trust_remote_code=False)
+                return random
+            model: nn.Module
+            model, report = auto.from_pretrained(
+                name,
+                config=own,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **at,
+                **options,
             )
+            if missing is not None:
+                missing.extend(report["missing_keys"])
         except ModelLoadError:
             raise
         except Exception as error:  # odd fields fail anywhere in its code
@@ -352,6 +402,28 @@ def _transformers_factories(
         return model
 
     return lambda: make(pretrained), lambda: make(False)
+
+
+def _sees_text_too(config: Any) -> bool:
+    return hasattr(config, "vision_config") and hasattr(config, "text_config")
+
+
+def _was_classifier(config: Any) -> bool:
+    return any("ForImageClassification" in kind for kind in config.architectures or [])
+
+
+def _check_sees_images(config: Any, name: str) -> None:
+    """Refuse the bare model of a type that does not take images, before its weights are loaded."""
+    from transformers import MODEL_MAPPING
+
+    kind = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    kind = kind[0] if isinstance(kind, (tuple, list)) else kind
+    takes_images = getattr(kind, "main_input_name", None) == "pixel_values"
+    if kind is not None and not takes_images and not _sees_text_too(config):
+        raise ModelLoadError(
+            f"the model {name!r} must be a vision model, got one of type {config.model_type!r}; "
+            "give a model of images"
+        )
 
 
 def _explain_code(name: str, error: Exception) -> None:

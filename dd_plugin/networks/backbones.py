@@ -1,0 +1,407 @@
+"""Frozen backbones: a pretrained model whose features a head is trained on.
+
+`load_backbone` takes a name or a module and finds out, by running it on two small random images,
+what its own head takes (`classifier`, `hub_backbone`), which sizes of images it accepts, and how
+its input is normalized. The `Backbone` maps images in [0, 1] to features and never changes its
+weights; the gradient reaches the images.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dd_plugin.data import Normalization
+from dd_plugin.messages import described
+from dd_plugin.models import load_model, load_vision_model
+from dd_plugin.networks.classifier import FeatureNetwork, layer_features, remove_classifier
+from dd_plugin.networks.errors import BackboneError, BackboneWarning
+from dd_plugin.networks.fingerprint import fingerprint
+from dd_plugin.networks.hub_backbone import (
+    PooledOutput,
+    hub_features,
+    hub_sizes,
+    is_hub_model,
+    tower_of,
+)
+from dd_plugin.networks.lite_weights import LITE_PREFIX, load_lite
+from dd_plugin.networks.timm_backbone import (
+    is_timm_model,
+    set_timm_size,
+    timm_features,
+    timm_sizes,
+)
+
+__all__ = ["Backbone", "load_backbone"]
+
+TIMM_PREFIX = "timm/"
+# Sizes to try for a module that names none.
+_COMMON_SIZES = [(224, 224), (256, 256), (64, 64), (32, 32), (28, 28)]
+
+
+class Backbone(nn.Module):
+    """A frozen network that maps images in [0, 1] to features.
+
+    Made by `load_backbone`. It stays in eval mode whatever `train` is called with, and no parameter
+    of it requires a gradient.
+
+    Attributes:
+        name: how it was loaded; None for a module of the user's.
+        num_features: length d of a feature vector.
+        size: height and width of its own input.
+        normalization: of its input.
+        fingerprint: of the weights that its features depend on, as they were loaded; the
+            classifier is not among them.
+        revision: of the files on the Hub, where known.
+    """
+
+    name: str | None
+    num_features: int
+    size: tuple[int, int]
+    normalization: Normalization
+    fingerprint: str
+    revision: str | None
+
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        *,
+        name: str | None,
+        num_features: int,
+        size: tuple[int, int],
+        always_resize: bool,
+        normalization: Normalization,
+        fingerprint: str,
+        revision: str | None,
+        trainable: frozenset[str],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.num_features = num_features
+        self.size = size
+        self.normalization = normalization
+        self.fingerprint = fingerprint
+        self.revision = revision
+        self._trainable = trainable
+        self._takes: dict[tuple[int, int], bool] = {size: True}
+        self._always_resize = always_resize
+        self.requires_grad_(False)
+        nn.Module.train(self, False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Do nothing: a frozen backbone stays in eval mode."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Do nothing but freeze: no parameter of a frozen backbone requires a gradient."""
+        return super().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features of images.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], of any height and width.
+
+        Returns:
+            Features (N, d) in the dtype of the images, differentiable with respect to them.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise BackboneError(
+                f"`images` must be (N, 3, H, W) in [0, 1], got {tuple(images.shape)}"
+            )
+        features = self.network(self.network_input(images))
+        return features.to(images.dtype)
+
+    def network_input(self, images: Tensor) -> Tensor:
+        """Return what the network itself is fed: images resized where it has to be, normalized.
+
+        The model that `with_head` returns takes this.
+        """
+        size = self.input_size(int(images.shape[-2]), int(images.shape[-1]))
+        if size != tuple(images.shape[-2:]):
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        reference = next(self.network.parameters(), images)
+        return self.normalization(images).to(reference.device, reference.dtype)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size at which the network sees images of a size.
+
+        It is the same size if the network takes it, which is tried once for each, else `size`.
+        """
+        if self._always_resize:
+            return self.size
+        if (height, width) not in self._takes:
+            self._takes[height, width] = self._try(height, width)
+        return (height, width) if self._takes[height, width] else self.size
+
+    def _try(self, height: int, width: int) -> bool:
+        reference = next(self.network.parameters())
+        example = reference.new_zeros(1, 3, height, width)
+        try:
+            with torch.no_grad():
+                return self.network(example).shape == (1, self.num_features)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - each network refuses a size in its own way
+            return False
+
+    def with_head(self, weight: Tensor, bias: Tensor, class_names: Sequence[str]) -> nn.Module:
+        """Return the ordinary model with a linear head in place of its own.
+
+        Args:
+            weight: (classes, d).
+            bias: (classes,).
+            class_names: one for each class; set as `id2label` in the configuration of a transformers
+                model, and as `class_names` on any model.
+
+        Returns:
+            A copy of the timm, transformers or user's model, in eval mode, its parameters trainable
+            as they were. It takes what the model always took: normalized images of its size, as
+            `network_input` makes them from images in [0, 1]. A timm model returns logits; a
+            transformers model returns an output with `logits`. Where the model has no place for a
+            head (CLIP, SigLIP, a layer in the middle) it is a `FeatureClassifier`, which returns
+            logits.
+        """
+        names = [str(name) for name in class_names]
+        classes = len(names)
+        if tuple(weight.shape) != (classes, self.num_features) or tuple(bias.shape) != (classes,):
+            raise BackboneError(
+                f"`weight` must be ({classes}, {self.num_features}) and `bias` ({classes},) for "
+                f"{classes} classes, got {tuple(weight.shape)} and {tuple(bias.shape)}"
+            )
+        network = copy.deepcopy(self.network)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in self._trainable)
+        reference = next(network.parameters())
+        model = network.with_head(weight.to(reference), bias.to(reference))
+        _tell_classes(model, names)
+        return model.eval()
+
+
+def _tell_classes(model: Any, names: list[str]) -> None:
+    """Set the number of classes and their names wherever a library looks for them."""
+    model.class_names = names
+    config = getattr(model, "config", None)
+    if hasattr(config, "id2label"):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        config.problem_type = None
+        model.num_labels = len(names)
+    for module in model.modules():
+        if isinstance(getattr(module, "num_classes", None), int):
+            module.num_classes = len(names)
+
+
+def load_backbone(
+    model: str | nn.Module,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    feature_layer: str | None = None,
+    revision: str | None = None,
+    pretrained: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    normalization: Normalization | None = None,
+) -> Backbone:
+    """Return a frozen backbone.
+
+    Args:
+        model: `timm/NAME`, `lite/efficientnet_lite0` to `lite2` (the packages of the `backbones`
+            extra), an id on the Hugging Face Hub, a local folder, or a module, which is copied.
+        image_size: Size that the network is to see; all images are resized to it. By default
+            networks that take any size see images as they are, and others see them in their own.
+        feature_layer: Name of the layer whose output is taken, averaged over positions. By default
+            it is what the model's own head takes.
+        revision: Branch, tag or commit of a model on the Hub.
+        pretrained: Load the weights; False gives random ones.
+        device: Where it runs.
+        dtype: Its precision, `torch.float32` or `torch.bfloat16` (`torch.float64` for tests).
+        normalization: Of its input. By default the model's own.
+
+    Raises:
+        BackboneError: The model cannot serve as a backbone, with what to do.
+        ModelLoadError: There is no such model, or its files cannot be loaded.
+    """
+    if not dtype.is_floating_point:
+        raise BackboneError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}")
+    asked = _size(image_size)
+    missing: list[str] = []
+    name = model if isinstance(model, str) else None
+    if isinstance(model, str):
+        module, missing = _load(model, pretrained, revision, asked)
+    elif isinstance(model, nn.Module):
+        if revision is not None:
+            raise BackboneError(
+                "`revision` must be None for a module, whose weights are there; load it by name, "
+                f"or leave it out, got {revision!r}"
+            )
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise BackboneError(
+                f"the {type(model).__name__} has no weights (its parameters are on the meta device); "
+                "load them first"
+            )
+        module = copy.deepcopy(model)
+    else:
+        raise BackboneError(
+            f"`model` must be a name or a torch.nn.Module, got a {type(model).__name__}; write "
+            "timm/NAME, the id of a model on the Hub, or a local folder"
+        )
+    module.eval()
+    network, size = _network(module, asked, feature_layer)
+    _check_loaded(name, network, module, missing)
+    found = normalization or _normalization(module, name)
+    trainable = frozenset(path for path, value in network.named_parameters() if value.requires_grad)
+    identity = fingerprint(network)
+    network.to(device=device, dtype=dtype)
+    with torch.no_grad():
+        reference = next(network.parameters())
+        num_features = network(reference.new_zeros(1, 3, *size)).shape[1]
+    return Backbone(
+        network,
+        name=name,
+        num_features=num_features,
+        size=size,
+        always_resize=asked is not None,
+        normalization=found,
+        fingerprint=identity,
+        revision=getattr(getattr(module, "config", None), "_commit_hash", None) or revision,
+        trainable=trainable,
+    )
+
+
+def _load(
+    name: str, pretrained: bool, revision: str | None, size: tuple[int, int] | None
+) -> tuple[nn.Module, list[str]]:
+    """Return the model of a name, and the names of its parameters that no file held."""
+    if name.startswith((TIMM_PREFIX, LITE_PREFIX)):
+        if revision is not None:
+            raise BackboneError(
+                f"`revision` must be None for {name!r}, got {revision!r}; name other weights by "
+                "their tag, as in timm/resnet18.a1_in1k"
+            )
+        if name.startswith(LITE_PREFIX):
+            return load_lite(name, pretrained=pretrained), []
+        return load_model(name, pretrained=pretrained, img_size=size), []
+    return load_vision_model(name, pretrained=pretrained, revision=revision)
+
+
+def _check_loaded(
+    name: str | None, network: FeatureNetwork, module: nn.Module, missing: Sequence[str]
+) -> None:
+    """Refuse a model some of whose weights were in no file, save those of its classifier."""
+    used = {id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    lost = [path for path in missing if path in tensors and id(tensors[path]) in used]
+    if lost:
+        raise BackboneError(
+            f"the files of {name!r} must hold all weights of its {type(module).__name__}, and "
+            f"{len(lost)} are missing (the first is {lost[0]!r}); give a complete checkpoint"
+        )
+
+
+def _network(
+    module: nn.Module, asked: tuple[int, int] | None, feature_layer: str | None
+) -> tuple[FeatureNetwork, tuple[int, int]]:
+    """Return the module as a network of features, and the size of its input."""
+    if next(module.parameters(), None) is None:
+        raise BackboneError(f"the {type(module).__name__} must have parameters, and has none")
+    tower: nn.Module = tower_of(module) if is_hub_model(module) else module
+    sizes = [asked] if asked else list(dict.fromkeys([*_own_sizes(module), *_COMMON_SIZES]))
+    if asked and is_timm_model(module):
+        set_timm_size(module, asked)
+    size, example = _first_size(module, tower, sizes, asked is not None)
+    if feature_layer is not None:
+        network = layer_features(_part(tower), feature_layer, example)
+    elif is_hub_model(module):
+        network = hub_features(module, tower, example)
+    elif is_timm_model(module):
+        network = timm_features(module, example)
+    else:
+        network = remove_classifier(module, example)
+    with torch.no_grad():
+        features = network(example)
+    if features.ndim != 2 or not torch.isfinite(features).all():
+        raise BackboneError(
+            f"the features of the {type(module).__name__} must be finite vectors, got "
+            + (
+                f"shape {tuple(features.shape)}"
+                if features.ndim != 2
+                else "infinite or undefined values; check its weights"
+            )
+        )
+    return network, size
+
+
+def _part(tower: nn.Module) -> nn.Module:
+    return tower.model if isinstance(tower, PooledOutput) else tower
+
+
+def _own_sizes(module: nn.Module) -> list[tuple[int, int]]:
+    if is_hub_model(module):
+        return hub_sizes(module)
+    return timm_sizes(module)
+
+
+def _first_size(
+    module: nn.Module, tower: nn.Module, sizes: Sequence[tuple[int, int]], asked: bool
+) -> tuple[tuple[int, int], Tensor]:
+    """Return the first size that a model takes, and an example of its input."""
+    problem: Exception | None = None
+    reference = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        example = torch.randn(2, 3, *size, generator=generator).to(reference)
+        try:
+            with torch.no_grad():
+                tower(example)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each network refuses a size in its own way
+            problem = problem or error
+        else:
+            return size, example
+    height, width = sizes[0]
+    assert problem is not None
+    raise BackboneError(
+        f"the {type(module).__name__} does not take color images of `image_size` {height}x{width} "
+        f"({described(problem)}); "
+        + (
+            "leave `image_size` out, or give a multiple of its patch that is large enough"
+            if asked
+            else "give `image_size`, the size that it was made for"
+        )
+    ) from problem
+
+
+def _normalization(module: nn.Module, name: str | None) -> Normalization:
+    """Return the normalization of a model's input; assume one, with a warning, if it names none."""
+    found = Normalization.from_model(module, channels=3, fetch=True)
+    if found is not None:
+        return found
+    warnings.warn(
+        f"the {'model ' + repr(name) if name else type(module).__name__} does not say how its input "
+        "is normalized; mean 0.5 and standard deviation 0.5 are assumed, so pass `normalization` "
+        "if it was trained with others",
+        BackboneWarning,
+        stacklevel=3,
+    )
+    return Normalization([0.5] * 3, [0.5] * 3)
+
+
+def _size(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return a size of images as (height, width)."""
+    if value is None:
+        return None
+    sides = (value, value) if isinstance(value, int) else tuple(value)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise BackboneError(
+            f"`image_size` must be a positive whole number or (height, width), got {value!r}"
+        )
+    return sides

@@ -1,0 +1,299 @@
+"""Networks that return features: a model without its last layer, and how a new one is put there.
+
+A `FeatureNetwork` wraps a model and maps network input to features (N, d). `remove_classifier` finds
+the layer that makes the logits by running the model once, and puts an identity in its place: what
+the model returns then is what its own head took, and a linear layer in the same place gives an
+ordinary model again. Where that is impossible, `LayerFeatures` takes the output of a named layer,
+and the head goes on top (`FeatureClassifier`).
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dd_plugin.messages import described
+from dd_plugin.networks.errors import BackboneError
+
+__all__ = [
+    "ClassifierRemoved",
+    "FeatureClassifier",
+    "FeatureNetwork",
+    "LayerFeatures",
+    "layer_features",
+    "remove_classifier",
+]
+
+
+class FeatureNetwork(nn.Module):
+    """A model that returns features, and that a head can be given.
+
+    Args:
+        model: the wrapped model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return features (N, d) of network input (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
+        """Return a model of the same modules that gives ``features @ weight.T + bias``.
+
+        This network is not to be used afterwards.
+        """
+        return FeatureClassifier(self, _linear(weight, bias))
+
+
+class FeatureClassifier(nn.Module):
+    """A backbone's features followed by one linear layer: ``classifier(features(x))``.
+
+    Stands in where a model has no place for a classifier, such as the vision tower of CLIP.
+
+    Args:
+        features: maps network input to features (N, d).
+        classifier: maps features to logits.
+    """
+
+    def __init__(self, features: nn.Module, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = classifier
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return logits (N, classes) of network input (N, 3, H, W)."""
+        return self.classifier(self.features(pixel_values))
+
+
+class ClassifierRemoved(FeatureNetwork):
+    """A model whose classifier layers are identities.
+
+    Args:
+        model: with identities at `paths`.
+        paths: where the classifier's layers were. Two heads, as distilled ones have, take the same
+            weights, since the model averages what they return.
+        convolutional: for each path, whether it was a 1x1 convolution.
+    """
+
+    def __init__(
+        self, model: nn.Module, paths: Sequence[str], convolutional: Sequence[bool]
+    ) -> None:
+        super().__init__(model)
+        self.paths = tuple(paths)
+        self.convolutional = tuple(convolutional)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return what the model's own classifier takes."""
+        return output_tensor(self.model(pixel_values)).flatten(1)
+
+    def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
+        """Return the ordinary model with a new classifier."""
+        for path, convolutional in zip(self.paths, self.convolutional, strict=True):
+            layer = (_convolution if convolutional else _linear)(weight, bias)
+            self.model.set_submodule(path, layer)
+        return self.model
+
+
+class LayerFeatures(FeatureNetwork):
+    """The output of one layer of a model, averaged over positions if it is 4-dimensional.
+
+    Args:
+        model: any module.
+        layer: name of the layer, as `named_modules` spells it.
+    """
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        super().__init__(model)
+        self.layer = layer
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return the layer's output as (N, d)."""
+        outputs: list[Any] = []
+        handle = self.model.get_submodule(self.layer).register_forward_hook(
+            lambda module, inputs, output: outputs.append(output)
+        )
+        try:
+            self.model(pixel_values)
+        finally:
+            handle.remove()
+        if len(outputs) != 1:
+            raise BackboneError(
+                f"the layer {self.layer!r} must be used once per forward pass, got {len(outputs)} "
+                "uses; name another `feature_layer`"
+            )
+        return pooled(outputs[0], f"the layer {self.layer!r}")
+
+
+def pooled(output: Any, source: str) -> Tensor:
+    """Return an output as features (N, d): as it is, or averaged over two spatial dimensions."""
+    if isinstance(output, Tensor) and output.ndim in (2, 4):
+        return output if output.ndim == 2 else output.mean((2, 3))
+    kind = (
+        f"a tensor of shape {tuple(output.shape)}"
+        if isinstance(output, Tensor)
+        else f"a {type(output).__name__}"
+    )
+    raise BackboneError(
+        f"{source} must return one tensor (N, d) or (N, d, H, W), got {kind}; give "
+        "`feature_layer`, the name of a layer that does"
+    )
+
+
+def output_tensor(output: Any) -> Tensor:
+    """Return the logits of a model's output: the tensor itself, or its `logits`."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise BackboneError(
+            f"the model must return one tensor or an output with `logits`, got a "
+            f"{type(output).__name__} (features of several kinds); give `feature_layer`, the name "
+            "of the layer whose output is to be taken"
+        )
+    return logits
+
+
+def remove_classifier(
+    model: nn.Module, example: Tensor, declared: Sequence[nn.Module] = ()
+) -> ClassifierRemoved:
+    """Take the layer that makes the logits out of a model.
+
+    The layer is found in one forward pass, and the result is checked in two more: with a random
+    layer in its place the model must return that layer's logits of the features.
+
+    Args:
+        model: changed in place; in eval mode.
+        example: network input (2, 3, H, W), not constant.
+        declared: modules that the model itself calls its classifiers.
+
+    Raises:
+        BackboneError: no such layer, or the model does something else with what it returns.
+    """
+    layers = _declared_layers(model, declared) or _executed_layers(model, example)
+    old = [model.get_submodule(path) for path in layers]
+    convolutional = [isinstance(layer, nn.Conv2d) for layer in old]
+    for path in layers:
+        model.set_submodule(path, nn.Identity())
+    network = ClassifierRemoved(model, layers, convolutional)
+    try:
+        with torch.no_grad():
+            features = network(example)
+            generator = torch.Generator().manual_seed(0)
+            weight = torch.randn(3, features.shape[1], generator=generator).to(features)
+            weight /= features.shape[1] ** 0.5
+            bias = torch.randn(3, generator=generator).to(features)
+            for path, convolution in zip(layers, convolutional, strict=True):
+                layer = (_convolution if convolution else _linear)(weight, bias)
+                model.set_submodule(path, layer)
+            logits = output_tensor(model(example)).flatten(1)
+        expected = F.linear(features, weight, bias)
+        tolerance = 200 * torch.finfo(features.dtype).eps ** 0.9 * (1 + expected.abs().max())
+        fits = logits.shape == expected.shape and bool(
+            ((logits - expected).abs() <= tolerance).all()
+        )
+        problem = "" if fits else "its output is not the logits of one linear layer"
+    except Exception as error:  # noqa: BLE001 - a model may do anything with its classifier
+        problem = described(error)
+    if problem:
+        for path, layer in zip(layers, old, strict=True):
+            model.set_submodule(path, layer)
+        raise BackboneError(
+            f"the classifier {' and '.join(map(repr, layers))} of the {type(model).__name__} cannot "
+            f"be replaced ({problem}); give `feature_layer`, the name of the layer whose output is "
+            "to be taken"
+        )
+    for path in layers:
+        model.set_submodule(path, nn.Identity())
+    return network
+
+
+def layer_features(model: nn.Module, layer: str, example: Tensor) -> FeatureNetwork:
+    """Return a network that gives the output of a named layer.
+
+    If one linear layer, and nothing else, follows, it is the classifier that a head replaces.
+
+    Raises:
+        BackboneError: there is no such layer, or its output is no vector per image.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    if layer not in names:
+        close = difflib.get_close_matches(layer, names, n=3) or names[-3:]
+        raise BackboneError(
+            f"`feature_layer` must be a layer of the {type(model).__name__}, got {layer!r}; "
+            f"try {', '.join(map(repr, close))}"
+        )
+    network = LayerFeatures(model, layer)
+    with torch.no_grad():
+        features = network(example)
+        try:
+            without = remove_classifier(copy.deepcopy(model), example)
+        except BackboneError:
+            return network
+        own = without(example)
+    if own.shape == features.shape and torch.allclose(own, features, rtol=1e-4, atol=1e-6):
+        return without
+    return network
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear)
+
+
+def _declared_layers(model: nn.Module, declared: Sequence[nn.Module]) -> list[str]:
+    """Return the path of the last linear layer in each declared classifier."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    layers = []
+    for classifier in declared:
+        linear = [module for module in classifier.modules() if _is_linear(module)]
+        if not linear or id(linear[-1]) not in paths:
+            return []
+        layers.append(paths[id(linear[-1])])
+    return layers
+
+
+def _executed_layers(model: nn.Module, example: Tensor) -> list[str]:
+    """Return the path of the layer whose output the model returns."""
+    outputs: list[tuple[str, Tensor]] = []
+    handles = [
+        module.register_forward_hook(
+            lambda module, inputs, output, path=path: outputs.append((path, output))
+        )
+        for path, module in model.named_modules()
+        if path and _is_linear(module)
+    ]
+    try:
+        with torch.no_grad():
+            logits = output_tensor(model(example)).flatten(1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, output in reversed(outputs):
+        if output.numel() == logits.numel() and torch.equal(output.flatten(1), logits):
+            return [path]
+    raise BackboneError(
+        f"the {type(model).__name__} must end in one linear layer that makes its logits, and none "
+        "was found; give `feature_layer`, the name of the layer whose output is to be taken"
+    )
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    layer.bias = nn.Parameter(bias.detach().clone())
+    return layer.eval()
+
+
+def _convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone()[:, :, None, None])
+    layer.bias = nn.Parameter(bias.detach().clone())
+    return layer.eval()
