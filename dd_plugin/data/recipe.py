@@ -7,6 +7,7 @@ set takes its batches by it, the evaluation trains by it, and it travels with th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -45,6 +46,8 @@ class BackboneRecord:
         revision: of the Hub, where it is known.
         size: height and width of its input.
         num_features: length of its features.
+        mean: of each channel of its input, in units of pixels in [0, 1].
+        std: likewise, the standard deviation.
         feature_layer: the layer whose output they are, where it had to be named.
     """
 
@@ -53,6 +56,8 @@ class BackboneRecord:
     revision: str | None
     size: tuple[int, int]
     num_features: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     feature_layer: str | None = None
 
 
@@ -310,19 +315,28 @@ def _backbone(values: Any) -> BackboneRecord:
     if not isinstance(values, Mapping) or set(values) - set(names):
         raise ValueError(f"`backbones` of the recipe must hold objects of {', '.join(names)}")
     size = values.get("size")
+    scale = [values.get(name) for name in ("mean", "std")]
     fine = (
         isinstance(size, (list, tuple))
         and len(size) == 2
         and all(type(n) is int and 0 < n <= 1 << 16 for n in size)
         and all(type(values.get(name)) in kind for name, kind in kinds.items())
         and values["num_features"] > 0
+        and all(
+            isinstance(part, (list, tuple))
+            and len(part) == 3
+            and all(type(x) in (int, float) and math.isfinite(x) for x in part)
+            for part in scale
+        )
+        and min(values["std"]) > 0
     )
     if not fine:
         raise ValueError(
-            f"`backbones` of the recipe must hold a name, a fingerprint and sizes, got "
+            f"`backbones` of the recipe must hold a name, a fingerprint, sizes and a normalization, got "
             f"{dict(values)!s:.120}"
         )
-    return BackboneRecord(**{**values, "size": tuple(size)})  # type: ignore[arg-type]
+    tuples = {name: tuple(values[name]) for name in ("size", "mean", "std")}
+    return BackboneRecord(**{**values, **tuples})
 
 
 def _is_plain_object(value: Any) -> bool:

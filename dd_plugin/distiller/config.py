@@ -430,6 +430,11 @@ class DistillerConfig:
                 f'`batching` must be "all" with trainable="head", got {self.batching!r}; a head is '
                 "trained on all images at once"
             )
+        if self.normalization == "zca":
+            raise ValueError(
+                '`normalization` must be auto, data or none with trainable="head", got "zca", with '
+                "which no network is pretrained"
+            )
         if self.step_sizes == "per_layer":
             raise ValueError(
                 '`step_sizes` must be per_step, shared or constant with trainable="head", whose '
@@ -467,7 +472,7 @@ class DistillerConfig:
             "run_name": not self.report_to,
         }
         for name, idle in unused.items():
-            if idle and getattr(self, name) != default[name]:
+            if idle and getattr(self, name) not in (default[name], {}):
                 value = "" if name in SECRETS else f" = {getattr(self, name)!r}"
                 warnings.warn(
                     f"`{name}`{value} has no effect with the other settings",

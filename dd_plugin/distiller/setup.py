@@ -165,6 +165,7 @@ def _head_parts(
             pretrained=pretrained,
             device=device,
             dtype=dtype,
+            normalization=_own_normalization(config, train),
         )
         for model in given
     ]
@@ -214,6 +215,15 @@ def _head_parts(
     )
 
 
+def _own_normalization(config: DistillerConfig, train: RealData) -> Normalization | None:
+    """What a backbone's input is normalised by, where that is not its own choice."""
+    if config.normalization == "auto":
+        return None
+    if config.normalization == "data":
+        return Normalization.from_data(train)
+    return Normalization([0.0] * train.shape[0], [1.0] * train.shape[0])
+
+
 def _public_name(backbone: Backbone) -> str | None:
     return None if backbone.name is None or _is_path(backbone.name, bare=True) else backbone.name
 
@@ -225,6 +235,8 @@ def _recorded(backbone: Backbone, feature_layer: str | None) -> BackboneRecord:
         backbone.revision,
         backbone.size,
         backbone.num_features,
+        tuple(backbone.normalization.mean),
+        tuple(backbone.normalization.std),
         feature_layer,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel import cross_entropy, logits_of
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.data import DataError, RealData, load_real
+from dd_plugin.data import DataError, Normalization, RealData, load_real
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.pixels import read_pixels
 from dd_plugin.data.recipe import Recipe
@@ -305,7 +305,8 @@ class DistilledDataset:
                 "`model` must be given: this set was distilled for a network of its author's own, "
                 "which has no name; pass that network, or the name of any other"
             )
-        noted = next((b for b in recipe.backbones if b.model is not None and b.model == name), None)
+        # A module of the author's own is the one without a name.
+        noted = next((b for b in recipe.backbones if b.model == name), None)
         given: str | nn.Module
         if isinstance(model, nn.Module):
             given = model
@@ -320,8 +321,9 @@ class DistilledDataset:
             revision=noted.revision if noted else None,
             device=device,
             dtype=self.images.dtype,
+            normalization=None if noted is None else Normalization(noted.mean, noted.std),
         )
-        if noted is not None and noted.fingerprint != made.fingerprint:
+        if name is not None and noted is not None and noted.fingerprint != made.fingerprint:
             warnings.warn(
                 f"the weights of {name!r} are others than those that this set was distilled with "
                 f"(fingerprint {made.fingerprint[:12]}, then {noted.fingerprint[:12]}), so the "
