@@ -111,7 +111,8 @@ class Features:
             balanced: draw equally many rows of each class, give or take one.
 
         Returns:
-            Features (size, d), float32 (float64 where the values are), and labels (size,), on the device of `values`.
+            Features (size, d), float32 (float64 where the values are), and labels (size,), on the
+            device of `values`.
 
         Raises:
             ValueError: `size` is below 1, or a class has no rows in a balanced batch.
