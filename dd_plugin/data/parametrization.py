@@ -6,6 +6,7 @@ space and can put its parameters back into the range in which images survive as 
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from typing import Final
 
@@ -170,11 +171,10 @@ class Pyramid(Parametrization):
         return self._logits().sigmoid()
 
     def _logits(self) -> Tensor:
-        first = self.levels[0]
-        with torch.autocast(first.device.type, enabled=False):
-            total = self._enlarged(first, 0)
-            for index, level in enumerate(self.levels[1:], 1):
-                total = total + self._enlarged(level, index)
+        # Half precision would be coarser than the bytes of an image.
+        with torch.autocast(self.levels[0].device.type, enabled=False):
+            enlarged = [self._enlarged(level, index) for index, level in enumerate(self.levels)]
+            total = functools.reduce(torch.add, enlarged)
             return _colors(total, self.basis) * (_GAIN / len(self.sizes))
 
     def _enlarged(self, level: Tensor, index: int) -> Tensor:

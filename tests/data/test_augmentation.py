@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dd_plugin.data import augmentation
 from dd_plugin.data.augmentation import Augmentation, sample_by_gather
 
-NAMES = ["color", "crop", "cutout", "flip", "rotate", "scale", "shift"]
+NAMES = ["color", "crop", "cutout", "flip", "noise", "resizedcrop", "rotate", "scale", "shift"]
 
 
 def batch(n=6, channels=3, height=8, width=10, dtype=torch.float64):
@@ -43,7 +43,7 @@ def test_global_generator_is_left_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", [*NAMES, "color_crop_cutout_flip_scale_rotate_shift"])
+@pytest.mark.parametrize("name", ["+".join(NAMES), *NAMES])
 def test_gradient_is_that_of_finite_differences(name):
     augment = Augmentation(name, compose=True, fill=(0.1, 0.2))
     images = batch(2, 2, 5, 6)
@@ -191,6 +191,57 @@ def test_scale_stretches_each_direction_by_itself():
         assert factor.max() <= 1.2 + 1e-9
         assert factor.max() - factor.min() > 0.33
     assert (along - across).abs().max() > 0.1
+
+
+def test_resized_crops_are_parts_inside_the_image():
+    # Sampling a plane gives the place of the part exactly, but for the outermost half pixel.
+    height, width = 40, 60
+    x, y = line(height, width, 1.0, 0.0), line(height, width, 0.0, 1.0)
+    images = torch.cat([x, y], 1).expand(400, -1, -1, -1)
+    result = Augmentation("resizedcrop", fill=1e6)(images, 0)
+    # Nothing comes from outside, not even a share of the fill.
+    assert result[:, 0].abs().max() <= (width - 1) / 2 + 1e-6
+    assert result[:, 1].abs().max() <= (height - 1) / 2 + 1e-6
+    middle_x, middle_y = result[:, 0, 20, 29:31], result[:, 1, 19:21, 30]
+    across, down = (middle_x[:, 1] - middle_x[:, 0]), (middle_y[:, 1] - middle_y[:, 0])
+    area, ratio = across * down, across / down
+    assert area.min() >= 0.35 * 0.99  # a side longer than the image's is cut to it
+    assert area.min() < 0.4
+    assert area.max() > 0.95
+    assert area.max() <= 1 + 1e-9
+    assert ratio.min() >= 3 / 4 - 1e-9
+    assert ratio.max() <= 4 / 3 + 1e-9
+    assert ratio.max() - ratio.min() > 0.4
+    centers = torch.stack([middle_x.mean(1), middle_y.mean(1)], 1)
+    room = torch.stack([(1 - across) * width / 2, (1 - down) * height / 2], 1)
+    assert bool((centers.abs() <= room + 1e-6).all())
+    assert centers.std(0).min() > 1
+
+
+def test_noise_has_a_deviation_up_to_a_tenth_and_is_cut_off():
+    images = batch(200, 3, 16, 16)
+    noise = Augmentation("noise")(images, 0) - images
+    deviations = noise.flatten(1).std(1)
+    assert noise.abs().max() <= 0.3
+    assert deviations.max() <= 0.11
+    assert deviations.max() > 0.08
+    assert deviations.min() < 0.02
+    assert noise.mean().abs() < 1e-3
+    # Channels and images have noise of their own.
+    pairs = torch.corrcoef(torch.cat([noise[:20, 0], noise[:20, 1]]).flatten(1))
+    assert pairs.fill_diagonal_(0).abs().max() < 0.35
+
+
+def test_names_joined_by_plus_are_all_done():
+    images = batch()
+    joined = Augmentation("resizedcrop+flip+noise")
+    assert (joined.names, joined.compose) == (("resizedcrop", "flip", "noise"), True)
+    composed = Augmentation("resizedcrop_flip_noise", compose=True)
+    assert torch.equal(joined(images, 3), composed(images, 3))
+    with pytest.raises(ValueError, match=r"either by '_', .*, or by '\+', to do all, got 'flip\+c"):
+        Augmentation("flip+color_crop")
+    with pytest.raises(ValueError, match="each transformation once"):
+        Augmentation("flip+flip")
 
 
 def test_what_comes_in_has_the_fill():

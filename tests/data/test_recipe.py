@@ -38,9 +38,22 @@ def test_precision_and_what_older_recipes_have_of_it():
     assert Recipe.from_dict(older).autocast is None
 
 
+def test_augmentations_per_step_are_written_only_where_there_are_several():
+    # Version 0.1.0 refuses a recipe with a key that it does not know.
+    assert "augmentations_per_step" not in recipe().to_dict()
+    assert Recipe.from_dict(recipe().to_dict()).augmentations_per_step == 1
+    own = recipe(augmentations_per_step=3)
+    assert own.to_dict()["augmentations_per_step"] == 3
+    assert Recipe.from_dict(json.loads(json.dumps(own.to_dict()))) == own
+    for wrong in (0, -1, 257, 10**9, 2.0, True, "2", None, [2]):
+        with pytest.raises(ValueError, match="`augmentations_per_step` of the recipe must be a wh"):
+            Recipe.from_dict({**own.to_dict(), "augmentations_per_step": wrong})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"augmentations_per_step": 0}, "`augmentations_per_step` must be at least 1, got 0"),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
         ({"batching": "some"}, "`batching` must be one of all, groups, minibatches, got 'some'"),
         ({"groups": 0}, "`groups` must be at least 1"),

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
@@ -122,3 +123,72 @@ def test_batches_are_those_of_the_steps_and_made_once_where_they_repeat(options,
     for step, batch in enumerate(found):
         assert all(map(torch.equal, batch, own.batch(step, 5)))
     assert len({id(images) for images, _ in found}) == distinct
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batching": "groups", "groups": 2},
+        {"batching": "minibatches", "batch_size": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("soft", [False, True, "weights"])
+def test_a_step_trains_on_copies_that_are_augmented_by_themselves(options, soft):
+    torch.manual_seed(0)
+    own = make(augmentation="noise", augmentations_per_step=3, soft=soft, **options)
+    torch.manual_seed(0)
+    single = make(augmentation="noise", soft=soft, **options)
+    for step in (0, 1, 5):
+        (images, targets), (first, labels) = own.batch(step, 7), single.batch(step, 7)
+        size = len(own.indices(step, 7))
+        assert (images.shape[0], targets.shape[0]) == (3 * size, 3 * size)
+        # The first copy is the batch of a recipe with one, to the bit.
+        assert torch.equal(images[:size], first)
+        copies = images.unflatten(0, (3, size))
+        assert not torch.equal(copies[0], copies[1])
+        assert not torch.equal(copies[1], copies[2])
+        assert all(torch.equal(part, labels) for part in targets.unflatten(0, (3, size)))
+        assert all(map(torch.equal, own.batches(7)(step), (images, targets)))
+
+
+def test_one_augmentation_per_step_is_that_of_version_0_1_0():
+    own = make(augmentation="flip_rotate_noise", batching="minibatches", batch_size=4)
+    for step, seed in ((0, 0), (3, 5)):
+        chosen = own.indices(step, seed)
+        expected = own.augmentation(
+            own.images()[chosen], mix(seed, 4, step), groups=own.labels[chosen]
+        )
+        images, targets = own.batch(step, seed)
+        assert torch.equal(images, own.transform(expected))
+        assert torch.equal(targets, own.labels[chosen])
+
+
+def test_images_of_a_class_share_the_augmentation_of_each_copy():
+    own = make(augmentation="noise", augmentations_per_step=2)
+    with torch.no_grad():
+        own.parametrization.pixels.copy_(own.images()[:1].expand(6, -1, -1, -1))
+    first, second = own.batch(0, 0)[0].unflatten(0, (2, 6))
+    for copy in (first, second):
+        assert torch.equal(copy[:3], copy[3:])
+        assert not torch.equal(copy[0], copy[1])
+
+
+def test_copies_without_augmentation_are_one():
+    own = make(augmentations_per_step=4)
+    assert own.copies_per_step == 1
+    assert len(own.batch(0, 0)[0]) == len(own.labels)
+
+
+def test_the_gradient_of_copies_is_the_sum_of_theirs():
+    own = make(augmentation="crop", augmentations_per_step=2)
+    images, _ = own.batch(2, 1)
+    weights = torch.rand_like(images)
+    (whole,) = torch.autograd.grad((images * weights).sum(), own.parametrization.pixels)
+    parts = []
+    for copy, seed in enumerate((mix(1, 4, 2), mix(1, 4, 2, 1))):
+        part = own.transform(own.augmentation(own.images(), seed, groups=own.labels))
+        own_weights = weights.unflatten(0, (2, 6))[copy]
+        parts += torch.autograd.grad((part * own_weights).sum(), own.parametrization.pixels)
+    torch.testing.assert_close(whole, parts[0] + parts[1])

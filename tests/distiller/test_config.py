@@ -28,6 +28,17 @@ def test_the_defaults_are_possible_and_silent():
             r"must divide `images_per_class` \* `upsample_factor` \*\* 2 = 4",
         ),
         ({"batching": "minibatches"}, "`batch_size` must be given"),
+        ({"augmentations_per_step": 0}, "`augmentations_per_step` must be at least 1, got 0"),
+        ({"pyramid_levels": 0}, "`pyramid_levels` must be at least 1 or None, got 0"),
+        (
+            {"color_space": "decorrelated"},
+            '`color_space` must be "rgb" with parametrization="pixels".*parametrization="pyramid"',
+        ),
+        (
+            {"color_space": "decorrelated", "parametrization": "upsampled"},
+            '`color_space` must be "rgb" with parametrization="upsampled"',
+        ),
+        ({"color_space": "lab"}, "`color_space` must be one of rgb, decorrelated, got 'lab'"),
         (
             {"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 10},
             "`pool_max_steps` must be at least `inner_steps` = 20, got 10",
@@ -53,6 +64,10 @@ def test_impossible_settings(options, message):
         {"pool_size": 3},
         {"label_lr": 0.5},
         {"upsample_factor": 3},
+        {"upsample_factor": 3, "parametrization": "pyramid"},
+        {"pyramid_levels": 3},
+        {"augmentations_per_step": 2},
+        {"augmentations_per_step": 2, "augmentation": "none"},
         {"step_sizes": "constant", "step_size_lr": 0.5},
         {"hub_private_repo": True},
         {"mixed_precision": "bf16", "dtype": "float64"},

@@ -78,7 +78,13 @@ def test_no_seed_is_made_for_two_purposes(tmp_path, monkeypatch, init):
             monkeypatch.setattr(module, "mix", noting)
     pool = {"window": "last", "window_length": 2, "pool_size": 2} if init == "pool" else {}
     distiller = toy_distiller(
-        tmp_path, init=init, image_init="noise", augmentation="flip_rotate", max_steps=2, **pool
+        tmp_path,
+        init=init,
+        image_init="noise",
+        augmentation="flip_rotate",
+        augmentations_per_step=3,
+        max_steps=2,
+        **pool,
     )
     distiller.train()
     distiller.compare()

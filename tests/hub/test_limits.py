@@ -54,6 +54,15 @@ def test_sets_that_are_stored_four_times_smaller_are_always_read(tmp_path):
     assert len(DistilledDataset.from_pretrained(tmp_path)) == 4
 
 
+def test_augmented_copies_are_counted(tmp_path):
+    write_toy(tmp_path, augmentation="flip", augmentations_per_step=200)
+    assert len(DistilledDataset.from_pretrained(tmp_path)) == 4
+    with pytest.raises(DistilledFormatError, match="200 augmented copies of images would have"):
+        DistilledDataset.from_pretrained(tmp_path, max_expanded_bytes=100_000)
+    write_toy(tmp_path, augmentation="flip", augmentations_per_step=16)
+    assert len(DistilledDataset.from_pretrained(tmp_path, max_expanded_bytes=1)) == 4
+
+
 def test_images_of_many_pixels(tmp_path):
     shaped(tmp_path, 64, SIDE, 64, 2)
     with pytest.raises(DistilledFormatError, match=r"side of 20,032 pixels.* `max_image_size`"):
