@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -83,13 +83,10 @@ class FakeCuda:
         stream: the current one.
     """
 
-    counts: Counter[str] = Counter()
-    waits: list[tuple[Stream, Stream]] = []
-    stream = Stream()
-    pools: dict[Any, list[Graph]] = {}
-
-    CUDAGraph = Graph
-    Stream = Stream
+    counts: ClassVar[Counter[str]] = Counter()
+    waits: ClassVar[list[tuple[Stream, Stream]]] = []
+    stream: ClassVar[Stream] = Stream()
+    pools: ClassVar[dict[Any, list[Graph]]] = {}
 
     @staticmethod
     def graph_pool_handle() -> tuple[int, int]:
@@ -122,19 +119,26 @@ class FakeCuda:
         try:
             with FakeCuda.use(stream), Capture(graph):
                 yield
-        except Exception:
+        except RuntimeError:
             # As torch does, which ends a capture that has failed and fails over that.
             raise RuntimeError("the capture was invalidated")  # noqa: B904
         graph.forget_values()
+
+
+def are_on_cpu(tensors: Iterable[Tensor]) -> bool:
+    """Stands for `recorded.on_gpu`."""
+    return all(t.device.type == "cpu" for t in tensors)
 
 
 def install(monkeypatch: Any) -> type[FakeCuda]:
     """Let tensors of the CPU count as a GPU's where functions are recorded."""
     FakeCuda.counts, FakeCuda.waits, FakeCuda.pools = Counter(), [], {}
     FakeCuda.stream = Stream()
-    for name in ("CUDAGraph", "Stream", "graph_pool_handle", "current_stream", "device", "graph"):
-        monkeypatch.setattr(recorded.torch.cuda, name, getattr(FakeCuda, name))
-    monkeypatch.setattr(recorded.torch.cuda, "stream", FakeCuda.use)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    for name in ("graph_pool_handle", "current_stream", "device", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(FakeCuda, name))
+    monkeypatch.setattr(torch.cuda, "stream", FakeCuda.use)
     for user in (recorded, compile):
-        monkeypatch.setattr(user, "on_gpu", lambda tensors: all(t.device.type == "cpu" for t in tensors))
+        monkeypatch.setattr(user, "on_gpu", are_on_cpu)
     return FakeCuda

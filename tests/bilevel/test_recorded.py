@@ -14,7 +14,6 @@ from dd_plugin.bilevel import (
     Device,
     Last,
     RecordingWarning,
-    RunState,
     adam,
     hypergradient,
     recorded,
@@ -162,6 +161,19 @@ def test_calls_in_and_out_of_inference_mode():
             assert_same(again, expected_of(given))
 
 
+def test_in_another_run_everything_is_copied_again(copied):
+    pool = MemoryPool()
+    run, (x, y) = Recorded(product, pool), arguments()
+    for _ in range(3):
+        run([x, y])
+    x.data.mul_(3.0)  # which does not count as a write
+    pool.next_run()
+    copied.clear()
+    assert_same(run([x, y]), expected_of([x, y]))
+    run([x, y])
+    assert copied == [2, 3, 0, 3]
+
+
 def test_a_tensor_in_the_place_of_one_that_is_gone_is_copied():
     run, y = Recorded(product, MemoryPool()), arguments()[1]
     for value in range(20):
@@ -282,7 +294,7 @@ def test_threads_share_a_recording(cuda, recorded_before):
             given = arguments(100 * index + repeat)
             try:
                 assert_same(run(given), expected_of(given))
-            except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+            except BaseException as error:
                 wrong.append(error)
                 raise
 
