@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rendering import costs, markdown, quality, scaling
+from rendering import costs, gpu, markdown, quality, scaling
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = "*Not measured yet.*"
@@ -55,6 +55,7 @@ CURVES = "Accuracy on validation images over the minutes of every run"
 SEEDS = "Accuracy of every seed, by case"
 PROFILE = "python -m tests.benchmarks.where_time_goes"
 SCALE = "python -m tests.benchmarks.scale"
+GPU = "python -m tests.gpu"
 BLOCKS = (
     Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs", "published")),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
@@ -113,6 +114,9 @@ BLOCKS = (
     Block("scale-pages", scaling.pages, SCALE, ("scale-cpu",)),
     Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
     Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
+    Block("gpu-right", gpu.right, GPU),
+    Block("gpu-fast", gpu.fast, GPU),
+    Block("gpu-recorded", lambda files: gpu.recorded(files["gpu-fast"]), GPU, ("gpu-fast",)),
     Block("*", markdown.generic, "tests/benchmarks"),
 )
 

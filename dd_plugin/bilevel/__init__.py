@@ -14,6 +14,7 @@ from dd_plugin.bilevel.functional import FunctionalModel, logits_of
 from dd_plugin.bilevel.hypergradient import hypergradient, unroll
 from dd_plugin.bilevel.optimizers import Optimizer, adam, adamw, sgd
 from dd_plugin.bilevel.problem import BilevelProblem, cross_entropy
+from dd_plugin.bilevel.recorded import RecordingWarning
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient, Unrolled
 from dd_plugin.bilevel.run import MissingRuleWarning
 from dd_plugin.bilevel.second_order import (
@@ -43,6 +44,7 @@ __all__ = [
     "Optimizer",
     "Random",
     "Recompute",
+    "RecordingWarning",
     "RunState",
     "SecondOrderNeed",
     "Storage",

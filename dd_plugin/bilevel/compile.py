@@ -29,7 +29,7 @@ from dd_plugin.bilevel.graph_simplify import simplify
 from dd_plugin.bilevel.inputs import INSIDE, level_of_caller
 from dd_plugin.bilevel.partition import split
 from dd_plugin.bilevel.private import known_inductor_options, make_fx_of_fakes
-from dd_plugin.bilevel.recorded import MemoryPool, Recorded
+from dd_plugin.bilevel.recorded import MemoryPool, Recorded, on_gpu
 from dd_plugin.bilevel.trees import leaves_of, rebuilt
 from dd_plugin.bilevel.writes import without_writes
 from dd_plugin.messages import first_line
@@ -79,7 +79,7 @@ class Traced:
             return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         self.inputs = [t.detach().contiguous() for t in leaves_of(args)]
-        self.on_cuda = any(t.is_cuda for t in self.inputs)
+        self.on_cuda = any(on_gpu([t]) for t in self.inputs)
         self.graph = clean(make_graph(of_list, self.inputs), for_compiler=how is True)
         if how == "trace":
             simplify(self.graph)

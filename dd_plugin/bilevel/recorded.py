@@ -11,7 +11,7 @@ import contextlib
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,23 +22,44 @@ from dd_plugin.messages import first_line
 
 Function = Callable[[list[Tensor]], list[Tensor]]
 
-_one_replay_at_a_time = threading.RLock()
+# Threads may use one problem: a recording has one set of inputs and outputs.
+_one_at_a_time = threading.RLock()
 
 
 class RecordingWarning(UserWarning):
     """A function cannot be recorded as a CUDA graph; its kernels are launched one by one."""
 
 
+def on_gpu(tensors: Iterable[Tensor]) -> bool:
+    """Whether all tensors are on a GPU, which is where functions are recorded."""
+    return all(t.is_cuda for t in tensors)
+
+
 class MemoryPool:
     """The memory that the recordings of one problem share; they run one after the other.
 
     One recording may use what another has computed in, since nothing of a replay is read after the
-    next one but the copies of its results.
+    next one but the copies of its results. A copy or pickle of a pool is a new pool.
+
+    Attributes:
+        run: a number of the run that the recordings are used in, see `next_run`.
     """
 
     def __init__(self) -> None:
         self._handle: Any = None
         self._stream: torch.cuda.Stream | None = None
+        self.run = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(MemoryPool())
+
+    def next_run(self) -> None:
+        """Have all arguments copied once more, whatever they seem to be.
+
+        Between two runs a caller may write into a tensor through ``.data``, which does not count as
+        a write.
+        """
+        self.run += 1
 
     def handle(self) -> Any:
         """What `torch.cuda.graph` takes as ``pool``."""
@@ -48,13 +69,12 @@ class MemoryPool:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Enter for a replay: on whatever stream and in whatever thread, it waits for the last."""
-        with _one_replay_at_a_time:
-            stream = torch.cuda.current_stream()
-            if self._stream is not None and stream != self._stream:
-                stream.wait_stream(self._stream)
-            self._stream = stream
-            yield
+        """Enter for a replay: on whatever stream, it waits for the last; holds `_one_at_a_time`."""
+        stream = torch.cuda.current_stream()
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
+        yield
 
 
 class Recorded:
@@ -62,7 +82,7 @@ class Recorded:
 
     The first call runs it as it is: compilers do their work there, and libraries choose their
     kernels. All calls must bring tensors of the same shapes, dtypes and layouts, contiguous and on
-    one GPU.
+    one GPU. A copy or pickle of it is not recorded yet.
 
     Args:
         function: of a list of tensors, without effect but its results, and without a value that
@@ -72,29 +92,39 @@ class Recorded:
 
     def __init__(self, function: Function, pool: MemoryPool) -> None:
         self._function, self._pool = function, pool
-        self._calls = 0
+        self._has_run = self._is_refused = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._latest: list[tuple[weakref.ref[Tensor], int] | None] = []
+        self._run = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(Recorded(self._function, self._pool))
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The function's results, which belong to the caller."""
-        self._calls += 1
-        if self._graph is None:
-            recordable = self._calls > 1 and all(t.is_cuda for t in tensors)
-            if not recordable or not self._record(list(tensors)):
-                return self._function(list(tensors))
-        assert self._graph is not None
-        with torch.cuda.device(self._inputs[0].device), self._pool.in_use():
-            self._fill(tensors)
-            self._graph.replay()
-            results = [torch.empty_like(t) for t in self._outputs]
-            copy_all(results, self._outputs)
-        return results
+        tensors = list(tensors)
+        if not self._has_run or self._is_refused or not tensors or not on_gpu(tensors):
+            results = self._function(tensors)
+            self._has_run = True
+            return results
+        with _one_at_a_time:
+            if self._graph is None and not self._record(tensors):
+                return self._function(tensors)
+            assert self._graph is not None
+            device = torch.cuda.device(self._inputs[0].device)
+            with torch.no_grad(), device, self._pool.in_use():
+                self._fill(tensors)
+                self._graph.replay()
+                results = [torch.empty_like(t) for t in self._outputs]
+                copy_all(results, self._outputs)
+            return results
 
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         """Copy the arguments in, but for those that are there since the call before."""
+        if self._run != self._pool.run:
+            self._run, self._latest = self._pool.run, [None] * len(tensors)
         new = [
             index
             for index, (t, latest) in enumerate(zip(tensors, self._latest, strict=True))
@@ -108,10 +138,11 @@ class Recorded:
     def _record(self, tensors: list[Tensor]) -> bool:
         """Record the function; returns whether that went well."""
         device = tensors[0].device
-        inputs = [t.clone() for t in tensors]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(device), torch.no_grad():
+            # What is made in inference mode could not be written into outside of it.
+            with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
+                inputs = [t.clone() for t in tensors]
                 side = torch.cuda.Stream()
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
@@ -125,9 +156,9 @@ class Recorded:
                     capture_error_mode="thread_local",
                 ):
                     outputs = self._function(inputs)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise
             warnings.warn(
                 "a step of this problem cannot be recorded as a CUDA graph "
                 f"({first_line(error)}); its kernels are launched one by one, which gives the same "
@@ -135,8 +166,16 @@ class Recorded:
                 RecordingWarning,
                 stacklevel=2,
             )
-            self._record = lambda tensors: False  # type: ignore[method-assign]
+            self._is_refused = True
             return False
         self._graph, self._inputs, self._outputs = graph, inputs, outputs
-        self._latest = [None] * len(inputs)
         return True
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error is one of memory, or came up while a capture was ended by one."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -102,6 +102,7 @@ class Run:
     def started(self, initial: RunState | None, **given: Tensors | None) -> Iterator[None]:
         """Enter before the first step: checks everything against the model, and sets the state."""
         problem = self.problem
+        problem.memory_pool.next_run()
         with untouched_generators(), problem.model.ready(), torch.no_grad():
             self.batches.check(self.outer_batches)
             self.state, self.constants = starting_state(problem, initial, given)
@@ -435,7 +436,7 @@ class Run:
                 self.constants_bar,
             )
         )
-        gradients = [t for t in everything if isinstance(t, Tensor)]
+        gradients = [t for t in everything if isinstance(t, Tensor) and t.numel()]
         # NaN and infinity make the largest entry so. One value, for which a GPU is waited for.
         fine = self._losses_are_finite() and bool(
             get_total_norm(gradients, float("inf")).isfinite()

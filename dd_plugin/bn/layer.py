@@ -79,6 +79,7 @@ class LearnableStatistics(nn.Module):
     weight: Any  # Tensor | None; stock classes declare more than that
     bias: Any
     eps: Any = GuardedEps()
+    unguarded_eps: float  # see `keep_readable`
     momentum: float | None
     track_running_stats: bool
     momentum_shift: Tensor

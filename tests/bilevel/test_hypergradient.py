@@ -425,6 +425,19 @@ def test_a_loss_that_is_not_finite_is_a_result():
         assert result.batches[0].images.isnan().all()
 
 
+@pytest.mark.parametrize("method", ["mixed", "autograd"])
+def test_a_parameter_without_elements_has_a_gradient_without_elements(method):
+    class WithEmpty(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Flatten(), nn.Linear(192, 3))
+            self.empty = nn.Parameter(torch.zeros(0))
+
+    model = WithEmpty().double()
+    result = hypergradient(model, soft_batches(2), hard_batch(), step_size=0.1, method=method)
+    assert result.finite
+    assert result.parameters["empty"].shape == (0,)
+
+
 class _Doubled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):

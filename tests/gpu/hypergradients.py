@@ -82,6 +82,7 @@ def run(
     with warnings.catch_warnings():
         # Going on without the compiler would be another case.
         warnings.simplefilter("error", bilevel.CompileWarning)
+        warnings.simplefilter("error", bilevel.RecordingWarning)
         result = bilevel.hypergradient(
             problem,
             [(x.to(dtype), y)] * STEPS,

@@ -3,7 +3,7 @@
     python -m tests.gpu.publish DIR [--json docs/results]
 
 Prints what failed first, then seconds and ratios, then accuracies. Ratios are computed here, of
-rows of the same card and the same code: to ``higher``, to plain training, and to the operations'
+rows of the same run (the same card and the same code): to ``higher``, to plain training, and to the operations'
 floor, which is the time that the card takes for as many operations in one large product.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.gpu.plan import PARTS
-from tests.gpu.records import Journal, Row, read_lines
+from tests.gpu.plan import PARTS, cases
+from tests.gpu.records import Row, key_of, read_lines
 
 # What torch computes convolutions in by default, by what a tool's name ends with.
 _PRODUCT_OF = {"bf16": "bfloat16"}
@@ -24,14 +24,24 @@ _DEFAULT_PRODUCT = ("tfloat32", "float32")
 
 
 def results_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """By part: what it ran on, and its rows with the ratios."""
-    found = {}
+    """By part: what it ran on, its rows with the ratios, and what is missing.
+
+    ``replaced`` are results that a later row of the same case stands for; ``not_run`` are cases
+    that no run had time for.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         path = folder / f"{part}.jsonl"
         machines = [line["about"] for line in read_lines(path) if "about" in line]
         if machines:
-            rows = list(Journal(path).rows.values())
-            rows = with_ratios(rows) if part == "fast" else rows
+            every = [_with_short_error(line) for line in read_lines(path) if "case" in line]
+            if part == "fast":
+                # Before the last row of a case is chosen: its run may have been another.
+                every = with_ratios(every)
+            done = [row for row in every if "unfinished" not in row]
+            last = {key_of(row["case"]): row for row in done}
+            rows = [*{key_of(row["case"]): row for row in every if row not in done}.values()]
+            rows = [*last.values(), *(row for row in rows if key_of(row["case"]) not in last)]
             found[part] = {
                 "command": f"python -m tests.gpu --only {part}",
                 "hardware": machines[-1]["device"],
@@ -39,7 +49,19 @@ def results_of(folder: Path) -> dict[str, dict[str, Any]]:
                 "machines": machines,
                 "rows": rows,
             }
+            if part != "good":
+                earlier = [row for row in done if row is not last[key_of(row["case"])]]
+                missing = [case for case in cases(part, "full") if key_of(case) not in last]
+                found[part] |= {"replaced": earlier, "not_run": missing}
     return found
+
+
+def _with_short_error(row: Row) -> Row:
+    """A row without the places in files that its error names, which are of one machine."""
+    if "error" not in row:
+        return row
+    short = row["error"].split("\n\n")[0]
+    return {**{k: v for k, v in row.items() if k != "traceback"}, "error": short}
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
@@ -48,9 +70,10 @@ def with_ratios(rows: Sequence[Row]) -> list[Row]:
     def of(check: str, like: Row, **case: Any) -> Row:
         """The row of a case on the same card, by the same code; empty if there is none."""
         wanted = {"check": check, **case}
-        for row in rows:
+        for row in reversed(rows):
             same = all(row[k] == like[k] for k in ("device", "code"))
-            if same and wanted.items() <= row["case"].items() and "error" not in row:
+            result = "error" not in row and "unfinished" not in row
+            if same and wanted.items() <= row["case"].items() and result:
                 return row
         return {}
 

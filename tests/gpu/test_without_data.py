@@ -67,8 +67,8 @@ def hypergradient_of(model, how, optimizer="sgd", storage="device", window="full
 def test_a_hypergradient_stays_on_its_device(model, how, more):
     mode = hypergradient_of(model, how, **more)
     assert sum(mode.operations.values()) > 100
-    # A second run, whose first step was verified: values are read by `item` alone, at most once per
-    # checked tensor, and nothing is copied to the host.
+    # A second run, whose first step was verified: values are read by `item` alone, and nothing is
+    # copied to the host.
     assert set(mode.reads) == {"aten::_local_scalar_dense"}
     weights = len(list(hypergradients.make_model(model, "toy").parameters()))
     assert mode.reads.total() <= weights + 60
@@ -88,13 +88,14 @@ TOY = {
     "baselines": False,
     "disable_tqdm": True,
 }
-# Host reads of an outer step as they are; what changes them should lower them.
+# Host reads of an outer step as they are; what changes them should lower them. Each is one wait for
+# the GPU, whether a value is read (`item`) or several are copied to the host at once.
 RUNS = {
-    "default": ({}, 39),
-    "eager": ({"compile": "no"}, 39),
-    "bf16": ({"mixed_precision": "bf16"}, 39),
-    "groups": ({"batching": "groups", "groups": 2, "images_per_class": 2}, 40),
-    "pool": ({"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 6}, 40),
+    "default": ({}, 6),
+    "eager": ({"compile": "no"}, 6),
+    "bf16": ({"mixed_precision": "bf16"}, 6),
+    "groups": ({"batching": "groups", "groups": 2, "images_per_class": 2}, 6),
+    "pool": ({"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 6}, 7),
 }
 
 
@@ -117,7 +118,8 @@ def test_an_outer_step_stays_on_its_device_and_reads_no_more_than_before(name, t
     more, reads = RUNS[name]
     mode = outer_step(DistillerConfig(output_dir=str(tmp_path / "out"), **{**TOY, **more}))
     assert mode.operations.total() > 500
-    assert dict(mode.reads) == {"aten::_local_scalar_dense": reads}
+    assert set(mode.reads) == {"aten::_local_scalar_dense", "aten::_to_copy"}
+    assert mode.reads.total() == reads
 
 
 @pytest.mark.parametrize("recipe", ["at_instancenorm", "rat_batchnorm"])

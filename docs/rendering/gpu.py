@@ -1,0 +1,141 @@
+"""Tables of what was tried on a GPU, from the files of tests/gpu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rendering.markdown import table
+
+Row = dict[str, Any]
+
+
+def about(report: Any) -> str:
+    """The card and the versions, of all runs of a part."""
+    versions = report["machines"][-1]["versions"]
+    named = [report["hardware"], f"torch {report['torch']}"]
+    named += [f"{name} {versions[name]}" for name in ("higher", "torchopt") if name in versions]
+    runs = len({machine["code"] for machine in report["machines"]})
+    return ", ".join([*named, f"{runs} runs"] if runs > 1 else named)
+
+
+def right(report: Any) -> str:
+    """The checks against a CPU by kind: how many there are, how many passed, the worst error."""
+    cases = [row["case"] for row in report["rows"]] + report["not_run"]
+    results: dict[str, list[Row]] = {kind_of(case): [] for case in cases}
+    for row in report["rows"]:
+        if "unfinished" not in row:
+            results[kind_of(row["case"])].append(row)
+    missing = [kind_of(case) for case in report["not_run"]]
+    cells = []
+    for kind, rows in results.items():
+        errors = [error_of(row) for row in rows if "error" not in row]
+        limits = sorted({row["limit"] for row in rows if "limit" in row})
+        cells.append(
+            [
+                kind,
+                sum(row.get("ok", False) for row in rows) if rows else "",
+                sum(not row.get("ok", False) for row in rows) or "",
+                missing.count(kind) or "",
+                f"{max(errors):.1e}" if errors else "",
+                ", ".join(f"{limit:g}" for limit in limits),
+            ]
+        )
+    passed, failed, left = (sum(row[place] or 0 for row in cells) for place in (1, 2, 3))
+    head = ["check", "passed", "failed", "not run", "worst error", "limit"]
+    said = f"{passed} checks passed, {failed} failed, {left} did not run."
+    return f"{about(report)}. {said}\n\n{table(head, cells, 'lrrrrr')}"
+
+
+def kind_of(case: Row) -> str:
+    """What a check is of, without the network and the optimizer."""
+    if case["check"] == "hypergradient":
+        named = ["hypergradient", case["how"], case["dtype"]]
+        named += [f"{case['autocast']} autocast"] if "autocast" in case else []
+        named += [f"{case['storage']} storage"] if "storage" in case else []
+        named += ["dropout"] if "dropout" in case else []
+        named += ["tf32"] if "tf32" in case else []
+        return ", ".join(named)
+    if case["check"] == "layer":
+        return f"layer, {case['how']}"
+    return {"resume": "a resumed run", "travel": "a set saved on the GPU, read without"}[
+        case["check"]
+    ] + (f", {case['compile']}" if "compile" in case else "")
+
+
+def error_of(row: Row) -> float:
+    """The largest relative error of a check."""
+    if "errors" in row:
+        return max(row["errors"].values())
+    return row.get("relative_error", row.get("difference_of_movement", 0.0))
+
+
+def fast(report: Any) -> str:
+    """Time, memory and launches by network, tool and number of steps."""
+    launches = {key_of(row): row["launches_of_a_step"] for row in launched(report["rows"])}
+    before = {key_of(row): row["launches_of_a_step"] for row in launched(report["replaced"])}
+    cells = []
+    for row in timed(report["rows"]):
+        key, now = key_of(row), ""
+        if key in launches:
+            now = f"{launches[key]:.0f}"
+            now += f" (was {before[key]:.0f})" if key in before else ""
+        cells.append(
+            [
+                f"{row['case']['model']}, {row['case']['tool']}",
+                row["case"]["steps"],
+                f"{row['seconds']:.3f}",
+                ratio(row, "higher"),
+                ratio(row, "plain"),
+                f"{row['peak_bytes'] / 1e6:,.0f}",
+                now,
+            ]
+        )
+    head = ["network, tool", "K", "seconds", "times higher", "times plain", "peak MB"]
+    head += ["launches of an inner step"]
+    missing: dict[str, list[str]] = {}
+    for case in report["not_run"]:
+        if "tool" in case:
+            what = f"K = {case['steps']}" if "steps" in case else "launches"
+            missing.setdefault(f"{case['model']}, {case['tool']}", []).append(what)
+    listed = "; ".join(f"{name} ({', '.join(what)})" for name, what in missing.items())
+    said = f"\n\nDid not run: {listed}." if missing else ""
+    return f"{about(report)}.\n\n{table(head, cells, 'lrrrrrr')}{said}"
+
+
+def recorded(report: Any) -> str:
+    """Cases that ran before and after steps were recorded, each beside `higher` in its own run."""
+    now = {(key_of(row), row["case"]["steps"]): row for row in timed(report["rows"])}
+    cells = []
+    for row in timed(report["replaced"]):
+        after = now.get((key_of(row), row["case"]["steps"]))
+        if after is None or "ratio_to_higher" not in row or "ratio_to_higher" not in after:
+            continue
+        seconds = [f"{r['seconds']:.3f} ({ratio(r, 'higher')})" for r in (row, after)]
+        cells.append(
+            [f"{row['case']['model']}, {row['case']['tool']}", row["case"]["steps"], *seconds]
+        )
+    head = ["network, tool", "K", "launched one by one", "recorded"]
+    return table(head, cells, "lrrr")
+
+
+def timed(rows: list[Row]) -> list[Row]:
+    """The rows with a time, by network, tool and number of steps."""
+    found = [row for row in rows if "peak_bytes" in row]
+    return sorted(found, key=lambda row: (row["case"]["model"], row["case"]["steps"]))
+
+
+def launched(rows: list[Row]) -> list[Row]:
+    """The rows with launches."""
+    return [row for row in rows if "launches_of_a_step" in row]
+
+
+def key_of(row: Row) -> tuple[str, str]:
+    """The network and the tool of a row."""
+    return row["case"]["model"], row["case"]["tool"]
+
+
+def ratio(row: Row, other: str) -> str:
+    """A time as a multiple of another tool's in the same run."""
+    if row["case"]["tool"] == other:
+        return "1"
+    return f"{row[f'ratio_to_{other}']:.2f}" if f"ratio_to_{other}" in row else ""
