@@ -332,8 +332,8 @@ def _backbone(values: Any) -> BackboneRecord:
     )
     if not fine:
         raise ValueError(
-            f"`backbones` of the recipe must hold a name, a fingerprint, sizes and a normalization, got "
-            f"{dict(values)!s:.120}"
+            "`backbones` of the recipe must hold a name, a fingerprint, sizes and a normalization, "
+            f"got {dict(values)!s:.120}"
         )
     tuples = {name: tuple(values[name]) for name in ("size", "mean", "std")}
     return BackboneRecord(**{**values, **tuples})

@@ -35,6 +35,7 @@ _OF_ONE_PROCESS = {
     "overwrite_output_dir",
     "report_to",
     "rescue_dir",
+    "feature_dir",
     "run_name",
     "wait_for_room",
 }

@@ -39,6 +39,7 @@ _FREE = {
     "output_dir",
     "overwrite_output_dir",
     "rescue_dir",
+    "feature_dir",
     "wait_for_room",
     "resume_from_checkpoint",
     "logging_steps",

@@ -154,6 +154,11 @@ class DistillerConfig:
     feature_copies: int = _option(
         1, "Copies of the real images whose features are kept: the images, and augmented ones."
     )
+    feature_dir: str | None = _option(
+        None,
+        "Folder for the features of real images, which runs on the same data and networks share; "
+        "by default output_dir.",
+    )
     backbone_batch_size: int = _option(
         128, "Images per forward pass of a frozen network; without effect on the result."
     )
@@ -487,7 +492,7 @@ class DistillerConfig:
         found |= dict.fromkeys(["compile", "method", "storage"], head)
         of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
         found |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
-        of_heads = "head objective feature_layer feature_copies backbone_batch_size"
+        of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"
         return found | dict.fromkeys(of_heads.split(), not head)
 
     def to_dict(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Parts:
 
 def make_parts(
     config: DistillerConfig,
-    model_init: ModelInit | None,
+    model_init: ModelInit | Sequence[ModelInit] | None,
     train_dataset: Any,
     eval_dataset: Any,
     device: torch.device,
@@ -95,7 +95,11 @@ def make_parts(
         return _head_parts(
             config, model_init, data, device, dtype, inner_loss, outer_loss, own_losses
         )
-    assert not isinstance(model_init, (list, tuple))
+    if isinstance(model_init, Sequence) and not isinstance(model_init, str):
+        raise ValueError(
+            f"`model_init` must be one network, got {len(model_init)}; several can be given with "
+            'trainable="head"'
+        )
     networks = Networks(
         config.only_model if model_init is None else model_init,
         mode=_mode(config, model_init),
@@ -157,7 +161,7 @@ def _head_parts(
         given = config.models
     else:
         given = model_init if isinstance(model_init, (list, tuple)) else [model_init]
-    pretrained = bool(dict(config.model_args or {}).get("pretrained", True))
+    pretrained = bool(_arguments(config.model_args).get("pretrained", True))
     backbones = [
         load_backbone(
             model() if not isinstance(model, (str, nn.Module)) else model,
@@ -215,6 +219,11 @@ def _head_parts(
     )
 
 
+def _arguments(given: dict[str, Any] | str | None) -> dict[str, Any]:
+    """The arguments of a model, which the configuration has made a dictionary of."""
+    return given if isinstance(given, dict) else {}
+
+
 def _own_normalization(config: DistillerConfig, train: RealData) -> Normalization | None:
     """What a backbone's input is normalised by, where that is not its own choice."""
     if config.normalization == "auto":
@@ -268,7 +277,7 @@ def _features(
                 augmentation=config.augmentation if copies > 1 else "",
                 seed=config.seed,
                 batch_size=config.backbone_batch_size,
-                folder=Path(config.output_dir) / "features",
+                folder=Path(config.feature_dir or config.output_dir),
                 on_progress=show,
                 share=(state.process_index, state.num_processes),
             )

@@ -87,12 +87,14 @@ class HeadTest:
             return self.accuracy(head)
 
         drawn = tuple(
-            trained(random_rows(labels, per_class, seed=mix(seed, 10), num_classes=classes))
+            trained(
+                random_rows(features, labels, per_class, seed=mix(seed, 10), num_classes=classes)
+            )
             for seed in seeds
         )
         yield RANDOM, Scores(drawn)
         for name, choose in _CHOSEN.items():
-            yield name, Scores((trained(choose(features, labels, per_class)),))
+            yield name, Scores((trained(choose(features, labels, per_class, num_classes=classes)),))
         if full:
             probe = fit_probe(features, labels, classes, seed=mix(seeds[0], _PROBE))
             yield ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
