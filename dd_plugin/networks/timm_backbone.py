@@ -93,7 +93,9 @@ def timm_features(model: Any, example: Tensor) -> FeatureNetwork:
         model.eval().to(example.device, example.dtype)
     declared = model.get_classifier()
     heads = [declared] if isinstance(declared, nn.Module) else list(declared or [])
-    flat = [module for head in heads for module in (head if isinstance(head, nn.ModuleList) else [head])]
+    flat = [
+        module for head in heads for module in (head if isinstance(head, nn.ModuleList) else [head])
+    ]
     try:
         return remove_classifier(model, example, flat)
     except BackboneError:
