@@ -371,6 +371,7 @@ def _transformers_factories(
         classifies = classifies and not (_sees_text_too(config) and not _was_classifier(config))
         if not classifies:
             _check_sees_images(config, name)
+    projects = _with_projection(config) if for_features and not classifies else None
     auto = AutoModelForImageClassification if classifies else AutoModel
     # A head for another number of classes does not fit the saved one, and is drawn anew.
     options = {"ignore_mismatched_sizes": True} if model_args else {}
@@ -379,10 +380,14 @@ def _transformers_factories(
         own = copy.deepcopy(config)
         try:
             if not pretrained:
-                random: nn.Module = auto.from_config(own, trust_remote_code=False)
+                random: nn.Module = (
+                    auto.from_config(own, trust_remote_code=False)
+                    if not projects
+                    else projects(own)
+                )
                 return random
             model: nn.Module
-            model, report = auto.from_pretrained(
+            model, report = (projects or auto).from_pretrained(
                 name,
                 config=own,
                 trust_remote_code=False,
@@ -408,6 +413,16 @@ def _sees_text_too(config: Any) -> bool:
     return hasattr(config, "vision_config") and hasattr(config, "text_config")
 
 
+def _with_projection(config: Any) -> Any:
+    """Return the class of a vision tower saved with its projection, which no auto class makes."""
+    import transformers
+
+    kinds = [
+        kind for kind in config.architectures or [] if kind.endswith("VisionModelWithProjection")
+    ]
+    return getattr(transformers, kinds[0], None) if kinds else None
+
+
 def _was_classifier(config: Any) -> bool:
     return any("ForImageClassification" in kind for kind in config.architectures or [])
 
@@ -416,7 +431,7 @@ def _check_sees_images(config: Any, name: str) -> None:
     """Refuse the bare model of a type that does not take images, before its weights are loaded."""
     from transformers import MODEL_MAPPING
 
-    kind = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    kind = MODEL_MAPPING.get(type(config), None)
     kind = kind[0] if isinstance(kind, (tuple, list)) else kind
     takes_images = getattr(kind, "main_input_name", None) == "pixel_values"
     if kind is not None and not takes_images and not _sees_text_too(config):

@@ -153,6 +153,9 @@ EXPECTED = {
     "hub/folder.py": {
         '"_type"',
     },
+    "networks/backbones.py": {
+        '"_commit_hash"',
+    },
 }
 ADVICE = """\
 {file} uses {name}, which its library does not promise to keep. Use a public name. If there is none:

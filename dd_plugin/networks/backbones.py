@@ -28,6 +28,8 @@ from dd_plugin.networks.hub_backbone import (
     hub_features,
     hub_sizes,
     is_hub_model,
+    norms_of_head,
+    timm_wrapper_normalization,
     tower_of,
 )
 from dd_plugin.networks.lite_weights import LITE_PREFIX, load_lite
@@ -158,8 +160,8 @@ class Backbone(nn.Module):
         Args:
             weight: (classes, d).
             bias: (classes,).
-            class_names: one for each class; set as `id2label` in the configuration of a transformers
-                model, and as `class_names` on any model.
+            class_names: one for each class; set as `class_names` on any model, and as `id2label` in
+                the configuration of a transformers model.
 
         Returns:
             A copy of the timm, transformers or user's model, in eval mode, its parameters trainable
@@ -189,7 +191,7 @@ def _tell_classes(model: Any, names: list[str]) -> None:
     """Set the number of classes and their names wherever a library looks for them."""
     model.class_names = names
     config = getattr(model, "config", None)
-    if hasattr(config, "id2label"):
+    if config is not None and hasattr(config, "id2label"):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = None
@@ -244,7 +246,7 @@ def load_backbone(
             )
         if any(parameter.is_meta for parameter in model.parameters()):
             raise BackboneError(
-                f"the {type(model).__name__} has no weights (its parameters are on the meta device); "
+                f"the {type(model).__name__} has no weights (they are on the meta device); "
                 "load them first"
             )
         module = copy.deepcopy(model)
@@ -254,6 +256,8 @@ def load_backbone(
             "timm/NAME, the id of a model on the Hub, or a local folder"
         )
     module.eval()
+    if any(value.dtype in (torch.float16, torch.bfloat16) for value in module.parameters()):
+        module.float()  # no value changes, and the trials that follow are precise
     network, size = _network(module, asked, feature_layer)
     _check_loaded(name, network, module, missing)
     found = normalization or _normalization(module, name)
@@ -298,7 +302,12 @@ def _check_loaded(
     """Refuse a model some of whose weights were in no file, save those of its classifier."""
     used = {id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
     tensors = dict([*module.named_parameters(), *module.named_buffers()])
-    lost = [path for path in missing if path in tensors and id(tensors[path]) in used]
+    constant = norms_of_head(module)
+    lost = [
+        path
+        for path in missing
+        if path in tensors and path not in constant and id(tensors[path]) in used
+    ]
     if lost:
         raise BackboneError(
             f"the files of {name!r} must hold all weights of its {type(module).__name__}, and "
@@ -327,6 +336,12 @@ def _network(
         network = remove_classifier(module, example)
     with torch.no_grad():
         features = network(example)
+        again = network(example)
+    if not torch.equal(features, again) and torch.isfinite(features).all():
+        raise BackboneError(
+            f"the {type(module).__name__} must give the same features twice, and does not in eval "
+            "mode (it draws random numbers); give a model that is deterministic"
+        )
     if features.ndim != 2 or not torch.isfinite(features).all():
         raise BackboneError(
             f"the features of the {type(module).__name__} must be finite vectors, got "
@@ -368,6 +383,11 @@ def _first_size(
         else:
             return size, example
     height, width = sizes[0]
+    if isinstance(problem, TypeError):
+        raise BackboneError(
+            f"the {type(module).__name__} must take one batch of images and nothing else "
+            f"({described(problem)}); give a module that does"
+        ) from problem
     assert problem is not None
     raise BackboneError(
         f"the {type(module).__name__} does not take color images of `image_size` {height}x{width} "
@@ -382,13 +402,15 @@ def _first_size(
 
 def _normalization(module: nn.Module, name: str | None) -> Normalization:
     """Return the normalization of a model's input; assume one, with a warning, if it names none."""
-    found = Normalization.from_model(module, channels=3, fetch=True)
+    found = timm_wrapper_normalization(module) or Normalization.from_model(
+        module, channels=3, fetch=True
+    )
     if found is not None:
         return found
+    subject = f"model {name!r}" if name else type(module).__name__
     warnings.warn(
-        f"the {'model ' + repr(name) if name else type(module).__name__} does not say how its input "
-        "is normalized; mean 0.5 and standard deviation 0.5 are assumed, so pass `normalization` "
-        "if it was trained with others",
+        f"the {subject} does not say how its input is normalized; mean 0.5 and standard deviation "
+        "0.5 are assumed, so pass `normalization` if it was trained with others",
         BackboneWarning,
         stacklevel=3,
     )
@@ -399,7 +421,7 @@ def _size(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """Return a size of images as (height, width)."""
     if value is None:
         return None
-    sides = (value, value) if isinstance(value, int) else tuple(value)
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise BackboneError(
             f"`image_size` must be a positive whole number or (height, width), got {value!r}"

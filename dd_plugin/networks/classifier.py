@@ -1,9 +1,9 @@
 """Networks that return features: a model without its last layer, and how a new one is put there.
 
-A `FeatureNetwork` wraps a model and maps network input to features (N, d). `remove_classifier` finds
-the layer that makes the logits by running the model once, and puts an identity in its place: what
-the model returns then is what its own head took, and a linear layer in the same place gives an
-ordinary model again. Where that is impossible, `LayerFeatures` takes the output of a named layer,
+A `FeatureNetwork` wraps a model and maps network input to features (N, d). `remove_classifier` runs
+the model once to find the layer that makes the logits, and puts an identity in its place. What the
+model returns then is what its own head took, and a linear layer in that place gives an ordinary
+model again. Where that is impossible, `LayerFeatures` takes the output of a named layer,
 and the head goes on top (`FeatureClassifier`).
 """
 
@@ -177,7 +177,7 @@ def remove_classifier(
         BackboneError: no such layer, or the model does something else with what it returns.
     """
     layers = _declared_layers(model, declared) or _executed_layers(model, example)
-    old = [model.get_submodule(path) for path in layers]
+    old: list[nn.Module] = [model.get_submodule(path) for path in layers]
     convolutional = [isinstance(layer, nn.Conv2d) for layer in old]
     for path in layers:
         model.set_submodule(path, nn.Identity())
@@ -190,8 +190,8 @@ def remove_classifier(
             weight /= features.shape[1] ** 0.5
             bias = torch.randn(3, generator=generator).to(features)
             for path, convolution in zip(layers, convolutional, strict=True):
-                layer = (_convolution if convolution else _linear)(weight, bias)
-                model.set_submodule(path, layer)
+                new = (_convolution if convolution else _linear)(weight, bias)
+                model.set_submodule(path, new)
             logits = output_tensor(model(example)).flatten(1)
         expected = F.linear(features, weight, bias)
         tolerance = 200 * torch.finfo(features.dtype).eps ** 0.9 * (1 + expected.abs().max())
@@ -205,8 +205,8 @@ def remove_classifier(
         for path, layer in zip(layers, old, strict=True):
             model.set_submodule(path, layer)
         raise BackboneError(
-            f"the classifier {' and '.join(map(repr, layers))} of the {type(model).__name__} cannot "
-            f"be replaced ({problem}); give `feature_layer`, the name of the layer whose output is "
+            f"the classifier of the {type(model).__name__} ({', '.join(layers)}) cannot be "
+            f"replaced ({problem}); give `feature_layer`, the name of the layer whose output is "
             "to be taken"
         )
     for path in layers:

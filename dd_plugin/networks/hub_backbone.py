@@ -9,15 +9,17 @@ an image classifier give their `pooler_output`; a head then goes on top.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from dd_plugin.data import Normalization
 from dd_plugin.messages import described
 from dd_plugin.networks.classifier import FeatureNetwork, pooled, remove_classifier
 from dd_plugin.networks.errors import BackboneError
 
-__all__ = ["PooledOutput", "hub_features", "hub_sizes", "is_hub_model", "tower_of"]
+__all__ = ["PooledOutput", "hub_features", "hub_sizes", "is_hub_model", "norms_of_head", "tower_of"]
 
 
 class PooledOutput(FeatureNetwork):
@@ -85,23 +87,49 @@ def hub_features(model: nn.Module, tower: nn.Module, example: Tensor) -> Feature
     if isinstance(tower, PooledOutput):
         return tower
     if "ForImageClassification" in type(model).__name__:
-        if not any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in _heads(model)):
+        outside = _outside_body(model).values()
+        if not any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in outside):
             # Saved without classes: its body in a classifier that has some.
             base = getattr(model, getattr(model, "base_model_prefix", ""), None)
-            if isinstance(base, nn.Module):
+            if isinstance(base, nn.Module) and is_hub_model(base):
                 return hub_features(base, base, example)
         return remove_classifier(model, example, _two_heads(model))
     classifier = _as_classifier(model)
-    if classifier is not None:
-        return remove_classifier(classifier, example)
-    return PooledOutput(model)
+    if classifier is None:
+        return PooledOutput(model)
+    network = remove_classifier(classifier, example)
+    constant = norms_of_head(classifier)
+    if all(
+        path in constant
+        for outside, module in _outside_body(classifier).items()
+        for path in (f"{outside}.{name}" for name, _ in module.named_parameters())
+    ):
+        return network
+    return PooledOutput(model)  # its classifier has other layers, whose weights would be random
 
 
-def _heads(model: nn.Module) -> list[nn.Module]:
-    """Return all modules of a classifier outside of its body."""
+def _outside_body(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a classifier that are not in its body, by name."""
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    inside = set(body.modules()) if isinstance(body, nn.Module) else set()
-    return [module for module in model.modules() if module not in inside and module is not model]
+    inside = set(body.modules()) if isinstance(body, nn.Module) else set(model.modules())
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if module not in inside and module is not model
+    }
+
+
+def norms_of_head(model: nn.Module) -> set[str]:
+    """Return the names of the tensors in a head's normalization layers.
+
+    A bare checkpoint does not hold them, and they always start as the same constants.
+    """
+    return {
+        f"{path}.{name}"
+        for path, module in _outside_body(model).items()
+        if "Norm" in type(module).__name__
+        for name in module.state_dict()
+    }
 
 
 def _two_heads(model: nn.Module) -> list[nn.Module]:
@@ -113,22 +141,26 @@ def _two_heads(model: nn.Module) -> list[nn.Module]:
 
 def _as_classifier(model: Any) -> nn.Module | None:
     """Return the image classifier of a bare model's type with its weights, if there is one."""
-    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    from transformers import (
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        AutoModelForImageClassification,
+    )
 
     if type(model.config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         return None
     kind = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(model.config)]
-    kind = kind[0] if isinstance(kind, (tuple, list)) else kind
+    kind = kind[0] if isinstance(kind, (tuple, list)) else kind  # the one without a teacher
     config = copy.deepcopy(model.config)
     config.num_labels = 2
+    config.architectures = [kind.__name__]
     try:
-        classifier = kind._from_config(config)
+        classifier = AutoModelForImageClassification.from_config(config)
         body = getattr(classifier, classifier.base_model_prefix)
         missing = body.load_state_dict(model.state_dict(), strict=False).missing_keys
     except Exception as error:
         raise BackboneError(
-            f"the {type(model).__name__} cannot be put into a {kind.__name__}: {described(error)}; "
-            "load it as that class, or give `feature_layer`"
+            f"the {type(model).__name__} cannot be put into a classifier of its type: "
+            f"{described(error)}; load it as that class, or give `feature_layer`"
         ) from error
     if missing:
         return None
@@ -137,7 +169,7 @@ def _as_classifier(model: Any) -> nn.Module | None:
 
 
 def image_processor(model: Any) -> Any:
-    """Return the image processor of a model that came from the Hub or a folder; None if it has none."""
+    """Return the image processor of a model from the Hub or a folder; None if it has none."""
     name = getattr(getattr(model, "config", None), "name_or_path", None)
     if not name:
         return None
@@ -147,6 +179,14 @@ def image_processor(model: Any) -> Any:
         return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError):
         return None
+
+
+def timm_wrapper_normalization(model: Any) -> Normalization | None:
+    """Return the normalization of a timm model inside transformers, whose processor hides it."""
+    configured = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
+    if not configured.get("mean") or not configured.get("std"):
+        return None
+    return Normalization(configured["mean"], configured["std"])
 
 
 def hub_sizes(model: Any) -> list[tuple[int, int]]:
@@ -170,8 +210,8 @@ def hub_sizes(model: Any) -> list[tuple[int, int]]:
             sizes.append((candidate, candidate))
         elif isinstance(candidate, (tuple, list)) and len(candidate) == 2:
             sizes.append((int(candidate[0]), int(candidate[1])))
-        elif hasattr(candidate, "get") or hasattr(candidate, "height"):
-            values = dict(candidate)
+        elif candidate is not None:
+            values = candidate if isinstance(candidate, Mapping) else vars(candidate)
             side = values.get("shortest_edge")
             height, width = values.get("height") or side, values.get("width") or side
             if height and width:

@@ -1,0 +1,74 @@
+"""Fingerprints change with every value, name, shape and dtype, and with nothing else."""
+
+import torch
+from torch import nn
+
+from dd_plugin.networks.backbones import load_backbone
+from dd_plugin.networks.fingerprint import check_same_weights, fingerprint
+from tests.networks.models import timm_model
+
+
+def _module():
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+def test_it_depends_on_every_bit_of_parameters_and_buffers():
+    module = _module()
+    found = {fingerprint(module)}
+    for tensor in module.state_dict().values():
+        flat = tensor.view(-1)
+        for index in range(tensor.numel()):
+            kept = flat[index].clone()
+            flat[index] = (
+                torch.nextafter(kept, kept + 1) if tensor.is_floating_point() else kept + 1
+            )
+            found.add(fingerprint(module))
+            flat[index] = kept
+    numbers = sum(tensor.numel() for tensor in module.state_dict().values())
+    assert len(found) == numbers + 1
+    assert fingerprint(module) in found
+
+
+def test_it_depends_on_names_shapes_and_dtypes():
+    zeros = nn.Linear(2, 3)
+    with torch.no_grad():
+        zeros.weight.zero_()
+        zeros.bias.zero_()
+    turned = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        turned.weight.zero_()
+    plain = nn.Linear(2, 3, bias=False)
+    plain.weight = nn.Parameter(zeros.weight.detach().clone())
+    modules = [plain, zeros, turned, nn.Sequential(plain), nn.Linear(2, 3, bias=False).half()]
+    assert len({fingerprint(module) for module in modules}) == len(modules)
+
+
+def test_it_does_not_depend_on_strides_gradients_or_mode():
+    module = nn.Conv2d(3, 4, 3)
+    expected = fingerprint(module)
+    assert expected == fingerprint(module.to(memory_format=torch.channels_last).eval())
+    assert expected == fingerprint(module.requires_grad_(False))
+    assert len(expected) == 64
+
+
+def test_other_weights_under_the_same_name_are_noticed():
+    backbone = load_backbone(timm_model("cnn"))
+    assert check_same_weights(None, backbone) is None
+    assert check_same_weights(backbone.fingerprint, backbone) is None
+    module = timm_model("cnn")
+    with torch.no_grad():
+        module.bn1.running_mean[0] += 1e-3
+    other = load_backbone(module)
+    other.name, other.revision = "owner/model", "main"
+    text = check_same_weights(backbone.fingerprint, other)
+    assert text.startswith("the weights of 'owner/model' at revision main differ from those")
+    assert backbone.fingerprint[:12] in text
+    assert other.fingerprint[:12] in text
+
+
+def test_the_head_is_no_part_of_it():
+    module = timm_model("vit")
+    expected = load_backbone(module).fingerprint
+    with torch.no_grad():
+        module.head.weight.add_(1)
+    assert load_backbone(module).fingerprint == expected
