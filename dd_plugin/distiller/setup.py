@@ -328,8 +328,7 @@ def _read(
             more,
             train.num_classes,
         )
-    if train.in_memory:
-        train.check_classes(config.images_per_class)
+    train.check_classes(config.images_per_class if train.in_memory else 1)
     options |= {
         "image_size": train.shape[1:],
         "channels": train.shape[0],

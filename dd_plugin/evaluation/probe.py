@@ -269,7 +269,7 @@ def _solve(
         unknown.grad = gradient * scale
         return loss
 
-    solver.step(objective)  # type: ignore[no-untyped-call]
+    solver.step(objective)
     objective()
     assert unknown.grad is not None
     left = float(unknown.grad.abs().max())

@@ -174,7 +174,7 @@ def _parts(content: memoryview) -> Iterator[memoryview]:
 
 def _bytes(tensor: Tensor) -> memoryview:
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(plain.view(torch.uint8).numpy())
+    return plain.view(torch.uint8).numpy().data
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -229,10 +229,11 @@ def features_of(
         gather(torch.zeros(1, device=device))  # the file is finished now, if there is one
     if isinstance(store, _Memory):
         return Features(store.values, labels, data.num_classes)
-    stored = None if path is None else read_features(path, key)
-    if stored is None:
-        raise OSError(f"{path} was damaged after it was written; check the disk")
-    return Features(stored[0], labels, data.num_classes)
+    assert path is not None
+    written = read_features(path, key)
+    if written is None:
+        raise OSError(f"{path} cannot be read after it was written; check the disk")
+    return Features(written[0], labels, data.num_classes)
 
 
 class _Memory:

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from dd_plugin.data.columns import DataError
 from dd_plugin.data.real import RealData
-from tests.data.tables import NAMES, images, rows_of, table
+from tests.data.tables import NAMES, damaged, images, rows_of, table
 
 
 def test_attributes(real):
@@ -137,3 +137,75 @@ def test_labels_that_are_arrays_of_one_number(kind):
     _, labels = next(real.batches(6))
     assert labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert real.class_names == (["0", "1", "2"] if kind in ("arrays", "tensors") else NAMES)
+
+
+def streamed(count=30):
+    dataset = table(images(count)).to_iterable_dataset()
+    return RealData.from_dataset(dataset, channels=1, buffer_size=8)
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize(("first", "stop"), [(0, None), (0, 7), (5, 17), (29, 30), (7, 7), (3, 99)])
+def test_batches_of_some_rows(real, size, first, stop):
+    expected = list(range(30))[first:stop]
+    for data in (real, streamed()):
+        parts = list(data.batches(size, first=first, stop=stop))
+        assert [row for pixels, _ in parts for row in rows_of(pixels)] == expected
+        assert [label for _, labels in parts for label in labels.tolist()] == [
+            row % 3 for row in expected
+        ]
+        assert all(len(labels) == size for _, labels in parts[:-1])
+
+
+def test_labels_are_those_of_the_batches(real):
+    for data in (real, streamed()):
+        assert data.labels().tolist() == [row % 3 for row in range(30)]
+
+
+def test_the_labels_of_a_stream_are_read_without_its_images():
+    broken = damaged(table(images()), 20).to_iterable_dataset()
+    data = RealData.from_dataset(broken, channels=1, buffer_size=8)
+    assert data.labels().tolist() == [row % 3 for row in range(30)]
+
+
+def test_the_fingerprint_is_of_the_content_alone(real):
+    plain = RealData.from_dataset(table(images())).fingerprint()
+    assert len(plain) == 64
+    assert real.fingerprint() == plain
+    assert streamed().fingerprint() == plain
+    other_names = RealData.from_dataset(table(images(), names=["x", "y", "z"]))
+    assert other_names.fingerprint() == plain
+
+
+def test_every_pixel_and_label_is_in_the_fingerprint():
+    plain = RealData.from_dataset(table(images())).fingerprint()
+    seen = {plain}
+    for row, column in ((0, 1), (13, 7), (29, 19)):
+        pixels = images()
+        pixels.reshape(30, -1)[row, column] ^= 1
+        seen.add(RealData.from_dataset(table(pixels)).fingerprint())
+    for row in (0, 29):
+        labels = [each % 3 for each in range(30)]
+        labels[row] = (labels[row] + 1) % 3
+        seen.add(RealData.from_dataset(table(images(), labels)).fingerprint())
+    # The same bytes in another order and in another shape.
+    seen.add(RealData.from_dataset(table(images()[::-1].copy())).fingerprint())
+    seen.add(RealData.from_dataset(table(images().reshape(30, 5, 4))).fingerprint())
+    seen.add(RealData.from_dataset(table(images()[:29])).fingerprint())
+    assert len(seen) == 9
+
+
+def test_the_fingerprint_follows_the_classes_that_are_left_out():
+    data = RealData.from_dataset(table(images(), [2 * (row % 2) for row in range(30)]))
+    before = data.fingerprint()
+    assert data.leave_out_empty_classes() == ["bee"]
+    assert data.fingerprint() != before
+
+
+@pytest.mark.parametrize("max_bytes", [2 << 30, 100])
+def test_images_of_one_class_among_several_names(max_bytes):
+    data = RealData.from_dataset(table(images(), [1] * 30), max_bytes=max_bytes)
+    assert data.leave_out_empty_classes() == []
+    message = "at least two classes, but all 30 are of class 'bee'; give the whole data set"
+    with pytest.raises(DataError, match=message):
+        data.check_classes()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dd_plugin.data import DataError
+from dd_plugin.data import DataError, RealData
 from dd_plugin.distiller import Distiller
 from tests.distiller.toy import toy_config, toy_dataset
 
@@ -30,3 +30,17 @@ def test_a_class_that_filter_left_without_rows_is_left_out(tmp_path, caplog):
 def test_test_images_of_a_class_that_is_left_out_are_an_error(tmp_path):
     with pytest.raises(DataError, match=r"not among the given ones: right; leave out the rows"):
         Distiller(None, toy_config(tmp_path, max_steps=1), without(1), toy_dataset(30, seed=1))
+
+
+@pytest.mark.parametrize("max_bytes", [None, 100])
+def test_images_of_one_class_are_an_error_before_the_run(tmp_path, monkeypatch, max_bytes):
+    if max_bytes is not None:
+        kept = RealData.from_dataset
+        monkeypatch.setattr(
+            RealData,
+            "from_dataset",
+            lambda *args, **options: kept(*args, **options, max_bytes=max_bytes),
+        )
+    one = toy_dataset().filter(lambda row: row["label"] == 1)
+    with pytest.raises(DataError, match="at least two classes, but all 20 are of class 'right'"):
+        Distiller(None, toy_config(tmp_path, max_steps=1), one, toy_dataset(30, seed=1))

@@ -116,7 +116,7 @@ def test_each_greedy_step_is_the_best_one(problem):
             for step in range(1, per_class):
                 before = chosen[:step]
 
-                def gain(row, before=before, mean=mean):
+                def gain(row, before=before, mean=mean, function=function):
                     if function is herding:
                         return -float((features[[*before, row]].mean(0) - mean).norm())
                     return min(float((features[row] - features[b]).norm()) for b in before)
