@@ -223,7 +223,9 @@ class DistillerConfig:
     window: str = _option("full", "Steps that are differentiated: full, last or random.")
     window_length: int | None = _option(None, "How many, for last and random.")
     augmentation: str = _option(
-        "", "Differentiable augmentation of synthetic and real images, such as flip_rotate or dsa."
+        "",
+        "Differentiable augmentation of synthetic and real images, such as flip_rotate or dsa, of "
+        "which a step does one; or resizedcrop+flip+noise, of which it does all.",
     )
     augmentations_per_step: int = _option(
         1,
