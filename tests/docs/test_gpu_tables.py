@@ -58,6 +58,7 @@ def test_fast_and_recorded(gpu):
         case = {"check": "launches", "model": "m", "tool": "ours"}
         return {"case": case, "launches_of_a_step": count}
 
+    before = [time("ours", 9, 1.5, ratio_to_higher=1.5), time("higher", 9, 1), launches(700)]
     report = {
         **ABOUT,
         "rows": [time("ours", 9, 0.5, ratio_to_higher=0.25), time("higher", 9, 2), launches(28)],

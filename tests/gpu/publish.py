@@ -3,8 +3,9 @@
     python -m tests.gpu.publish DIR [--json docs/results]
 
 Prints what failed first, then seconds and ratios, then accuracies. Ratios are computed here, of
-rows of the same run (the same card and the same code): to ``higher``, to plain training, and to the operations'
-floor, which is the time that the card takes for as many operations in one large product.
+rows of the same run (the same card and the same code): to ``higher``, to plain training, and to
+the operations' floor, which is the time that the card takes for as many operations in one large
+product.
 """
 
 from __future__ import annotations
