@@ -160,7 +160,9 @@ def _published(distiller: Distiller) -> dict[str, Any]:
     recipe = distiller.synthetic.recipe
     settings["dataset"] = distiller.train_data.public_name
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
-    return {k: v for k, v in settings.items() if k not in ("rescue_dir", "wait_for_room", "feature_dir")}
+    return {
+        k: v for k, v in settings.items() if k not in ("rescue_dir", "wait_for_room", "feature_dir")
+    }
 
 
 def _source(distiller: Distiller) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -280,6 +281,7 @@ def _features(
                 folder=Path(config.feature_dir or config.output_dir),
                 on_progress=show,
                 share=(state.process_index, state.num_processes),
+                gather=gather if state.num_processes > 1 else None,
             )
 
     return compute

@@ -34,7 +34,7 @@ _CHOSEN: dict[str, Callable[..., Tensor]] = {
     HERDING: herding,
     K_CENTER: k_center,
 }
-_PROBE = 24
+_PROBE, _DRAWN = 24, 25
 
 
 @dataclass
@@ -88,7 +88,7 @@ class HeadTest:
 
         drawn = tuple(
             trained(
-                random_rows(features, labels, per_class, seed=mix(seed, 10), num_classes=classes)
+                random_rows(features, labels, per_class, seed=mix(seed, _DRAWN), num_classes=classes)
             )
             for seed in seeds
         )

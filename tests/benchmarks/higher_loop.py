@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dd_plugin.bilevel.randomness import mix
-from dd_plugin.distiller import Distiller, DistillerConfig
+from dd_plugin.distiller import Distiller, DistillerConfig, Networks
 from dd_plugin.models import load_model
 from tests.benchmarks import hypergradient
 from tests.benchmarks.measuring import Results, random_images
@@ -85,8 +85,9 @@ def gradient_of_higher(distiller: Distiller) -> tuple[Tensor, Tensor]:
     channels, *size = distiller.train_data.shape
     options: Any = config.model_args
     model = load_model(
-        config.model, num_classes=10, in_chans=channels, img_size=tuple(size), **options
+        config.only_model, num_classes=10, in_chans=channels, img_size=tuple(size), **options
     ).to(distiller.dtype)
+    assert isinstance(distiller.networks, Networks)
     with torch.no_grad():
         for name, value in distiller.networks.take(step, 0).parameters.items():
             model.get_parameter(name).copy_(value)
@@ -125,6 +126,7 @@ def runner(distiller: Distiller, tool: str) -> Callable[[], Any]:
         return lambda: step_of_higher(distiller)
 
     def trainer() -> None:
+        assert distiller.problem is not None
         compiled = distiller.problem.compiling
         distiller.training_step()
         if distiller.problem.compiling != compiled:

@@ -396,7 +396,7 @@ def test_a_name_is_the_network_of_the_recipe(tmp_path):
     config = toy_config(tmp_path, max_steps=1, model_args=None)
     distiller = Distiller("timm/test_resnet", config, toy_dataset(), toy_dataset(30, 1))
     assert distiller.synthetic.recipe.model == "timm/test_resnet"
-    assert distiller.config.model == "timm/test_resnet"
+    assert distiller.config.models == ("timm/test_resnet",)
 
 
 def test_what_could_not_be_read_back_is_told_before_any_work(tmp_path):

@@ -15,7 +15,7 @@ from tests.repository import ROOT, repository_file
 
 # Where a seed of the run itself, or of one network of an evaluation, is mixed with a purpose. Where
 # a purpose is mixed into a seed that has one already, the first tells the two apart.
-FOLDERS = ("data", "distiller", "evaluation")
+FOLDERS = ("data", "distiller", "evaluation", "networks")
 
 
 def purposes():
