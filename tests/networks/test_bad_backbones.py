@@ -61,7 +61,7 @@ def test_random_features_are_refused():
         def forward(self, images):
             return self.linear(self.stem(images).mean((2, 3)) + torch.randn(6))
 
-    with pytest.raises(BackboneError, match="feature_layer|same features twice"):
+    with pytest.raises(BackboneError, match="`feature_layer`"):
         load_backbone(Noisy(None), normalization=HALF)
     with pytest.raises(BackboneError, match="same features twice"):
         load_backbone(Noisy(None), feature_layer="linear", normalization=HALF)
@@ -114,7 +114,7 @@ def test_a_model_of_gray_images():
 
 
 def test_a_model_without_pooling():
-    with pytest.raises(BackboneError, match="one vector per image|several kinds|finite vectors"):
+    with pytest.raises(BackboneError, match="one vector per image"):
         load_backbone(timm_model("cnn", num_classes=0, global_pool=""))
 
 
