@@ -101,6 +101,13 @@ def test_a_model_that_is_only_a_linear_layer_or_has_no_weights():
         load_backbone(nn.Linear(2, 2, device="meta"), normalization=HALF)
 
 
+def test_a_module_that_cannot_be_copied():
+    module = timm_model("cnn")
+    module.kept = torch.ones(1, requires_grad=True) * 2
+    with pytest.raises(BackboneError, match="the ResNet must be copyable"):
+        load_backbone(module)
+
+
 def test_images_smaller_than_a_patch():
     with pytest.raises(BackboneError, match="`image_size` 8x8"):
         load_backbone(timm_model("vit"), image_size=8)

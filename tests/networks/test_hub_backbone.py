@@ -202,3 +202,11 @@ def test_models_without_pooled_features_are_refused():
     )
     with pytest.raises(BackboneError, match="returns no pooled features"):
         load_backbone(transformers.ViTMAEModel(config), normalization=HALF)
+
+
+def test_nothing_is_said_of_a_classifier_that_is_not_used(tmp_path, capfd):
+    folder = save(bare_model("vit"), tmp_path)
+    transformers.utils.logging.set_verbosity_warning()
+    load_backbone(folder)
+    assert "classifier" not in "".join(capfd.readouterr())
+    assert transformers.utils.logging.get_verbosity() == transformers.utils.logging.WARNING
