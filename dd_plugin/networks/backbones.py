@@ -147,11 +147,11 @@ class Backbone(nn.Module):
 
         Returns:
             A copy of the timm, transformers or user's model, on the same device and in the same
-            dtype, in eval mode, its parameters trainable as they were. It takes what the model always took: normalized images of its size, as
-            `network_input` makes them from images in [0, 1]. A timm model returns logits; a
-            transformers model returns an output with `logits`. Where the model has no place for a
-            head (CLIP, SigLIP, a layer in the middle) it is a `FeatureClassifier`, which returns
-            logits.
+            dtype, in eval mode, its parameters trainable as they were. It takes what the model
+            always took: normalized images of its size, as `network_input` makes them from images in
+            [0, 1]. A timm model returns logits; a transformers model returns an output with
+            `logits`. Where the model has no place for a head (CLIP, SigLIP, a layer in the middle)
+            it is a `FeatureClassifier`, which returns logits.
         """
         names = [str(name) for name in class_names]
         classes = len(names)
