@@ -116,11 +116,18 @@ def load_vision_model(
     Raises:
         ModelLoadError: there is no such model, it is not one of images, or its files fail.
     """
+    from transformers.utils import logging
+
     missing: list[str] = []
     build, _ = _transformers_factories(
         name, pretrained, {}, revision=revision, for_features=True, missing=missing
     )
-    return build(), missing
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # a report of the random classifier, which is not used
+    try:
+        return build(), missing
+    finally:
+        logging.set_verbosity(level)
 
 
 def factory_from(

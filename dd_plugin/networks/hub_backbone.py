@@ -154,7 +154,7 @@ def _as_classifier(model: Any) -> nn.Module | None:
     config.num_labels = 2
     config.architectures = [kind.__name__]
     try:
-        classifier = AutoModelForImageClassification.from_config(config)
+        classifier = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         body = getattr(classifier, classifier.base_model_prefix)
         missing = body.load_state_dict(model.state_dict(), strict=False).missing_keys
     except Exception as error:

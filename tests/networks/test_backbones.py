@@ -1,4 +1,4 @@
-"""Backbones: the features are what the model's own head takes, and heads go back where they were."""
+"""The features are what a model's own head takes, and heads go back where they were."""
 
 import copy
 

@@ -1,5 +1,7 @@
 """transformers models as backbones: classifiers, bare models, CLIP and SigLIP."""
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -202,3 +204,19 @@ def test_models_without_pooled_features_are_refused():
     )
     with pytest.raises(BackboneError, match="returns no pooled features"):
         load_backbone(transformers.ViTMAEModel(config), normalization=HALF)
+
+
+def test_nothing_is_said_of_a_classifier_that_is_not_used(tmp_path):
+    folder = save(bare_model("vit"), tmp_path)
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    library = transformers.utils.logging
+    library.set_verbosity_warning()
+    library.add_handler(handler)
+    try:
+        load_backbone(folder)
+    finally:
+        library.remove_handler(handler)
+    assert not [record for record in records if "classifier" in record.getMessage()]
+    assert library.get_verbosity() == library.WARNING
