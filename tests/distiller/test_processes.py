@@ -61,8 +61,9 @@ def torchrun(folder, options="{}", how="lives"):
     [
         '{"soft_labels": true, "augmentation": "flip_rotate", "save_steps": 2}',
         '{"init": "pool", "window": "last", "window_length": 2, "pool_size": 2}',
+        '{"parametrization": "pyramid", "augmentation": "noise+flip", "augmentations_per_step": 2}',
     ],
-    ids=["random", "pool"],
+    ids=["random", "pool", "pyramid"],
 )
 def test_two_processes_with_half_the_networks_each(tmp_path, options):
     done = torchrun(tmp_path / "two", options)
