@@ -69,7 +69,13 @@ def test_an_unknown_recipe_is_an_error_that_helps(name, message):
 def test_the_name_is_in_the_record_of_a_run(tmp_path):
     folder = tmp_path / "out"
     small = {"model_args": {"width": 4, "depth": 2, "norm_layer": "batchnorm2d"}}
-    off = {"eval_steps": 0, "save_steps": 0, "baselines": False, "disable_tqdm": True}
+    off = {
+        "compile": "no",
+        "eval_steps": 0,
+        "save_steps": 0,
+        "baselines": False,
+        "disable_tqdm": True,
+    }
     config = DistillerConfig.from_recipe(
         "mnist_transfer_ipc10", **{**TOY, "batching": "groups", "inner_steps": 1}, **small, **off,
         real_batch_size=8, output_dir=str(folder), eval_split=None,

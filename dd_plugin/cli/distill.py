@@ -1,4 +1,4 @@
-"""`dd-plugin distill`: a distillation run from flags, a YAML file or a recipe to a folder of results.
+"""`dd-plugin distill`: a distillation run from flags, a YAML file or a recipe to its results.
 
 Every flag is a field of `DistillerConfig`. With no arguments it distils the handwritten digits that
 come with scikit-learn.
