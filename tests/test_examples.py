@@ -14,7 +14,6 @@ import yaml
 from timm.models.resnet import ResNet
 
 from dd_plugin.convnet import DDConvNet
-from dd_plugin.distiller import DistillerConfig
 from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
 from tests.hub.records import a_set
@@ -195,13 +194,6 @@ def test_reproduce_cifar10(tmp_path):
     assert [(row["case"], row["norm"], len(row["accuracies"])) for row in rows] == [
         ("both", "BatchNorm", 2)
     ]
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("configs/*.yaml")), ids=lambda p: p.stem)
-def test_configurations_are_possible_and_have_no_idle_option(path):
-    # Warnings are errors here: an option without effect would fail.
-    config = DistillerConfig(**yaml.safe_load(path.read_text()))
-    assert config.output_dir.endswith(path.stem)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""`dd-plugin distill`: a distillation run from flags or a YAML file to a folder with its results.
+"""`dd-plugin distill`: a distillation run from flags, a YAML file or a recipe to its results.
 
 Every flag is a field of `DistillerConfig`. With no arguments it distils the handwritten digits that
 come with scikit-learn.
 """
 
 import argparse
+import difflib
 import re
 import sys
 from contextlib import suppress
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dd_plugin.cli.errors import CommandError
+from dd_plugin.recipes import recipe_names, recipe_summary
+
+_RECIPE = "recipe:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         nargs="?",
-        metavar="CONFIG.yaml",
-        help="settings; write it first, options override it",
+        metavar="CONFIG.yaml | recipe:NAME",
+        help="settings: a YAML file, or a recipe by its name (`recipe:` lists them); write it "
+        "first, options override it",
     )
     fields = HfArgumentParser(DistillerConfig)
     for action in fields._actions:
@@ -46,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
     import warnings
 
     given = {k: v for k, v in vars(args).items() if k not in ("command", "debug", "config")}
-    values = {**_from_yaml(args.config), **given}
+    recipe = (args.config or "").startswith(_RECIPE)
+    name = args.config.removeprefix(_RECIPE) if recipe else None
+    if name is not None and name not in recipe_names():
+        return _without_recipe(name)
+    values = {**({} if recipe else _from_yaml(args.config)), **given}
 
     from dd_plugin.bilevel import VerificationError
     from dd_plugin.distiller import Distiller, DistillerConfig, NonFiniteError
@@ -59,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            config = DistillerConfig(**values)
+            if name is None:
+                config = DistillerConfig(**values)
+            else:
+                config = DistillerConfig.from_recipe(name, **values)
         for warning in caught:
             print(f"dd-plugin distill: warning: {warning.message}", file=sys.stderr)
         if not config.eval_steps and "eval_networks" in values:
@@ -149,6 +161,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _without_recipe(name: str) -> int:
+    """List the recipes for whoever names none; returns the exit code.
+
+    Raises:
+        CommandError: a name is given, but there is no such recipe.
+    """
+    if not name:
+        print("\n".join(_listed()))
+        return 0
+    close = difflib.get_close_matches(name, recipe_names(), n=3)
+    if close:
+        hint = f"did you mean {', '.join(f'{_RECIPE}{other}' for other in close)}?"
+    else:
+        _tell("\n".join(_listed()))
+        hint = "the recipes are listed above"
+    raise CommandError(f"there is no recipe {name!r}; {hint}")
+
+
+def _listed() -> list[str]:
+    names = recipe_names()
+    width = max(map(len, names))
+    return [f"{_RECIPE}{name:{width}}  {recipe_summary(name)}" for name in names]
+
+
 def _saved(distiller: Any) -> Path:
     """Write the set; at a terminal, ask for room or another folder as often as it takes."""
     place: str | None = None
@@ -223,8 +259,6 @@ def _from_yaml(path: str | None) -> dict[str, Any]:
     known = {f.name for f in fields(DistillerConfig)}
     unknown = sorted(set(map(str, content)) - known)
     if unknown:
-        import difflib
-
         close = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
         hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
         raise CommandError(f"{path} has unknown options {unknown}{hint}")

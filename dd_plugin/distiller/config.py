@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from dd_plugin.distiller.coercion import coerced
+from dd_plugin.recipes import recipe_settings
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("fixed", "random", "pool"),
@@ -68,8 +69,8 @@ def _option(default: Any, text: str, **more: Any) -> Any:
 class DistillerConfig:
     """The settings of a run; every one has a default that works.
 
-    The defaults distil scikit-learn's handwritten digits on a CPU in a minute or two. See
-    ``examples/configs`` for the settings of published methods.
+    The defaults distil scikit-learn's handwritten digits on a CPU in a minute or two. The settings
+    of published methods are recipes, see `from_recipe`.
 
     Raises:
         ValueError: a value is not possible, or two do not go together.
@@ -301,6 +302,26 @@ class DistillerConfig:
         self._check_combinations()
         self._warn_of_no_effect()
 
+    @classmethod
+    def from_recipe(cls, name: str, **overrides: Any) -> DistillerConfig:
+        """The settings of a recipe of ``dd_plugin.recipes``.
+
+        Args:
+            name: of the recipe; `dd-plugin distill recipe:` lists them.
+            overrides: settings that take the place of the recipe's.
+
+        Raises:
+            ValueError: there is no recipe of that name, or the settings are not possible.
+        """
+        config = cls(**{**recipe_settings(name), **overrides})
+        vars(config)["_recipe_name"] = name
+        return config
+
+    @property
+    def recipe_name(self) -> str | None:
+        """The recipe that the settings come from, if they come from one; see `from_recipe`."""
+        return vars(self).get("_recipe_name")
+
     def _coerce(self) -> None:
         """Make values of words that YAML does not read as such (1e-3, "false"), by the types."""
         trackers: Any = self.report_to
@@ -319,7 +340,9 @@ class DistillerConfig:
         """The same settings with another network; arguments that were a default are left out."""
         by_default = (self.models, self.model_args) == ((_CONVNET,), _FOR_DIGITS)
         arguments = None if by_default and name != _CONVNET else self.model_args
-        return replace(self, model=[name], model_args=arguments)
+        config = replace(self, model=[name], model_args=arguments)
+        vars(config)["_recipe_name"] = self.recipe_name
+        return config
 
     @property
     def models(self) -> tuple[str, ...]:

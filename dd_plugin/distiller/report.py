@@ -71,6 +71,7 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         for name, s in distiller.results.items()
     }
     about = {
+        **({"recipe_name": config.recipe_name} if config.recipe_name else {}),
         "config": _published(distiller),
         "outer_steps": state.global_step,
         "network": distiller.networks.summary(),

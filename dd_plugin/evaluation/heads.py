@@ -88,7 +88,9 @@ class HeadTest:
 
         drawn = tuple(
             trained(
-                random_rows(features, labels, per_class, seed=mix(seed, _DRAWN), num_classes=classes)
+                random_rows(
+                    features, labels, per_class, seed=mix(seed, _DRAWN), num_classes=classes
+                )
             )
             for seed in seeds
         )

@@ -2,7 +2,8 @@
 
 A line `{{ help NAME }}` of a page becomes what `dd-plugin NAME --help` prints, and `{{ settings }}`
 tables of every field of `DistillerConfig`: flag, default, meaning, under the headings that the
-fields have in the source. So neither can be out of date.
+fields have in the source. `{{ recipes }}` becomes a table of the recipes. So none can be out of
+date.
 """
 
 import argparse
@@ -18,12 +19,14 @@ WIDTH = 88
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Replaces the two kinds of line (an event of MkDocs)."""
+    """Replaces the three kinds of line (an event of MkDocs)."""
 
     def made(match: re.Match[str]) -> str:
         words = match[1].split()
         if words == ["settings"]:
             return settings()
+        if words == ["recipes"]:
+            return recipes()
         if len(words) == 2 and words[0] == "help":
             return f"```text\n{help_of(words[1])}\n```"
         raise PluginError(f"{page.file.src_uri}: cannot replace {match[0]!r}")
@@ -62,6 +65,14 @@ def settings() -> str:
     if fields:
         raise PluginError(f"settings under no heading: {', '.join(fields)}")
     return "\n".join(parts)
+
+
+def recipes() -> str:
+    """A table of the recipes."""
+    from dd_plugin.recipes import recipe_names, recipe_summary
+
+    rows = [f"| `{name}` | {recipe_summary(name)} |" for name in recipe_names()]
+    return "\n".join(["| recipe | what it is |", "|---|---|", *rows])
 
 
 def shown(field: Any) -> str:

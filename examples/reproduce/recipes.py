@@ -1,4 +1,4 @@
-"""The recipes of examples/configs on a data set, over seeds, each run in a process of its own.
+"""The recipes of dd_plugin/recipes on a data set, over seeds, each run in a process of its own.
 
     python examples/reproduce/recipes.py DATASET CONFIG... --json docs/results/mnist.json
 

@@ -2,7 +2,7 @@
 
 A recipe gets its time in slices, over as many runs of the command as there are. A slice goes on
 from the archive of a checkpoint, writes a row per evaluation, and leaves an archive in turn. The
-settings are those of ``examples/configs/rat_bptt_cifar10_ipc10.yaml`` but for what `plan.RECIPES`
+settings are those of the recipe ``rat_bptt_cifar10_ipc10`` but for what `plan.RECIPES`
 says and, with the short unroll, learned step sizes. Networks are tested on validation images.
 """
 
@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.utils.data import TensorDataset
 
 from dd_plugin import Distiller, DistillerConfig
 from dd_plugin.distiller import DistillerCallback
+from dd_plugin.recipes import recipe_settings
 from tests.gpu.pack import read_pack
 from tests.gpu.plan import RECIPES
 from tests.gpu.records import Row
 from tests.gpu.runs import pictures
-from tests.repository import ROOT
 
-_SETTINGS = ROOT / "examples/configs/rat_bptt_cifar10_ipc10.yaml"
+_SETTINGS = "rat_bptt_cifar10_ipc10"
 _OF_THE_DATA = ("dataset", "image_column", "label_column", "eval_split")
 # Seconds of distilling at the first evaluation, and the factor from one to the next.
 _FIRST, _GROWTH = 15.0, 1.5
@@ -45,7 +44,7 @@ def archive_of(recipe: str) -> str:
 def settings(recipe: str, size: str, compile: str, folder: Path) -> DistillerConfig:
     """The settings of a recipe."""
     chosen = RECIPES[recipe]
-    given = yaml.safe_load(_SETTINGS.read_text())
+    given = recipe_settings(_SETTINGS)
     for name in _OF_THE_DATA:
         del given[name]
     given |= {

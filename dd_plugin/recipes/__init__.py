@@ -1,0 +1,55 @@
+"""Settings of runs by name, one YAML file each: what `dd-plugin distill recipe:NAME` takes.
+
+Beside the trainer, which reads them in `DistillerConfig.from_recipe`. Of published methods and of
+the runs on the benchmark pages. A file begins with a comment whose first sentence says what it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib import resources
+from typing import Any
+
+__all__ = ["recipe_names", "recipe_settings", "recipe_summary"]
+
+
+def recipe_names() -> list[str]:
+    """The names of all recipes, in alphabetical order."""
+    files = resources.files(__name__).iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """The settings of a recipe, by the names of `DistillerConfig`'s fields.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    import yaml
+
+    settings: dict[str, Any] = yaml.safe_load(_text_of(name))
+    return settings
+
+
+def recipe_summary(name: str) -> str:
+    """What a recipe is of, in one sentence.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
+    lines = []
+    for line in _text_of(name).splitlines():
+        if not line.startswith("# ") or line.startswith("#  "):
+            break
+        lines.append(line.removeprefix("# "))
+    return re.split(r"(?<=\.) (?=[A-Z])", " ".join(lines))[0]
+
+
+def _text_of(name: str) -> str:
+    names = recipe_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"there is no recipe {name!r}; {hint or 'there are ' + ', '.join(names)}")
+    return resources.files(__name__).joinpath(f"{name}.yaml").read_text("utf-8")
