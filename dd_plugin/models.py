@@ -152,7 +152,7 @@ def factory_from(
     arguments = {key: value for key, value in model_args.items() if value is not None}
     pretrained = bool(arguments.pop("pretrained", False))
     if from_record:
-        _check_record(name, arguments)
+        check_record(name, arguments)
     if name.startswith(_TIMM_PREFIX):
         architecture = name.removeprefix(_TIMM_PREFIX)
         build = _timm_factory(architecture, pretrained, arguments)
@@ -177,8 +177,12 @@ def factory_from(
     return make_within
 
 
-def _check_record(name: str, model_args: Mapping[str, Any]) -> None:
-    """See that a name and arguments out of a file lead to nothing on this machine."""
+def check_record(name: str, model_args: Mapping[str, Any]) -> None:
+    """See that a name and arguments out of a file lead to nothing on this machine.
+
+    Raises:
+        ModelLoadError: they could.
+    """
     if name.startswith(_TIMM_PREFIX):
         return _check_arguments(model_args)
     if not _HUB_ID.fullmatch(name):

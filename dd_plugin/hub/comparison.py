@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def compare(
     device: torch.device | str = "cpu",
     about: dict[str, Any] | None = None,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+    folder: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate a set with several networks.
 
@@ -58,6 +60,7 @@ def compare(
         device: where.
         about: more to put into each row, such as the names of the data set and split.
         on_row: called with each row when it is there.
+        folder: where the features of real images are kept, for a set that is for heads.
 
     Returns:
         One dictionary per model and kind of training data: ``model``, ``trained_on``,
@@ -66,7 +69,7 @@ def compare(
     """
     if distilled.recipe.trainable == "head":
         return _compare_heads(
-            distilled, models, test, train, networks, seed, full_data, device, about, on_row
+            distilled, models, test, train, networks, seed, full_data, device, about, on_row, folder
         )
     rows: list[dict[str, Any]] = []
 
@@ -120,12 +123,13 @@ def _compare_heads(
     device: torch.device | str,
     about: dict[str, Any] | None,
     on_row: Callable[[dict[str, Any]], None],
+    folder: Path | None,
 ) -> list[dict[str, Any]]:
     """`compare` for a set that trains the head of frozen networks."""
     rows: list[dict[str, Any]] = []
     per_class = max(1, int(distilled.images_per_class))
     for model in models:
-        tested = distilled.head_test(model, test, train, device=device)
+        tested = distilled.head_test(model, test, train, device=device, folder=folder)
         measured: list[tuple[str, str | None, Scores]] = []
         sets = {pixels: distilled.synthetic(pixels, device) for pixels in ("exact", "png")}
         for pixels, synthetic in sets.items():

@@ -40,7 +40,7 @@ from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
-from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.backbones import Backbone, check_recorded_backbone, load_backbone
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.heads import Head, head_of
 
@@ -315,6 +315,8 @@ class DistilledDataset:
         else:
             assert callable(model)
             given = model()
+        if model is None:
+            check_recorded_backbone(str(name))
         made = load_backbone(
             given,
             feature_layer=noted.feature_layer if noted else None,
@@ -473,6 +475,7 @@ class DistilledDataset:
         *,
         device: torch.device | str = "cpu",
         loss: Loss | None = None,
+        folder: Path | None = None,
     ) -> HeadTest:
         """What tests heads on a backbone that are trained on this set, or on real images.
 
@@ -482,10 +485,13 @@ class DistilledDataset:
             train: real images to train on.
             device: where.
             loss: see `fit`.
+            folder: where the features of the real images are kept; by default in memory alone.
         """
         backbone = self.backbone(model, device=device)
-        seen = None if train is None else features_of(backbone, train)
-        return HeadTest(backbone, self._head(loss), seen, features_of(backbone, test))
+        seen = None if train is None else features_of(backbone, train, folder=folder)
+        return HeadTest(
+            backbone, self._head(loss), seen, features_of(backbone, test, folder=folder)
+        )
 
     def synthetic(self, pixels: PixelKind, device: torch.device | str = "cpu") -> SyntheticSet:
         """The set as networks are trained on it."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
 from dd_plugin.messages import described
-from dd_plugin.models import load_model, load_vision_model
+from dd_plugin.models import check_record, load_model, load_vision_model
 from dd_plugin.networks.classifier import FeatureNetwork
 from dd_plugin.networks.errors import BackboneError
 from dd_plugin.networks.fingerprint import fingerprint
@@ -266,6 +266,16 @@ def load_backbone(
         revision=getattr(getattr(module, "config", None), "_commit_hash", None) or revision,
         trainable=trainable,
     )
+
+
+def check_recorded_backbone(name: str) -> None:
+    """See that the name of a backbone that a file gives leads to nothing on this machine.
+
+    Raises:
+        ModelLoadError: it could.
+    """
+    if not name.startswith(LITE_PREFIX):
+        check_record(name, {})
 
 
 def _load(

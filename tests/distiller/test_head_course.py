@@ -12,6 +12,7 @@ from dd_plugin import DistilledDataset, Distiller, DistillerConfig
 from dd_plugin.distiller.config import NoEffectWarning
 from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.hub.dataset import OtherWeightsWarning
+from dd_plugin.models import ModelLoadError
 from tests.distiller.toy import toy_dataset
 
 
@@ -267,3 +268,45 @@ def test_several_networks_from_scratch_are_refused_for_now():
     with pytest.raises(ValueError, match="`model` must be one network"):
         DistillerConfig(model=["timm/dd_convnet", "timm/dd_lenet"])
     assert DistillerConfig(model=["timm/dd_lenet"]).to_dict()["model"] == "timm/dd_lenet"
+
+
+def test_a_name_in_a_record_is_never_a_folder_of_this_machine(tmp_path, monkeypatch):
+    run = distiller(tmp_path)
+    run.train()
+    folder = run.save_model()
+    path = folder / "recipe.json"
+    record = json.loads(path.read_text())
+    record["recipe"] |= {"model": "someone/network"}
+    record["recipe"]["backbones"][0]["model"] = "someone/network"
+    path.write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "network").mkdir(parents=True)
+    opened = DistilledDataset.from_pretrained(folder)
+    with pytest.raises(ModelLoadError, match="there is a file or folder of that name here"):
+        opened.fit()
+
+
+def test_data_of_one_class_is_refused_before_any_work(tmp_path):
+    from dd_plugin.data import DataError
+
+    data = toy_dataset().filter(lambda row: row["label"] == 0)
+    with pytest.raises((DataError, ValueError), match="class"):
+        distiller(tmp_path, data=data)
+
+
+def test_two_names_on_the_command_line_and_an_evaluation_of_a_third(tmp_path, capsys, monkeypatch):
+    """Networks of timm with random weights: `pretrained` is false."""
+    from dd_plugin.cli import main
+
+    out = str(tmp_path / "out")
+    common = ["--dataset", "digits", "--image_size", "32", "--real_batch_size", "32"]
+    models = ["--model", "timm/test_resnet", "timm/test_vit", "--trainable", "head"]
+    more = ["--max_steps", "2", "--eval_steps", "0", "--disable_tqdm", "true"]
+    arguments = ["--model_args", '{"pretrained": false}', "--output_dir", out]
+    torch.manual_seed(0)
+    assert main(["distill", *common, *models, *more, *arguments]) == 0
+    table = capsys.readouterr().out
+    assert "real images nearest to the centroid" in table
+    record = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    names = [b["model"] for b in record["recipe"]["backbones"]]
+    assert names == ["timm/test_resnet", "timm/test_vit"]
