@@ -24,7 +24,7 @@ from dd_plugin.networks.fingerprint import fingerprint
 from dd_plugin.networks.lite_weights import LITE_PREFIX, load_lite
 from dd_plugin.networks.module_features import check_loaded, feature_network, normalization_of
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "BackboneError", "load_backbone"]
 
 TIMM_PREFIX = "timm/"
 
