@@ -2,23 +2,37 @@
 
 After `data` and `bilevel`, before `distiller` and `hub`. `scores` trains and tests on a synthetic
 set, `baselines` gives what it has to be compared with: as many random real images, and the full
-data.
+data. For the heads of frozen networks `heads` does both, with `probe` and `coresets`.
 """
 
 from dd_plugin.evaluation.baselines import train_on_real
 from dd_plugin.evaluation.checks import DivergedError, DivergedWarning
+from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
+from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
+from dd_plugin.evaluation.probe import Probe, ProbeWarning, accuracy_of_head, fit_probe
 from dd_plugin.evaluation.scores import InputBatches, Scores, accuracy_of, network_seed, score
 from dd_plugin.evaluation.training import OtherArchitectureWarning, train_by_recipe
 
 __all__ = [
     "DivergedError",
     "DivergedWarning",
+    "HeadTest",
     "InputBatches",
     "OtherArchitectureWarning",
+    "Probe",
+    "ProbeWarning",
     "Scores",
     "accuracy_of",
+    "accuracy_of_head",
+    "fit_probe",
+    "herding",
+    "k_center",
+    "nearest_to_centroid",
     "network_seed",
+    "probe_on",
+    "random_rows",
     "score",
     "train_by_recipe",
+    "train_head",
     "train_on_real",
 ]

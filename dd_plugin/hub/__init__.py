@@ -4,7 +4,7 @@ After `data` and `evaluation`; the trainer writes through it, and everything tha
 a distilled set is here.
 """
 
-from dd_plugin.hub.dataset import DistilledDataset
+from dd_plugin.hub.dataset import DistilledDataset, OtherWeightsWarning
 from dd_plugin.hub.download import DownloadError, StaleSetWarning
 from dd_plugin.hub.folder import write_set
 from dd_plugin.hub.limits import DistilledFormatError
@@ -14,6 +14,7 @@ __all__ = [
     "DistilledDataset",
     "DistilledFormatError",
     "DownloadError",
+    "OtherWeightsWarning",
     "PushError",
     "PushResult",
     "StaleSetWarning",

@@ -2,3 +2,22 @@
 
 Above `dd_plugin.data` and below `dd_plugin.evaluation`.
 """
+
+from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.errors import BackboneError, BackboneWarning
+from dd_plugin.networks.features import Features, features_of
+from dd_plugin.networks.heads import Head, HeadGradient, LinearHead, RidgeHead, UnrolledHead
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "BackboneWarning",
+    "Features",
+    "Head",
+    "HeadGradient",
+    "LinearHead",
+    "RidgeHead",
+    "UnrolledHead",
+    "features_of",
+    "load_backbone",
+]

@@ -41,6 +41,7 @@ RUN = (
         "docs/tutorials/publish.md",
     ),
     ("docs/tutorials/outer-loop.md",),
+    ("docs/tutorials/pretrained-backbone.md",),
     ("docs/guides/extend.md",),
 )
 
