@@ -314,13 +314,13 @@ class DistillerConfig:
             ValueError: there is no recipe of that name, or the settings are not possible.
         """
         config = cls(**{**recipe_settings(name), **overrides})
-        vars(config)["_recipe_name"] = name
+        vars(config)["recipe_name"] = name
         return config
 
     @property
     def recipe_name(self) -> str | None:
         """The recipe that the settings come from, if they come from one; see `from_recipe`."""
-        return vars(self).get("_recipe_name")
+        return vars(self).get("recipe_name")
 
     def _coerce(self) -> None:
         """Make values of words that YAML does not read as such (1e-3, "false"), by the types."""
@@ -341,7 +341,7 @@ class DistillerConfig:
         by_default = (self.models, self.model_args) == ((_CONVNET,), _FOR_DIGITS)
         arguments = None if by_default and name != _CONVNET else self.model_args
         config = replace(self, model=[name], model_args=arguments)
-        vars(config)["_recipe_name"] = self.recipe_name
+        vars(config)["recipe_name"] = self.recipe_name
         return config
 
     @property
