@@ -22,7 +22,7 @@ from dd_plugin.evaluation.baselines import (
     train_on_all,
     train_on_random_real,
 )
-from dd_plugin.evaluation.heads import HeadTest
+from dd_plugin.evaluation.heads import EIGHT_BIT, HeadTest
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.distiller import Distiller
@@ -76,6 +76,8 @@ def _head_controls(distiller: Distiller) -> dict[str, Scores]:
     seeds = [network_seed(config.seed, i) for i in range(config.final_eval_networks)]
     found: dict[str, tuple[float, ...]] = {}
     for test in _tests(distiller):
+        stored = test.distilled(distiller.synthetic, eight_bit=True)
+        found[EIGHT_BIT] = (*found.get(EIGHT_BIT, ()), stored)
         for name, scores in test.controls(distiller.synthetic, config.images_per_class, seeds):
             found[name] = found.get(name, ()) + scores.accuracies
     return {name: Scores(accuracies) for name, accuracies in found.items()}

@@ -22,7 +22,8 @@ from dd_plugin.networks.features import Features
 from dd_plugin.networks.heads import Head, LinearHead
 
 # Real images that are drawn, or chosen by a rule; `row_labels` of the card has their names.
-RANDOM, CENTROID, HERDING, K_CENTER, ALL = (
+EIGHT_BIT, RANDOM, CENTROID, HERDING, K_CENTER, ALL = (
+    "distilled, 8-bit",
     "random real",
     "nearest to the centroid",
     "herding",
@@ -60,9 +61,15 @@ class HeadTest:
         """Of a head, on the test features."""
         return accuracy_of_head(head.weight, head.bias, self.test.values[0], self.test.labels)
 
-    def distilled(self, synthetic: SyntheticSet) -> float:
-        """The accuracy of the head that is trained on a synthetic set."""
-        return self.accuracy(train_head(self.backbone, self.head, synthetic, self.batch_size))
+    def distilled(self, synthetic: SyntheticSet, *, eight_bit: bool = False) -> float:
+        """The accuracy of the head that is trained on a synthetic set.
+
+        Args:
+            synthetic: the set.
+            eight_bit: its images as they are in PNG files.
+        """
+        head = train_head(self.backbone, self.head, synthetic, self.batch_size, eight_bit=eight_bit)
+        return self.accuracy(head)
 
     def controls(
         self, synthetic: SyntheticSet, per_class: int, seeds: Sequence[int], *, full: bool = True
@@ -113,11 +120,24 @@ class HeadTest:
 
 @torch.no_grad()
 def train_head(
-    backbone: Backbone, head: Head, synthetic: SyntheticSet, batch_size: int = 128
+    backbone: Backbone,
+    head: Head,
+    synthetic: SyntheticSet,
+    batch_size: int = 128,
+    *,
+    eight_bit: bool = False,
 ) -> LinearHead:
-    """The head that is trained on a synthetic set, on the images as they are stored."""
+    """The head that is trained on a synthetic set, on its images without augmentation.
+
+    Args:
+        backbone: frozen.
+        head: how it is trained.
+        synthetic: the set.
+        batch_size: images per forward pass.
+        eight_bit: the images as they are in PNG files.
+    """
     return head.train(
-        _features_of_set(backbone, synthetic, batch_size),
+        _features_of_set(backbone, synthetic, batch_size, eight_bit),
         synthetic.targets().detach(),
         num_classes=synthetic.recipe.num_classes,
         step_sizes=synthetic.step_sizes().detach(),
@@ -133,8 +153,12 @@ def probe_on(backbone: Backbone, synthetic: SyntheticSet, batch_size: int = 128)
     return LinearHead(probe.weight, probe.bias)
 
 
-def _features_of_set(backbone: Backbone, synthetic: SyntheticSet, batch_size: int) -> Tensor:
+def _features_of_set(
+    backbone: Backbone, synthetic: SyntheticSet, batch_size: int, eight_bit: bool = False
+) -> Tensor:
     images = synthetic.images().detach()
+    if eight_bit:
+        images = (images.clamp(0, 1) * 255).round() / 255
     parts = [backbone(part).to(images.dtype) for part in images.split(batch_size)]
     return torch.cat(parts)
 

@@ -26,6 +26,7 @@ def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[
     few = "random real images of that storage" if smaller else "as many random real images"
     return {
         "distilled": (own, f"{shown}, stored as {stored}" if smaller else shown),
+        "distilled, 8-bit": (f"{own}, as PNG files have them", shown),
         "random real": (few, stored),
         "nearest to the centroid": ("real images nearest to the centroid", stored),
         "herding": ("real images by herding", stored),

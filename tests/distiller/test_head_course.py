@@ -3,63 +3,24 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from dd_plugin import DistilledDataset, Distiller, DistillerConfig
+from dd_plugin import DistilledDataset, DistillerConfig
 from dd_plugin.distiller.config import NoEffectWarning
 from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.hub.dataset import OtherWeightsWarning
 from dd_plugin.models import ModelLoadError
-from tests.distiller.toy import toy_dataset
-
-
-class Small(nn.Module):
-    """Convolution, BatchNorm with statistics of its own, and a linear head."""
-
-    def __init__(self, width=6, seed=0):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.conv = nn.Conv2d(3, width, 3, stride=2)
-            self.norm = nn.BatchNorm2d(width)
-            self.norm.running_mean.normal_()
-            self.norm.running_var.uniform_(0.5, 2)
-            self.fc = nn.Linear(width, 7)
-
-    def forward(self, x):
-        return self.fc(F.gelu(self.norm(self.conv(x))).mean((2, 3)))
-
-
-def distiller(folder, model=None, data=None, **settings):
-    settings = {
-        "trainable": "head",
-        "normalization": "none",
-        "max_steps": 4,
-        "eval_steps": 0,
-        "save_steps": 0,
-        "real_batch_size": 16,
-        "disable_tqdm": True,
-        "output_dir": str(folder / "out"),
-        **settings,
-    }
-    data = toy_dataset() if data is None else data
-    test = toy_dataset(seed=1)
-    return Distiller(model or Small(), DistillerConfig(**settings), data, test)
-
-
-def features(network, images):
-    images = images.to(next(network.parameters()).dtype)
-    return F.gelu(network.norm(network.conv(images))).mean((2, 3))
+from tests.distiller.toy import Small, head_distiller, toy_dataset
 
 
 @pytest.mark.parametrize("batch", [128, 2])
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, batch, soft):
     network = Small().double().eval()
-    run = distiller(
+    run = head_distiller(
         tmp_path,
         network,
         dtype="float64",
@@ -74,7 +35,7 @@ def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, b
 
     real, labels = run.head.train[0].batch(16, mix(0, 20, 0, 0))
     backbone = run.head.backbones[0]
-    f = features(network, backbone.network_input(run.synthetic.images()))
+    f = network.features(backbone.network_input(run.synthetic.images()))
     head = run.head.head.train(
         f,
         run.synthetic.targets(),
@@ -93,7 +54,7 @@ def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, b
 def test_a_run_learns_and_leaves_the_network_as_it_was(tmp_path):
     network = Small(16)
     before = {name: t.clone() for name, t in network.state_dict().items()}
-    run = distiller(tmp_path, network, max_steps=40, learning_rate=0.05, image_init="noise")
+    run = head_distiller(tmp_path, network, max_steps=40, learning_rate=0.05, image_init="noise")
     start = run.evaluate()["accuracy_mean"]
     run.train()
     assert run.evaluate()["accuracy_mean"] > start + 0.1
@@ -107,11 +68,11 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, head):
     if head == "unroll":
         settings["inner_steps"] = 3
     models = [Small(6, seed=1), Small(5, seed=2)]
-    whole = distiller(tmp_path / "a", models, **settings)
+    whole = head_distiller(tmp_path / "a", models, **settings)
     whole.train()
-    first = distiller(tmp_path / "b", models, **settings)
+    first = head_distiller(tmp_path / "b", models, **settings)
     first.train()
-    again = distiller(tmp_path / "b", models, **settings)
+    again = head_distiller(tmp_path / "b", models, **settings)
     with pytest.warns(UserWarning, match="goes back to step 2"):
         again.train(resume_from_checkpoint=first.output_dir / "checkpoint-2")
     for name, t in whole.synthetic.state_dict().items():
@@ -119,7 +80,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, head):
 
 
 def test_every_backbone_has_its_turn(tmp_path):
-    run = distiller(tmp_path, [Small(3), Small(4), Small(5)])
+    run = head_distiller(tmp_path, [Small(3), Small(4), Small(5)])
     chosen = [run.head.choice(step, 0) for step in range(30)]
     assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3))
     assert len({tuple(chosen[i : i + 3]) for i in range(0, 30, 3)}) > 1
@@ -132,7 +93,7 @@ def test_a_set_is_read_back_and_gives_the_same_accuracies(tmp_path, head, soft):
     settings = {"head": head, "soft_labels": soft}
     if head == "unroll":
         settings["inner_steps"] = 3
-    run = distiller(tmp_path, network, **settings)
+    run = head_distiller(tmp_path, network, **settings)
     run.train()
     results = run.compare()
     folder = run.save_model()
@@ -141,7 +102,14 @@ def test_a_set_is_read_back_and_gives_the_same_accuracies(tmp_path, head, soft):
     assert opened.recipe.backbones[0].num_features == 8
     again = opened.evaluate(network, toy_dataset(seed=1))
     assert again.accuracies == results["distilled"].accuracies
-    names = ["distilled", "random real", "nearest to the centroid", "herding", "k-center"]
+    names = [
+        "distilled",
+        "distilled, 8-bit",
+        "random real",
+        "nearest to the centroid",
+        "herding",
+        "k-center",
+    ]
     assert list(results) == [*names, "full data"]
     # The ordinary network, its head trained, ready for its own input.
     model = opened.fit(network)
@@ -161,7 +129,7 @@ def test_a_set_is_read_back_and_gives_the_same_accuracies(tmp_path, head, soft):
 
 
 def test_the_record_says_which_weights_and_the_card_what_is_trained(tmp_path):
-    run = distiller(tmp_path)
+    run = head_distiller(tmp_path)
     run.train()
     folder = run.save_model()
     record = json.loads((folder / "recipe.json").read_text())
@@ -188,7 +156,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path):
         transformers.ConvNextImageProcessor().save_pretrained(place)
 
     save(0)
-    run = distiller(tmp_path, str(place))
+    run = head_distiller(tmp_path, str(place))
     run.train()
     folder = run.save_model()
     opened = DistilledDataset.from_pretrained(folder)
@@ -233,7 +201,7 @@ def test_gradient_matching_has_the_gradient_of_its_value(soft):
 
 
 def test_gradient_matching_runs_and_its_step_sizes_stay(tmp_path):
-    run = distiller(tmp_path, objective="gradient_matching")
+    run = head_distiller(tmp_path, objective="gradient_matching")
     before = run.synthetic.images().detach().clone()
     constants = {name: t.detach().clone() for name, t in run.synthetic.constants().items()}
     run.train()
@@ -271,7 +239,7 @@ def test_several_networks_from_scratch_are_refused_for_now():
 
 
 def test_a_name_in_a_record_is_never_a_folder_of_this_machine(tmp_path, monkeypatch):
-    run = distiller(tmp_path)
+    run = head_distiller(tmp_path)
     run.train()
     folder = run.save_model()
     path = folder / "recipe.json"
@@ -291,7 +259,7 @@ def test_data_of_one_class_is_refused_before_any_work(tmp_path):
 
     data = toy_dataset().filter(lambda row: row["label"] == 0)
     with pytest.raises((DataError, ValueError), match="class"):
-        distiller(tmp_path, data=data)
+        head_distiller(tmp_path, data=data)
 
 
 def test_two_names_on_the_command_line_and_an_evaluation_of_a_third(tmp_path, capsys, monkeypatch):
@@ -310,3 +278,34 @@ def test_two_names_on_the_command_line_and_an_evaluation_of_a_third(tmp_path, ca
     record = json.loads((tmp_path / "out" / "recipe.json").read_text())
     names = [b["model"] for b in record["recipe"]["backbones"]]
     assert names == ["timm/test_resnet", "timm/test_vit"]
+
+
+def test_a_ridge_regression_of_scikit_learn_on_the_png_files_gives_the_accuracy_of_the_card(
+    tmp_path,
+):
+    """Without dd_plugin: `load_dataset`, the network, and the strength that is noted."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    from datasets import load_dataset
+    from safetensors.torch import load_file
+    from torchvision.transforms.functional import pil_to_tensor
+
+    network = Small(8).eval()
+    run = head_distiller(tmp_path, network, max_steps=10)
+    run.train()
+    results = run.compare()
+    folder = run.save_model()
+
+    def features(rows):
+        images = [pil_to_tensor(row["image"].convert("RGB")) / 255 for row in rows]
+        with torch.no_grad():
+            return network.features(torch.stack(images)).double().numpy()
+
+    images = load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    x, y = features(images), np.array(images["label"])
+    strength = load_file(folder / "tensors.safetensors")["constants.ridge_log_strength"].exp()
+    alpha = float(strength) * np.square(x - x.mean(0)).sum() / len(x)
+    probe = linear_model.Ridge(alpha=alpha).fit(x, np.eye(3)[y])
+    test = toy_dataset(seed=1)
+    accuracy = (probe.predict(features(test)).argmax(1) == np.array(test["label"])).mean()
+    assert accuracy == pytest.approx(results["distilled, 8-bit"].mean)
+    assert accuracy > 0.4

@@ -1,8 +1,11 @@
 """A tiny data set that can be learned, and settings for runs of seconds on it."""
 
 import numpy as np
+import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
+from torch import nn
+from torch.nn import functional as F
 
 from dd_plugin.distiller import Distiller, DistillerConfig
 
@@ -52,3 +55,39 @@ def toy_distiller(folder, *, model_init=None, callbacks=(), kind=Distiller, **op
         toy_dataset(30, seed=1),
         callbacks=callbacks,
     )
+
+
+class Small(nn.Module):
+    """A network to be frozen: convolution, BatchNorm with statistics of its own, a linear head."""
+
+    def __init__(self, width=6, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.conv = nn.Conv2d(3, width, 3, stride=2)
+            self.norm = nn.BatchNorm2d(width)
+            self.norm.running_mean.normal_()
+            self.norm.running_var.uniform_(0.5, 2)
+            self.fc = nn.Linear(width, 7)
+
+    def features(self, x):
+        return F.gelu(self.norm(self.conv(x))).mean((2, 3))
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+def head_distiller(folder, model=None, data=None, **settings):
+    settings = {
+        "trainable": "head",
+        "normalization": "none",
+        "max_steps": 4,
+        "eval_steps": 0,
+        "save_steps": 0,
+        "real_batch_size": 16,
+        "disable_tqdm": True,
+        "output_dir": str(folder / "out"),
+        **settings,
+    }
+    data = toy_dataset() if data is None else data
+    return Distiller(model or Small(), DistillerConfig(**settings), data, toy_dataset(seed=1))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.distiller.toy import Small, head_distiller, toy_dataset, toy_distiller
 from tests.hub import calls
 from tests.hub.client import Client, ClientError
 
@@ -103,3 +103,24 @@ def test_the_trainer_publishes_its_set_and_asks_first(hub, client, elsewhere, tm
             **{**options, "hub_dataset_id": "bob/run"},
         )
     assert not (tmp_path / "other" / "recipe.json").exists()
+
+
+def evaluated_with_a_head(name):
+    """In the client's process: the accuracy of a head that a set from the Hub trains."""
+    from dd_plugin import DistilledDataset
+
+    distilled = DistilledDataset.from_pretrained(name)
+    network = Small(8)
+    scores = distilled.evaluate(network, toy_dataset(seed=1))
+    return list(scores.accuracies), type(distilled.fit(network)).__name__
+
+
+def test_a_set_for_the_head_of_a_frozen_network_makes_the_same_way(
+    hub, client, elsewhere, tmp_path
+):
+    run = head_distiller(tmp_path, Small(8), soft_labels=True)
+    run.train()
+    run.compare()
+    folder = run.save_model()
+    client(calls.push, str(folder), "ada/head", **ADA)
+    assert elsewhere(evaluated_with_a_head, "ada/head") == (promised(folder), "Small")
