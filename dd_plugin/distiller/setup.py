@@ -182,6 +182,7 @@ def _head_parts(
             optimizer=config.inner_optimizer,
             optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
             augmentation=config.augmentation,
+            augmentations_per_step=config.augmentations_per_step,
             model=_public_name(backbones[0]),
             loss="custom" if own_losses[0] else "cross_entropy",
             mixed_precision=config.mixed_precision,  # type: ignore[arg-type]

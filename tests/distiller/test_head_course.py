@@ -309,3 +309,18 @@ def test_a_ridge_regression_of_scikit_learn_on_the_png_files_gives_the_accuracy_
     accuracy = (probe.predict(features(test)).argmax(1) == np.array(test["label"])).mean()
     assert accuracy == pytest.approx(results["distilled, 8-bit"].mean)
     assert accuracy > 0.4
+
+
+def test_a_step_sees_several_augmented_copies(tmp_path, monkeypatch):
+    run = head_distiller(tmp_path, augmentation="flip+noise", augmentations_per_step=3)
+    run.head.prepare()
+    seen = []
+    backbone = run.head.backbones[0]
+    monkeypatch.setattr(
+        run.head, "_forward", lambda b, images: seen.append(images) or backbone(images)
+    )
+    run.training_step()
+    assert [len(images) for images in seen] == [9]
+    copies = seen[0].detach().unflatten(0, (3, 3))
+    assert not torch.equal(copies[0], copies[1])
+    assert run.synthetic.recipe.augmentations_per_step == 3
