@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rendering import costs, gpu, markdown, quality, scaling
+from rendering import costs, gpu, heads, markdown, quality, scaling
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = "*Not measured yet.*"
@@ -115,6 +115,8 @@ BLOCKS = (
     Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
     Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
     Block("gpu-right", gpu.right, GPU),
+    Block("heads", heads.accuracies, "python -m tests.benchmarks.heads"),
+    Block("head-step", heads.cost, "python -m tests.benchmarks.head_step"),
     Block("gpu-fast", gpu.fast, GPU),
     Block("gpu-recorded", lambda files: gpu.recorded(files["gpu-fast"]), GPU, ("gpu-fast",)),
     Block("*", markdown.generic, "tests/benchmarks"),
