@@ -166,7 +166,9 @@ class Distiller:
         self.transform, self.networks = parts.transform, parts.networks
         self.problem, self.synthetic = parts.problem, parts.synthetic
         self.head = self.networks if isinstance(self.networks, HeadCourse) else None
-        nameless = model_init is None and not self.head and self.synthetic.recipe.model is None
+        recipe = self.synthetic.recipe
+        names = [b.model for b in recipe.backbones] if self.head else [recipe.model]
+        nameless = model_init is None and None in names
         if nameless and self.accelerator.is_main_process:
             logger.warning(
                 "the network is in a file or folder of this machine, so the recipe does not name "

@@ -1,7 +1,7 @@
 """The frozen networks of a run for heads, from names, functions or modules.
 
-Before `setup`, which has them loaded before it reads any data: a name that is wrong, or weights that
-cannot be had, are told at once.
+Before `setup`, which has them loaded before it reads any data: a name that is wrong is told at
+once, and so are weights that cannot be had.
 """
 
 from __future__ import annotations
