@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="MODEL",
-        help="timm/NAME, a Hub id or a folder; may be repeated (default: the set's own network)",
+        help="timm/NAME, a Hub id or a folder; may be repeated (default: the set's own networks)",
     )
     parser.add_argument(
         "--dataset", help="real images (default: those that the set's record names)"
@@ -157,13 +157,17 @@ def _checked_models(name: str, distilled: Any, args: argparse.Namespace) -> list
     from dd_plugin.distiller.network_checks import check_model, check_outputs
     from dd_plugin.models import ModelLoadError
 
-    own = [distilled.recipe.model] if distilled.recipe.model else []
-    models = list(dict.fromkeys(args.model or own))
+    for_heads = distilled.recipe.trainable == "head"
+    own = [b.model for b in distilled.recipe.backbones] if for_heads else [distilled.recipe.model]
+    models = list(dict.fromkeys(args.model or filter(None, own)))
     if not models:
         raise CommandError(
             f"{name} was distilled for a network without a name; say which to train with --model, "
             "and with --protocol recipe if it is the network that the set was made for"
         )
+    if for_heads:
+        _check_backbones(name, distilled, models, recorded=not args.model)
+        return models
     images, _ = distilled.prepare(distilled.images[[0, -1]], distilled.labels[[0, -1]], 0)
     for model in models:
         try:
@@ -181,6 +185,23 @@ def _checked_models(name: str, distilled: Any, args: argparse.Namespace) -> list
                 "has been trained yet)"
             ) from error
     return models
+
+
+def _check_backbones(name: str, distilled: Any, models: list[str], *, recorded: bool) -> None:
+    """Load each frozen network once, with its weights, before the features of any are computed."""
+    from dd_plugin.models import ModelLoadError
+    from dd_plugin.networks.backbones import BackboneError, check_recorded_backbone
+
+    for model in models:
+        if recorded:
+            check_recorded_backbone(model)
+        try:
+            distilled.backbone(model)
+        except (BackboneError, ModelLoadError) as error:
+            raise CommandError(
+                f"{model} cannot be used for {name}: {str(error).rstrip('.')}; mend that, or give "
+                "other networks with --model (nothing has been trained yet)"
+            ) from error
 
 
 def _rows(

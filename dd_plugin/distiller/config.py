@@ -336,11 +336,11 @@ class DistillerConfig:
                 value = "no"
             setattr(self, name, coerced(name, value, hint, secret=name in SECRETS))
 
-    def with_model(self, name: str) -> DistillerConfig:
-        """The same settings with another network; arguments that were a default are left out."""
-        by_default = (self.models, self.model_args) == ((_CONVNET,), _FOR_DIGITS)
-        arguments = None if by_default and name != _CONVNET else self.model_args
-        config = replace(self, model=[name], model_args=arguments)
+    def with_model(self, *names: str) -> DistillerConfig:
+        """The same settings with other networks; arguments that were a default are left out."""
+        by_default = self.has_default_model and self.model_args == _FOR_DIGITS
+        arguments = None if by_default and names != (_CONVNET,) else self.model_args
+        config = replace(self, model=list(names), model_args=arguments)
         vars(config)["recipe_name"] = self.recipe_name
         return config
 
@@ -348,6 +348,11 @@ class DistillerConfig:
     def models(self) -> tuple[str, ...]:
         """The names of all networks."""
         return tuple(self.model)
+
+    @property
+    def has_default_model(self) -> bool:
+        """Whether the network is the one of a configuration that names none."""
+        return self.models == (_CONVNET,)
 
     @property
     def only_model(self) -> str:
@@ -455,6 +460,11 @@ class DistillerConfig:
             raise ValueError("`hub_dataset_id` must be given with push_to_hub")
 
     def _check_head(self) -> None:
+        if self.feature_copies > 1 and self.augmentation.strip().lower() in ("", "none"):
+            raise ValueError(
+                f"`feature_copies` must be 1 without augmentation, got {self.feature_copies}; give "
+                "`augmentation`"
+            )
         if self.batching != "all":
             raise ValueError(
                 f'`batching` must be "all" with trainable="head", got {self.batching!r}; a head is '

@@ -15,7 +15,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.run_folder import RunFolder, SaveError
 from dd_plugin.distiller.setup import make_parts, make_storage, make_window
-from dd_plugin.distiller.stopping import StopSignal
+from dd_plugin.distiller.stopping import StopSignal, unwinding_on_sigterm
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.hub import check_target, push_folder
@@ -116,7 +115,7 @@ class Distiller:
         if isinstance(model_init, str):
             config, model_init = config.with_model(model_init), None
         elif isinstance(model_init, (list, tuple)) and all(isinstance(m, str) for m in model_init):
-            config, model_init = replace(config, model=list(model_init)), None
+            config, model_init = config.with_model(*model_init), None
         self.config = config
         self.output_dir = Path(config.output_dir)
         self._inner_loss, self._outer_loss = inner_loss, outer_loss
@@ -167,7 +166,9 @@ class Distiller:
         self.transform, self.networks = parts.transform, parts.networks
         self.problem, self.synthetic = parts.problem, parts.synthetic
         self.head = self.networks if isinstance(self.networks, HeadCourse) else None
-        nameless = model_init is None and not self.head and self.synthetic.recipe.model is None
+        recipe = self.synthetic.recipe
+        names = [b.model for b in recipe.backbones] if self.head else [recipe.model]
+        nameless = model_init is None and None in names
         if nameless and self.accelerator.is_main_process:
             logger.warning(
                 "the network is in a file or folder of this machine, so the recipe does not name "
@@ -264,15 +265,16 @@ class Distiller:
                 take what it is given.
         """
         self._take_max_steps()
-        if self.head is not None:
-            self.head.prepare()
-        elif any(self._own_losses()):
+        if any(self._own_losses()):
             check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
         self.best.go_on(self.synthetic)
         self._begin_or_resume(resume_from_checkpoint)
         check_course(self)
         self.state.interrupted = None
         self.control.should_training_stop = False
+        if self.head is not None:
+            with unwinding_on_sigterm(), self._folder_kept():
+                self.head.prepare()
         self._start_trackers()
         self._call("on_train_begin")
         progress = Progress(self)

@@ -201,4 +201,4 @@ class HeadCourse:
 
 def _inside(backbone: Backbone) -> nn.Module:
     """The network that a backbone is made of."""
-    return getattr(backbone, "network", backbone)
+    return backbone.network.model

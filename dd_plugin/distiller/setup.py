@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,13 +45,15 @@ from dd_plugin.data import (
 from dd_plugin.data.colors import decorrelating_basis
 from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
 from dd_plugin.data.recipe import BackboneRecord, Recipe
+from dd_plugin.data.rows import require_two_classes
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.config import DistillerConfig, NoEffectWarning
+from dd_plugin.distiller.head_backbones import load_backbones, normalize_as_data
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.objectives import GradientMatching, Objective, TrainedHead
 from dd_plugin.evaluation.fresh import ModelInit
-from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features, features_of
 from dd_plugin.networks.heads import head_of
 
@@ -90,12 +93,15 @@ def make_parts(
         DataError: the data cannot be used.
         ValueError: model, data and configuration do not fit together.
     """
+    if config.trainable == "head":
+        # Before the data, which may take minutes to read.
+        backbones = load_backbones(config, model_init, device, dtype)
+        data = _read(config, train_dataset, eval_dataset, device)
+        return _head_parts(
+            config, backbones, data, device, dtype, inner_loss, outer_loss, own_losses
+        )
     data = _read(config, train_dataset, eval_dataset, device)
     train = data.train
-    if config.trainable == "head":
-        return _head_parts(
-            config, model_init, data, device, dtype, inner_loss, outer_loss, own_losses
-        )
     if isinstance(model_init, Sequence) and not isinstance(model_init, str):
         raise ValueError(
             f"`model_init` must be one network, got {len(model_init)}; several can be given with "
@@ -142,7 +148,7 @@ def make_parts(
 
 def _head_parts(
     config: DistillerConfig,
-    model_init: Any,
+    backbones: list[Backbone],
     data: _Data,
     device: torch.device,
     dtype: torch.dtype,
@@ -157,23 +163,11 @@ def _head_parts(
             f"the real images must be of at least 2 classes, got {train.num_classes}: a head has "
             "nothing to tell apart; choose another label column or data set"
         )
-    given: Sequence[Any]
-    if model_init is None:
-        given = config.models
-    else:
-        given = model_init if isinstance(model_init, (list, tuple)) else [model_init]
-    pretrained = bool(_arguments(config.model_args).get("pretrained", True))
-    backbones = [
-        load_backbone(
-            model() if not isinstance(model, (str, nn.Module)) else model,
-            feature_layer=config.feature_layer,
-            pretrained=pretrained,
-            device=device,
-            dtype=dtype,
-            normalization=_own_normalization(config, train),
-        )
-        for model in given
-    ]
+    if data.evaluation is not None and (counts := data.evaluation.class_counts()) is not None:
+        require_two_classes(torch.tensor(counts), data.evaluation.class_names)
+    if config.normalization == "data":
+        normalize_as_data(backbones, train)
+    _warn_of_unused_losses(config, own_losses)
     recipe = Recipe.from_dict(
         Recipe(
             shape=train.shape,
@@ -184,7 +178,7 @@ def _head_parts(
             augmentation=config.augmentation,
             augmentations_per_step=config.augmentations_per_step,
             model=_public_name(backbones[0]),
-            loss="custom" if own_losses[0] else "cross_entropy",
+            loss="custom" if own_losses[0] and config.head == "unroll" else "cross_entropy",
             mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
             trainable="head",
             head=config.head,  # type: ignore[arg-type]
@@ -221,18 +215,22 @@ def _head_parts(
     )
 
 
-def _arguments(given: dict[str, Any] | str | None) -> dict[str, Any]:
-    """The arguments of a model, which the configuration has made a dictionary of."""
-    return given if isinstance(given, dict) else {}
-
-
-def _own_normalization(config: DistillerConfig, train: RealData) -> Normalization | None:
-    """What a backbone's input is normalised by, where that is not its own choice."""
-    if config.normalization == "auto":
-        return None
-    if config.normalization == "data":
-        return Normalization.from_data(train)
-    return Normalization([0.0] * train.shape[0], [1.0] * train.shape[0])
+def _warn_of_unused_losses(config: DistillerConfig, own_losses: tuple[bool, bool]) -> None:
+    own_inner, own_outer = own_losses
+    if own_inner and config.head == "ridge":
+        warnings.warn(
+            'the inner loss of your own has no effect with head="ridge", which is ridge regression '
+            'onto the labels; use head="unroll"',
+            NoEffectWarning,
+            stacklevel=4,
+        )
+    if own_outer and config.objective == "gradient_matching":
+        warnings.warn(
+            'the outer loss of your own has no effect with objective="gradient_matching", which is '
+            'that of cross entropy; use objective="bilevel"',
+            NoEffectWarning,
+            stacklevel=4,
+        )
 
 
 def _public_name(backbone: Backbone) -> str | None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -42,3 +43,25 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+
+@contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """While it is entered, SIGTERM ends the process as an exception does: files are cleared away.
+
+    For long work before the first step, of which there is no checkpoint.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        logger.warning("%s: ending before the first step", signal.Signals(number).name)
+        raise SystemExit(128 + number)
+
+    before: Any = None
+    # Only the main thread may; see `StopSignal`.
+    with suppress(ValueError):
+        before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,7 @@ training images gives a head by the recipe's own solver, tested on features of r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,6 +48,8 @@ class HeadTest:
         train: features of the real images to choose from; None where there are none.
         test: features of the real images to test on.
         batch_size: images per forward pass.
+        as_probe: train them as linear probes are, by regularized logistic regression on the
+            classes, and not as the recipe says.
     """
 
     backbone: Backbone
@@ -55,7 +57,7 @@ class HeadTest:
     train: Features | None
     test: Features
     batch_size: int = 128
-    _full: dict[int, float] = field(default_factory=dict, repr=False)
+    as_probe: bool = False
 
     def accuracy(self, head: LinearHead) -> float:
         """Of a head, on the test features."""
@@ -68,6 +70,9 @@ class HeadTest:
             synthetic: the set.
             eight_bit: its images as they are in PNG files.
         """
+        if self.as_probe:
+            head = probe_on(self.backbone, synthetic, self.batch_size, eight_bit=eight_bit)
+            return self.accuracy(head)
         head = train_head(self.backbone, self.head, synthetic, self.batch_size, eight_bit=eight_bit)
         return self.accuracy(head)
 
@@ -109,6 +114,9 @@ class HeadTest:
             yield ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
 
     def _train(self, synthetic: SyntheticSet, features: Tensor, labels: Tensor) -> LinearHead:
+        if self.as_probe:
+            probe = fit_probe(features, labels, synthetic.recipe.num_classes)
+            return LinearHead(probe.weight, probe.bias)
         return self.head.train(
             features.to(synthetic.step_sizes()),
             labels.to(synthetic.labels.device),
@@ -146,9 +154,11 @@ def train_head(
 
 
 @torch.no_grad()
-def probe_on(backbone: Backbone, synthetic: SyntheticSet, batch_size: int = 128) -> LinearHead:
+def probe_on(
+    backbone: Backbone, synthetic: SyntheticSet, batch_size: int = 128, *, eight_bit: bool = False
+) -> LinearHead:
     """The head that a linear probe gives on the set's images and the classes that they are of."""
-    features = _features_of_set(backbone, synthetic, batch_size)
+    features = _features_of_set(backbone, synthetic, batch_size, eight_bit)
     probe = fit_probe(features, synthetic.labels, synthetic.recipe.num_classes)
     return LinearHead(probe.weight, probe.bias)
 

@@ -69,7 +69,18 @@ def compare(
     """
     if distilled.recipe.trainable == "head":
         return _compare_heads(
-            distilled, models, test, train, networks, seed, full_data, device, about, on_row, folder
+            distilled,
+            models,
+            test,
+            train,
+            networks,
+            seed,
+            protocol,
+            full_data,
+            device,
+            about,
+            on_row,
+            folder,
         )
     rows: list[dict[str, Any]] = []
 
@@ -119,6 +130,7 @@ def _compare_heads(
     train: RealData | None,
     networks: int,
     seed: int | None,
+    protocol: Protocol,
     full_data: bool,
     device: torch.device | str,
     about: dict[str, Any] | None,
@@ -129,27 +141,32 @@ def _compare_heads(
     rows: list[dict[str, Any]] = []
     per_class = max(1, int(distilled.images_per_class))
     for model in models:
-        tested = distilled.head_test(model, test, train, device=device, folder=folder)
-        measured: list[tuple[str, str | None, Scores]] = []
-        sets = {pixels: distilled.synthetic(pixels, device) for pixels in ("exact", "png")}
-        for pixels, synthetic in sets.items():
-            measured.append(("distilled images", pixels, Scores((tested.distilled(synthetic),))))
-        if train is not None:
-            seeds = distilled.seeds(networks, seed)
-            controls = tested.controls(sets["exact"], per_class, seeds, full=full_data)
-            measured += [(HEAD_CONTROLS[name], None, scores) for name, scores in controls]
-        for trained_on, kind, scores in measured:
+        tested = distilled.head_test(
+            model, test, train, device=device, folder=folder, protocol=protocol
+        )
+        how = "standard" if tested.as_probe else "head"
+
+        def add(trained_on: str, pixels: str | None, scores: Scores) -> None:
             row = {
-                "model": model,
+                "model": model,  # noqa: B023 - called in this turn of the loop alone
                 "trained_on": trained_on,
-                "protocol": "head",
-                "pixels": kind,
-                "images": len(tested.test.labels),
+                "protocol": how,  # noqa: B023
+                "pixels": pixels,
+                "images": len(tested.test.labels),  # noqa: B023
                 **scores.to_dict(),
                 **(about or {}),
             }
             rows.append(row)
             on_row(row)
+
+        for pixels in ("exact", "png"):
+            accuracy = tested.distilled(distilled.synthetic(pixels, device))
+            add("distilled images", pixels, Scores((accuracy,)))
+        if train is not None:
+            seeds = distilled.seeds(networks, seed)
+            exact = distilled.synthetic("exact", device)
+            for name, scores in tested.controls(exact, per_class, seeds, full=full_data):
+                add(HEAD_CONTROLS[name], None, scores)
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data import DataError, Normalization, RealData, load_real
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.pixels import read_pixels
-from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.recipe import BackboneRecord, Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import (
     InputBatches,
@@ -40,9 +41,16 @@ from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
-from dd_plugin.networks.backbones import Backbone, check_recorded_backbone, load_backbone
+from dd_plugin.models import factory_from
+from dd_plugin.networks.backbones import (
+    Backbone,
+    BackboneError,
+    check_recorded_backbone,
+    load_backbone,
+)
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.heads import Head, head_of
+from dd_plugin.networks.lite_weights import LITE_PREFIX
 
 Protocol = Literal["auto", "recipe", "standard"]
 PixelKind = Literal["exact", "png"]
@@ -305,27 +313,20 @@ class DistilledDataset:
                 "`model` must be given: this set was distilled for a network of its author's own, "
                 "which has no name; pass that network, or the name of any other"
             )
-        # A module of the author's own is the one without a name.
-        noted = next((b for b in recipe.backbones if b.model == name), None)
-        given: str | nn.Module
-        if isinstance(model, nn.Module):
-            given = model
-        elif name is not None:
-            given = name
-        else:
-            assert callable(model)
-            given = model()
-        if model is None:
-            check_recorded_backbone(str(name))
-        made = load_backbone(
-            given,
-            feature_layer=noted.feature_layer if noted else None,
-            revision=noted.revision if noted else None,
-            device=device,
-            dtype=self.images.dtype,
-            normalization=None if noted is None else Normalization(noted.mean, noted.std),
-        )
-        if name is not None and noted is not None and noted.fingerprint != made.fingerprint:
+        recorded = {recipe.model, *(b.model for b in recipe.backbones)}
+        # The full path of a folder is what the caller has typed.
+        if name in recorded and name and (model is None or not Path(name).is_absolute()):
+            self._check_recorded(name)
+        given = name if name is not None else model
+        if callable(given) and not isinstance(given, nn.Module):
+            given = given()
+        if not isinstance(given, (str, nn.Module)):
+            raise ValueError(
+                "`model` must be a name, a network or a function that makes one, got "
+                f"{type(given).__name__}; of several networks pass one at a time"
+            )
+        made, noted = self._loaded(given, device)
+        if noted is not None and noted.fingerprint != made.fingerprint:
             warnings.warn(
                 f"the weights of {name!r} are others than those that this set was distilled with "
                 f"(fingerprint {made.fingerprint[:12]}, then {noted.fingerprint[:12]}), so the "
@@ -334,6 +335,52 @@ class DistilledDataset:
                 stacklevel=2,
             )
         return made
+
+    def _check_recorded(self, name: str) -> None:
+        """See that a backbone named by the record is no file here and not larger than allowed."""
+        check_recorded_backbone(name)
+        if not name.startswith(LITE_PREFIX):
+            factory_from(name, {}, from_record=True, max_parameters=self._limits.max_parameters)
+
+    def _loaded(
+        self, given: str | nn.Module, device: torch.device | str
+    ) -> tuple[Backbone, BackboneRecord | None]:
+        """A backbone as the record has it, and what the record says of its name.
+
+        Networks without a name are known by their weights.
+        """
+        options: dict[str, Any] = {"device": device, "dtype": self.images.dtype}
+
+        def load(noted: BackboneRecord, revision: str | None = None) -> Backbone:
+            scale = Normalization(noted.mean, noted.std)
+            layer = noted.feature_layer
+            return load_backbone(
+                given, feature_layer=layer, revision=revision, normalization=scale, **options
+            )
+
+        for noted in self.recipe.backbones:
+            if isinstance(given, str) and noted.model == given:
+                return load(noted, noted.revision), noted
+        nameless = [b for b in self.recipe.backbones if b.model is None]
+        known = nameless if isinstance(given, str) else list(self.recipe.backbones)
+        if known:
+            with suppress(BackboneError):  # without the layer it is another network
+                made = load(known[0])
+                for noted in known:
+                    if noted.fingerprint == made.fingerprint:
+                        made.normalization = Normalization(noted.mean, noted.std)
+                        return made, None
+        if isinstance(given, str) or not nameless:
+            return load_backbone(given, **options), None
+        # Perhaps the author's network with other weights: it may not say what it takes.
+        options["normalization"] = Normalization.from_model(
+            given, channels=3, fetch=True
+        ) or Normalization(nameless[0].mean, nameless[0].std)
+        layer = nameless[0].feature_layer
+        if layer and layer in dict(given.named_modules()):
+            with suppress(BackboneError):  # another network, with a layer of the same name
+                return load_backbone(given, feature_layer=layer, **options), None
+        return load_backbone(given, **options), None
 
     def new_network(
         self, model: ModelInit | None = None, *, seed: int = 0, protocol: Protocol = "auto"
@@ -346,10 +393,16 @@ class DistilledDataset:
             protocol: see `fit`.
 
         Raises:
-            ValueError: the set's own network has no name.
+            ValueError: the set's own network has no name; or the set is for the heads of pretrained
+                networks, which are not made anew.
             ModelLoadError: no model of that name.
         """
         recipe, name = self.recipe, self._name_of(model)
+        if recipe.trainable == "head":
+            raise ValueError(
+                "this set trains the head of a pretrained network, which is not made anew; use "
+                "`backbone` for the frozen network, or `fit` for the network with its head"
+            )
         if model is None and recipe.model is None:
             kind, size = (self._noted("about", "network", key) for key in ("class", "parameters"))
             like = f" (its class {kind!r:.80}, trained parameters {size!r:.20})" if kind else ""
@@ -387,6 +440,7 @@ class DistilledDataset:
 
         Raises:
             DataError: something is no image.
+            ValueError: the network was not trained on this set.
         """
         several = isinstance(images, (list, tuple))
         channels, height, width = self.recipe.shape
@@ -398,11 +452,17 @@ class DistilledDataset:
         batch = torch.stack(pixels).permute(0, 3, 1, 2).to(like.device, like.dtype) / 255
         if self.recipe.trainable == "head":
             if model not in self._backbones:
-                self._backbones[model] = load_backbone(model, device=like.device, dtype=like.dtype)
+                self._backbones[model], _ = self._loaded(model, like.device)
             batch = self._backbones[model].network_input(batch)
         else:
             batch = self._synthetic.transform.to(like.device)(batch)
-        probabilities = logits_of(model.eval()(batch)).float().softmax(1).cpu()
+        logits = logits_of(model.eval()(batch)).float()
+        if logits.dim() != 2 or logits.shape[1] != len(self.class_names):
+            raise ValueError(
+                f"`model` must be what `fit` gave, with {len(self.class_names)} outputs for an "
+                f"image, got one with {logits.shape[-1]}; train it with `fit` first"
+            )
+        probabilities = logits.softmax(1).cpu()
         told = []
         for row in probabilities:
             order = row.argsort(descending=True)[:top]
@@ -449,11 +509,8 @@ class DistilledDataset:
             raise ValueError(f"`networks` must be at least 1, got {networks}")
         data = self.real_data(dataset, split, device=device)
         if self.recipe.trainable == "head":
-            test = self.head_test(model, data, device=device, loss=loss)
-            synthetic = self.synthetic(pixels, device)
-            if self.protocol_for(protocol, model) == "standard":
-                return Scores((test.accuracy(probe_on(test.backbone, synthetic)),))
-            return Scores((test.distilled(synthetic),))
+            test = self.head_test(model, data, device=device, loss=loss, protocol=protocol)
+            return Scores((test.distilled(self.synthetic(pixels, device)),))
         if self.initial and self.protocol_for(protocol, model) == "recipe":
             networks = 1
         found: list[float] = []
@@ -476,6 +533,7 @@ class DistilledDataset:
         device: torch.device | str = "cpu",
         loss: Loss | None = None,
         folder: Path | None = None,
+        protocol: Protocol = "auto",
     ) -> HeadTest:
         """What tests heads on a backbone that are trained on this set, or on real images.
 
@@ -486,12 +544,14 @@ class DistilledDataset:
             device: where.
             loss: see `fit`.
             folder: where the features of the real images are kept; by default in memory alone.
+            protocol: see `fit`; by ``"standard"`` heads are trained as linear probes are.
         """
+        as_probe = self.protocol_for(protocol, model) == "standard"
+        head = head_of(self.recipe) if as_probe else self._head(loss)
         backbone = self.backbone(model, device=device)
         seen = None if train is None else features_of(backbone, train, folder=folder)
-        return HeadTest(
-            backbone, self._head(loss), seen, features_of(backbone, test, folder=folder)
-        )
+        found = features_of(backbone, test, folder=folder)
+        return HeadTest(backbone, head, seen, found, as_probe=as_probe)
 
     def synthetic(self, pixels: PixelKind, device: torch.device | str = "cpu") -> SyntheticSet:
         """The set as networks are trained on it."""

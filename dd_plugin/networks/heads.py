@@ -252,7 +252,7 @@ class UnrolledHead(Head):
             f = features.detach().requires_grad_()
             soft = targets.is_floating_point()
             y = targets.detach().requires_grad_() if soft else targets
-            sizes = self._step_sizes(step_sizes).detach().requires_grad_()
+            sizes = step_sizes.detach().requires_grad_()
             center, scale = _center_and_scale(f)
             batch = ((f - center) / scale, y)
             judged = ((real[0] - center) / scale, real[1])
@@ -261,7 +261,7 @@ class UnrolledHead(Head):
                 self._problem(features, num_classes),
                 [batch] * self.steps,
                 judged,
-                step_size=sizes,
+                step_size=self._step_sizes(sizes),
                 seed=seed,
                 leaves=wanted,
                 allow_unused=True,

@@ -1,0 +1,82 @@
+"""A run for heads in two processes: shared features, the same set as one process makes."""
+
+import json
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.distiller.toy import Small, head_distiller
+from tests.processes import run_processes
+
+RUN = """
+import json, sys
+from pathlib import Path
+from tests.distiller.toy import Small, head_distiller
+
+options = json.loads(sys.argv[2])
+run = head_distiller(Path(sys.argv[1]), [Small(6, seed=1), Small(5, seed=2)], **options)
+assert run.accelerator.num_processes == 2
+run.train()
+run.evaluate()
+run.compare()
+run.save_model()
+run.end()
+"""
+
+SETTINGS = {
+    "networks_per_step": 2,
+    "soft_labels": True,
+    "dtype": "float64",
+    "feature_copies": 2,
+    "augmentation": "flip+noise",
+    "save_steps": 2,
+}
+
+
+def two_processes(folder, **options):
+    folder.mkdir()
+    script = folder / "run.py"
+    script.write_text(RUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    command += [str(script), str(folder), json.dumps({**SETTINGS, **options})]
+    done = run_processes(command, folder / "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "out"
+
+
+def alone(folder, **options):
+    models = [Small(6, seed=1), Small(5, seed=2)]
+    return head_distiller(folder, models, **{**SETTINGS, **options})
+
+
+def check_same(folder, run):
+    found = load_file(folder / "tensors.safetensors")
+    assert float((found["images"] - run.synthetic.images()).abs().max().detach()) < 1e-9
+    assert float((found["soft_labels"] - run.synthetic.targets()).abs().max().detach()) < 1e-9
+    record = json.loads((folder / "recipe.json").read_text())
+    results = {name: scores["accuracies"] for name, scores in record["results"].items()}
+    assert results == {name: list(scores.accuracies) for name, scores in run.results.items()}
+
+
+@pytest.mark.parametrize(
+    "head", [{}, {"head": "unroll", "inner_steps": 3}], ids=["ridge", "unroll"]
+)
+def test_two_processes_with_a_backbone_each(tmp_path, head):
+    folder = two_processes(tmp_path / "two", **head)
+    # A file for the training images and one for the test images, of each backbone.
+    assert len(list((folder / "features").iterdir())) == 4
+    run = alone(tmp_path / "one", **head)
+    run.train()
+    run.compare()
+    check_same(folder, run)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
+    folder = two_processes(tmp_path / "two")
+    run = alone(tmp_path / "one")
+    run.train(folder / "checkpoint-2")
+    run.compare()
+    assert run.state.global_step == 4
+    check_same(folder, run)

@@ -1,0 +1,206 @@
+"""What a stranger does wrong with a run for heads is told before any long work, and in words."""
+
+import os
+import signal
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dd_plugin.data import DataError
+from dd_plugin.distiller import Distiller, DistillerConfig
+from dd_plugin.distiller.config import NoEffectWarning
+from tests.distiller.toy import Small, head_distiller, toy_dataset
+
+
+def unread(*args, **kwargs):
+    raise AssertionError("data was read before the network was looked at")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "`model` must be a pretrained network"),
+        ({"dataset": "toy"}, "`model` must be a pretrained network"),
+        ({"model": "timm/dd_lenet"}, "no weights; give another, such as timm/"),
+        ({"model": ["timm/test_resnet", "timm/dd_lenet"]}, "got timm/dd_lenet"),
+        ({"model": "timm/no_such_network"}, "timm has no architecture 'no_such_network'"),
+        ({"model": "timm/test_vit", "model_args": {"width": 3}}, "`model_args` must be left out"),
+        ({"model": "timm/test_vit", "model_args": {"pretrained": "no"}}, "must be true or false"),
+    ],
+)
+def test_a_network_that_cannot_serve_is_told_before_data_is_read(
+    tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.setattr("dd_plugin.distiller.setup.load_real", unread)
+    config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"), **settings)
+    with pytest.raises(ValueError, match=message):
+        Distiller(config=config)
+
+
+def test_a_list_of_names_takes_the_place_of_the_default_network_with_its_arguments(tmp_path):
+    config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"))
+    assert config.model_args
+    assert config.with_model("timm/test_vit", "timm/test_resnet").model_args == {}
+
+
+def test_random_weights_follow_from_the_seed_and_nothing_else_moves(tmp_path, caplog):
+    def fingerprints(place, seed):
+        config = DistillerConfig(
+            trainable="head",
+            model=["timm/test_resnet", "timm/test_vit"],
+            model_args={"pretrained": False},
+            image_size=32,
+            seed=seed,
+            output_dir=str(tmp_path / place),
+        )
+        before = torch.get_rng_state()
+        run = Distiller(None, config, toy_dataset(), toy_dataset(seed=1))
+        assert torch.equal(before, torch.get_rng_state())
+        return [b.fingerprint for b in run.head.backbones]
+
+    first = fingerprints("a", 0)
+    torch.rand(3)
+    assert fingerprints("b", 0) == first
+    assert not set(fingerprints("c", 1)) & set(first)
+    assert "the weights of the frozen networks are random" in caplog.text
+
+
+def test_augmented_copies_need_an_augmentation():
+    with pytest.raises(ValueError, match="`feature_copies` must be 1 without augmentation, got 3"):
+        DistillerConfig(trainable="head", feature_copies=3)
+
+
+def test_evaluation_images_of_one_class_are_told_before_the_run(tmp_path):
+    config = DistillerConfig(
+        trainable="head", normalization="none", output_dir=str(tmp_path / "out")
+    )
+    one = toy_dataset(seed=1).filter(lambda row: row["label"] == 0)
+    with pytest.raises(DataError, match="at least two classes"):
+        Distiller(Small(), config, toy_dataset(), one)
+
+
+def test_the_normalization_of_the_data_is_that_of_each_backbone(tmp_path):
+    run = head_distiller(tmp_path, [Small(3), Small(4)], normalization="data")
+    mean, std = run.train_data.mean_std()
+    for backbone in run.head.backbones:
+        assert (backbone.normalization.mean, backbone.normalization.std) == (mean, std)
+    assert run.synthetic.recipe.backbones[0].mean == tuple(mean)
+
+
+@pytest.mark.parametrize("mistake", ["no such checkpoint", "bad loss", "folder of another run"])
+def test_no_features_are_computed_for_a_run_that_cannot_begin(tmp_path, monkeypatch, mistake):
+    def no_features(*args, **kwargs):
+        raise AssertionError("features were computed")
+
+    monkeypatch.setattr("dd_plugin.distiller.setup.features_of", no_features)
+    run, checkpoint = head_distiller(tmp_path), None
+    if mistake == "no such checkpoint":
+        checkpoint, message = str(tmp_path / "nothing"), "not a checkpoint"
+    elif mistake == "bad loss":
+        run._outer_loss = lambda logits, labels: F.cross_entropy(logits, labels, reduction="none")
+        message = "the outer loss must return one number"
+    else:
+        run.output_dir.mkdir(exist_ok=True)
+        (run.output_dir / "recipe.json").write_text("{}")
+        message = "holds"
+    with pytest.raises(ValueError, match=message):
+        run.train(checkpoint)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_features_are_computed_leaves_nothing_half_written(
+    tmp_path, monkeypatch, number
+):
+    run = head_distiller(tmp_path, backbone_batch_size=4)
+    backbone, calls = run.head.backbones[0], []
+
+    def interrupted(images):
+        calls.append(len(images))
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return type(backbone).forward(backbone, images)
+
+    monkeypatch.setattr(backbone, "forward", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
+        run.train()
+    assert number == signal.SIGINT or caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert list((run.output_dir / "features").iterdir()) == []
+    # And the folder is free for the next run.
+    again = head_distiller(tmp_path)
+    again.train()
+    assert again.state.global_step == 4
+
+
+def test_a_shared_step_size_of_an_unrolled_head_is_learned(tmp_path):
+    settings = {"head": "unroll", "inner_steps": 3, "dtype": "float64"}
+    run = head_distiller(tmp_path / "a", step_sizes="shared", **settings)
+    each = head_distiller(tmp_path / "b", step_sizes="per_step", **settings)
+    for one in (run, each):
+        one.head.prepare()
+    found, expected = (
+        dict(
+            zip(
+                (kind for kind, group in one.synthetic.leaves().items() for _ in group),
+                one._hypergradient(
+                    0, 0, [leaf for group in one.synthetic.leaves().values() for leaf in group]
+                ).leaves,
+                strict=True,
+            )
+        )
+        for one in (run, each)
+    )
+    torch.testing.assert_close(found["images"], expected["images"])
+    torch.testing.assert_close(found["step_sizes"], expected["step_sizes"].sum())
+    run.train()
+
+
+class OwnInner(Distiller):
+    def compute_inner_loss(self, logits, labels):
+        return 2 * F.cross_entropy(logits, labels)
+
+
+class OwnOuter(Distiller):
+    def compute_outer_loss(self, logits, labels):
+        return 3 * F.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told", "noted"),
+    [
+        (OwnInner, {}, "inner loss of your own has no effect", "cross_entropy"),
+        (OwnInner, {"head": "unroll", "inner_steps": 3}, "", "custom"),
+        (OwnOuter, {}, "", "cross_entropy"),
+        (OwnOuter, {"head": "unroll", "inner_steps": 3}, "", "cross_entropy"),
+        (OwnOuter, {"objective": "gradient_matching"}, "outer loss of your own", "cross_entropy"),
+    ],
+)
+def test_a_loss_of_the_users_is_used_or_he_is_told(tmp_path, kind, settings, told, noted):
+    def made(kind, place):
+        config = DistillerConfig(
+            trainable="head",
+            normalization="none",
+            real_batch_size=16,
+            output_dir=str(tmp_path / place),
+            **settings,
+        )
+        return kind(Small(), config, toy_dataset(), toy_dataset(seed=1))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = made(kind, "own")
+    assert [str(w.message) for w in caught if w.category is NoEffectWarning] == [
+        str(w.message) for w in caught if told and told in str(w.message)
+    ]
+    assert bool(told) == any(w.category is NoEffectWarning for w in caught)
+    assert run.synthetic.recipe.loss == noted
+    plain = made(Distiller, "plain")
+    losses = []
+    for one in (run, plain):
+        one.head.prepare()
+        leaves = [leaf for group in one.synthetic.leaves().values() for leaf in group]
+        losses.append(float(one._hypergradient(0, 0, leaves).outer_loss))
+    assert (losses[0] == losses[1]) == bool(told)
