@@ -122,8 +122,9 @@ def run(args: argparse.Namespace) -> int:
     folder = _saved(distiller)
     if distiller.eval_data is not None:
         if main and config.baselines:
+            trained = "networks" if distiller.head is None else "heads"
             _tell(
-                f"written to {folder}/; now compared with real images, for which networks are "
+                f"written to {folder}/; now compared with real images, for which {trained} are "
                 "trained (Ctrl-C leaves this out)"
             )
         try:

@@ -55,6 +55,7 @@ _FREE = {
     "disable_tqdm",
     "baselines",
     "per_device_eval_batch_size",
+    "backbone_batch_size",
     "verify",
     "push_to_hub",
     "hub_dataset_id",
@@ -192,6 +193,8 @@ def _save_shared(distiller: Distiller, folder: Path) -> None:
     numbers["config"] = distiller.config.to_dict()
     numbers["processes"] = distiller.accelerator.num_processes
     numbers["networks_per_step"] = distiller.networks_per_step
+    if distiller.head is not None:
+        numbers["backbones"] = [b.fingerprint for b in distiller.head.backbones]
     _write(folder, "state", tensors, numbers)
 
 
@@ -311,6 +314,12 @@ def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any])
         raise ValueError(
             f"{str(folder)!r} was written by {numbers['processes']} processes, each with networks "
             f"or data of its own; resume with as many, got {distiller.accelerator.num_processes}"
+        )
+    weights = [b.fingerprint for b in distiller.head.backbones] if distiller.head else []
+    if numbers.get("backbones", weights) != weights:
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run whose frozen networks had other weights or another "
+            "order; give the same, or start a new run in another folder"
         )
     networks = numbers["networks_per_step"]
     if networks != distiller.networks_per_step:

@@ -132,11 +132,13 @@ class DistillerConfig:
     # The network.
     model: list[str] | str = _option(
         [_CONVNET],
-        "timm/NAME, a model's id on the Hub, or a folder. Several with trainable=head: outer steps "
-        "take one each.",
+        "timm/NAME, a model's id on the Hub, or a folder. With trainable=head a pretrained one, or "
+        "lite/NAME, or several, of which outer steps take one each.",
     )
     model_args: dict[str, Any] | str | None = _option(
-        None, "Arguments of the model, JSON on the command line: '{\"width\": 64}'."
+        None,
+        "Arguments of the model, JSON on the command line: '{\"width\": 64}'; none with "
+        "trainable=head, but '{\"pretrained\": false}' for random weights.",
     )
     trainable: str = _option(
         "all",
@@ -150,7 +152,8 @@ class DistillerConfig:
         "images; gradient_matching: gradients of random heads, as on real images.",
     )
     feature_layer: str | None = _option(
-        None, "Layer of your own module whose output the head is trained on."
+        None,
+        "Layer whose output the head is trained on; by default what the network's own head takes.",
     )
     feature_copies: int = _option(
         1, "Copies of the real images whose features are kept: the images, and augmented ones."

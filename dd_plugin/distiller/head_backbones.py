@@ -77,6 +77,12 @@ def normalize_as_data(backbones: Sequence[Backbone], train: RealData) -> None:
         backbone.normalization = Normalization.from_data(train)
 
 
+def has_random_weights(config: DistillerConfig, backbones: Sequence[Backbone]) -> bool:
+    """Whether the weights of backbones were drawn for this run."""
+    named = any(backbone.name is not None for backbone in backbones)
+    return named and not config.has_default_model and not _pretrained(config)
+
+
 # Pixels as they are.
 _RAW = Normalization([0.0] * 3, [1.0] * 3)
 

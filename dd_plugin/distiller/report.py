@@ -115,7 +115,8 @@ def _write_extras(distiller: Distiller, folder: Path) -> None:
             final = distiller.results["distilled"]
             ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
             history.append({"step": distiller.state.global_step, **ended})
-        return training_curve(history)
+        trained = "heads" if distiller.head is not None else "fresh networks"
+        return training_curve(history, trained)
 
     missing = []
     extras = {"log.jsonl": log, "results.md": table_of_results, "curve.png": curve}
@@ -225,8 +226,8 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Disti
     return table(header, body)
 
 
-def training_curve(history: list[dict[str, Any]]) -> bytes | None:
-    """A plot of outer loss and accuracy over outer steps as PNG.
+def training_curve(history: list[dict[str, Any]], trained: str = "fresh networks") -> bytes | None:
+    """A plot of outer loss and accuracy over outer steps as PNG; ``trained`` is what is tested.
 
     None where there is nothing to plot, and without matplotlib.
     """
@@ -253,7 +254,7 @@ def training_curve(history: list[dict[str, Any]]) -> bytes | None:
         right.errorbar(
             steps, means, spreads, color="tab:orange", marker="o", capsize=3, label="accuracy"
         )
-        right.set(ylabel="accuracy of fresh networks")
+        right.set(ylabel=f"accuracy of {trained}")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)

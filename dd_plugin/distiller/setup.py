@@ -48,7 +48,11 @@ from dd_plugin.data.recipe import BackboneRecord, Recipe
 from dd_plugin.data.rows import require_two_classes
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig, NoEffectWarning
-from dd_plugin.distiller.head_backbones import load_backbones, normalize_as_data
+from dd_plugin.distiller.head_backbones import (
+    has_random_weights,
+    load_backbones,
+    normalize_as_data,
+)
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.objectives import GradientMatching, Objective, TrainedHead
@@ -178,6 +182,7 @@ def _head_parts(
             augmentation=config.augmentation,
             augmentations_per_step=config.augmentations_per_step,
             model=_public_name(backbones[0]),
+            model_args={"pretrained": False} if has_random_weights(config, backbones) else {},
             loss="custom" if own_losses[0] and config.head == "unroll" else "cross_entropy",
             mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
             trainable="head",

@@ -15,8 +15,8 @@ from typing import Any
 from dd_plugin.hub.card_merge import front_matter, merge_card, with_license
 from dd_plugin.hub.card_results import results_text, times_smaller
 from dd_plugin.hub.card_sections import Section, joined, ledger, section
-from dd_plugin.hub.card_usage import usage_text
-from dd_plugin.hub.citations import papers_of
+from dd_plugin.hub.card_usage import has_random_weights, usage_text
+from dd_plugin.hub.citations import matches_gradients, papers_of
 from dd_plugin.hub.markdown import (
     code,
     count,
@@ -174,15 +174,26 @@ def _summary(record: Mapping[str, Any]) -> str:
         f"![All images of the set, in a grid](preview.png)\n\n"
         f"{total} of {height} x {width} pixels in {count(len(classes), 'class')}, learned from "
         f"{of} such that {_what_is_trained(recipe)} that is trained on them alone does well on "
-        "real images. Made with dd_plugin by dataset distillation: the gradient of the trained "
-        f"{'head' if _is_for_heads(recipe) else 'network'}'s loss on real images is taken through "
-        "its whole training, down to the pixels.\n\n"
+        f"real images. Made with dd_plugin by dataset distillation: {_how_learned(record)}.\n\n"
         f"{stored}Classes: {names}{more}."
     )
 
 
 def _is_for_heads(recipe: Mapping[str, Any]) -> bool:
     return recipe.get("trainable") == "head"
+
+
+def _how_learned(record: Mapping[str, Any]) -> str:
+    if matches_gradients(record):
+        return (
+            "the gradients of random heads on these images are brought to point where those on "
+            "real images do"
+        )
+    what = "head" if _is_for_heads(record["recipe"]) else "network"
+    return (
+        f"the gradient of the trained {what}'s loss on real images is taken through its whole "
+        "training, down to the pixels"
+    )
 
 
 def _what_is_trained(recipe: Mapping[str, Any]) -> str:
@@ -262,8 +273,10 @@ def _head_rows(recipe: Mapping[str, Any], rows: list[tuple[str, str]]) -> list[t
     ]
     without = {"network", "starts from", "batches", "network input", "BatchNorm", "augmentation"}
     if recipe.get("head") == "ridge":
-        without |= {"steps", "optimizer", "step sizes"}
+        without |= {"steps", "optimizer", "step sizes", "loss"}
     kept = [row for row in rows if row[0] not in without]
+    if has_random_weights(recipe):
+        backbones.append("all with random weights, which nobody else has")
     head = _HEADS.get(str(recipe.get("head")), code(recipe.get("head")))
     return [("frozen networks", "; ".join(backbones)), ("head", head), *kept]
 
@@ -344,10 +357,18 @@ def _distillation(record: Mapping[str, Any]) -> str:
         stored = "a sum of levels of rising resolution"
         if config.get("color_space") == "decorrelated":
             stored += ", in decorrelated colors"
-    rate = number(config.get("learning_rate"))
+    rate, recipe = number(config.get("learning_rate")), record["recipe"]
+    for_heads = _is_for_heads(recipe)
+    # A closed form has no steps, and matched gradients are those of a head that is not trained.
+    has_steps = not for_heads or (recipe.get("head") == "unroll" and not matches_gradients(record))
+    augmented = recipe.get("augmentation") not in (None, "", "none")
     rows = [
         ("outer steps", count(about.get("outer_steps"))),
-        ("training steps differentiated", window.get(str(config.get("window")), "")),
+        (
+            "training steps differentiated",
+            window.get(str(config.get("window")), "") if has_steps else "",
+        ),
+        ("augmentation", _augmentation(recipe) if for_heads and augmented else ""),
         ("real images per outer step", count(config.get("real_batch_size"))),
         ("images began as", begin.get(str(config.get("image_init")), "")),
         ("learned as", stored if config else ""),

@@ -20,6 +20,11 @@ _FILES = [
     ("`recipe.json`", "the recipe, the results and every setting"),
     ("`preview.png`", "the picture above"),
 ]
+_HEAD_FILES = [
+    (name, "exact images and labels, what was learned about training a head" if tensors else text)
+    for name, text in _FILES
+    for tensors in ["tensors" in name]
+]
 
 
 def usage_text(record: Mapping[str, Any]) -> str:
@@ -31,23 +36,44 @@ def usage_text(record: Mapping[str, Any]) -> str:
     stands_for = (
         "" if known else f"\n\n`{PLACEHOLDER}` stands for this repository's id or for its folder."
     )
-    numbers = " (the numbers are the recipe's normalisation)" if _normalization(record) else ""
-    distilled = (record.get("results") or {}).get("distilled") or {}
-    reached = ", which gives the accuracy above" if accuracy(distilled) else ""
+    for_heads = _is_for_heads(record["recipe"])
+    whose = "normalisation of the first frozen network" if for_heads else "recipe's normalisation"
+    numbers = f" (the numbers are the {whose})" if _normalization(record) else ""
     return "\n\n".join(
         [
             f"## How to use it{stands_for}",
             "As images and labels, like any data set:",
             fenced(_as_data_set(name), "python"),
-            f"By the recipe{reached}:",
+            f"By the recipe{_reached(record)}:",
             fenced(_by_the_recipe(name, record), "python"),
             "In a training of your own, for whose accuracy nothing is promised, with the `Trainer` "
             f"of transformers or with timm{numbers}:",
             fenced(_with_trainer(name, record), "python"),
             fenced(_with_timm(name, record), "python"),
-            table(("file", "holds"), _FILES),
+            table(("file", "holds"), _HEAD_FILES if for_heads else _FILES),
         ]
     )
+
+
+def _is_for_heads(recipe: Mapping[str, Any]) -> bool:
+    return recipe.get("trainable") == "head"
+
+
+def has_random_weights(recipe: Mapping[str, Any]) -> bool:
+    """Whether the frozen networks of a set for heads were drawn, and are not to be had again."""
+    arguments = recipe.get("model_args") or {}
+    return _is_for_heads(recipe) and arguments.get("pretrained") is False
+
+
+def _reached(record: Mapping[str, Any]) -> str:
+    """What training as the recipe says comes to."""
+    recipe = record["recipe"]
+    distilled = (record.get("results") or {}).get("distilled") or {}
+    if not accuracy(distilled) or has_random_weights(recipe):
+        return ""
+    if _is_for_heads(recipe) and len(recipe.get("backbones") or []) > 1:
+        return " (the accuracy above is the mean over the frozen networks)"
+    return ", which gives the accuracy above"
 
 
 def _as_data_set(name: str) -> str:
@@ -61,7 +87,10 @@ def _as_data_set(name: str) -> str:
 def _by_the_recipe(name: str, record: Mapping[str, Any]) -> str:
     recipe = record["recipe"]
     arguments, comments = [], []
-    if not recipe.get("model"):
+    if not recipe.get("model") and _is_for_heads(recipe):
+        arguments.append("network")
+        comments.append("network is the one that it was distilled for, or the name of another")
+    elif not recipe.get("model"):
         arguments.append("make_network")
         comments.append("make_network() gives a fresh network, such as it was distilled for")
     if recipe.get("loss") == "custom":
@@ -87,6 +116,10 @@ def _by_the_recipe(name: str, record: Mapping[str, Any]) -> str:
 
 def _normalization(record: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
     transform = record.get("transform") or {}
+    if _is_for_heads(record["recipe"]):
+        # Pixels go into a frozen network as they are, and it normalises them itself.
+        first = next(iter(record["recipe"].get("backbones") or []), None)
+        transform = {**first, "kind": "normalization"} if isinstance(first, Mapping) else {}
     if transform.get("kind") != "normalization":
         return None
     mean, std = (

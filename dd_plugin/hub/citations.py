@@ -111,6 +111,7 @@ LGM = Paper(
     "2511.16674",
     "NeurIPS",
 )
+LGM_OBJECTIVE = LGM._replace(method="gradients of random heads, as on real images")
 SOFT_LABELS = Paper(
     "sucholutsky2019soft",
     "learned labels",
@@ -148,6 +149,13 @@ MIXFLOW = Paper(
 _NOT_OF_DSA = {"", "none", "shift", "noise", "resizedcrop"}
 
 
+def matches_gradients(record: Mapping[str, Any]) -> bool:
+    """Whether the images of a set for heads were learned by gradients of random heads."""
+    config = (record.get("about") or {}).get("config") or {}
+    for_heads = (record.get("recipe") or {}).get("trainable") == "head"
+    return for_heads and config.get("objective") == "gradient_matching"
+
+
 def papers_of(record: Mapping[str, Any]) -> list[Paper]:
     """The papers whose methods a set was made with, that of Wang et al. first.
 
@@ -158,14 +166,17 @@ def papers_of(record: Mapping[str, Any]) -> list[Paper]:
     config = (record.get("about") or {}).get("config") or {}
     images = record.get("images") or {}
     augmentation = str(recipe.get("augmentation") or "none").strip().lower()
+    matched = matches_gradients(record)
     used = {
         RAT_BPTT: config.get("window") == "random",
         FREPO: recipe.get("init") == "pool",
         DSA: bool(set(re.split("[_+]", augmentation)) - _NOT_OF_DSA),
         IDC: config.get("parametrization") == "upsampled",
-        LGM: config.get("parametrization") == "pyramid",
+        LGM: config.get("parametrization") == "pyramid" and not matched,
+        LGM_OBJECTIVE: matched,
         SOFT_LABELS: bool(images.get("soft_labels")),
         STEP_SIZES: bool(recipe.get("step_size_parameters")),
-        MIXFLOW: config.get("method") == "mixed",
+        MIXFLOW: config.get("method") == "mixed"
+        and (recipe.get("trainable") != "head" or (recipe.get("head") == "unroll" and not matched)),
     }
     return [DATASET_DISTILLATION, *(paper for paper, is_used in used.items() if is_used)]

@@ -109,6 +109,24 @@ def test_no_features_are_computed_for_a_run_that_cannot_begin(tmp_path, monkeypa
         run.train(checkpoint)
 
 
+@pytest.mark.parametrize("models", [[Small(6), Small(5, seed=7)], [Small(5), Small(6)]])
+def test_a_run_goes_on_with_the_weights_that_it_began_with(tmp_path, models):
+    run = head_distiller(tmp_path, [Small(6), Small(5)], save_steps=2)
+    run.train()
+    again = head_distiller(tmp_path, models, save_steps=2)
+    with pytest.raises(ValueError, match="frozen networks had other weights or another order"):
+        again.train(run.output_dir / "checkpoint-2")
+
+
+def test_a_run_goes_on_with_smaller_batches(tmp_path):
+    run = head_distiller(tmp_path, save_steps=2, dtype="float64")
+    run.train()
+    again = head_distiller(tmp_path, save_steps=2, dtype="float64", backbone_batch_size=2)
+    with pytest.warns(UserWarning, match="goes back to step 2"):
+        again.train(run.output_dir / "checkpoint-2")
+    torch.testing.assert_close(run.synthetic.images(), again.synthetic.images())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_features_are_computed_leaves_nothing_half_written(
     tmp_path, monkeypatch, number
