@@ -248,7 +248,6 @@ def test_the_command_tells_of_a_network_without_weights_before_anything_is_compu
         lambda r: r.update(head=None),
         lambda r: r.update(trainable="tail"),
     ],
-    ids=str,
 )
 def test_a_record_edited_by_a_stranger_is_refused_in_words_or_harmless(tmp_path, change):
     network = Small()
