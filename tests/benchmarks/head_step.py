@@ -117,18 +117,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
-            rows.append(measured(case, options.rounds, folder))
-            print({k: v for k, v in rows[-1].items() if k != "rounds"}, flush=True)
     about = {
         "command": "python -m tests.benchmarks.head_step",
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
         "threads": options.threads,
     }
-    options.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            rows.append(measured(case, options.rounds, folder))
+            print({k: v for k, v in rows[-1].items() if k != "rounds"}, flush=True)
+            options.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
