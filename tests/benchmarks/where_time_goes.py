@@ -223,7 +223,8 @@ def _old_pack(traced: Any, tensors: Any) -> Any:
     return pytree.tree_unflatten(leaves, traced.old_spec)
 
 
-def _old_graph(self: Any, graph: Any) -> None:
+def _old_graph(self: Any, graph: Any, pool: Any = None) -> None:
+    del pool  # of a GPU, on which this was not measured
     self._graph = graph
 
 
