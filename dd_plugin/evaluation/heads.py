@@ -117,7 +117,7 @@ class HeadTest:
         if self.as_probe:
             probe = fit_probe(features, labels, synthetic.recipe.num_classes)
             return LinearHead(probe.weight, probe.bias)
-        return self.head.train(
+        return self.head.fit(
             features.to(synthetic.step_sizes()),
             labels.to(synthetic.labels.device),
             num_classes=synthetic.recipe.num_classes,
@@ -144,7 +144,7 @@ def train_head(
         batch_size: images per forward pass.
         eight_bit: the images as they are in PNG files.
     """
-    return head.train(
+    return head.fit(
         _features_of_set(backbone, synthetic, batch_size, eight_bit),
         synthetic.targets().detach(),
         num_classes=synthetic.recipe.num_classes,

@@ -456,7 +456,8 @@ class DistilledDataset:
             batch = self._backbones[model].network_input(batch)
         else:
             batch = self._synthetic.transform.to(like.device)(batch)
-        logits = logits_of(model.eval()(batch)).float()
+        model.eval()
+        logits = logits_of(model(batch)).float()
         if logits.dim() != 2 or logits.shape[1] != len(self.class_names):
             raise ValueError(
                 f"`model` must be what `fit` gave, with {len(self.class_names)} outputs for an "

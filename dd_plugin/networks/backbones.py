@@ -166,7 +166,8 @@ class Backbone(nn.Module):
         reference = next(network.parameters())
         model = network.with_head(weight.to(reference), bias.to(reference))
         _tell_classes(model, names)
-        return model.eval()
+        model.eval()
+        return model
 
 
 def _tell_classes(model: Any, names: list[str]) -> None:

@@ -289,11 +289,13 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight = nn.Parameter(weight.detach().clone())
     layer.bias = nn.Parameter(bias.detach().clone())
-    return layer.eval()
+    layer.eval()
+    return layer
 
 
 def _convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
     layer = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone()[:, :, None, None])
     layer.bias = nn.Parameter(bias.detach().clone())
-    return layer.eval()
+    layer.eval()
+    return layer

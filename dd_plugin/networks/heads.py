@@ -65,7 +65,7 @@ class Head:
         """What is learned about the training, by name: 0-d, of any sign."""
 
     @abstractmethod
-    def train(
+    def fit(
         self,
         features: Tensor,
         targets: Tensor,
@@ -96,9 +96,9 @@ class Head:
         constants: Mapping[str, Tensor],
         seed: int,
     ) -> HeadGradient:
-        """The loss on real features ``(N, d)`` and labels of the head that `train` gives.
+        """The loss on real features ``(N, d)`` and labels of the head that `fit` gives.
 
-        No input is changed and none needs a graph; arguments are those of `train`.
+        No input is changed and none needs a graph; arguments are those of `fit`.
         """
 
 
@@ -128,7 +128,7 @@ class RidgeHead(Head):
             "ridge_log_temperature": torch.tensor(self.temperature).log(),
         }
 
-    def train(
+    def fit(
         self,
         features: Tensor,
         targets: Tensor,
@@ -175,9 +175,7 @@ class RidgeHead(Head):
             soft = targets.is_floating_point()
             y = targets.detach().requires_grad_() if soft else targets
             learned = {name: t.detach().requires_grad_() for name, t in constants.items()}
-            head = self.train(
-                f, y, num_classes=num_classes, step_sizes=step_sizes, constants=learned
-            )
+            head = self.fit(f, y, num_classes=num_classes, step_sizes=step_sizes, constants=learned)
             loss = self.outer_loss(head.logits(real[0]), real[1])
             wanted = [f, *([y] if soft else []), *learned.values()]
             found = list(torch.autograd.grad(loss, wanted))
@@ -217,7 +215,7 @@ class UnrolledHead(Head):
         """See `Head`: nothing."""
         return {}
 
-    def train(
+    def fit(
         self,
         features: Tensor,
         targets: Tensor,

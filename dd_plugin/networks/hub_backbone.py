@@ -165,7 +165,9 @@ def _as_classifier(model: Any) -> nn.Module | None:
     if missing:
         return None
     reference = next(model.parameters())
-    return classifier.to(reference.device, reference.dtype).eval()
+    classifier.to(reference.device, reference.dtype)
+    classifier.eval()
+    return classifier
 
 
 def image_processor(model: Any) -> Any:

@@ -90,7 +90,8 @@ def timm_features(model: Any, example: Tensor) -> FeatureNetwork:
                 f"the {type(model).__name__} has no classifier and takes none "
                 f"({described(error)}); give `feature_layer`"
             ) from error
-        model.eval().to(example.device, example.dtype)
+        model.eval()
+        model.to(example.device, example.dtype)
     declared = model.get_classifier()
     heads = [declared] if isinstance(declared, nn.Module) else list(declared or [])
     flat = [

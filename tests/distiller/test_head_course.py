@@ -36,7 +36,7 @@ def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, b
     real, labels = run.head.train[0].batch(16, mix(0, 20, 0, 0))
     backbone = run.head.backbones[0]
     f = network.features(backbone.network_input(run.synthetic.images()))
-    head = run.head.head.train(
+    head = run.head.head.fit(
         f,
         run.synthetic.targets(),
         num_classes=run.synthetic.recipe.num_classes,

@@ -29,7 +29,7 @@ def constants(strength=0.2, temperature=3.0):
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_ridge_head_minimizes_its_objective(n, d, soft):
     features, targets, _ = data(n, d, soft=soft)
-    found = RidgeHead().train(
+    found = RidgeHead().fit(
         features,
         targets,
         num_classes=CLASSES,
@@ -47,9 +47,9 @@ def test_a_ridge_head_minimizes_its_objective(n, d, soft):
 def test_the_size_of_features_does_not_change_what_a_ridge_head_says():
     features, targets, (real, _) = data()
     how = {"num_classes": CLASSES, "step_sizes": torch.tensor(1.0), "constants": constants()}
-    logits = RidgeHead().train(features, targets, **how).logits(real)
-    larger = RidgeHead().train(7 * features, targets, **how).logits(7 * real)
-    moved = RidgeHead().train(features + 5, targets, **how).logits(real + 5)
+    logits = RidgeHead().fit(features, targets, **how).logits(real)
+    larger = RidgeHead().fit(7 * features, targets, **how).logits(7 * real)
+    moved = RidgeHead().fit(features + 5, targets, **how).logits(real + 5)
     torch.testing.assert_close(larger, logits)
     torch.testing.assert_close(moved, logits)
 
@@ -59,7 +59,7 @@ def test_scikit_learn_gives_the_same_ridge_regression():
     features, targets, (real, _) = data(9, 6)
     load = 0.2 * float((features - features.mean(0)).square().sum()) / 9
     theirs = linear_model.Ridge(alpha=load).fit(features, F.one_hot(targets, CLASSES).double())
-    ours = RidgeHead().train(
+    ours = RidgeHead().fit(
         features,
         targets,
         num_classes=CLASSES,
@@ -135,7 +135,7 @@ def test_an_unrolled_head_is_exact_against_the_whole_graph(soft):
     got = [found.features, found.step_sizes, *([found.targets] if soft else [])]
     for a, b in zip(got, expected, strict=True):
         assert (a - b).norm() / b.norm() < 1e-10
-    trained = head.train(features, targets, num_classes=CLASSES, step_sizes=sizes, constants={})
+    trained = head.fit(features, targets, num_classes=CLASSES, step_sizes=sizes, constants={})
     torch.testing.assert_close(trained.weight, weight.detach())
     torch.testing.assert_close(trained.bias, bias.detach())
 
@@ -156,7 +156,7 @@ def test_through_a_small_backbone_the_images_get_the_whole_graph_s_gradient(head
     def loss_of(x):
         with torch.no_grad():
             f = backbone(x)
-        trained = head.train(f, targets, step_sizes=sizes, **how)
+        trained = head.fit(f, targets, step_sizes=sizes, **how)
         return F.cross_entropy(trained.logits(judged[0]), judged[1])
 
     direction = torch.randn_like(images)
@@ -170,7 +170,7 @@ def test_through_a_small_backbone_the_images_get_the_whole_graph_s_gradient(head
 def test_features_that_are_all_alike_give_the_share_of_each_class():
     features = torch.ones(4, 6, dtype=torch.float64)
     targets = torch.tensor([0, 1, 2, 2])
-    found = RidgeHead().train(
+    found = RidgeHead().fit(
         features,
         targets,
         num_classes=CLASSES,
