@@ -86,6 +86,11 @@ BLOCKS = (
         plot="Time and peak memory against the number of inner steps",
     ),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
+    Block(
+        "exactness-compiled",
+        costs.exactness,
+        "python -m tests.bilevel.grid --all --path compiled",
+    ),
     Block("fuzz", costs.fuzz, "python -m tests.bilevel.fuzz"),
     Block(
         "profile-time",
