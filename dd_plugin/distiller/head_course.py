@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.distiller.objectives import Objective
 from dd_plugin.evaluation.heads import HeadTest
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features
-from dd_plugin.networks.heads import Head
+from dd_plugin.networks.heads import Head, Objective
 
 # Purposes of random numbers; `tests/distiller/test_seeds.py` keeps them apart from the others.
 _REAL, _RUN, _CHOICE, _OBJECTIVE = 20, 21, 22, 23

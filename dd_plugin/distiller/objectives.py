@@ -1,13 +1,11 @@
-"""What the images of a head are learned by: the loss of the trained head, or gradients at random.
+"""What the images of a head can be learned by instead of the loss of the trained head.
 
-Used by `head_course`. An objective takes features and labels of the synthetic images and a batch of
-real features, and gives its value and its gradient for all that was passed.
+Beside `dd_plugin.networks.heads`, whose heads are objectives themselves. Used by `head_course`.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,54 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.networks.heads import Head, HeadGradient
-
-
-class Objective:
-    """How good synthetic images are for heads, as a function with a gradient."""
-
-    @abstractmethod
-    def gradient(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        real: tuple[Tensor, Tensor],
-        *,
-        num_classes: int,
-        step_sizes: Tensor,
-        constants: Mapping[str, Tensor],
-        seed: int,
-    ) -> HeadGradient:
-        """The value and its gradients; arguments are those of `Head.gradient`."""
-
-
-@dataclass(frozen=True)
-class TrainedHead(Objective):
-    """The loss on real features of the head that is trained on the synthetic ones."""
-
-    head: Head
-
-    def gradient(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        real: tuple[Tensor, Tensor],
-        *,
-        num_classes: int,
-        step_sizes: Tensor,
-        constants: Mapping[str, Tensor],
-        seed: int,
-    ) -> HeadGradient:
-        """See `Objective`."""
-        return self.head.gradient(
-            features,
-            targets,
-            real,
-            num_classes=num_classes,
-            step_sizes=step_sizes,
-            constants=constants,
-            seed=seed,
-        )
+from dd_plugin.networks.heads import HeadGradient, Objective
 
 
 @dataclass(frozen=True)

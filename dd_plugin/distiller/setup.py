@@ -55,7 +55,7 @@ from dd_plugin.distiller.head_backbones import (
 )
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
-from dd_plugin.distiller.objectives import GradientMatching, Objective, TrainedHead
+from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features, features_of
@@ -191,9 +191,7 @@ def _head_parts(
         ).to_dict()
     )
     head = head_of(recipe, inner_loss, outer_loss, verify=config.verify)
-    objective: Objective = TrainedHead(head)
-    if config.objective == "gradient_matching":
-        objective = GradientMatching()
+    objective = GradientMatching() if config.objective == "gradient_matching" else head
     course = HeadCourse(
         backbones,
         _features(config, train, config.feature_copies),

@@ -6,7 +6,14 @@ Above `dd_plugin.data` and below `dd_plugin.evaluation`.
 from dd_plugin.networks.backbones import Backbone, load_backbone
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
 from dd_plugin.networks.features import Features, features_of
-from dd_plugin.networks.heads import Head, HeadGradient, LinearHead, RidgeHead, UnrolledHead
+from dd_plugin.networks.heads import (
+    Head,
+    HeadGradient,
+    LinearHead,
+    Objective,
+    RidgeHead,
+    UnrolledHead,
+)
 
 __all__ = [
     "Backbone",
@@ -16,6 +23,7 @@ __all__ = [
     "Head",
     "HeadGradient",
     "LinearHead",
+    "Objective",
     "RidgeHead",
     "UnrolledHead",
     "features_of",

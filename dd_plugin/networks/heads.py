@@ -57,8 +57,39 @@ class HeadGradient(NamedTuple):
     finite: bool
 
 
-class Head:
-    """How a head is trained on a few features, and judged on many."""
+class Objective:
+    """How good synthetic images are for heads, as a function of features with a gradient."""
+
+    @abstractmethod
+    def gradient(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        real: tuple[Tensor, Tensor],
+        *,
+        num_classes: int,
+        step_sizes: Tensor,
+        constants: Mapping[str, Tensor],
+        seed: int,
+    ) -> HeadGradient:
+        """The value and its gradients. No input is changed and none needs a graph.
+
+        Args:
+            features: of the synthetic images, ``(n, d)``.
+            targets: see `Head.fit`.
+            real: features ``(N, d)`` and labels of real images.
+            num_classes: see `Head.fit`.
+            step_sizes: see `Head.fit`.
+            constants: see `Head.fit`.
+            seed: of random numbers.
+        """
+
+
+class Head(Objective):
+    """How a head is trained on a few features, and judged on many.
+
+    As an objective it is the loss on real features of the head that `fit` gives.
+    """
 
     @abstractmethod
     def initial_constants(self) -> dict[str, Tensor]:
@@ -82,23 +113,6 @@ class Head:
             num_classes: logits of the head.
             step_sizes: 0-d or ``(steps,)``; without effect on a closed form.
             constants: as `initial_constants` names them.
-        """
-
-    @abstractmethod
-    def gradient(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        real: tuple[Tensor, Tensor],
-        *,
-        num_classes: int,
-        step_sizes: Tensor,
-        constants: Mapping[str, Tensor],
-        seed: int,
-    ) -> HeadGradient:
-        """The loss on real features ``(N, d)`` and labels of the head that `fit` gives.
-
-        No input is changed and none needs a graph; arguments are those of `fit`.
         """
 
 
