@@ -101,42 +101,74 @@ def check_place(batch: Batch, like: Tensor, what: str) -> None:
         )
 
 
-def check_labels(labels: Tensor, logits: Tensor, what: str, ignored: int | None = None) -> None:
-    """Check labels of a classification against the model's logits ``(N, classes)``.
+class LabelChecks:
+    """Checks labels of a classification against the model's logits ``(N, classes)``.
 
-    Args:
-        labels: of a batch.
-        logits: only their shape matters; if they have other than two dimensions nothing is checked.
-        what: the name of the batch in messages.
-        ignored: a class index that the loss leaves out.
-
-    Raises:
-        ValueError: labels that are no classes of the model.
+    The values of all batches are read at once: a GPU is waited for when one is read.
     """
-    if logits.dim() != 2:
-        return
-    classes = logits.shape[1]
-    if labels.is_floating_point():
-        if labels.dim() != 2 or labels.shape[1] != classes:
+
+    def __init__(self) -> None:
+        self._bounds: list[Tensor] = []
+        self._of: list[tuple[str, int]] = []
+        # The same labels in every step are read once. They are held, so that no others take their
+        # place in memory.
+        self._seen: dict[tuple[Any, ...], Tensor] = {}
+
+    def add(self, labels: Tensor, logits: Tensor, what: str, ignored: int | None = None) -> None:
+        """Check the shape of labels, and note their values for `finish`.
+
+        Args:
+            labels: of a batch.
+            logits: only their shape matters; if they have other than two dimensions nothing is
+                checked.
+            what: the name of the batch in messages.
+            ignored: a class index that the loss leaves out.
+
+        Raises:
+            ValueError: labels of another shape.
+        """
+        if logits.dim() != 2:
+            return
+        classes = logits.shape[1]
+        if labels.is_floating_point():
+            if labels.dim() != 2 or labels.shape[1] != classes:
+                raise ValueError(
+                    f"soft labels of {what} must have {classes} columns, one per class of the "
+                    f"model, got shape {tuple(labels.shape)}; class indices must be int64"
+                )
+            return
+        if labels.dim() != 1:
             raise ValueError(
-                f"soft labels of {what} must have {classes} columns, one per class of the model, "
-                f"got shape {tuple(labels.shape)}; class indices must be int64"
+                f"the class indices of {what} must be of shape (N,), got {tuple(labels.shape)}; "
+                "pass probabilities as floating point"
             )
-        return
-    if labels.dim() != 1:
-        raise ValueError(
-            f"the class indices of {what} must be of shape (N,), got {tuple(labels.shape)}; "
-            "pass probabilities as floating point"
-        )
-    counted = labels if ignored is None else labels[labels != ignored]
-    if len(counted) == 0:
-        return
-    low, high = (int(bound) for bound in counted.aminmax())
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"the labels of {what} must lie in 0 .. {classes - 1}, since the model has {classes} "
-            f"outputs, got {low} .. {high}; give the model as many outputs as there are classes"
-        )
+        key = (labels.data_ptr(), labels.shape, labels.stride(), classes, ignored)
+        if len(labels) == 0 or key in self._seen:
+            return
+        self._seen[key] = labels
+        # What is left out counts as class 0, which every model has.
+        counted = labels if ignored is None else torch.where(labels == ignored, 0, labels)
+        self._bounds.append(torch.stack(counted.aminmax()))
+        self._of.append((what, classes))
+
+    def finish(self) -> None:
+        """Read what has been added.
+
+        Raises:
+            ValueError: labels that are no classes of the model.
+        """
+        if not self._bounds:
+            return
+        read = torch.stack(self._bounds).tolist()
+        for (low, high), (what, classes) in zip(read, self._of, strict=True):
+            if low < 0 or high >= classes:
+                raise ValueError(
+                    f"the labels of {what} must lie in 0 .. {classes - 1}, since the model has "
+                    f"{classes} outputs, got {low} .. {high}; give the model as many outputs as "
+                    "there are classes"
+                )
+        for noted in (self._bounds, self._of, self._seen):
+            noted.clear()
 
 
 class Batches:

@@ -90,6 +90,7 @@ class Run:
         }
         self.leaves, self.allow_unused = Leaves(leaves), allow_unused
         self.losses: list[Tensor] = []
+        self._losses_again: list[tuple[int, Tensor, Tensor]] = []
         self.batch_bars: dict[int, BatchGradient] = {}
         self.made: Batch | None = None
         self.made_bars: tuple[Any, Any] = (None, None)
@@ -244,14 +245,25 @@ class Run:
         k = self.start + index
         g, s, counters, loss = self.steps.gradient(self._inputs(k, state))
         before, roundings = self.losses[k], torch.finfo(loss.dtype).eps ** 0.75
-        if not bool(((loss - before).abs() <= roundings * (1 + before.abs())).all()):
-            raise RuntimeError(
-                f"step {k} gave another loss when it was run again, {loss} after {self.losses[k]}; "
-                "the model and the loss must do the same each time (random numbers from torch's "
-                "global generators are replayed, those of a generator of their own are not), or "
-                "pass a storage that runs no step again, such as `Device()`"
-            )
+        alike = ((loss - before).abs() <= roundings * (1 + before.abs())).all()
+        self._losses_again.append((k, loss, alike))
         return g, s, counters
+
+    def _check_losses_again(self) -> None:
+        """See that steps which were run twice had the same loss both times.
+
+        Once at the end of a run, since a GPU has to be waited for, and before a verification.
+        """
+        again, self._losses_again = self._losses_again, []
+        if not again or bool(torch.stack([alike for _, _, alike in again]).all()):
+            return
+        k, loss = next((k, loss) for k, loss, alike in again if not alike)
+        raise RuntimeError(
+            f"step {k} gave another loss when it was run again, {loss} after {self.losses[k]}; the "
+            "model and the loss must do the same each time (random numbers from torch's global "
+            "generators are replayed, those of a generator of their own are not), or pass a "
+            "storage that runs no step again, such as `Device()`"
+        )
 
     def _sweep(self, k: int, record: StepRecord, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
         """The adjoints that a step hands to its inputs, verified if it is the first of its kind."""
@@ -262,6 +274,7 @@ class Run:
         if problem.verify and kind not in problem.verified:
             # Another batch than in the forward run would be taken for a wrong sweep.
             self.batches.check_repeats()
+            self._check_losses_again()
             forward: dict[str, Any] = {"gradients": record.gradients, "loss": self.losses[k]}
             if k == self.stop - 1:
                 after = self.state
@@ -337,6 +350,7 @@ class Run:
                 pairs += [(images, bar.images), (labels, bar.labels)]
                 self.batches.forget(k)
         self.batches.check_repeats()
+        self._check_losses_again()
         if self.leaves.tensors:
             pairs += self._outer_pairs()
         for schedule in (self.step_size, *self.hyper.values()):

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from dd_plugin.bilevel.inputs import (
     Batch,
     Batches,
+    LabelChecks,
     check_batch,
-    check_labels,
     check_place,
     describe,
 )
@@ -35,26 +35,41 @@ class CheckedBatches(Batches):
         self._problem = problem
         self._like = next(iter(problem.model.parameters.values()))
         self._checked: set[int] = set()
+        self._labels = LabelChecks()
 
     def values(self, step: int) -> Batch:
         """(images, labels) of a step, detached."""
+        batch = self._looked_at(step)
+        self._labels.finish()
+        return batch
+
+    def _looked_at(self, step: int) -> Batch:
+        """The same, with the values of the labels noted, not read."""
         batch = super().values(step)
         if step not in self._checked:
             what = f"batch {step}"
             check_place(batch, self._like, what)
             logits, _ = self._probe(batch[0], what)
-            _check_labels(batch[1], logits, self._problem.inner_loss, what)
+            self._look_at_labels(batch[1], logits, self._problem.inner_loss, what)
             self._checked.add(step)
         return batch
 
     def check(self, outer_batches: Sequence[Batch]) -> None:
         """Check every batch of a list, the first of others, and the outer batches."""
         for step in range(1 if self.made_on_request else self.steps):
-            self.values(step)
+            self._looked_at(step)
         logits, _ = next(iter(self._problem.probes.values()))
         for batch in outer_batches:
             check_place(batch, self._like, "the outer batch")
-            _check_labels(batch[1], logits, self._problem.outer_loss, "the outer batch")
+            self._look_at_labels(batch[1], logits, self._problem.outer_loss, "the outer batch")
+        self._labels.finish()
+
+    def _look_at_labels(self, labels: Tensor, logits: Tensor, loss: Loss, what: str) -> None:
+        """Note labels to be checked, if the loss is one of those that are known to classify."""
+        if loss is cross_entropy:
+            self._labels.add(labels, logits, what)
+        elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
+            self._labels.add(labels, logits, what, getattr(loss, "ignore_index", -100))
 
     def draws(self, images: Tensor) -> list[DrawSpec]:
         """The random numbers that a training forward takes on the images of a checked batch."""
@@ -75,14 +90,6 @@ class CheckedBatches(Batches):
                 ) from error
             probes[key] = (torch.empty_like(logits, device="meta"), draws.specs)
         return probes[key]
-
-
-def _check_labels(labels: Tensor, logits: Tensor, loss: Loss, what: str) -> None:
-    """Check labels if the loss is one of those that are known to classify."""
-    if loss is cross_entropy:
-        check_labels(labels, logits, what)
-    elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
-        check_labels(labels, logits, what, getattr(loss, "ignore_index", -100))
 
 
 def check_outer_batches(outer_batch: Any) -> list[Batch]:

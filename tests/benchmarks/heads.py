@@ -4,24 +4,31 @@
 
 For each seed and each list of sources a set of CIFAR-10 is distilled with the settings of
 ``recipe:cifar10_head_ipc1``, of one source with those of `FOR_ONE`, from 6,000 training images. All
-three EfficientNet-Lites judge it on 2,000 validation images: the exact images, the 8-bit ones,
-random real images, real images chosen by rules, and all 6,000. Results are added to the file as
-they come, and what it has is not made again; features are kept in the folder.
+three EfficientNet-Lites then judge it on 2,000 validation images: the exact images, the 8-bit ones,
+random real images, real images chosen by rules, and all 6,000. Sets and features are kept in the
+folder, results are added to the file as they come, and what is there is not made again.
+
+The sets alone can be made on another machine, from one file of images (`tests.gpu.pack`) and
+without `datasets`; the folder is then brought here and judged by the command above:
+
+    python -m tests.benchmarks.heads --pack FILE --folder DIR
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import TensorDataset
 
 from dd_plugin import DistilledDataset, Distiller, DistillerConfig
 from dd_plugin.distiller.callbacks import DistillerCallback
-from dd_plugin.hub.comparison import compare
+from tests.gpu.pack import class_names, read_pack
 
 LITES = tuple(f"lite/efficientnet_lite{n}" for n in range(3))
 SOURCES = {"lite0": LITES[:1], "lite1": LITES[1:2], "lite0, lite1": LITES[:2]}
@@ -31,8 +38,23 @@ FOR_ONE = {
     "augmentations_per_step": 1,
     "color_space": "decorrelated",
 }
-TRAIN, TEST = "train[:6000]", "validation[:2000]"
-KEYS = ("sources", "seed", "images_per_class", "size", "labels", "objective", "steps")
+# What was tried instead of the settings of the recipe.
+TRIALS: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "one copy": {"augmentations_per_step": 1},
+    "four copies": {"augmentations_per_step": 4},
+    "eight copies": {"augmentations_per_step": 8},
+    "without noise": {"augmentation": "resizedcrop+flip"},
+    "changes of color": {"augmentation": "resizedcrop+flip+color+noise"},
+    "decorrelated colors": {"color_space": "decorrelated"},
+    "rate 0.02": {"learning_rate": 0.02},
+    "plain pixels": {"parametrization": "pixels"},
+    "from noise": {"image_init": "noise"},
+    "both networks in each step": {"networks_per_step": 2},
+    "hundred head steps": {"head": "unroll", "inner_steps": 100},
+}
+TRAIN, TEST = 6000, 2000
+KEYS = ("sources", "seed", "images_per_class", "size", "labels", "objective", "steps", "trial")
 
 
 class Clock(DistillerCallback):
@@ -48,54 +70,80 @@ class Clock(DistillerCallback):
         return (self.times[-1] - self.times[0]) / max(len(self.times) - 1, 1)
 
 
-def run(case: dict[str, Any], dataset: str, folder: Path) -> dict[str, Any]:
-    """Distil a set and judge it."""
-    name = "_".join(str(case[key]).replace(", ", "+") for key in KEYS)
-    config = DistillerConfig.from_recipe(
-        "cifar10_head_ipc1",
-        dataset=dataset,
-        train_split=TRAIN,
-        eval_split=TEST,
-        image_size=case["size"],
-        model=list(SOURCES[case["sources"]]),
-        seed=case["seed"],
-        images_per_class=case["images_per_class"],
-        soft_labels=case["labels"] == "learned",
-        objective=case["objective"],
-        max_steps=case["steps"],
-        eval_steps=0,
-        save_steps=0,
-        feature_dir=str(folder),
-        output_dir=str(folder / name),
-        overwrite_output_dir=True,
-        disable_tqdm=True,
-        baselines=False,
+def packed(file: Path) -> TensorDataset:
+    """The training images of a packed file."""
+    images, labels = read_pack(file, TRAIN)["train"]
+    data = TensorDataset(torch.from_numpy(images), torch.from_numpy(labels))
+    data.classes = class_names(file)  # type: ignore[attr-defined]
+    return data
+
+
+def distil(case: dict[str, Any], data: str | TensorDataset, folder: Path) -> Path:
+    """The folder of a case's set, made if it is not there: the set, and seconds.json."""
+    target = folder / "_".join(str(case[key]).replace(", ", "+") for key in KEYS)
+    if (target / "seconds.json").exists():
+        return target
+    by_name = isinstance(data, str)
+    settings: dict[str, Any] = {
+        **({"dataset": data, "train_split": f"train[:{TRAIN}]"} if by_name else {}),
+        "eval_split": None,
+        "image_size": case["size"],
+        "model": list(SOURCES[case["sources"]]),
+        "seed": case["seed"],
+        "images_per_class": case["images_per_class"],
+        "soft_labels": case["labels"] == "learned",
+        "objective": case["objective"],
+        "max_steps": case["steps"],
+        "eval_steps": 0,
+        "save_steps": 0,
+        "feature_dir": str(folder),
+        "output_dir": str(target),
+        "overwrite_output_dir": True,
+        "disable_tqdm": True,
+        "baselines": False,
         **(FOR_ONE if len(SOURCES[case["sources"]]) == 1 else {}),
-    )
+        **TRIALS[case["trial"]],
+    }
     clock = Clock()
-    distiller = Distiller(config=config, callbacks=[clock])
+    config = DistillerConfig.from_recipe("cifar10_head_ipc1", **settings)
+    distiller = Distiller(config=config, train_dataset=None if by_name else data, callbacks=[clock])
     distiller.train()
     distiller.save_model()
-    distilled = DistilledDataset.from_pretrained(folder / name)
-    test = distilled.real_data(dataset, TEST)
-    train = distilled.real_data(dataset, TRAIN)
-    rows = compare(distilled, LITES, test, train, folder=folder)
-    return {
-        **case,
+    device = distiller.accelerator.device
+    about = {
         "seconds_per_step": clock.seconds_per_step(),
         "torch": torch.__version__,
-        "rows": [
-            {k: row[k] for k in ("model", "trained_on", "pixels", "mean", "std", "accuracies")}
-            for row in rows
-        ],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
+    }
+    (target / "seconds.json").write_text(json.dumps(about) + "\n")
+    return target
+
+
+def judged(case: dict[str, Any], dataset: str, folder: Path) -> dict[str, Any]:
+    """A case with the accuracies of its set."""
+    from dd_plugin.hub.comparison import compare
+
+    target = distil(case, dataset, folder)
+    distilled = DistilledDataset.from_pretrained(target)
+    test = distilled.real_data(dataset, f"validation[:{TEST}]")
+    train = distilled.real_data(dataset, f"train[:{TRAIN}]")
+    rows = compare(distilled, LITES, test, train, folder=folder)
+    kept = ("model", "trained_on", "pixels", "mean", "std", "accuracies")
+    return {
+        **case,
+        **json.loads((target / "seconds.json").read_text()),
+        "rows": [{key: row[key] for key in kept} for row in rows],
     }
 
 
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.heads", description=__doc__)
-    parser.add_argument("--dataset", required=True, help="a folder with CIFAR-10, or its id")
-    parser.add_argument("--json", type=Path, required=True)
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--dataset", help="a folder with CIFAR-10, or its id")
+    data.add_argument("--pack", type=Path, help="packed images: make the sets, judge nothing")
+    parser.add_argument("--json", type=Path, help="where results go; needed with --dataset")
     parser.add_argument("--folder", type=Path, default=Path("runs/heads"))
     parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -105,29 +153,33 @@ def main() -> None:
     parser.add_argument(
         "--objective", nargs="+", choices=["bilevel", "gradient_matching"], default=["bilevel"]
     )
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, nargs="+", default=[400])
+    parser.add_argument("--trial", nargs="+", choices=list(TRIALS), default=["recipe"])
     options = parser.parse_args()
-    done = json.loads(options.json.read_text())["runs"] if options.json.exists() else []
-    cases = [
-        dict(zip(KEYS, (sources, seed, count, size, labels, objective, options.steps), strict=True))
-        for count in options.images_per_class
-        for size in options.size
-        for labels in options.labels
-        for objective in options.objective
-        for seed in options.seeds
-        for sources in options.sources
-    ]
+    values = [[*getattr(options, key if key != "seed" else "seeds")] for key in KEYS]
+    cases = [dict(zip(KEYS, case, strict=True)) for case in itertools.product(*values)]
+    if options.pack is not None:
+        images = packed(options.pack)
+        for case in cases:
+            print(distil(case, images, options.folder), flush=True)
+        return
+    if options.json is None:
+        parser.error("--json must be given with --dataset")
+    add_results(cases, options.dataset, options.json, options.folder)
+
+
+def add_results(cases: list[dict[str, Any]], dataset: str, file: Path, folder: Path) -> None:
+    """Add those of the cases that the file lacks."""
+    done = json.loads(file.read_text())["runs"] if file.exists() else []
     for case in cases:
-        if any(all(row[k] == case[k] for k in KEYS) for row in done):
+        if any(all(row[key] == case[key] for key in KEYS) for row in done):
             continue
-        done.append(run(case, options.dataset, options.folder))
-        head = {"command": "python -m tests.benchmarks.heads", "threads": torch.get_num_threads()}
-        options.json.write_text(json.dumps({**head, "runs": done}, indent=1) + "\n")
+        done.append(judged(case, dataset, folder))
+        head = {"command": "python -m tests.benchmarks.heads"}
+        file.write_text(json.dumps({**head, "runs": done}, indent=1) + "\n")
         for row in done[-1]["rows"]:
-            print(
-                case["sources"], case["seed"], row["model"], row["trained_on"], row["pixels"],
-                f"{100 * row['mean']:.1f}", flush=True,
-            )  # fmt: skip
+            what = (case["sources"], case["seed"], row["model"], row["trained_on"], row["pixels"])
+            print(*what, f"{100 * row['mean']:.1f}", flush=True)
 
 
 if __name__ == "__main__":

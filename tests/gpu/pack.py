@@ -9,6 +9,7 @@ FOLDER has Parquet files ``train*.parquet`` and ``validation*.parquet`` with the
 from __future__ import annotations
 
 import io
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 SPLITS = ("train", "validation")
+_NAMES = b"class_names"
 
 
 def pack(folder: Path, file: Path) -> dict[str, int]:
@@ -28,7 +30,7 @@ def pack(folder: Path, file: Path) -> dict[str, int]:
     import pyarrow
     from pyarrow import compute, parquet
 
-    parts, counts = [], {}
+    parts, counts, about = [], {}, {}
     for split in SPLITS:
         paths = sorted(folder.rglob(f"{split}*.parquet"))
         if not paths:
@@ -36,6 +38,8 @@ def pack(folder: Path, file: Path) -> dict[str, int]:
         rows = pyarrow.concat_tables(
             parquet.read_table(p, columns=["image", "label"]) for p in paths
         )
+        # What `datasets` writes there, the names of classes among it.
+        about = dict(parquet.read_schema(paths[0]).metadata or {})
         encoded = compute.struct_field(rows["image"], "bytes")
         counts[split] = len(rows)
         parts.append(
@@ -47,8 +51,25 @@ def pack(folder: Path, file: Path) -> dict[str, int]:
                 }
             )
         )
-    parquet.write_table(pyarrow.concat_tables(parts), file, compression="zstd")
+    names = json.dumps(_names(about))
+    table = pyarrow.concat_tables(parts).replace_schema_metadata({_NAMES: names})
+    parquet.write_table(table, file, compression="zstd")
     return counts
+
+
+def _names(about: dict[bytes, bytes]) -> list[str] | None:
+    """The names of the classes in the metadata of a file that `datasets` has written."""
+    features = json.loads(about.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    names: list[str] | None = features.get("label", {}).get("names")
+    return names
+
+
+def class_names(file: Path) -> list[str] | None:
+    """The names of the classes of a packed file; None if the data set had none."""
+    from pyarrow import parquet
+
+    found: list[str] | None = json.loads((parquet.read_schema(file).metadata or {})[_NAMES])
+    return found
 
 
 def read_pack(file: Path, limit: int | None = None) -> dict[str, tuple[Any, Any]]:
