@@ -67,8 +67,8 @@ def hypergradient_of(model, how, optimizer="sgd", storage="device", window="full
 def test_a_hypergradient_stays_on_its_device(model, how, more):
     mode = hypergradient_of(model, how, **more)
     assert sum(mode.operations.values()) > 100
-    # A second run, whose first step was verified, reads the labels, and whether losses and gradients
-    # are finite and losses repeat themselves.
+    # A second run, whose first step was verified, reads the labels, whether losses and gradients
+    # are finite, and whether losses repeat themselves.
     values = 3 if more.get("storage") == "recompute" else 2
     assert mode.reads == {"aten::_to_copy": 1, "aten::_local_scalar_dense": values}
 
