@@ -149,7 +149,8 @@ def judged(case: dict[str, Any], dataset: str, folder: Path) -> dict[str, Any]:
     distilled = DistilledDataset.from_pretrained(target)
     test = distilled.real_data(dataset, f"validation[:{TEST}]")
     train = distilled.real_data(dataset, f"train[:{TRAIN}]")
-    rows = compare(distilled, LITES, test, train, folder=folder)
+    full = case["trial"] == "recipe"
+    rows = compare(distilled, LITES, test, train, folder=folder, full_data=full)
     about = json.loads((target / "seconds.json").read_text())
     if not about["exact_images"]:
         rows = [row for row in rows if row["pixels"] != "exact"]
