@@ -103,6 +103,26 @@ def verify(
     return True
 
 
+def rounded_like(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype whose roundings a computation has.
+
+    In float32 torch may round the factors of products to fewer digits: on a GPU to TF32, by default
+    in convolutions, which has those of float16; anywhere if `set_float32_matmul_precision` says so.
+    Two exact computations then differ by as much, where they choose other algorithms.
+    """
+    if dtype != torch.float32:
+        return dtype
+    try:
+        precision = torch.get_float32_matmul_precision()
+        tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        # Torch's older and newer settings of it were both used, and it does not tell.
+        precision, tf32 = "highest", device.type == "cuda"
+    if precision == "medium":
+        return torch.bfloat16
+    return torch.float16 if tf32 or precision == "high" else dtype
+
+
 class _Comparison:
     """What a step gives, against the reference.
 
@@ -121,8 +141,9 @@ class _Comparison:
         reference: Pair,
     ) -> None:
         self.problem, self.inputs, self.bars, self.reference = problem, inputs, bars, reference
-        own = next(iter(inputs.parameters.values())).dtype
-        self.dtype = own if problem.model.autocast is None else problem.model.autocast
+        own = next(iter(inputs.parameters.values()))
+        autocast = problem.model.autocast
+        self.dtype = rounded_like(own.dtype, own.device) if autocast is None else autocast
         known = self.dtype if self.dtype in TOLERANCES else torch.float32
         self.tolerance = TOLERANCES[known]
         # An adjoint times what it is of is of the size of this product of norms. Where the adjoint

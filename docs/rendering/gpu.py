@@ -8,12 +8,15 @@ from rendering.markdown import table
 
 Row = dict[str, Any]
 
+_ABSENT = "not installed"
+
 
 def about(report: Any) -> str:
     """The card and the versions, of all runs of a part."""
-    versions = report["machines"][-1]["versions"]
     named = [report["hardware"], f"torch {report['torch']}"]
-    named += [f"{name} {versions[name]}" for name in ("higher", "torchopt") if name in versions]
+    for name in ("higher", "torchopt"):
+        versions = [machine["versions"].get(name) for machine in report["machines"]]
+        named += [f"{name} {v}" for v in dict.fromkeys(versions) if v not in (None, _ABSENT)]
     runs = len({machine["code"] for machine in report["machines"]})
     return ", ".join([*named, f"{runs} runs"] if runs > 1 else named)
 
@@ -72,13 +75,14 @@ def error_of(row: Row) -> float:
 def fast(report: Any) -> str:
     """Time, memory and launches by network, tool and number of steps."""
     launches = {key_of(row): row["launches_of_a_step"] for row in launched(report["rows"])}
-    before = {key_of(row): row["launches_of_a_step"] for row in launched(report["replaced"])}
+    before = {key_of(row): row["launches_of_a_step"] for row in first(launched(report["replaced"]))}
     cells = []
     for row in timed(report["rows"]):
         key, now = key_of(row), ""
         if key in launches:
             now = f"{launches[key]:.0f}"
-            now += f" (was {before[key]:.0f})" if key in before else ""
+            was = before.get(key, launches[key])
+            now += f" (was {was:.0f})" if was > 2 * launches[key] else ""
         cells.append(
             [
                 f"{row['case']['model']}, {row['case']['tool']}",
@@ -106,11 +110,13 @@ def recorded(report: Any) -> str:
     """Cases that ran before and after steps were recorded, each beside `higher` in its own run."""
     now = {(key_of(row), row["case"]["steps"]): row for row in timed(report["rows"])}
     cells = []
-    for row in timed(report["replaced"]):
+    for row in first(timed(report["replaced"])):
         after = now.get((key_of(row), row["case"]["steps"]))
-        if after is None or "ratio_to_higher" not in row or "ratio_to_higher" not in after:
+        pair = [row] if after is None else [row, after]
+        compared = len(pair) == 2 and all("ratio_to_higher" in r for r in pair)
+        if not compared or not row["case"]["tool"].startswith("ours"):
             continue
-        seconds = [f"{r['seconds']:.3f} ({ratio(r, 'higher')})" for r in (row, after)]
+        seconds = [f"{r['seconds']:.3f} ({ratio(r, 'higher')})" for r in pair]
         cells.append(
             [f"{row['case']['model']}, {row['case']['tool']}", row["case"]["steps"], *seconds]
         )
@@ -127,6 +133,14 @@ def timed(rows: list[Row]) -> list[Row]:
 def launched(rows: list[Row]) -> list[Row]:
     """The rows with launches."""
     return [row for row in rows if "launches_of_a_step" in row]
+
+
+def first(rows: list[Row]) -> list[Row]:
+    """The first row of each case, in the order of the runs."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(str(row["case"]), row)
+    return list(found.values())
 
 
 def key_of(row: Row) -> tuple[str, str]:

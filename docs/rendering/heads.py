@@ -39,7 +39,7 @@ def accuracies(report: Any) -> str:
         rows.append([*key, len(distilled), _percent(distilled), share, *others])
     head = ["learned on", "how", "per class", "tested on", "seeds", "distilled, 8-bit", "of all"]
     shown = table([*head, *list(_TRAINED_ON.values())[1:]], rows, "lllrrrrrrrrr")
-    said = f"torch {report['runs'][-1]['torch']}, {report['threads']} thread, "
+    said = f"torch {report['runs'][-1]['torch']}, "
     return f"{said}{', '.join(map(str, sorted(steps)))} outer steps.\n\n{shown}"
 
 

@@ -5,8 +5,9 @@
 For each seed and each list of sources a set of CIFAR-10 is distilled with the settings of
 ``recipe:cifar10_head_ipc1``, of one source with those of `FOR_ONE`, from 6,000 training images. All
 three EfficientNet-Lites then judge it on 2,000 validation images: the exact images, the 8-bit ones,
-random real images, real images chosen by rules, and all 6,000. Sets and features are kept in the
-folder, results are added to the file as they come, and what is there is not made again.
+random real images, real images chosen by rules, and all 6,000, which is done once for a size. Sets
+and features are kept in the folder, results are added to the file as they come, and what is there
+is not made again.
 
 The sets alone can be made on another machine, from one file of images (`tests.gpu.pack`) and
 without `datasets`; the folder is then brought here and judged by the command above. To be small on
@@ -31,6 +32,7 @@ from torch.utils.data import TensorDataset
 
 from dd_plugin import DistilledDataset, Distiller, DistillerConfig
 from dd_plugin.distiller.callbacks import DistillerCallback
+from dd_plugin.evaluation.heads import ALL
 from tests.gpu.pack import class_names, read_pack
 
 LITES = tuple(f"lite/efficientnet_lite{n}" for n in range(3))
@@ -141,21 +143,40 @@ def keep_eight_bits(folder: Path) -> None:
     record.write_text(json.dumps(said, indent=2) + "\n")
 
 
-def judged(case: dict[str, Any], dataset: str, folder: Path) -> dict[str, Any]:
-    """A case with the accuracies of its set."""
+def judged(
+    case: dict[str, Any], dataset: str, folder: Path, on_all: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A case with the accuracies of its set.
+
+    Args:
+        case: a case.
+        dataset: see the command.
+        folder: see the command.
+        on_all: the rows of all real images of that size, where an earlier case has them: they do
+            not depend on the set.
+    """
     from dd_plugin.hub.comparison import compare
 
     target = distil(case, dataset, folder)
     distilled = DistilledDataset.from_pretrained(target)
     test = distilled.real_data(dataset, f"validation[:{TEST}]")
     train = distilled.real_data(dataset, f"train[:{TRAIN}]")
-    full = case["trial"] == "recipe"
-    rows = compare(distilled, LITES, test, train, folder=folder, full_data=full)
+    rows = compare(distilled, LITES, test, train, folder=folder, full_data=not on_all)
     about = json.loads((target / "seconds.json").read_text())
     if not about["exact_images"]:
         rows = [row for row in rows if row["pixels"] != "exact"]
     kept = ("model", "trained_on", "pixels", "mean", "std", "accuracies")
-    return {**case, **about, "rows": [{key: row[key] for key in kept} for row in rows]}
+    rows = [{key: row[key] for key in kept} for row in rows]
+    return {**case, **about, "rows": [*rows, *on_all]}
+
+
+def rows_of_all(done: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+    """The rows of all real images of a size in the first case that has them."""
+    for run in done:
+        rows = [row for row in run["rows"] if row["trained_on"] == ALL]
+        if run["size"] == size and rows:
+            return rows
+    return []
 
 
 def main() -> None:
@@ -195,7 +216,8 @@ def add_results(cases: list[dict[str, Any]], dataset: str, file: Path, folder: P
     for case in cases:
         if any(all(row[key] == case[key] for key in KEYS) for row in done):
             continue
-        done.append(judged(case, dataset, folder))
+        on_all = rows_of_all(done, case["size"])
+        done.append(judged(case, dataset, folder, on_all))
         head = {"command": "python -m tests.benchmarks.heads"}
         file.write_text(json.dumps({**head, "runs": done}, indent=1) + "\n")
         for row in done[-1]["rows"]:

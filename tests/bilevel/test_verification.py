@@ -16,6 +16,7 @@ from dd_plugin.bilevel import (
     hypergradient,
     hypergradients,
     initial_state,
+    verification,
 )
 from tests.bilevel.problems import WrongTangent, convnet, hard_batch, soft_batches
 
@@ -162,6 +163,61 @@ def test_an_error_too_small_for_float32_is_caught_in_float64():
 
     with pytest.raises(VerificationError):
         run(BilevelProblem(network(nn.Tanh()), inner_loss=loss))
+
+
+def test_roundings_of_the_products_are_allowed_for_and_no_more():
+    def problem(size):
+        def loss(logits, labels):
+            values = F.cross_entropy(logits, labels, reduction="none")
+            return (values + size * values * changed_after_use(values)).mean()
+
+        return BilevelProblem(network(nn.Tanh()).float(), inner_loss=loss)
+
+    def go(size):
+        batches = [(x.float(), y.float()) for x, y in soft_batches(2, size=6, shape=(4,))]
+        outer = hard_batch(shape=(4,))
+        return hypergradient(problem(size), batches, (outer[0].float(), outer[1]), step_size=0.1)
+
+    with pytest.raises(VerificationError):
+        go(1e-3)
+    before = torch.get_float32_matmul_precision()
+    try:
+        # As TF32 on a GPU, which torch uses in convolutions there unless it is told otherwise.
+        torch.set_float32_matmul_precision("high")
+        go(1e-3)
+        with pytest.raises(VerificationError):
+            go(1.0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "precision", "tf32", "expected"),
+    [
+        (torch.float64, "cuda", "medium", True, torch.float64),
+        (torch.float32, "cpu", "highest", True, torch.float32),
+        (torch.float32, "cuda", "highest", True, torch.float16),
+        (torch.float32, "cuda", "highest", False, torch.float32),
+        (torch.float32, "cuda", "high", False, torch.float16),
+        (torch.float32, "cpu", "medium", False, torch.bfloat16),
+        (torch.bfloat16, "cuda", "highest", True, torch.bfloat16),
+    ],
+)
+def test_what_a_computation_is_rounded_like(monkeypatch, dtype, device, precision, tf32, expected):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    assert verification.rounded_like(dtype, torch.device(device)) is expected
+
+
+def test_where_torch_does_not_tell_what_it_does_tf32_is_taken_for_granted(monkeypatch):
+    def refused():
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refused)
+    found = [
+        verification.rounded_like(torch.float32, torch.device(name)) for name in ("cpu", "cuda")
+    ]
+    assert found == [torch.float32, torch.float16]
 
 
 # --- what is right -----------------------------------------------------------------------------

@@ -81,6 +81,7 @@ def right(size: str) -> list[dict[str, Any]]:
     found += [
         _engine("convnet", "compiled", dtype="float32", storage="kept"),
         _engine("convnet", "compiled", dtype="float32", autocast="bfloat16"),
+        _engine("convnet", "compiled", dtype="float32", tf32=True),
         _engine("vit", "compiled", dtype="float32", dropout=0.1),
         {"check": "resume", "compile": "inductor"},
         _engine("resnet18", "compiled", dtype="float32"),
