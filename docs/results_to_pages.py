@@ -55,7 +55,15 @@ CURVES = "Accuracy on validation images over the minutes of every run"
 SEEDS = "Accuracy of every seed, by case"
 PROFILE = "python -m tests.benchmarks.where_time_goes"
 SCALE = "python -m tests.benchmarks.scale"
+HEADS = "python -m tests.benchmarks.heads"
 GPU = "python -m tests.gpu"
+
+
+def of_file(stem: str, render: Callable[[Any], str]) -> Callable[[Any], str]:
+    """A table of one file that has another name than the table."""
+    return lambda files: render(files[stem])
+
+
 BLOCKS = (
     Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs", "published")),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
@@ -120,10 +128,19 @@ BLOCKS = (
     Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
     Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
     Block("gpu-right", gpu.right, GPU),
-    Block("heads", heads.accuracies, "python -m tests.benchmarks.heads"),
+    *(
+        Block(f"heads-{name}", of_file("heads", render), HEADS, ("heads",))
+        for name, render in (
+            ("one", heads.one_image),
+            ("ten", heads.ten_images),
+            ("size", heads.other_size),
+            ("objectives", heads.objectives),
+            ("trials", heads.trials),
+        )
+    ),
     Block("head-step", heads.cost, "python -m tests.benchmarks.head_step"),
     Block("gpu-fast", gpu.fast, GPU),
-    Block("gpu-recorded", lambda files: gpu.recorded(files["gpu-fast"]), GPU, ("gpu-fast",)),
+    Block("gpu-recorded", of_file("gpu-fast", gpu.recorded), GPU, ("gpu-fast",)),
     Block("*", markdown.generic, "tests/benchmarks"),
 )
 

@@ -9,45 +9,116 @@ from typing import Any
 from rendering.markdown import table
 
 Row = dict[str, Any]
-# How the table calls what heads were trained on, in order.
+_DISTILLED, _ALL = "distilled, 8-bit", "all 6,000"
+# How the tables call what heads were trained on, in order.
 _TRAINED_ON = {
-    ("distilled images", "png"): "distilled, 8-bit",
+    ("distilled images", "png"): _DISTILLED,
     ("random real images", None): "random real",
     ("real images nearest to the centroid", None): "nearest to the centroid",
     ("real images by herding", None): "herding",
     ("real images by k-center", None): "k-center",
-    ("all real images", None): "all 6,000",
+    ("all real images", None): _ALL,
+}
+# The settings of the recipe; a table names those in which its runs differ.
+_RECIPE = {
+    "images_per_class": 1,
+    "size": 112,
+    "objective": "bilevel",
+    "steps": 400,
+    "trial": "recipe",
 }
 
 
-def accuracies(report: Any) -> str:
-    """Per source, kind of labels and target: the distilled images beside real ones, over seeds."""
-    found: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    steps: set[int] = set()
+def one_image(report: Any) -> str:
+    """One image per class: the distilled images beside real ones, over seeds."""
+    # Of one image per class, herding and k-center choose the one nearest to the centroid.
+    return _accuracies(runs_with(report), ("herding", "k-center"), by_labels=True)
+
+
+def ten_images(report: Any) -> str:
+    """The same with ten images per class."""
+    return _accuracies(runs_with(report, images_per_class=10))
+
+
+def other_size(report: Any) -> str:
+    """The same as `one_image` with smaller images."""
+    return _accuracies(runs_with(report, size=64), ("herding", "k-center"))
+
+
+def objectives(report: Any) -> str:
+    """Both objectives by source and target, over the same seeds."""
+    by_objective = {
+        name: _by_target(runs_with(report, objective=name, labels="hard"))
+        for name in ("bilevel", "gradient_matching")
+    }
+    rows = []
+    for key, rival in by_objective["gradient_matching"].items():
+        pair = [by_objective["bilevel"][key][_DISTILLED], rival[_DISTILLED]]
+        both = min(map(len, pair))
+        gain = 100 * (statistics.fmean(pair[0]) - statistics.fmean(pair[1]))
+        rows.append([*key, both, *map(_percent, pair), f"{gain:+.1f}"])
+    head = ["learned on", "tested on", "seeds", "bilevel", "gradient matching", "difference"]
+    return table(head, rows, "llrrrr")
+
+
+def trials(report: Any) -> str:
+    """What was tried for networks that took no part: accuracies on each network, by trial."""
+    found: dict[str, dict[str, list[float]]] = {}
     for run in report["runs"]:
-        steps.add(run["steps"])
+        usual = {**_RECIPE, "trial": run["trial"], "steps": run["steps"]}
+        if run["sources"] != "lite0, lite1" or any(run[k] != v for k, v in usual.items()):
+            continue
+        longer = f", {run['steps']:,} steps" if run["steps"] != _RECIPE["steps"] else ""
+        what = found.setdefault(f"{run['trial']}{longer}", defaultdict(list))
+        for (_, target), accuracies in _by_target([run]).items():
+            what[target] += accuracies[_DISTILLED]
+    targets = ["lite0", "lite1", "lite2"]
+    rows = [
+        [name, len(what[targets[0]]), *(_percent(what[target]) for target in targets)]
+        for name, what in found.items()
+    ]
+    return table(["settings", "seeds", *targets], rows, "lrrrr")
+
+
+def runs_with(report: Any, **settings: Any) -> list[Row]:
+    """The runs with the settings of the recipe but for these."""
+    wanted = {**_RECIPE, **settings}
+    return [run for run in report["runs"] if all(run[k] == v for k, v in wanted.items())]
+
+
+def _by_target(runs: list[Row]) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """Accuracies by (sources, tested on) and by what heads were trained on."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for run in runs:
         for row in run["rows"]:
             name = _TRAINED_ON.get((row["trained_on"], row["pixels"]))
+            key = (run["sources"], row["model"].rpartition("_")[2])
             if name is not None:
-                found[_key(run, row)][name] += row["accuracies"]
+                found.setdefault(key, defaultdict(list))[name] += row["accuracies"]
+    return found
+
+
+def _accuracies(runs: list[Row], without: tuple[str, ...] = (), *, by_labels: bool = False) -> str:
+    shown = [name for name in _TRAINED_ON.values() if name not in (_DISTILLED, *without)]
     rows = []
-    for key, by_name in found.items():
-        full = statistics.fmean(by_name["all 6,000"])
-        distilled = by_name["distilled, 8-bit"]
-        others = [_percent(by_name[name]) for name in list(_TRAINED_ON.values())[1:]]
-        share = f"{100 * statistics.fmean(distilled) / full:.0f} %"
-        rows.append([*key, len(distilled), _percent(distilled), share, *others])
-    head = ["learned on", "how", "per class", "tested on", "seeds", "distilled, 8-bit", "of all"]
-    shown = table([*head, *list(_TRAINED_ON.values())[1:]], rows, "lllrrrrrrrrr")
-    said = f"torch {report['runs'][-1]['torch']}, "
-    return f"{said}{', '.join(map(str, sorted(steps)))} outer steps.\n\n{shown}"
-
-
-def _key(run: Row, row: Row) -> tuple[str, str, int, str]:
-    how = f"{run['labels']} labels"
-    if run["objective"] != "bilevel":
-        how = "gradient matching"
-    return run["sources"], how, run["images_per_class"], row["model"].rpartition("_")[2]
+    for labels in dict.fromkeys(run["labels"] for run in runs):
+        of_labels = [run for run in runs if run["labels"] == labels]
+        for (sources, target), by_name in _by_target(of_labels).items():
+            distilled = by_name[_DISTILLED]
+            share = statistics.fmean(distilled) / statistics.fmean(by_name[_ALL])
+            said = [f"{sources}; {labels} labels"] if by_labels else [sources]
+            rows.append(
+                [
+                    *said,
+                    target,
+                    len(distilled),
+                    _percent(distilled),
+                    f"{100 * share:.0f} %",
+                    *(_percent(by_name[name]) for name in shown),
+                ]
+            )
+    head = ["learned on", "tested on", "seeds", _DISTILLED, "of all", *shown]
+    return table(head, rows, "ll" + "r" * (len(head) - 2))
 
 
 def _percent(values: list[float]) -> str:

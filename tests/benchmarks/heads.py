@@ -31,8 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import TensorDataset
 
 from dd_plugin import DistilledDataset, Distiller, DistillerConfig
+from dd_plugin.data import RealData
 from dd_plugin.distiller.callbacks import DistillerCallback
 from dd_plugin.evaluation.heads import ALL
+from dd_plugin.hub.comparison import compare
 from tests.gpu.pack import class_names, read_pack
 
 LITES = tuple(f"lite/efficientnet_lite{n}" for n in range(3))
@@ -143,31 +145,44 @@ def keep_eight_bits(folder: Path) -> None:
     record.write_text(json.dumps(said, indent=2) + "\n")
 
 
-def judged(
-    case: dict[str, Any], dataset: str, folder: Path, on_all: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """A case with the accuracies of its set.
+class Judge:
+    """Judges sets on the same real images.
 
     Args:
-        case: a case.
         dataset: see the command.
         folder: see the command.
-        on_all: the rows of all real images of that size, where an earlier case has them: they do
-            not depend on the set.
     """
-    from dd_plugin.hub.comparison import compare
 
-    target = distil(case, dataset, folder)
-    distilled = DistilledDataset.from_pretrained(target)
-    test = distilled.real_data(dataset, f"validation[:{TEST}]")
-    train = distilled.real_data(dataset, f"train[:{TRAIN}]")
-    rows = compare(distilled, LITES, test, train, folder=folder, full_data=not on_all)
-    about = json.loads((target / "seconds.json").read_text())
-    if not about["exact_images"]:
-        rows = [row for row in rows if row["pixels"] != "exact"]
-    kept = ("model", "trained_on", "pixels", "mean", "std", "accuracies")
-    rows = [{key: row[key] for key in kept} for row in rows]
-    return {**case, **about, "rows": [*rows, *on_all]}
+    def __init__(self, dataset: str, folder: Path) -> None:
+        self.dataset, self.folder = dataset, folder
+        self._real: dict[int, tuple[RealData, RealData]] = {}
+
+    def judged(self, case: dict[str, Any], on_all: list[dict[str, Any]]) -> dict[str, Any]:
+        """A case with the accuracies of its set, which is made if it is not there.
+
+        Args:
+            case: a case.
+            on_all: the rows of all real images of that size, where an earlier case has them: they
+                do not depend on the set.
+        """
+        target = distil(case, self.dataset, self.folder)
+        distilled = DistilledDataset.from_pretrained(target)
+        test, train = self._images(distilled, case["size"])
+        rows = compare(distilled, LITES, test, train, folder=self.folder, full_data=not on_all)
+        about = json.loads((target / "seconds.json").read_text())
+        if not about["exact_images"]:
+            rows = [row for row in rows if row["pixels"] != "exact"]
+        kept = ("model", "trained_on", "pixels", "mean", "std", "accuracies")
+        rows = [{key: row[key] for key in kept} for row in rows]
+        return {**case, **about, "rows": [*rows, *on_all]}
+
+    def _images(self, distilled: DistilledDataset, size: int) -> tuple[RealData, RealData]:
+        if size not in self._real:
+            self._real[size] = (
+                distilled.real_data(self.dataset, f"validation[:{TEST}]"),
+                distilled.real_data(self.dataset, f"train[:{TRAIN}]"),
+            )
+        return self._real[size]
 
 
 def rows_of_all(done: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
@@ -213,11 +228,12 @@ def main() -> None:
 def add_results(cases: list[dict[str, Any]], dataset: str, file: Path, folder: Path) -> None:
     """Add those of the cases that the file lacks."""
     done = json.loads(file.read_text())["runs"] if file.exists() else []
+    judge = Judge(dataset, folder)
     for case in cases:
         if any(all(row[key] == case[key] for key in KEYS) for row in done):
             continue
         on_all = rows_of_all(done, case["size"])
-        done.append(judged(case, dataset, folder, on_all))
+        done.append(judge.judged(case, on_all))
         head = {"command": "python -m tests.benchmarks.heads"}
         file.write_text(json.dumps({**head, "runs": done}, indent=1) + "\n")
         for row in done[-1]["rows"]:
