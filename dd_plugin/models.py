@@ -12,7 +12,7 @@ import copy
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from dd_plugin.hub_access import hub_access, why_no_hub
 from dd_plugin.messages import described
 
 __all__ = ["ModelLoadError", "load_model", "load_vision_model", "model_factory"]
@@ -295,11 +296,17 @@ def _timm_factory(
     taken = dict(model_args)
 
     def make() -> nn.Module:
+        with hub_access() if pretrained else nullcontext():
+            return create()
+
+    def create() -> nn.Module:
         try:
             return _create_timm(architecture, pretrained, taken)
         except ModelLoadError:
             raise
         except Exception as error:  # odd arguments fail anywhere in timm's code
+            if reason := why_no_hub(error):
+                raise ModelLoadError(f"timm could not make {architecture!r}: {reason}") from error
             unknown = _unexpected_argument(error)
             if unknown in taken:
                 raise ModelLoadError(
@@ -350,7 +357,6 @@ def _transformers_factories(
     """
     from transformers import (
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-        AutoConfig,
         AutoModel,
         AutoModelForImageClassification,
     )
@@ -367,7 +373,10 @@ def _transformers_factories(
         )
     at = {} if revision is None else {"revision": revision}
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **at)
+        with hub_access(name):
+            config = _read_config(name, at)
+    except ModelLoadError:
+        raise
     except Exception as error:  # a configuration may hold anything
         _explain_code(name, error)
         raise ModelLoadError(
@@ -376,6 +385,10 @@ def _transformers_factories(
             if not is_folder
             else f"the folder {name!r} holds no usable model configuration: {described(error)}"
         ) from error
+    if not is_folder and (commit := _commit_of(name, revision)):
+        # So that all files are of one state, those of the image processor, too: it is looked for
+        # by what stands here, as transformers itself has it before version 5.20.
+        at, config._commit_hash = {"revision": commit}, commit
     _configure(config, name, model_args)
     classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     if for_features:
@@ -386,6 +399,22 @@ def _transformers_factories(
     auto = AutoModelForImageClassification if classifies else AutoModel
     # A head for another number of classes does not fit the saved one, and is drawn anew.
     options = {"ignore_mismatched_sizes": True} if model_args else {}
+
+    def loaded(own: Any) -> tuple[nn.Module, dict[str, Any]]:
+        try:
+            both: tuple[nn.Module, dict[str, Any]] = (projects or auto).from_pretrained(
+                name,
+                config=own,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **at,
+                **options,
+            )
+        except OSError as error:
+            if reason := why_no_hub(error):
+                raise ModelLoadError(f"the weights of {name!r}: {reason}") from error
+            raise
+        return both
 
     def make(pretrained: bool) -> nn.Module:
         own = copy.deepcopy(config)
@@ -398,14 +427,8 @@ def _transformers_factories(
                 )
                 return random
             model: nn.Module
-            model, report = (projects or auto).from_pretrained(
-                name,
-                config=own,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **at,
-                **options,
-            )
+            with hub_access(name):
+                model, report = loaded(own)
             if missing is not None:
                 missing.extend(report["missing_keys"])
         except ModelLoadError:
@@ -418,6 +441,36 @@ def _transformers_factories(
         return model
 
     return lambda: make(pretrained), lambda: make(False)
+
+
+def _read_config(name: str, at: dict[str, str]) -> Any:
+    """Return the configuration of a name, inside of `hub_access`."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **at)
+    except OSError as error:
+        if reason := why_no_hub(error):
+            raise ModelLoadError(
+                f"no model {name!r}: it is not a folder here, and {reason}; for an architecture of "
+                "timm write timm/NAME"
+            ) from error
+        raise
+
+
+def revision_of(model: Any) -> str | None:
+    """Return the commit on the Hub that a transformers model was loaded from, where it is known."""
+    commit: str | None = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return commit
+
+
+def _commit_of(name: str, revision: str | None) -> str | None:
+    """Return the commit of the configuration that the cache has; None if it does not know."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    commit = Path(path).parent.name if isinstance(path, str) else ""
+    return commit if re.fullmatch("[0-9a-f]{40}", commit) else None
 
 
 def _sees_text_too(config: Any) -> bool:

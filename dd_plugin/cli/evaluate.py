@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
             for name, distilled in zip(args.sets, opened, strict=True)
         ]
         rows: list[dict[str, Any]] = []
-        for name, distilled, chosen in zip(args.sets, opened, models, strict=True):
-            own = _rows(name, distilled, chosen, args, device)
+        for name, distilled, (chosen, loaded) in zip(args.sets, opened, models, strict=True):
+            own = _rows(name, distilled, chosen, loaded, args, device)
             rows += own
             print(rows_table(own))
             _print_loss(name, own)
@@ -151,8 +151,14 @@ def _checked_device(given: str | None) -> str:
     return device
 
 
-def _checked_models(name: str, distilled: Any, args: argparse.Namespace) -> list[str]:
-    """The models to train on a set, each of which has taken two of its images."""
+def _checked_models(
+    name: str, distilled: Any, args: argparse.Namespace
+) -> tuple[list[str], dict[str, Any]]:
+    """The models to train on a set, each of which has taken two of its images.
+
+    Returns:
+        Their names, and by these the frozen networks, which are loaded.
+    """
     from dd_plugin.bilevel.randomness import untouched_generators
     from dd_plugin.distiller.network_checks import check_model, check_outputs
     from dd_plugin.models import ModelLoadError
@@ -166,8 +172,7 @@ def _checked_models(name: str, distilled: Any, args: argparse.Namespace) -> list
             "and with --protocol recipe if it is the network that the set was made for"
         )
     if for_heads:
-        _check_backbones(name, distilled, models, recorded=not args.model)
-        return models
+        return models, _loaded_backbones(name, distilled, models, recorded=not args.model)
     images, _ = distilled.prepare(distilled.images[[0, -1]], distilled.labels[[0, -1]], 0)
     for model in models:
         try:
@@ -184,30 +189,35 @@ def _checked_models(name: str, distilled: Any, args: argparse.Namespace) -> list
                 f"{model} cannot be trained on {name}: {reason}; leave this --model out (nothing "
                 "has been trained yet)"
             ) from error
-    return models
+    return models, {}
 
 
-def _check_backbones(name: str, distilled: Any, models: list[str], *, recorded: bool) -> None:
+def _loaded_backbones(
+    name: str, distilled: Any, models: list[str], *, recorded: bool
+) -> dict[str, Any]:
     """Load each frozen network once, with its weights, before the features of any are computed."""
     from dd_plugin.models import ModelLoadError
     from dd_plugin.networks.backbones import BackboneError, check_recorded_backbone
 
+    loaded = {}
     for model in models:
         if recorded:
             check_recorded_backbone(model)
         try:
-            distilled.backbone(model)
+            loaded[model] = distilled.backbone(model)
         except (BackboneError, ModelLoadError) as error:
             raise CommandError(
                 f"{model} cannot be used for {name}: {str(error).rstrip('.')}; mend that, or give "
                 "other networks with --model (nothing has been trained yet)"
             ) from error
+    return loaded
 
 
 def _rows(
     name: str,
     distilled: Any,
     models: list[str],
+    backbones: dict[str, Any],
     args: argparse.Namespace,
     device: str,
 ) -> list[dict[str, Any]]:
@@ -262,6 +272,7 @@ def _rows(
         device=device,
         about=about,
         on_row=tell,
+        backbones=backbones,
     )
 
 

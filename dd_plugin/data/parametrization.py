@@ -73,11 +73,7 @@ class Upsampled(Parametrization):
     def __init__(self, images: Tensor, factor: int = 2) -> None:
         super().__init__()
         height, width = images.shape[-2:]
-        if factor < 1 or height % factor or width % factor:
-            raise ValueError(
-                f"`factor` must divide the size of the images, {height} x {width}, got {factor}; "
-                'choose another factor or parametrization="pixels"'
-            )
+        check_factor(height, width, factor)
         self.size = (height, width)
         self.factor = factor
         self.pixels = nn.Parameter(F.avg_pool2d(images.detach(), factor))
@@ -207,6 +203,19 @@ _LIMIT: Final = 8.0
 _LARGEST: Final = 1000.0
 # The least rows and columns of the coarsest level by default.
 _COARSEST: Final = 4
+
+
+def check_factor(height: int, width: int, factor: int) -> None:
+    """See that images of a size can be stored that many times smaller.
+
+    Raises:
+        ValueError: the size is not a multiple of the factor.
+    """
+    if factor < 1 or height % factor or width % factor:
+        raise ValueError(
+            f"`factor` must divide the size of the images, {height} x {width}, got {factor}; "
+            'choose another factor or parametrization="pixels"'
+        )
 
 
 def level_sizes(height: int, width: int, levels: int | None = None) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from dd_plugin.bilevel.optimizers import OPTIMIZERS, Optimizer
+from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.messages import described
 
 Batching = Literal["all", "groups", "minibatches"]
@@ -204,6 +205,40 @@ class Recipe:
                 f"`optimizer_args` of the recipe are not possible: {described(error)}"
             ) from error
         return made
+
+
+def check_training(
+    augmentation: str,
+    augmentations_per_step: int,
+    steps: int,
+    optimizer: str,
+    optimizer_args: Mapping[str, Any],
+) -> None:
+    """See that a recipe with these settings is possible, before there are data or a network.
+
+    Args:
+        augmentation: see `Recipe`.
+        augmentations_per_step: see `Recipe`.
+        steps: inner steps.
+        optimizer: name of the inner optimizer.
+        optimizer_args: its hyperparameters.
+
+    Raises:
+        ValueError: it is not, in the words of the run's settings.
+    """
+    Augmentation(augmentation)
+    for name, value, most in (
+        ("augmentations_per_step", augmentations_per_step, _MOST_AUGMENTATIONS),
+        ("inner_steps", steps, _MOST_STEPS),
+    ):
+        if value > most:
+            raise ValueError(f"`{name}` must be at most {most:,}, got {value:,}")
+    try:
+        _try(OPTIMIZERS[optimizer](**optimizer_args, groups=str))
+    except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`inner_optimizer_args` are not possible for {optimizer}: {described(error)}"
+        ) from error
 
 
 # Fields that version 0.1.0 does not know, and what they are without being written.

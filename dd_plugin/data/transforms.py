@@ -11,12 +11,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from dd_plugin.data.whitening import SMALLEST_STD, Whitening
+from dd_plugin.hub_access import hub_access
+from dd_plugin.models import revision_of
 
 if TYPE_CHECKING:
     from dd_plugin.data.real import RealData
@@ -153,9 +156,13 @@ def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | No
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            name, local_files_only=not fetch, trust_remote_code=False
-        )
+        with hub_access(name) if fetch else nullcontext():
+            processor = AutoImageProcessor.from_pretrained(
+                name,
+                revision=revision_of(model) or "main",
+                local_files_only=not fetch,
+                trust_remote_code=False,
+            )
     except (OSError, ValueError, KeyError, ImportError):
         return None
     factor = 255.0

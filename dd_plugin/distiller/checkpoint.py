@@ -89,6 +89,27 @@ def latest_checkpoint(output_dir: Path) -> Path:
     return found[-1]
 
 
+def find_checkpoint(output_dir: Path, given: str | bool) -> Path:
+    """The checkpoint that a run is to go on from, which is there.
+
+    Args:
+        output_dir: of the run.
+        given: its folder, or True or ``"latest"`` for the newest of ``output_dir``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if given is True or given == "latest":
+        return latest_checkpoint(output_dir)
+    folder = Path(str(given))
+    if not (folder / "state.json").is_file():
+        raise ValueError(
+            f"{str(folder)!r} is not a checkpoint that can be read (it has no state.json); give "
+            "the path of a checkpoint-N folder, or another one"
+        )
+    return folder
+
+
 def save_checkpoint(distiller: Distiller) -> Path:
     """Write ``checkpoint-N`` of where the run is, and delete the oldest over the limit.
 

@@ -15,6 +15,9 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from dd_plugin.data.parametrization import check_factor, level_sizes
+from dd_plugin.data.recipe import check_training
+from dd_plugin.distiller.best import check_selection_data
 from dd_plugin.distiller.coercion import coerced
 from dd_plugin.recipes import recipe_settings
 
@@ -394,6 +397,16 @@ class DistillerConfig:
                     f"`{name}` must be a number that {self.dtype} can hold, {tiniest:.2g} to "
                     f"{largest:.2g}, got {getattr(self, name)}; give a rate such as 0.02"
                 )
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be from 0 to below 1, got {getattr(self, name)}")
+        check_training(
+            self.augmentation,
+            self.augmentations_per_step,
+            self.inner_steps,
+            self.inner_optimizer,
+            self.inner_optimizer_args,  # type: ignore[arg-type]
+        )
         if self.hub_token and not re.fullmatch(r"[!-~]+", self.hub_token):
             # What sends it would quote it in its own error.
             raise ValueError(
@@ -450,6 +463,14 @@ class DistillerConfig:
                 f'parameters are the pixels, got "{self.color_space}"; use '
                 'parametrization="pyramid", or leave color_space out'
             )
+        if self.image_size is not None and self.image_size >= 1:
+            size = (self.image_size, self.image_size)
+            if self.parametrization == "pyramid":
+                level_sizes(*size, self.pyramid_levels)
+            elif self.parametrization == "upsampled":
+                check_factor(*size, self.upsample_factor)
+        if self.load_best_model_at_end and self.eval_split is not None:
+            check_selection_data(True, self.eval_split)
         if self.batching == "minibatches" and self.batch_size is None:
             raise ValueError('`batch_size` must be given with batching="minibatches"')
         if self.init == "pool" and self.window == "full":

@@ -40,7 +40,7 @@ from dd_plugin.distiller.callbacks import (
 )
 from dd_plugin.distiller.checkpoint import (
     checkpoints,
-    latest_checkpoint,
+    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
     set_aside_later,
@@ -130,8 +130,11 @@ class Distiller:
                 f"`networks_per_step` must be a multiple of the number of processes, {world}, got "
                 f"{self.networks_per_step}; leave it out for one per process"
             )
+        made_callbacks = checked_callbacks(callbacks)
         for images in (train_dataset, eval_dataset):
             check_apart(self.output_dir, images)
+        if config.resume_from_checkpoint is not None:
+            find_checkpoint(self.output_dir, config.resume_from_checkpoint)
         if self.accelerator.is_main_process:
             check_not_in_use(self.output_dir)
             check_writable(self.output_dir)
@@ -181,7 +184,7 @@ class Distiller:
         self._scheduled_steps = config.max_steps
         self.state = DistillerState(max_steps=config.max_steps)
         self.control = DistillerControl()
-        self.callbacks = [IntervalCallback(), ProgressCallback(), *checked_callbacks(callbacks)]
+        self.callbacks = [IntervalCallback(), ProgressCallback(), *made_callbacks]
         self.best = BestSet()
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()
@@ -272,10 +275,10 @@ class Distiller:
         check_course(self)
         self.state.interrupted = None
         self.control.should_training_stop = False
+        self._start_trackers()
         if self.head is not None:
             with unwinding_on_sigterm(), self._folder_kept():
                 self.head.prepare()
-        self._start_trackers()
         self._call("on_train_begin")
         progress = Progress(self)
         with self._stop_signal, self._folder_kept():
@@ -310,8 +313,7 @@ class Distiller:
         )
         is_main, begins = self.accelerator.is_main_process, not self.state.global_step
         if given:
-            newest = given is True or given == "latest"
-            path = latest_checkpoint(self.output_dir) if newest else Path(str(given))
+            path = find_checkpoint(self.output_dir, given)
             begins = not holds(self.output_dir, path)
             if is_main:
                 self._files.begin(str(path), is_new=begins)

@@ -187,7 +187,7 @@ def _head_parts(
             mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
             trainable="head",
             head=config.head,  # type: ignore[arg-type]
-            backbones=tuple(_recorded(b, config.feature_layer) for b in backbones),
+            backbones=tuple(map(_recorded, backbones)),
         ).to_dict()
     )
     head = head_of(recipe, inner_loss, outer_loss, verify=config.verify)
@@ -240,7 +240,7 @@ def _public_name(backbone: Backbone) -> str | None:
     return None if backbone.name is None or _is_path(backbone.name, bare=True) else backbone.name
 
 
-def _recorded(backbone: Backbone, feature_layer: str | None) -> BackboneRecord:
+def _recorded(backbone: Backbone) -> BackboneRecord:
     return BackboneRecord(
         _public_name(backbone),
         backbone.fingerprint,
@@ -249,7 +249,7 @@ def _recorded(backbone: Backbone, feature_layer: str | None) -> BackboneRecord:
         backbone.num_features,
         tuple(backbone.normalization.mean),
         tuple(backbone.normalization.std),
-        feature_layer,
+        backbone.feature_layer,
     )
 
 

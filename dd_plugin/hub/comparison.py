@@ -8,7 +8,7 @@ of the PNG files, on random real images of the same storage, and on the full dat
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dd_plugin.evaluation.baselines import (
 from dd_plugin.evaluation.heads import ALL, CENTROID, HERDING, K_CENTER, RANDOM
 from dd_plugin.hub.dataset import DistilledDataset, Protocol
 from dd_plugin.hub.markdown import table
+from dd_plugin.networks.backbones import Backbone
 
 # Keys of a row that say what was measured, apart from its numbers.
 IDENTITY = ("model", "trained_on", "protocol", "pixels", "dataset", "split")
@@ -44,6 +45,7 @@ def compare(
     about: dict[str, Any] | None = None,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
     folder: Path | None = None,
+    backbones: Mapping[str, Backbone] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate a set with several networks.
 
@@ -61,6 +63,8 @@ def compare(
         about: more to put into each row, such as the names of the data set and split.
         on_row: called with each row when it is there.
         folder: where the features of real images are kept, for a set that is for heads.
+        backbones: frozen networks that are loaded already, by the names of the models, as
+            `DistilledDataset.backbone` gives them.
 
     Returns:
         One dictionary per model and kind of training data: ``model``, ``trained_on``,
@@ -81,6 +85,7 @@ def compare(
             about,
             on_row,
             folder,
+            backbones or {},
         )
     rows: list[dict[str, Any]] = []
 
@@ -136,13 +141,20 @@ def _compare_heads(
     about: dict[str, Any] | None,
     on_row: Callable[[dict[str, Any]], None],
     folder: Path | None,
+    backbones: Mapping[str, Backbone],
 ) -> list[dict[str, Any]]:
     """`compare` for a set that trains the head of frozen networks."""
     rows: list[dict[str, Any]] = []
     per_class = max(1, int(distilled.images_per_class))
     for model in models:
         tested = distilled.head_test(
-            model, test, train, device=device, folder=folder, protocol=protocol
+            model,
+            test,
+            train,
+            device=device,
+            folder=folder,
+            protocol=protocol,
+            backbone=backbones.get(model),
         )
         how = "standard" if tested.as_probe else "head"
 
@@ -167,6 +179,8 @@ def _compare_heads(
             exact = distilled.synthetic("exact", device)
             for name, scores in tested.controls(exact, per_class, seeds, full=full_data):
                 add(HEAD_CONTROLS[name], None, scores)
+        if model in backbones:
+            backbones[model].to("cpu")  # for the next one's sake
     return rows
 
 

@@ -535,6 +535,7 @@ class DistilledDataset:
         loss: Loss | None = None,
         folder: Path | None = None,
         protocol: Protocol = "auto",
+        backbone: Backbone | None = None,
     ) -> HeadTest:
         """What tests heads on a backbone that are trained on this set, or on real images.
 
@@ -546,10 +547,12 @@ class DistilledDataset:
             loss: see `fit`.
             folder: where the features of the real images are kept; by default in memory alone.
             protocol: see `fit`; by ``"standard"`` heads are trained as linear probes are.
+            backbone: what `backbone` gave for the model, if it is loaded already; it is moved to
+                the device.
         """
         as_probe = self.protocol_for(protocol, model) == "standard"
         head = head_of(self.recipe) if as_probe else self._head(loss)
-        backbone = self.backbone(model, device=device)
+        backbone = self.backbone(model, device=device) if backbone is None else backbone.to(device)
         seen = None if train is None else features_of(backbone, train, folder=folder)
         found = features_of(backbone, test, folder=folder)
         return HeadTest(backbone, head, seen, found, as_probe=as_probe)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
 from dd_plugin.messages import described
-from dd_plugin.models import check_record, load_model, load_vision_model
+from dd_plugin.models import check_record, load_model, load_vision_model, revision_of
 from dd_plugin.networks.classifier import FeatureNetwork
 from dd_plugin.networks.errors import BackboneError
 from dd_plugin.networks.fingerprint import fingerprint
@@ -43,6 +43,7 @@ class Backbone(nn.Module):
         fingerprint: of the weights that its features depend on, as they were loaded; the
             classifier is not among them.
         revision: of the files on the Hub, where known.
+        feature_layer: the layer whose output the features are, where it was named.
     """
 
     name: str | None
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
     normalization: Normalization
     fingerprint: str
     revision: str | None
+    feature_layer: str | None
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Backbone(nn.Module):
         fingerprint: str,
         revision: str | None,
         trainable: frozenset[str],
+        feature_layer: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -73,6 +76,7 @@ class Backbone(nn.Module):
         self.normalization = normalization
         self.fingerprint = fingerprint
         self.revision = revision
+        self.feature_layer = feature_layer
         self._trainable = trainable
         self._takes: dict[tuple[int, int], bool] = {size: True}
         self._always_resize = always_resize
@@ -199,7 +203,8 @@ def load_backbone(
 
     Args:
         model: `timm/NAME`, `lite/efficientnet_lite0` to `lite2` (the packages of the `backbones`
-            extra), an id on the Hugging Face Hub, a local folder, or a module, which is copied.
+            extra), an id on the Hugging Face Hub, a local folder, or a module, which is copied. A
+            `Backbone` stays as it is, but for ``device``, ``dtype`` and ``normalization``.
         image_size: Size that the network is to see; all images are resized to it. By default
             networks that take any size see images as they are, and others see them in their own.
         feature_layer: Name of the layer whose output is taken, averaged over positions. By default
@@ -217,6 +222,9 @@ def load_backbone(
     if not dtype.is_floating_point:
         raise BackboneError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}")
     asked = _size(image_size)
+    if isinstance(model, Backbone):
+        changes = {"feature_layer": feature_layer, "revision": revision, "size": asked}
+        return _moved(model, device, dtype, normalization, **changes)
     missing: list[str] = []
     name = model if isinstance(model, str) else None
     if isinstance(model, str):
@@ -264,9 +272,29 @@ def load_backbone(
         always_resize=asked is not None,
         normalization=found,
         fingerprint=identity,
-        revision=getattr(getattr(module, "config", None), "_commit_hash", None) or revision,
+        revision=revision_of(module) or revision,
         trainable=trainable,
+        feature_layer=feature_layer,
     )
+
+
+def _moved(
+    backbone: Backbone,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    normalization: Normalization | None,
+    **changes: Any,
+) -> Backbone:
+    """Return a copy of a backbone, which is loaded already."""
+    for name, value in changes.items():
+        if value is not None and value != getattr(backbone, name, None):
+            raise BackboneError(
+                f"`{name}` must be left out for a `Backbone`, got {value!r}; give it to the "
+                "`load_backbone` that makes it"
+            )
+    moved = copy.deepcopy(backbone).to(device=device, dtype=dtype)
+    moved.normalization = normalization or backbone.normalization
+    return moved
 
 
 def check_recorded_backbone(name: str) -> None:

@@ -8,6 +8,7 @@ memory.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -27,7 +28,7 @@ _FORMAT = "dd_plugin.features.1"
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 _CHECKSUM_LENGTH = 8
 _CHUNK = 64 << 20
-# Seconds after which a half-written file has no writer any more.
+# Seconds after which a half-written file has no writer any more, where files cannot be locked.
 _ABANDONED = 86_400.0
 
 
@@ -103,8 +104,7 @@ class FeatureFile:
         self._start = len(head)  # of the values, at a multiple of 8 as the labels are
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent)
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        self._file: BinaryIO = self._partial.open("wb+")
+        self._partial, self._file = _locked_file(path)
         try:
             size = self._start + shape[0] * shape[1] * self._row_bytes
             # The room is taken now, so that a full disk is noticed before hours of work.
@@ -177,9 +177,35 @@ def _bytes(tensor: Tensor) -> memoryview:
     return plain.view(torch.uint8).numpy().data
 
 
+def _locked_file(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file beside a path, locked for as long as this process has it open.
+
+    The operating system lets go of the lock however the process ends.
+    """
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        file = partial.open("xb+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # it is being looked at before it was locked, and deleted
+            file.close()
+            continue
+        except OSError:
+            return partial, file  # no locks here: only its age tells
+        if os.fstat(file.fileno()).st_nlink:
+            return partial, file
+        file.close()
+
+
 def _remove_abandoned(folder: Path) -> None:
-    """Delete the half-written files of processes that were killed long ago."""
+    """Delete the half-written files of processes that are gone."""
     for path in folder.glob(".*.safetensors.*.partial"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
+        with suppress(OSError), path.open("rb+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # it is being written
+            except OSError:  # the file system has no locks
+                if time.time() - path.stat().st_mtime <= _ABANDONED:
+                    continue
+            path.unlink()

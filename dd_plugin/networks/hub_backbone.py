@@ -15,7 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
+from dd_plugin.hub_access import hub_access
 from dd_plugin.messages import described
+from dd_plugin.models import revision_of
 from dd_plugin.networks.classifier import FeatureNetwork, pooled, remove_classifier
 from dd_plugin.networks.errors import BackboneError
 
@@ -178,7 +180,10 @@ def image_processor(model: Any) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        with hub_access(name):
+            return AutoImageProcessor.from_pretrained(
+                name, revision=revision_of(model) or "main", trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError, ImportError):
         return None
 

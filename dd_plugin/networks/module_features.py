@@ -151,9 +151,16 @@ def normalization_of(module: nn.Module, name: str | None) -> Normalization:
     if found is not None:
         return found
     subject = f"model {name!r}" if name else type(module).__name__
+    own = (
+        "save its image processor (preprocessor_config.json) beside its weights"
+        if name
+        else "pass `load_backbone(module, normalization=Normalization(mean, std))` in its place"
+    )
     warnings.warn(
         f"the {subject} does not say how its input is normalized; mean 0.5 and standard deviation "
-        "0.5 are assumed, so pass `normalization` if it was trained with others",
+        f"0.5 are assumed. If it was trained with others, {own}. A run of `Distiller` may also "
+        "have `normalization=none`, for pixels from 0 to 1, or `normalization=data`, for the mean "
+        "and deviation of its training images",
         BackboneWarning,
         stacklevel=3,
     )

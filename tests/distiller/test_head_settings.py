@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dd_plugin.data import DataError
+from dd_plugin import DistilledDataset
+from dd_plugin.data import DataError, Normalization
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.distiller.config import NoEffectWarning
+from dd_plugin.networks import BackboneWarning, load_backbone
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 
 
@@ -222,3 +224,65 @@ def test_a_loss_of_the_users_is_used_or_he_is_told(tmp_path, kind, settings, tol
         leaves = [leaf for group in one.synthetic.leaves().values() for leaf in group]
         losses.append(float(one._hypergradient(0, 0, leaves).outer_loss))
     assert (losses[0] == losses[1]) == bool(told)
+
+
+# --- a model that does not say how its input is normalized ----------------------------------------
+
+
+def test_a_module_without_normalization_can_be_given_with_one(tmp_path):
+    """As the warning says: a `Backbone`, or a choice of the run."""
+    with pytest.warns(BackboneWarning, match="`Distiller` may also have `normalization=none`"):
+        head_distiller(tmp_path / "warned", normalization="auto")
+    own = Normalization([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    backbone = load_backbone(Small(), feature_layer="norm", normalization=own)
+    run = head_distiller(tmp_path / "given", backbone, normalization="auto")
+    (noted,) = run.synthetic.recipe.backbones
+    assert (noted.mean, noted.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert noted.feature_layer == "norm"
+    run.train()
+    opened = DistilledDataset.from_pretrained(run.save_model())
+    for given in (backbone, Small()):
+        again = opened.backbone(given)
+        assert again.normalization.mean == own.mean
+        assert again.fingerprint == backbone.fingerprint
+
+
+# --- checks before weights are loaded -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augmentation": "flipp"}, "did you mean 'flip'"),
+        ({"augmentation": "flip+crop_noise"}, "joined either by"),
+        ({"augmentation": "flip", "augmentations_per_step": 300}, "must be at most 256, got 300"),
+        (
+            {"head": "unroll", "inner_optimizer_args": {"momentumm": 0.9}},
+            "`inner_optimizer_args` are not possible for sgd.*momentumm",
+        ),
+        ({"head": "unroll", "inner_steps": 10**9}, "`inner_steps` must be at most 10,000,000"),
+        ({"adam_beta1": 1.0}, "`adam_beta1` must be from 0 to below 1"),
+        ({"adam_beta2": -0.1}, "`adam_beta2` must be from 0 to below 1"),
+        ({"parametrization": "pyramid", "pyramid_levels": 9, "image_size": 32}, "from 1 to 6"),
+        ({"parametrization": "upsampled", "image_size": 33}, "must divide the size of the images"),
+        ({"load_best_model_at_end": True, "eval_split": "test"}, "Give a validation split"),
+        ({"resume_from_checkpoint": "latest"}, "holds no checkpoint to resume from"),
+        ({"resume_from_checkpoint": "nowhere"}, "is not a checkpoint that can be read"),
+        ({"report_to": ["tensorbord"]}, "tensorbord"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, settings, message):
+    def load(*args, **kwargs):
+        raise AssertionError("weights were loaded before the settings were looked at")
+
+    monkeypatch.setattr("dd_plugin.distiller.head_backbones.load_backbone", load)
+    monkeypatch.setattr("dd_plugin.distiller.setup.load_real", unread)
+    with pytest.raises(ValueError, match=message):
+        head_distiller(tmp_path, "timm/test_resnet", **settings)
+
+
+def test_callbacks_are_checked_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("dd_plugin.distiller.setup.load_backbones", unread)
+    config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"))
+    with pytest.raises(TypeError, match="must be of DistillerCallback"):
+        Distiller(Small(), config, toy_dataset(), callbacks=[print])

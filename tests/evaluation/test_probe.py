@@ -140,10 +140,62 @@ def test_half_precision_features_are_taken():
     torch.testing.assert_close(one.weight, fit_probe(half.float(), labels, 4).weight)
 
 
-def test_a_probe_that_is_cut_short_warns(monkeypatch):
-    monkeypatch.setattr(probe_module, "_MOST_ITERATIONS", 2)
-    with pytest.warns(ProbeWarning, match="not at its optimum.*after 2 iterations"):
-        fit_probe(*problem(), 4, strength=1e-3)
+def features_of_random_layers(count, width, power, seed=0):
+    """Of a network with random weights: most axes hardly vary, a few rows stick out."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 4
+    rows = torch.randn(count, 10, generator=generator)
+    rows = rows + 0.7 * torch.randn(4, 10, generator=generator)[labels]
+    for _ in range(2):
+        weight = torch.randn(rows.shape[1], width, generator=generator)
+        rows = (rows @ weight / rows.shape[1] ** 0.5).relu()
+    return rows.pow(power), labels
+
+
+def objective_of(found, features, labels):
+    """The regularized loss of a probe, in float64."""
+    rows, mean, scale = standardized(features)
+    weight = found.weight.double() * scale
+    bias = found.bias.double() + found.weight.double() @ mean
+    loss = F.cross_entropy(rows @ weight.T + bias, labels)
+    return float(loss + found.strength / 2 * weight.square().sum())
+
+
+@pytest.mark.parametrize("strength", [1e-5, 1e-4, None])
+@pytest.mark.parametrize("power", [1, 4])
+@pytest.mark.parametrize(("count", "width"), [(150, 40), (400, 100), (200, 150), (12, 60)])
+def test_features_of_random_weights_are_solved_to_the_optimum(count, width, power, strength):
+    """Without a warning, which is an error here."""
+    features, labels = features_of_random_layers(count, width, power)
+    found = fit_probe(features, labels, 4, strength=strength)
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rows, mean, scale = standardized(features)
+    theirs = linear_model.LogisticRegression(
+        C=1 / (found.strength * count), solver="newton-cholesky", tol=1e-8, max_iter=1000
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where it does not get so far
+        theirs.fit(rows.numpy(), labels.numpy())
+    weight = torch.from_numpy(theirs.coef_) / scale
+    other = probe_module.Probe(
+        weight, torch.from_numpy(theirs.intercept_) - weight @ mean, found.strength
+    )
+    best = objective_of(other, features, labels)
+    assert objective_of(found, features, labels) <= best + 1e-8
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_probe_that_is_cut_short_says_how_far_it_is_from_the_optimum(monkeypatch, scale, steps):
+    features, labels = problem()
+    features = features * scale
+    best = objective_of(fit_probe(features, labels, 4, strength=1e-3), features, labels)
+    monkeypatch.setattr(probe_module, "_MOST_STEPS", steps)
+    with pytest.warns(ProbeWarning, match="still about .* after . Newton steps") as caught:
+        found = fit_probe(features, labels, 4, strength=1e-3)
+    told = float(str(caught[0].message).partition("about ")[2].partition(" above")[0])
+    excess = objective_of(found, features, labels) - best
+    assert excess / 3 < told < 3 * excess
 
 
 def test_features_that_vary_by_chance_do_not_drown_the_others():

@@ -192,7 +192,7 @@ def test_bfloat16_gives_features_in_the_dtype_of_the_images():
 def test_normalization_is_the_models_own():
     model = tiny()
     assert load_backbone(model).normalization.mean == list(model.pretrained_cfg["mean"])
-    with pytest.warns(BackboneWarning, match="mean 0.5 and standard deviation 0.5 are assumed"):
+    with pytest.warns(BackboneWarning, match=r"0.5 are assumed.*pass `load_backbone\(module, norm"):
         backbone = load_backbone(ConvolutionalHead())
     assert backbone.normalization.mean == [0.5] * 3
     own = Normalization([0.1, 0.2, 0.3], [1, 1, 1])
@@ -259,3 +259,21 @@ def test_wrong_images_and_heads_are_refused():
         backbone.with_head(weight[:, :3], bias, NAMES)
     with pytest.raises(BackboneError, match="for 2 classes"):
         backbone.with_head(weight, bias, NAMES[:2])
+
+
+def test_a_backbone_is_taken_as_it_is():
+    module = ConvolutionalHead().eval()
+    made = load_backbone(module, feature_layer="body.0", normalization=HALF)
+    again = load_backbone(made, dtype=torch.float64)
+    assert again.feature_layer == made.feature_layer == "body.0"
+    assert again.normalization is HALF
+    assert again.fingerprint == made.fingerprint
+    pixels = images(made.size)
+    torch.testing.assert_close(again(pixels.double()).float(), made(pixels))
+    assert next(made.parameters()).dtype == torch.float32
+    own = Normalization([0.1, 0.2, 0.3], [1, 1, 1])
+    assert load_backbone(made, normalization=own).normalization is own
+    assert load_backbone(made, feature_layer="body.0").fingerprint == made.fingerprint
+    for change in ({"feature_layer": "body.1"}, {"image_size": 5}, {"revision": "main"}):
+        with pytest.raises(BackboneError, match="must be left out for a `Backbone`"):
+            load_backbone(made, **change)

@@ -136,7 +136,7 @@ def test_what_is_no_model():
         load_backbone(3)
     with pytest.raises(ModelLoadError, match="timm has no architecture 'resnet19'"):
         load_backbone("timm/resnet19")
-    with pytest.raises(ModelLoadError, match="could not be had from the Hub"):
+    with pytest.raises(ModelLoadError, match="the cache does not have the files"):
         load_backbone("nobody/nothing")
     with pytest.raises(BackboneError, match="`dtype` must be"):
         load_backbone(timm_model("cnn"), dtype=torch.int8)

@@ -1,7 +1,10 @@
 """Features: what they are, how they are drawn, kept, read again, and shared out over processes."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from dd_plugin.networks.feature_file import FeatureFile, UnusableFileWarning, re
 from dd_plugin.networks.features import Features, features_of
 from tests.bn.processes import run_on_two
 from tests.data.tables import images, table
+from tests.repository import ROOT
 
 LABELS = [0, 1, 2, 2, 1, 0, 2]
 
@@ -402,19 +406,95 @@ def test_a_run_that_is_stopped_leaves_no_file(tmp_path):
     assert list((tmp_path / "features").iterdir()) == []
 
 
-def test_half_written_files_of_long_ago_are_deleted(tmp_path, monkeypatch):
+_WRITER = """
+import sys, time
+from pathlib import Path
+import torch
+from dd_plugin.networks.feature_file import FeatureFile
+file = FeatureFile(Path(sys.argv[1]), "key", (1, 4, 3), torch.float32, torch.arange(4))
+file.write(0, 0, torch.ones(2, 3))
+print("written", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def writers():
+    """Start processes that are half through with a file of features."""
+    started = []
+
+    def start(path):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        started.append(process)
+        assert process.stdout.readline() == "written\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_half_written_files_of_killed_processes_are_deleted_and_no_others(tmp_path, writers):
+    folder = tmp_path / "features"
+    killed = writers(folder / "killed.safetensors")
+    at_work = writers(folder / "at_work.safetensors")
+    (folder / "notes.txt").touch()
+
+    def partial():
+        return sorted(path.name.split(".")[1] for path in folder.glob("*.partial"))
+
+    assert partial() == ["at_work", "killed"]
+    features_of(Backbone(), data(), folder=tmp_path)
+    assert partial() == ["at_work", "killed"]  # both are being written
+    killed.kill()
+    killed.wait()
+    features_of(Backbone(), data(seed=1), folder=tmp_path)
+    assert partial() == ["at_work"]
+    at_work.kill()
+    at_work.wait()
+    features_of(Backbone(), data(seed=2), folder=tmp_path)
+    assert partial() == []
+    assert (folder / "notes.txt").exists()
+
+
+def test_without_locks_half_written_files_are_deleted_by_their_age(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", none)
     folder = tmp_path / "features"
     folder.mkdir()
-    old = folder / f".{'a' * 64}.safetensors.1-00000000.partial"
-    other = folder / "notes.txt"
+    old = folder / f".{'a' * 64}.safetensors.00000000.partial"
     old.touch()
-    other.touch()
     features_of(Backbone(), data(), folder=tmp_path)
     assert old.exists()  # its writer may be at work
     monkeypatch.setattr(feature_file, "_ABANDONED", -1.0)
     features_of(Backbone(), data(seed=1), folder=tmp_path)
     assert not old.exists()
-    assert other.exists()
+
+
+def test_a_new_file_that_another_run_deletes_at_once_is_opened_again(tmp_path, monkeypatch):
+    """Between its opening and its lock nobody can tell that its writer is alive."""
+    flock, partials = feature_file.fcntl.flock, []
+
+    def late(file, operation):
+        partials.append(Path(file.name))
+        if len(partials) == 1:
+            partials[0].unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    features = features_of(Backbone(), data(), folder=tmp_path)
+    torch.testing.assert_close(features.plain(), expected(data(), Backbone()))
+    assert len(partials) == 2
 
 
 def test_without_room_on_the_disk_features_are_kept_in_memory(tmp_path, monkeypatch):

@@ -1,0 +1,134 @@
+"""Whether the Hugging Face Hub can be reached, found out at once and not after its client's waits.
+
+Below `models` and `data`. Without a network the client of the Hub tries each file of a model six
+times in half a minute, and looks into its cache then. Here the Hub is asked once before: nothing
+that listens for connections means that the cache alone is looked at, without delay. A connection
+that is merely slow is left to the client.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dd_plugin.messages import described
+
+__all__ = ["hub_access", "why_no_hub"]
+
+# Attempts to connect, seconds between two of them, and seconds that one may take.
+_ATTEMPTS = 2
+_WAIT = 1.0
+_PATIENCE = 10.0
+# Errors of httpx, httpx2 and requests, which the client has used one after the other.
+_NOT_CONNECTED = ("ConnectError", "ConnectionError", "ProxyError", "ConnectTimeout")
+
+# What the client says of a file that is not in its cache, where it does not ask the Hub.
+_NOT_CACHED = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
+
+# Seconds for which an address that has not answered is not asked again.
+_PAUSE = 60.0
+
+# Addresses that have answered in this process, and those that have not: when, and why.
+_reached: set[str] = set()
+_missed: dict[str, tuple[float, str]] = {}
+# Why the Hub is left alone at the moment.
+_reason: str | None = None
+
+
+@contextmanager
+def hub_access(name: str | None = None) -> Iterator[None]:
+    """Load something that may be on the Hub: from the cache alone, if nobody answers there.
+
+    Args:
+        name: what is loaded. For a file or folder of this machine nobody is asked.
+    """
+    from huggingface_hub import constants
+
+    global _reason
+    if constants.HF_HUB_OFFLINE or _is_here(name):
+        yield
+        return
+    reason = _unreachable(constants.ENDPOINT)
+    if reason is None:
+        yield
+        return
+    constants.HF_HUB_OFFLINE, _reason = True, reason
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, _reason = False, None
+
+
+def why_no_hub(error: BaseException) -> str | None:
+    """Return why files that are not in the cache are not fetched, and what to do.
+
+    Args:
+        error: what was raised inside of `hub_access`, where this is called, too.
+
+    Returns:
+        None if the Hub was asked, or the error is of another kind.
+    """
+    from huggingface_hub import constants
+
+    if not any(type(each).__name__ in _NOT_CACHED for each in _chain(error)):
+        return None
+    if _reason is not None:
+        return (
+            f"{constants.ENDPOINT} cannot be reached ({_reason}) and the cache does not have the "
+            "files; check the network, or HTTPS_PROXY where a proxy is needed, or give a folder"
+        )
+    if constants.HF_HUB_OFFLINE:
+        return (
+            "the Hub is not asked, since HF_HUB_OFFLINE is set, and the cache does not have the "
+            "files; unset it, or give a folder"
+        )
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it came from."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        yield each
+        seen.add(id(each))
+        each = each.__cause__ or each.__context__
+
+
+def _is_here(name: str | None) -> bool:
+    try:
+        return name is not None and Path(os.path.expandvars(name)).exists()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
+def _unreachable(endpoint: str) -> str | None:
+    """Return why no connection to an address can be made; None if one can, or it is not known."""
+    from huggingface_hub import get_session
+
+    if endpoint in _reached:
+        return None
+    since, reason = _missed.get(endpoint, (-math.inf, ""))
+    if time.monotonic() - since < _PAUSE:
+        return reason
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_WAIT)
+        try:
+            get_session().head(endpoint, timeout=_PATIENCE)
+        except Exception as error:  # noqa: BLE001 - the client may use any library
+            kinds = {kind.__name__ for kind in type(error).__mro__}
+            if not kinds.intersection(_NOT_CONNECTED):
+                return None
+            reason = described(error)
+            if "ConnectTimeout" in kinds:
+                break
+        else:
+            _reached.add(endpoint)
+            return None
+    _missed[endpoint] = (time.monotonic(), reason)
+    return reason
