@@ -21,7 +21,8 @@ def subparsers() -> dict[str, argparse.ArgumentParser]:
     bare = command_parser([])
     names = next(a.choices for a in bare._actions if isinstance(a, argparse._SubParsersAction))
     full = command_parser(list(names))
-    return dict(next(a for a in full._actions if a.dest == "command").choices)
+    commands: Any = next(a for a in full._actions if a.dest == "command").choices
+    return dict(commands)
 
 
 def _kind(action: argparse.Action) -> str:
@@ -87,8 +88,9 @@ def options() -> dict[str, dict[str, Any]]:
 
 def refusal(name: str, value: str) -> str:
     """What a setting of a value is refused with; empty where it is not."""
+    setting: dict[str, Any] = {name: value}
     try:
-        DistillerConfig(**{name: value})
+        DistillerConfig(**setting)
     except ValueError as error:
         return str(error)
     return ""

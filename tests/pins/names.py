@@ -95,7 +95,8 @@ def signature(function: Any) -> str:
             p.kind in (p.VAR_POSITIONAL, p.KEYWORD_ONLY) for p in parameters[:place]
         ):
             texts.append("*")
-        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        star = ("*" if parameter.kind is parameter.VAR_POSITIONAL else "**") if several else ""
         given = "" if parameter.default is parameter.empty else f"={_default(parameter.default)}"
         texts.append(f"{star}{parameter.name}{given}")
         following = parameters[place + 1 : place + 2]
