@@ -61,7 +61,7 @@ class File:
     @cached_property
     def code(self) -> dict[int, str]:
         """Lines with code by their number: no docstrings, no comments, no blank ones."""
-        left_out = set()
+        left_out: set[int] = set()
         for node in ast.walk(self.tree):
             if (text := _docstring(node)) is not None:
                 left_out.update(_span(text))
