@@ -17,7 +17,8 @@ class Fault:
             one file that has it is taken.
         old: stands in that file once.
         new: takes its place.
-        tests: who has to notice, below ``tests/``. Where such a file is gone, its folder.
+        tests: who has to notice, below ``tests/``; ``file::test`` where the whole file takes
+            minutes. Where a test is gone, its file has to; where a file is gone, its folder.
     """
 
     name: str
@@ -52,10 +53,13 @@ def targets_of(fault: Fault, tests: Path) -> list[str]:
     """The tests that have to notice, as far as they are where they were."""
     found = []
     for name in fault.tests:
-        path = tests / name
+        file, _, test = name.partition("::")
+        path = tests / file
+        is_there = test and path.exists() and f"def {test}(" in path.read_text("utf-8")
         while not path.exists():
             path = path.parent
-        found.append(os.path.relpath(path, tests.parent))
+        target = os.path.relpath(path, tests.parent)
+        found.append(f"{target}::{test}" if is_there else target)
     return sorted(set(found))
 
 
@@ -191,7 +195,7 @@ FAULTS = (
         "distiller/clipping.py",
         "            norm = limit * usual\n",
         "",
-        ("distiller/test_distiller.py",),
+        ("distiller/test_distiller.py::test_gradients_far_over_their_moving_norm_are_clipped",),
     ),
     Fault(
         "networks of a step share random numbers",
@@ -205,7 +209,7 @@ FAULTS = (
         "distiller/checkpoint.py",
         "[: -limit if limit else 0]",
         "[: -limit - 1 if limit else 0]",
-        ("distiller/test_checkpoint.py",),
+        ("distiller/test_checkpoint.py::test_old_checkpoints_are_deleted_over_the_limit",),
     ),
     Fault(
         "checksums are not compared",
@@ -226,7 +230,7 @@ FAULTS = (
         "hub/push.py",
         "parent_commit=plan.head if on_head else None",
         "parent_commit=None",
-        ("hub/test_push.py",),
+        ("hub/test_push.py::test_what_somebody_else_commits_meanwhile_is_built_upon",),
     ),
     Fault(
         "tokens in messages",

@@ -13,7 +13,7 @@ PACKAGE = repository_file("dd_plugin")
 def test_the_text_of_a_fault_stands_once(fault):
     text = place_of(fault, PACKAGE).read_text("utf-8")
     compile(text.replace(fault.old, fault.new), fault.file, "exec")
-    assert all((ROOT / target).exists() for target in targets_of(fault, ROOT / "tests"))
+    assert targets_of(fault, ROOT / "tests") == sorted(f"tests/{name}" for name in fault.tests)
 
 
 def test_names_are_different():
@@ -39,6 +39,8 @@ def repository(tmp_path):
         ("2 * x", "test_seeing.py", "noticed"),
         ("2 * x", "test_blind.py", "NOT NOTICED"),
         ("2 * x", "gone/test_gone.py", "noticed"),
+        ("2 * x", "test_seeing.py::test", "noticed"),
+        ("2 * x", "test_seeing.py::test_gone", "noticed"),
         ("4 * x", "test_seeing.py", "not tried: a fault: the text must stand once"),
         ("x", "test_seeing.py", "not tried: a fault: the text must stand once"),
     ],
