@@ -1,6 +1,6 @@
 """Twenty-odd small faults of the package, each of which tests of its part have to notice.
 
-    python -m tests.mutations                  # all; half an hour of one core
+    python -m tests.mutations                  # all; a quarter of an hour
     python -m tests.mutations --only optimizers windows
 
 Run before and after tests are moved, merged or made faster: what was noticed has to stay noticed.
