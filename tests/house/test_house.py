@@ -1,0 +1,181 @@
+"""The figures of a small package that is made up, counted by hand."""
+
+import json
+
+import pytest
+
+from tests.house import figures, graph
+from tests.house.__main__ import measured, rows, text_of
+from tests.house.source import files_of
+
+RUN_OF_SIX = "\n".join(f"    x{n} = {n}  # {{}}" for n in range(6))
+SOURCES = {
+    "__init__.py": "from toy.low.a import f\n",
+    "low/__init__.py": "from toy.low.a import f\n",
+    "low/a.py": f'''"""A file.
+
+Its docstring.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from toy.low.b import _hidden
+
+
+def f(self, a, b, c, d, e, g=1, *rest, h=2, **more):
+    """Seven of them."""
+    found = self._own
+{RUN_OF_SIX.format(*"abcdef")}
+    return found
+
+
+def takes_eight(a, b, c, d, e, g, h, i):
+    # A comment.
+
+    return f(a, b, c, d, e)
+
+
+class Thing:
+    def __init__(self, *, a, b, c, d, e, g, h):
+        self._own = 1
+''',
+    "low/b.py": f'''from toy.low import a
+
+
+def _hidden(given):  # type: ignore[no-untyped-def]
+    """Nothing."""
+{RUN_OF_SIX.format(*"ghijkl")}
+    return given._own
+
+
+def many(*names):
+    return takes_eight(1, 2, 3, 4, many(1, 2, 3, 4, 5))
+''',
+    "hub/__init__.py": "",
+    "hub/_card.py": """import torch
+from toy.low import f
+from toy.low.a import Thing, takes_eight
+from toy.low.b import _hidden
+
+
+def card(record, other):
+    torch._C.do()
+    return record["source"]["name"], record.get("about"), other["key"], other.get(record)
+""",
+}
+
+
+@pytest.fixture
+def toy(tmp_path):
+    for name, text in SOURCES.items():
+        path = tmp_path / "toy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    tests = tmp_path / "tests"
+    for name in ("low/test_a.py", "low/test_everything.py", "hub/test_card.py", "other/test_x.py"):
+        (tests / name).parent.mkdir(parents=True, exist_ok=True)
+        (tests / name).write_text("")
+    return tmp_path / "toy", tests
+
+
+def line(name, text):
+    return SOURCES[name].splitlines().index(text) + 1
+
+
+def test_everything_is_counted(toy):
+    folder, tests = toy
+    found = figures.places(files_of(folder), folder, tests)
+    reached = line("low/b.py", "    return given._own")
+    eight = line("low/a.py", "def takes_eight(a, b, c, d, e, g, h, i):")
+    last = line(
+        "hub/_card.py",
+        '    return record["source"]["name"], record.get("about"), '
+        + ('other["key"], other.get(record)'),
+    )
+    positional = "    return takes_eight(1, 2, 3, 4, many(1, 2, 3, 4, 5))"
+    assert {name: sorted(where) for name, where in found.items() if where} == {
+        "functions over seven parameters": [f"low/a.py:{eight} takes_eight 8"],
+        "positional calls with over four arguments": [
+            f"low/b.py:{line('low/b.py', positional)} takes_eight 5"
+        ],
+        "private names used outside of their file": [
+            "hub/_card.py:4 _hidden",
+            f"low/a.py:{line('low/a.py', '    from toy.low.b import _hidden')} _hidden",
+            f"low/b.py:{reached} _own",
+        ],
+        "private names of other libraries": ["hub/_card.py torch._C.do"],
+        "files with private names of other libraries": ["hub/_card.py"],
+        "string keys of the record": [
+            f"hub/_card.py:{last} record.get('about')",
+            f"hub/_card.py:{last} record['source']",
+            f"hub/_card.py:{last} record['source']['name']",
+        ],
+        "string keys where the record is read": [
+            f"hub/_card.py:{last} other['key']",
+            f"hub/_card.py:{last} record.get('about')",
+            f"hub/_card.py:{last} record['source']",
+            f"hub/_card.py:{last} record['source']['name']",
+        ],
+        "imports past a part's __init__": [
+            "__init__.py:1 toy.low.a",
+            "hub/_card.py:3 toy.low.a",
+            "hub/_card.py:4 toy.low.b",
+        ],
+        "circles of imports": ["toy.low.a toy.low.b"],
+        "modules in circles": ["toy.low.a", "toy.low.b"],
+        "two-way imports": ["toy.low.a <-> toy.low.b"],
+        "type: ignore": ["low/b.py:4"],
+        "duplicated runs of six lines": [
+            f"low/b.py:{line('low/b.py', '    x0 = 0  # g')} as "
+            f"low/a.py:{line('low/a.py', '    x0 = 0  # a')}"
+        ],
+        "variables named by participles": [
+            f"low/a.py:{line('low/a.py', '    found = self._own')} found",
+            "low/b.py:4 given",
+        ],
+        "modules without a test file": ["low/b.py"],
+        "test files without a module": ["low/test_everything.py"],
+    }
+
+
+def test_lengths_leave_out_docstrings_comments_and_blank_lines(toy):
+    files = {file.path.as_posix(): file for file in files_of(toy[0])}
+    lengths = {n.name: files["low/a.py"].length(n) for n in files["low/a.py"].functions()}
+    assert lengths == {"f": 9, "takes_eight": 2, "__init__": 2}
+    assert figures.long_functions(list(files.values()), 8)[0].endswith(" f 9")
+    assert figures.long_files(list(files.values()), 20) == [
+        f"low/a.py {len(SOURCES['low/a.py'].splitlines())}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arrows", "expected"),
+    [
+        ("ab bc", []),
+        ("ab bc ca cd", ["abc"]),
+        ("ab ba cd dc bc", ["ab", "cd"]),
+        ("ab bc cd db ad ea", ["bcd"]),
+        ("aa", []),
+    ],
+)
+def test_circles(arrows, expected):
+    edges: dict[str, set[str]] = {}
+    for a, b in arrows.split():
+        edges.setdefault(a, set()).add(b)
+    assert sorted("".join(sorted(circle)) for circle in graph.circles(edges)) == expected
+
+
+def test_the_table_puts_before_beside_after(toy):
+    folder, tests = toy
+    files = files_of(folder)
+    now = measured(files, figures.places(files, folder, tests))
+    assert now["folders"]["hub"] == f"2 files, {len(SOURCES['hub/_card.py'].splitlines())} lines"
+    before = json.loads(json.dumps(now))
+    before["folders"]["cellar"] = "1 files, 3 lines"
+    del before["folders"]["hub"], before["figures"]["lines"]
+    table = rows(now, before)
+    assert ("cellar/", "1 files, 3 lines", "-") in table
+    assert ("hub/", "-", now["folders"]["hub"]) in table
+    assert ("files", "6", "6") in table
+    assert len({len(row) for row in text_of(table, ("", "before", "after")).splitlines()}) == 1
