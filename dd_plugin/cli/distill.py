@@ -39,7 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in fields._actions:
         if not isinstance(action, argparse._HelpAction):
             action.default, action.required = argparse.SUPPRESS, False
-            parser._add_action(action)
+            parser._add_action(_repeatable(action) if action.dest == "model" else action)
+
+
+def _repeatable(action: argparse.Action) -> argparse.Action:
+    """The same option, whose values add up where it is given several times."""
+    parser = argparse.ArgumentParser(add_help=False)
+    return parser.add_argument(
+        *action.option_strings,
+        action="extend",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        help=action.help,
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -163,9 +163,14 @@ def _checked_models(
     from dd_plugin.distiller.network_checks import check_model, check_outputs
     from dd_plugin.models import ModelLoadError
 
-    for_heads = distilled.recipe.trainable == "head"
-    own = [b.model for b in distilled.recipe.backbones] if for_heads else [distilled.recipe.model]
-    models = list(dict.fromkeys(args.model or filter(None, own)))
+    recipe = distilled.recipe
+    for_heads = recipe.trainable == "head"
+    if for_heads:
+        own = [backbone.model for backbone in recipe.backbones if backbone.model]
+    else:
+        labelled = zip(recipe.architectures, recipe.network_labels, strict=True)
+        own = [label for network, label in labelled if network.model]
+    models = list(dict.fromkeys(args.model or own))
     if not models:
         raise CommandError(
             f"{name} was distilled for a network without a name; say which to train with --model, "

@@ -7,16 +7,24 @@ set takes its batches by it, the evaluation trains by it, and it travels with th
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
 from dd_plugin.bilevel.optimizers import OPTIMIZERS, Optimizer
 from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.data.network_records import (
+    MOST_NETWORKS,
+    BackboneRecord,
+    NetworkRecord,
+    backbone_from,
+    check_arguments,
+    is_plain_object,
+    label_of,
+    network_from,
+)
 from dd_plugin.messages import described
 
 Batching = Literal["all", "groups", "minibatches"]
@@ -25,41 +33,11 @@ Loss = Literal["cross_entropy", "custom"]
 Precision = Literal["no", "bf16"]
 Trainable = Literal["all", "head"]
 HeadKind = Literal["ridge", "unroll"]
+_T = TypeVar("_T")
 
-# Arguments of a model that could make loading it read other files or run other code.
-_NO_MODEL_ARGUMENT = re.compile(
-    r"_.*|pretrained_cfg.*|checkpoint_path|cache_dir|trust_remote_code|auto_map|scriptable"
-    r"|exportable|no_jit|code_revision|file|url|hf_hub_id|name_or_path"
-)
-_MOST_BACKBONES = 100
 # Far over any training on a handful of images; a file that says more is damaged.
 _MOST_STEPS = 10_000_000
 _MOST_AUGMENTATIONS = 256
-
-
-@dataclass(frozen=True)
-class BackboneRecord:
-    """A frozen network that a set was distilled for.
-
-    Attributes:
-        model: its name, or None for one that has none.
-        fingerprint: of its weights, see `dd_plugin.networks`.
-        revision: of the Hub, where it is known.
-        size: height and width of its input.
-        num_features: length of its features.
-        mean: of each channel of its input, in units of pixels in [0, 1].
-        std: likewise, the standard deviation.
-        feature_layer: the layer whose output they are, where it had to be named.
-    """
-
-    model: str | None
-    fingerprint: str
-    revision: str | None
-    size: tuple[int, int]
-    num_features: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    feature_layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +73,8 @@ class Recipe:
             frozen ones.
         head: how a head is trained: ``"ridge"`` regression or ``"unroll"``, step by step.
         backbones: the frozen networks.
+        networks: all networks that are trained from scratch, where there are several; ``model`` is
+            the first of them. Empty where there is one; `architectures` has it then, too.
     """
 
     shape: tuple[int, int, int]
@@ -118,6 +98,7 @@ class Recipe:
     trainable: Trainable = "all"
     head: HeadKind | None = None
     backbones: tuple[BackboneRecord, ...] = ()
+    networks: tuple[NetworkRecord, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -145,6 +126,7 @@ class Recipe:
                 f"trainable={self.trainable!r}, head={self.head!r} and {len(self.backbones)} "
                 "backbones"
             )
+        self._check_networks()
         for name in ("groups", "augmentations_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -155,6 +137,52 @@ class Recipe:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}")
+
+    def _check_networks(self) -> None:
+        if not self.networks:
+            return
+        first = NetworkRecord(self.model, dict(self.model_args))
+        if self.networks[0] != first or len(self.networks) < 2 or self.trainable != "all":
+            raise ValueError(
+                '`networks` must be two or more with trainable="all", the first of them `model` '
+                f"with `model_args`, got {len(self.networks)} for `model` = {self.model!r:.80} and "
+                f"trainable={self.trainable!r}"
+            )
+        if self.step_size_parameters is not None:
+            raise ValueError(
+                "`step_size_parameters` must be null with several `networks`, whose parameters "
+                "have different names"
+            )
+
+    @property
+    def architectures(self) -> tuple[NetworkRecord, ...]:
+        """The networks that are trained from scratch: the one, or all of several."""
+        return self.networks or (NetworkRecord(self.model, self.model_args),)
+
+    @property
+    def network_labels(self) -> tuple[str, ...]:
+        """What tables call `architectures`: their names, with a number where two have the same."""
+        names = [one.model or "" for one in self.architectures]
+        return tuple(label_of(names, place) for place in range(len(names)))
+
+    def of_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
+        """What belongs to one of the networks, among what belongs to all of them.
+
+        Args:
+            which: place in `architectures`.
+            tensors: by the name in the network, after ``"0."``, ``"1."``, ... where there are
+                several.
+
+        Returns:
+            By the name in the network.
+        """
+        prefix = f"{which}." if self.networks else ""
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    def for_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
+        """The opposite of `of_network`: by names that tell the networks apart."""
+        prefix = f"{which}." if self.networks else ""
+        return {f"{prefix}{name}": t for name, t in tensors.items()}
 
     @property
     def num_classes(self) -> int:
@@ -196,7 +224,9 @@ class Recipe:
         if given.get("step_size_parameters") is not None:
             given["step_size_parameters"] = tuple(given["step_size_parameters"])
         if "backbones" in given:
-            given["backbones"] = tuple(map(_backbone, given["backbones"]))
+            given["backbones"] = tuple(map(backbone_from, given["backbones"]))
+        if "networks" in given:
+            given["networks"] = tuple(map(network_from, given["networks"]))
         made = cls(**{**given, "shape": (channels, height, width)})
         try:
             _try(made.make_optimizer())
@@ -247,6 +277,7 @@ _LATER: dict[str, Any] = {
     "trainable": "all",
     "head": None,
     "backbones": (),
+    "networks": (),
 }
 
 
@@ -317,69 +348,13 @@ def _check_types(values: Mapping[str, Any]) -> None:
         require(name, type(values.get(name)) is str, "a word")
     for name in ("statistics", "model", "head"):
         require(name, type(values.get(name)) in (str, type(None)), "a word or null")
-    listed = values.get("backbones", ())
-    require(
-        "backbones",
-        isinstance(listed, (list, tuple)) and len(listed) <= _MOST_BACKBONES,
-        f"a list of at most {_MOST_BACKBONES}",
-    )
+    for name in ("backbones", "networks"):
+        listed = values.get(name, ())
+        require(
+            name,
+            isinstance(listed, (list, tuple)) and len(listed) <= MOST_NETWORKS,
+            f"a list of at most {MOST_NETWORKS}",
+        )
     for name in ("optimizer_args", "model_args"):
-        require(name, _is_plain_object(values.get(name)), "an object of plain values")
-    for name in values.get("model_args", {}):
-        if _NO_MODEL_ARGUMENT.fullmatch(name):
-            raise ValueError(
-                f"`model_args` of the recipe has {name!r}, which could load other files or code "
-                "and has no place in a recipe"
-            )
-
-
-def _backbone(values: Any) -> BackboneRecord:
-    """One of a recipe's backbones, as it comes out of a file.
-
-    Raises:
-        ValueError: something of it is not what it has to be.
-    """
-    names = {f.name: f for f in fields(BackboneRecord)}
-    kinds: dict[str, Any] = {
-        "model": (str, type(None)),
-        "fingerprint": (str,),
-        "revision": (str, type(None)),
-        "num_features": (int,),
-        "feature_layer": (str, type(None)),
-    }
-    if not isinstance(values, Mapping) or set(values) - set(names):
-        raise ValueError(f"`backbones` of the recipe must hold objects of {', '.join(names)}")
-    size = values.get("size")
-    scale = [values.get(name) for name in ("mean", "std")]
-    fine = (
-        isinstance(size, (list, tuple))
-        and len(size) == 2
-        and all(type(n) is int and 0 < n <= 1 << 16 for n in size)
-        and all(type(values.get(name)) in kind for name, kind in kinds.items())
-        and values["num_features"] > 0
-        and all(
-            isinstance(part, (list, tuple))
-            and len(part) == 3
-            and all(type(x) in (int, float) and math.isfinite(x) for x in part)
-            for part in scale
-        )
-        and min(values["std"]) > 0
-    )
-    if not fine:
-        raise ValueError(
-            "`backbones` of the recipe must hold a name, a fingerprint, sizes and a normalization, "
-            f"got {dict(values)!s:.120}"
-        )
-    tuples = {name: tuple(values[name]) for name in ("size", "mean", "std")}
-    return BackboneRecord(**{**values, **tuples})
-
-
-def _is_plain_object(value: Any) -> bool:
-    def plain(item: Any) -> bool:
-        if isinstance(item, (list, tuple)):
-            return all(type(x) in (str, int, float, bool, type(None)) for x in item)
-        return type(item) in (str, int, float, bool, type(None))
-
-    return isinstance(value, Mapping) and all(
-        type(key) is str and plain(item) for key, item in value.items()
-    )
+        require(name, is_plain_object(values.get(name)), "an object of plain values")
+    check_arguments(values.get("model_args", {}))

@@ -41,7 +41,8 @@ class SyntheticSet(nn.Module):
             the class and zero for the others (as Sucholutsky and Schonlau, arXiv 1910.02551); True
             is the former.
         learn_step_sizes: whether the step sizes are parameters or stay.
-        constants: what is learned about BatchNorm, by name in the network.
+        constants: what is learned about BatchNorm, by name in the network; of several networks
+            as `Recipe.for_network` names it.
 
     Raises:
         ValueError: the numbers of images, labels, groups and step sizes do not fit together.
@@ -156,9 +157,17 @@ class SyntheticSet(nn.Module):
             sizes = sizes[index.clamp(max=count - 1).to(sizes.device)]
         return sizes if own is None else dict(zip(own, sizes.unbind(1), strict=True))
 
-    def constants(self) -> dict[str, Tensor]:
-        """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it."""
-        return dict(zip(self._constant_names, self._constants, strict=True))
+    def constants(self, network: int | None = None) -> dict[str, Tensor]:
+        """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it.
+
+        Args:
+            network: place of one of several in ``recipe.architectures``; by default what is learned
+                for all of them, with names that tell them apart.
+        """
+        everything: dict[str, Tensor] = dict(
+            zip(self._constant_names, self._constants, strict=True)
+        )
+        return everything if network is None else self.recipe.of_network(network, everything)
 
     @property
     def copies_per_step(self) -> int:

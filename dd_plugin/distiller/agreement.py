@@ -22,6 +22,7 @@ import dd_plugin
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from dd_plugin.bilevel import FunctionalModel
     from dd_plugin.data import RealData
     from dd_plugin.distiller.config import DistillerConfig
     from dd_plugin.distiller.distiller import Distiller
@@ -87,15 +88,21 @@ def _networks(distiller: Distiller) -> dict[str, Any]:
             f"weights of backbone {index}": backbone.fingerprint
             for index, backbone in enumerate(distiller.head.backbones)
         }
-    assert distiller.problem is not None
-    model = distiller.problem.model
+    facts: dict[str, Any] = {}
+    for place, problem in enumerate(distiller.architectures.problems):
+        number = f" {place + 1}" if len(distiller.architectures.members) > 1 else ""
+        facts |= _network(problem.model, number, fixed=distiller.architectures.mode == "fixed")
+    return facts
+
+
+def _network(model: FunctionalModel, number: str, *, fixed: bool) -> dict[str, Any]:
+    """What the processes must have alike of one network, whose number is for the messages."""
     named = {**model.parameters, **model.statistics, **model.counters}
     held = {**model.fixed, **model.constants}
-    fixed = distiller.networks.mode == "fixed"
     return {
-        "tensors of the network": _shapes({**named, **held}),
+        f"tensors of the network{number}": _shapes({**named, **held}),
         # Weights that are drawn anew for each inner run differ from process to process.
-        "start of the network": _checksum({**named, **held} if fixed else model.fixed),
+        f"start of the network{number}": _checksum({**named, **held} if fixed else model.fixed),
     }
 
 

@@ -216,7 +216,15 @@ def _save_shared(distiller: Distiller, folder: Path) -> None:
     numbers["networks_per_step"] = distiller.networks_per_step
     if distiller.head is not None:
         numbers["backbones"] = [b.fingerprint for b in distiller.head.backbones]
+    else:
+        numbers["architectures"] = _architectures(distiller)
     _write(folder, "state", tensors, numbers)
+
+
+def _architectures(distiller: Distiller) -> list[str]:
+    """The networks that take turns, in words, as far as two of them can be told apart."""
+    each = [networks.summary() for networks in distiller.architectures.members]
+    return [f"a {one['class']} with {one['parameters']:,} trained parameters" for one in each]
 
 
 def _save_own(distiller: Distiller, folder: Path, process: int) -> None:
@@ -342,6 +350,14 @@ def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any])
             f"{str(folder)!r} belongs to a run whose frozen networks had other weights or another "
             "order; give the same, or start a new run in another folder"
         )
+    if distiller.head is None:
+        own = _architectures(distiller)
+        if (then_networks := numbers.get("architectures", own)) != own:
+            raise ValueError(
+                f"{str(folder)!r} belongs to a run with other networks or another order, "
+                f"{', '.join(then_networks)}, got {', '.join(own)}; give the same, or start a new "
+                "run in another folder"
+            )
     networks = numbers["networks_per_step"]
     if networks != distiller.networks_per_step:
         raise ValueError(

@@ -22,19 +22,23 @@ def clip_by_moving_norm(
     """Limit the gradient of each parameter group to a multiple of its moving norm.
 
     Args:
-        optimizer: its groups have names, their parameters gradients.
+        optimizer: its groups have names; parameters without a gradient are left out.
         norms: the moving norms by name of the group; updated.
         limit: how many times the moving norm; 0 for no clipping.
     """
-    gradients = [[p.grad for p in group["params"]] for group in optimizer.param_groups]
+    present = [
+        (group["name"], [p.grad for p in group["params"] if p.grad is not None])
+        for group in optimizer.param_groups
+    ]
+    groups = [(name, of_group) for name, of_group in present if of_group]
     # All at once: the host waits for a GPU each time that it reads a value.
-    found = torch.stack([get_total_norm(of_group) for of_group in gradients]).tolist()
-    for group, of_group, norm in zip(optimizer.param_groups, gradients, found, strict=True):
+    found = torch.stack([get_total_norm(of_group) for _, of_group in groups]).tolist()
+    for (name, of_group), norm in zip(groups, found, strict=True):
         if not norm:  # nothing to clip, and no measure for what follows
             continue
-        usual = norms.get(group["name"], norm)
+        usual = norms.get(name, norm)
         if limit and norm > limit * usual:
             for g in of_group:
                 g.mul_(limit * usual / norm)
             norm = limit * usual
-        norms[group["name"]] = _DECAY * usual + (1 - _DECAY) * norm
+        norms[name] = _DECAY * usual + (1 - _DECAY) * norm

@@ -7,7 +7,6 @@ checked without data or model is checked here, before any work.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from dd_plugin.data.parametrization import check_factor, level_sizes
 from dd_plugin.data.recipe import check_training
 from dd_plugin.distiller.best import check_selection_data
 from dd_plugin.distiller.coercion import coerced
+from dd_plugin.distiller.json_settings import dictionary, model_arguments
 from dd_plugin.recipes import recipe_settings
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -47,8 +47,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Settings whose value is in no text, file or log.
 SECRETS = frozenset({"hub_token"})
-# Arguments of a model that hold a token. All of `model_args` is published with the set.
-_TOKENS = ("token", "use_auth_token", "hub_token", "api_key")
 
 # Schedules that are the same however many steps there are.
 ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
@@ -100,8 +98,8 @@ class DistillerConfig:
     max_steps: int = _option(300, "Outer steps.")
     logging_steps: int = _option(10, "Outer steps between two lines of the log.")
     eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
-    eval_networks: int = _option(3, "Fresh networks per evaluation.")
-    final_eval_networks: int = _option(5, "Fresh networks in the table at the end.")
+    eval_networks: int = _option(3, "Fresh networks per evaluation, of each model.")
+    final_eval_networks: int = _option(5, "Fresh networks in the table at the end, of each model.")
     load_best_model_at_end: bool = _option(
         False,
         "End with the distilled set of the best evaluation, not the last; needs a validation "
@@ -135,13 +133,15 @@ class DistillerConfig:
     # The network.
     model: list[str] | str = _option(
         [_CONVNET],
-        "timm/NAME, a model's id on the Hub, or a folder. With trainable=head a pretrained one, or "
-        "lite/NAME, or several, of which outer steps take one each.",
+        "timm/NAME, a model's id on the Hub, or a folder; with trainable=head a pretrained one, or "
+        "lite/NAME. Several take turns in the outer steps, for a set that serves all of them.",
     )
-    model_args: dict[str, Any] | str | None = _option(
+    # A parser of arguments takes the second of these types.
+    model_args: dict[str, Any] | str | list[dict[str, Any]] | None = _option(
         None,
-        "Arguments of the model, JSON on the command line: '{\"width\": 64}'; none with "
-        "trainable=head, but '{\"pretrained\": false}' for random weights.",
+        "Arguments of the model, JSON on the command line: '{\"width\": 64}', for all models, or "
+        "a list with one such object per model. With trainable=head none, but "
+        "'{\"pretrained\": false}' for random weights.",
     )
     trainable: str = _option(
         "all",
@@ -296,14 +296,8 @@ class DistillerConfig:
         self._coerce()
         if self.model_args is None and (self.dataset, self.models) == ("digits", (_CONVNET,)):
             self.model_args = dict(_FOR_DIGITS)
-        self.model_args = _dictionary(self.model_args, "model_args")
-        self.inner_optimizer_args = _dictionary(self.inner_optimizer_args, "inner_optimizer_args")
-        for name in _TOKENS:
-            if name in self.model_args:
-                raise ValueError(
-                    f"`model_args` must not have {name!r}, since they are published with the "
-                    "distilled set; log in with `hf auth login`, or set HF_TOKEN"
-                )
+        self.model_args = model_arguments(self.model_args, len(self.models))
+        self.inner_optimizer_args = dictionary(self.inner_optimizer_args, "inner_optimizer_args")
         self._check_values()
         self._check_combinations()
         self._warn_of_no_effect()
@@ -344,8 +338,9 @@ class DistillerConfig:
 
     def with_model(self, *names: str) -> DistillerConfig:
         """The same settings with other networks; arguments that were a default are left out."""
-        by_default = self.has_default_model and self.model_args == _FOR_DIGITS
-        arguments = None if by_default and names != (_CONVNET,) else self.model_args
+        arguments = self.model_args
+        if self.has_default_arguments and names != (_CONVNET,):
+            arguments = None
         config = replace(self, model=list(names), model_args=arguments)
         vars(config)["recipe_name"] = self.recipe_name
         return config
@@ -361,9 +356,16 @@ class DistillerConfig:
         return self.models == (_CONVNET,)
 
     @property
-    def only_model(self) -> str:
-        """The name of the one network that is trained from its first weights on."""
-        return self.model[0]
+    def has_default_arguments(self) -> bool:
+        """Whether the arguments of the network are those of a configuration that names none."""
+        return self.has_default_model and self.model_args == _FOR_DIGITS
+
+    @property
+    def networks(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """The name of each network, with its arguments."""
+        given = self.model_args
+        listed = given if isinstance(given, list) else [given] * len(self.models)
+        return tuple((name, dict(one)) for name, one in zip(self.models, listed, strict=True))  # type: ignore[arg-type]
 
     @property
     def trained_per_class(self) -> int:
@@ -429,13 +431,10 @@ class DistillerConfig:
     def _check_combinations(self) -> None:
         if not self.model:
             raise ValueError("`model` must name a network, got none")
-        if len(self.model) > 1 and self.trainable == "all":
-            raise ValueError(
-                "`model` must be one network, got "
-                f'{", ".join(self.model)}; several can be given with trainable="head"'
-            )
         if self.trainable == "head":
             self._check_head()
+        elif len(self.model) > 1:
+            self._check_several()
         if self.window != "full":
             if self.window_length is None:
                 raise ValueError(f'`window_length` must be given with window="{self.window}"')
@@ -483,7 +482,26 @@ class DistillerConfig:
         if self.push_to_hub and not self.hub_dataset_id:
             raise ValueError("`hub_dataset_id` must be given with push_to_hub")
 
+    def _check_several(self) -> None:
+        """Check what several networks that are trained from scratch have to share."""
+        for place, one in enumerate(self.networks):
+            if one in self.networks[:place]:
+                raise ValueError(
+                    f"`model` must name different networks, got {one[0]} twice with the same "
+                    "`model_args`; leave one out, or give each arguments of its own as a list"
+                )
+        if self.step_sizes == "per_layer":
+            raise ValueError(
+                f"`step_sizes` must be per_step, shared or constant with {len(self.model)} models, "
+                'got "per_layer"; the layers of one have no counterparts in another'
+            )
+
     def _check_head(self) -> None:
+        if isinstance(self.model_args, list):
+            raise ValueError(
+                '`model_args` must be one dictionary for all networks with trainable="head", got a '
+                f"list of {len(self.model_args)}"
+            )
         if self.feature_copies > 1 and self.augmentation.strip().lower() in ("", "none"):
             raise ValueError(
                 f"`feature_copies` must be 1 without augmentation, got {self.feature_copies}; give "
@@ -559,16 +577,3 @@ class DistillerConfig:
         values = {name: v for name, v in asdict(self).items() if name not in SECRETS}
         models = list(self.models)
         return {**values, "model": models[0] if len(models) == 1 else models}
-
-
-def _dictionary(value: Any, name: str) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`{name}` must be JSON, got {value!r}: {error}") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError(f"`{name}` must be a dictionary, got {value!r}")
-    return dict(value)

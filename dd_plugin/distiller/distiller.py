@@ -29,6 +29,7 @@ from dd_plugin.bilevel import hypergradient
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.randomness import mix
 from dd_plugin.distiller.agreement import check_construction, check_course
+from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.best import BestSet, check_selection_data
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
@@ -51,7 +52,6 @@ from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.folder_lock import check_not_in_use
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.network_checks import check_losses
-from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.output_folder import check_apart, check_writable, holds
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
@@ -75,7 +75,8 @@ class Distiller:
 
     Args:
         model_init: a function that makes a network, a network (a fixed initialisation), or a
-            name; by default ``config.model``. With ``trainable="head"`` several, too.
+            name; by default ``config.model``. A list of these for a set that serves several
+            networks, which take turns in the outer steps.
         config: the settings.
         train_dataset: what is distilled: anything that `dd_plugin.data.load_real` takes; by
             default ``config.dataset``.
@@ -167,14 +168,14 @@ class Distiller:
         if config.load_best_model_at_end:
             check_selection_data(self.eval_data is not None, self.eval_split)
         self.transform, self.networks = parts.transform, parts.networks
-        self.problem, self.synthetic = parts.problem, parts.synthetic
+        self.synthetic = parts.synthetic
         self.head = self.networks if isinstance(self.networks, HeadCourse) else None
         recipe = self.synthetic.recipe
-        names = [b.model for b in recipe.backbones] if self.head else [recipe.model]
+        names = [one.model for one in (recipe.backbones if self.head else recipe.architectures)]
         nameless = model_init is None and None in names
         if nameless and self.accelerator.is_main_process:
             logger.warning(
-                "the network is in a file or folder of this machine, so the recipe does not name "
+                "a network is in a file or folder of this machine, so the recipe does not name "
                 "it. Whoever trains on the distilled set needs that network. Give the id of a "
                 "model on the Hub, or timm/NAME, to have it in the recipe"
             )
@@ -192,6 +193,12 @@ class Distiller:
         self._files = RunFolder(config)
         # Not `self`, which would never be collected.
         weakref.finalize(self, self._files.lock.release)
+
+    @property
+    def architectures(self) -> Architectures:
+        """The networks of a run that trains them from scratch."""
+        assert isinstance(self.networks, Architectures)
+        return self.networks
 
     def _own_losses(self) -> tuple[bool, bool]:
         """Whether the inner and the outer loss are the user's."""
@@ -263,6 +270,7 @@ class Distiller:
 
         Raises:
             NonFiniteError: too many steps in a row were not finite.
+            VerificationError: the gradient of a network is wrong.
             ValueError: there is no such checkpoint, or it belongs to another run; or ``max_steps``
                 was changed, on which the schedule of the learning rates depends; or a loss does not
                 take what it is given.
@@ -271,6 +279,8 @@ class Distiller:
         if any(self._own_losses()):
             check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
         self.best.go_on(self.synthetic)
+        if self.head is None:
+            self.architectures.verify(self.synthetic, self.config)
         self._begin_or_resume(resume_from_checkpoint)
         check_course(self)
         self.state.interrupted = None
@@ -373,8 +383,9 @@ class Distiller:
             self._skip(step)
         else:
             state.consecutive_skipped = 0
+            resting = self._resting(step)
             for leaf, gradient in zip(leaves, total, strict=True):
-                leaf.grad = gradient
+                leaf.grad = None if id(leaf) in resting else gradient
             clip_by_moving_norm(self.optimizer, state.gradient_norms, self.config.max_grad_norm)
         # Without gradients, after a step that was left out, nothing moves.
         self.optimizer.step()
@@ -386,20 +397,30 @@ class Distiller:
         state.global_step += 1
         return float(outer_loss)
 
+    def _resting(self, step: int) -> set[int]:
+        """What is learned about the architectures that a step does not take, by `id`.
+
+        The step says nothing about these tensors, so the outer optimizer leaves them alone.
+        """
+        if self.head is not None:
+            return set()
+        places = self.architectures.resting(step, self.networks_per_step)
+        return {id(t) for place in places for t in self.synthetic.constants(place).values()}
+
     def _hypergradient(self, step: int, index: int, leaves: list[Any]) -> Any:
         """The gradient of one network's outer loss."""
         config, synthetic = self.config, self.synthetic
         if self.head is not None:
             self.head.prepare()
             return self.head.gradient(synthetic, step, index, leaves)
-        assert isinstance(self.networks, Networks)
-        assert self.problem is not None
-        start = self.networks.take(step, index)
-        age = self.networks.age(index)
+        which = self.architectures.choice(step, index)
+        networks = self.architectures.members[which]
+        start = networks.take(step, index)
+        age = networks.age(index)
         seed = mix(config.seed, 7, step)
         batches = synthetic.batches(seed)
         found = hypergradient(
-            self.problem,
+            networks.problem(),
             # A network of the pool goes on where its training by the recipe is.
             lambda k: batches(age + k),
             self.real_batch(step, index),
@@ -411,12 +432,12 @@ class Distiller:
             seed=seed,
             model_seed=mix(config.seed, 8, step, index),
             initial=start,
-            constants=synthetic.constants() or None,
+            constants=synthetic.constants(which) or None,
             leaves=leaves,
             # A set may hold what the settings leave without effect.
             allow_unused=True,
         )
-        self.networks.give_back(index, found.final, age + found.stop)
+        networks.give_back(index, found.final, age + found.stop)
         self.state.inner_steps += found.stop
         return found
 
@@ -508,10 +529,12 @@ class Distiller:
         """Train fresh networks on the distilled set as it is and test them.
 
         Args:
-            networks: how many; by default ``config.eval_networks``. A fixed initialisation is one.
+            networks: how many of each architecture; by default ``config.eval_networks``. A fixed
+                initialisation is one.
 
         Returns:
-            ``accuracy_mean``, ``accuracy_std`` and ``networks``.
+            ``accuracy_mean``, ``accuracy_std`` and ``networks``; of several architectures also
+            ``accuracy_mean/NAME`` of each, of which ``accuracy_mean`` is the mean.
 
         Raises:
             ValueError: there is no evaluation data, or ``networks`` is less than 1.
@@ -526,6 +549,7 @@ class Distiller:
             "accuracy_mean": scores.mean,
             "accuracy_std": scores.std,
             "networks": float(len(scores.accuracies)),
+            **{f"accuracy_mean/{name}": own.mean for name, own in scores.by_model.items()},
         }
         self.log({f"eval_{name}": value for name, value in metrics.items()})
         self._log_images()

@@ -6,6 +6,7 @@ networks of an evaluation are shared out among the processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,15 +34,8 @@ def distilled_scores(distiller: Distiller, networks: int) -> Scores:
     if distiller.head is not None:
         return _on_backbones(distiller)
     batches = _eval_batches(distiller)
-    count = 1 if distiller.networks.mode == "fixed" else networks
-    seeds = {i: network_seed(distiller.config.seed, i) for i in _share(distiller, count)}
-    states = [_fresh_state(distiller, seed) for seed in seeds.values()]
-    found: tuple[float, ...] = ()
-    if states:
-        synthetic, problem = distiller.synthetic, distiller.problem
-        assert problem is not None
-        found = score(synthetic, problem, states, list(seeds.values()), batches).accuracies
-    return _gather(dict(zip(seeds, found, strict=True)))
+    count = 1 if distiller.architectures.mode == "fixed" else networks
+    return _of_each(distiller, lambda which: _trained(distiller, which, count, batches))
 
 
 def baseline_scores(distiller: Distiller) -> dict[str, Scores]:
@@ -50,10 +44,34 @@ def baseline_scores(distiller: Distiller) -> dict[str, Scores]:
         return _head_controls(distiller)
     batches = _eval_batches(distiller)
     share = _share(distiller, distiller.config.final_eval_networks)
-    return {
-        "random real": _gather({i: _on_few(distiller, i, batches) for i in share}),
-        "full data": _gather({i: _on_all(distiller, i, batches) for i in share}),
-    }
+
+    def taken(one: Callable[[Distiller, int, int, InputBatches], float]) -> Scores:
+        return _of_each(
+            distiller,
+            lambda which: _gather({i: one(distiller, which, i, batches) for i in share}),
+        )
+
+    return {"random real": taken(_on_few), "full data": taken(_on_all)}
+
+
+def _of_each(distiller: Distiller, score_of: Callable[[int], Scores]) -> Scores:
+    """The scores of each architecture under its name, and together."""
+    labels = distiller.synthetic.recipe.network_labels
+    return Scores.joined({label: score_of(which) for which, label in enumerate(labels)})
+
+
+def _trained(distiller: Distiller, which: int, count: int, batches: InputBatches) -> Scores:
+    """The scores of fresh networks of one architecture, trained on the distilled set."""
+    seeds = {i: network_seed(distiller.config.seed, i) for i in _share(distiller, count)}
+    networks = distiller.architectures.members[which]
+    states = [_fresh_state(networks, seed) for seed in seeds.values()]
+    found: tuple[float, ...] = ()
+    if states:
+        synthetic = distiller.synthetic
+        own = synthetic.constants(which)
+        scores = score(synthetic, networks.problem(), states, list(seeds.values()), batches, own)
+        found = scores.accuracies
+    return _gather(dict(zip(seeds, found, strict=True)))
 
 
 def _tests(distiller: Distiller) -> list[HeadTest]:
@@ -95,11 +113,9 @@ def _gather(own: dict[int, float]) -> Scores:
     return Scores(tuple(value for _, value in sorted(gather_object(list(own.items())))))
 
 
-def _fresh_state(distiller: Distiller, seed: int) -> RunState:
-    assert distiller.problem is not None
-    assert isinstance(distiller.networks, Networks)
-    state = initial_state(distiller.problem, distiller.networks.new_model(seed))
-    return tree_map(lambda t: t.to(distiller.accelerator.device), state)
+def _fresh_state(networks: Networks, seed: int) -> RunState:
+    state = initial_state(networks.problem(), networks.new_model(seed))
+    return tree_map(lambda t: t.to(networks.device), state)
 
 
 def _eval_batches(distiller: Distiller) -> InputBatches:
@@ -112,26 +128,25 @@ def _eval_batches(distiller: Distiller) -> InputBatches:
     return InputBatches(distiller.eval_data, distiller.transform, distiller.dtype, size)
 
 
-def _on_few(distiller: Distiller, index: int, batches: InputBatches) -> float:
+def _on_few(distiller: Distiller, which: int, index: int, batches: InputBatches) -> float:
     seed, config = network_seed(distiller.config.seed, index), distiller.config
-    network = _ordinary(distiller, seed)
+    network = _ordinary(distiller, which, seed)
     train_on_random_real(
         network, distiller.train_data, config.images_per_class, _preparing(distiller), seed
     )
     return accuracy_of_module(network, batches)
 
 
-def _on_all(distiller: Distiller, index: int, batches: InputBatches) -> float:
+def _on_all(distiller: Distiller, which: int, index: int, batches: InputBatches) -> float:
     seed = network_seed(distiller.config.seed, index)
-    network = _ordinary(distiller, seed)
+    network = _ordinary(distiller, which, seed)
     train_on_all(network, distiller.train_data, _preparing(distiller), seed)
     return accuracy_of_module(network, batches)
 
 
-def _ordinary(distiller: Distiller, seed: int) -> torch.nn.Module:
+def _ordinary(distiller: Distiller, which: int, seed: int) -> torch.nn.Module:
     """The network that an evaluation with this seed starts from, with its stock layers."""
-    assert isinstance(distiller.networks, Networks)
-    return revert_bn(distiller.networks.new_model(seed))
+    return revert_bn(distiller.architectures.members[which].new_model(seed))
 
 
 def _preparing(distiller: Distiller) -> Prepare:

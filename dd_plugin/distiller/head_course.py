@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel.randomness import mix
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.turns import in_turn
 from dd_plugin.evaluation.heads import HeadTest
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features
 from dd_plugin.networks.heads import Head, Objective
 
 # Purposes of random numbers; `tests/distiller/test_seeds.py` keeps them apart from the others.
-_REAL, _RUN, _CHOICE, _OBJECTIVE = 20, 21, 22, 23
+_REAL, _RUN, _OBJECTIVE = 20, 21, 23
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,7 @@ class HeadCourse:
 
     def choice(self, step: int, index: int) -> int:
         """The backbone of a network of an outer step: each in turn, in an order by the seed."""
-        count = len(self.backbones)
-        place = step + index
-        generator = torch.Generator().manual_seed(mix(self.seed, _CHOICE, place // count))
-        return int(torch.randperm(count, generator=generator)[place % count])
+        return in_turn(len(self.backbones), self.seed, step, index)
 
     def gradient(
         self, synthetic: SyntheticSet, step: int, index: int, leaves: Sequence[Tensor]

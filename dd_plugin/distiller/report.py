@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
-from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import Scores, network_seed
-from dd_plugin.hub.card_results import row_labels
+from dd_plugin.hub.card_results import ALL_NETWORKS, row_labels
 from dd_plugin.hub.download import licenses_of
 from dd_plugin.hub.folder import write_set, write_whole
 from dd_plugin.hub.markdown import table
 from dd_plugin.hub.published import check_replaceable
-from dd_plugin.hub.reading import FLOATS
 from dd_plugin.messages import first_line
 
 if TYPE_CHECKING:
@@ -60,16 +57,9 @@ def write_report(distiller: Distiller, folder: Path) -> None:
         check_replaceable(folder, "output_dir")
     config, state = distiller.config, distiller.state
     initial = None
-    if isinstance(distiller.networks, Networks) and distiller.networks.mode == "fixed":
-        start = distiller.networks.take(0, 0)
-        initial = {**_untrained(distiller), **start.parameters, **start.statistics}
-    results = {
-        name: {
-            **s.to_dict(),
-            "seeds": [network_seed(config.seed, index) for index in range(len(s.accuracies))],
-        }
-        for name, s in distiller.results.items()
-    }
+    if distiller.head is None:
+        initial = distiller.architectures.start(distiller.synthetic)
+    results = {name: _result(s, config.seed) for name, s in distiller.results.items()}
     about = {
         **({"recipe_name": config.recipe_name} if config.recipe_name else {}),
         "config": _published(distiller),
@@ -144,13 +134,11 @@ def _installed(*packages: str) -> dict[str, str]:
     return versions
 
 
-def _untrained(distiller: Distiller) -> dict[str, Tensor]:
-    """What a fixed start has beside the weights that are trained: frozen ones and buffers."""
-    assert distiller.problem is not None
-    model, learned = distiller.problem.model, distiller.synthetic.constants()
-    held = {**model.fixed, **model.counters, **model.constants}
-    kinds = (*FLOATS, torch.int64)
-    return {n: t for n, t in held.items() if n not in learned and t.dtype in kinds}
+def _result(scores: Scores, seed: int) -> dict[str, Any]:
+    """Accuracies as a record has them, with the seeds of the networks of each architecture."""
+    each = next(iter(scores.by_model.values()), scores)
+    seeds = [network_seed(seed, index) for index in range(len(each.accuracies))]
+    return {**scores.to_dict(), "seeds": seeds}
 
 
 def _published(distiller: Distiller) -> dict[str, Any]:
@@ -162,6 +150,9 @@ def _published(distiller: Distiller) -> dict[str, Any]:
     recipe = distiller.synthetic.recipe
     settings["dataset"] = distiller.train_data.public_name
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
+    if recipe.networks:
+        settings["model"] = [one.model for one in recipe.networks]
+        settings["model_args"] = [dict(one.model_args) for one in recipe.networks]
     return {
         k: v for k, v in settings.items() if k not in ("rescue_dir", "wait_for_room", "feature_dir")
     }
@@ -218,12 +209,15 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Disti
     """The table of accuracies, in Markdown, aligned to be read as plain text too."""
     trained, stored = (n * num_classes for n in (config.trained_per_class, config.images_per_class))
     labels = row_labels("distilled images", str(trained), str(stored), "all")
-    body = [
-        (*labels[name], str(scores), str(len(scores.accuracies)))
-        for name, scores in results.items()
-    ]
-    header = ("trained on", "images", "accuracy", "networks")
-    return table(header, body)
+    several = any(scores.by_model for scores in results.values())
+    body = []
+    for name, scores in results.items():
+        trained_on, images = labels[name]
+        for model, own in {**scores.by_model, ALL_NETWORKS: scores}.items():
+            network = (model,) if several else ()
+            body.append((trained_on, *network, images, str(own), str(len(own.accuracies))))
+    network = ("network",) if several else ()
+    return table(("trained on", *network, "images", "accuracy", "networks"), body)
 
 
 def training_curve(history: list[dict[str, Any]], trained: str = "fresh networks") -> bytes | None:

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dd_plugin.bilevel import (
-    BilevelProblem,
     Device,
     Full,
     Host,
@@ -43,10 +42,16 @@ from dd_plugin.data import (
     load_real,
 )
 from dd_plugin.data.colors import decorrelating_basis
+from dd_plugin.data.network_records import BackboneRecord, NetworkRecord
 from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
-from dd_plugin.data.recipe import BackboneRecord, Recipe
+from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.rows import require_two_classes
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.architectures import (
+    Architectures,
+    chosen_networks,
+    make_architectures,
+)
 from dd_plugin.distiller.config import DistillerConfig, NoEffectWarning
 from dd_plugin.distiller.head_backbones import (
     has_random_weights,
@@ -54,7 +59,6 @@ from dd_plugin.distiller.head_backbones import (
     normalize_as_data,
 )
 from dd_plugin.distiller.head_course import HeadCourse
-from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.networks.backbones import Backbone
@@ -71,8 +75,7 @@ class Parts:
     train: RealData
     evaluation: RealData | None
     transform: Transform
-    networks: Networks | HeadCourse
-    problem: BilevelProblem | None
+    networks: Architectures | HeadCourse
     synthetic: SyntheticSet
     train_split: str | None
     eval_split: str | None
@@ -106,44 +109,28 @@ def make_parts(
         )
     data = _read(config, train_dataset, eval_dataset, device)
     train = data.train
-    if isinstance(model_init, Sequence) and not isinstance(model_init, str):
-        raise ValueError(
-            f"`model_init` must be one network, got {len(model_init)}; several can be given with "
-            'trainable="head"'
+    architectures = make_architectures(config, model_init, train, device, dtype)
+    recipe = _recipe(config, architectures, train, model_init, own_losses[0])
+    for networks in architectures.members:
+        networks.problem(
+            recipe.make_optimizer(),
+            inner_loss=inner_loss,
+            outer_loss=outer_loss,
+            compile=_compile(config, any(own_losses) or model_init is not None),
+            autocast=recipe.autocast,
+            verify=config.verify,
         )
-    networks = Networks(
-        config.only_model if model_init is None else model_init,
-        mode=_mode(config, model_init),
-        pool_size=config.pool_size,
-        max_age=config.pool_max_steps,
-        num_classes=train.num_classes,
-        shape=train.shape,
-        statistics=config.statistics,  # type: ignore[arg-type]
-        train_with=config.train_with,  # type: ignore[arg-type]
-        device=device,
-        dtype=dtype,
-        model_args=config.model_args if model_init is None else None,  # type: ignore[arg-type]
-        seed=config.seed,
-    )
-    recipe = _recipe(config, networks, train, model_init, own_losses[0])
-    problem = networks.problem(
-        recipe.make_optimizer(),
-        inner_loss=inner_loss,
-        outer_loss=outer_loss,
-        compile=_compile(config, any(own_losses) or model_init is not None),
-        autocast=recipe.autocast,
-        verify=config.verify,
-    )
     if config.step_sizes == "per_layer":
-        recipe = replace(recipe, step_size_parameters=tuple(problem.model.parameters))
-    transform = _transform(config, networks, train).to(device)
-    synthetic = _synthetic(config, recipe, train, transform, networks.constants(), device, dtype)
+        parameters = architectures.problems[0].model.parameters
+        recipe = replace(recipe, step_size_parameters=tuple(parameters))
+    transform = _transform(config, architectures, train).to(device)
+    constants = architectures.constants()
+    synthetic = _synthetic(config, recipe, train, transform, constants, device, dtype)
     return Parts(
         train,
         data.evaluation,
         transform,
-        networks,
-        problem,
+        architectures,
         synthetic,
         data.train_split,
         data.eval_split,
@@ -211,7 +198,6 @@ def _head_parts(
         data.evaluation,
         transform,
         course,
-        None,
         synthetic,
         data.train_split,
         data.eval_split,
@@ -366,38 +352,46 @@ def _read(
     return _Data(train, None, split)
 
 
-def _mode(config: DistillerConfig, model_init: ModelInit | None) -> Any:
-    if isinstance(model_init, nn.Module) and config.init == "random":
-        return "fixed"
-    return config.init
-
-
-def _transform(config: DistillerConfig, networks: Networks, train: RealData) -> Transform:
+def _transform(config: DistillerConfig, architectures: Architectures, train: RealData) -> Transform:
     if config.normalization == "zca":
         return Whitening.fit(train)
     if config.normalization == "none":
         return Normalization([0.0] * train.shape[0], [1.0] * train.shape[0])
-    own = None
-    if config.normalization == "auto":
-        model = networks.new_model(config.seed)
-        own = Normalization.from_model(model, channels=train.shape[0], fetch=True)
+    own = (
+        _own_normalization(config, architectures, train) if config.normalization == "auto" else None
+    )
     return own or Normalization.from_data(train)
+
+
+def _own_normalization(
+    config: DistillerConfig, architectures: Architectures, train: RealData
+) -> Normalization | None:
+    """The normalization that the networks name; None where they name none, or different ones."""
+    found = [
+        Normalization.from_model(
+            networks.new_model(config.seed), channels=train.shape[0], fetch=True
+        )
+        for networks in architectures.members
+    ]
+    first = found[0]
+    if first is None or any(o is None or o.metadata() != first.metadata() for o in found[1:]):
+        return None
+    return first
 
 
 def _recipe(
     config: DistillerConfig,
-    networks: Networks,
+    architectures: Architectures,
     train: RealData,
-    model_init: ModelInit | None,
+    model_init: ModelInit | Sequence[ModelInit] | None,
     own_inner_loss: bool,
 ) -> Recipe:
-    # A folder of this machine is no name for others, and neither is a file in the arguments.
-    local = _is_path(config.only_model, bare=True) or _is_path(config.model_args)
-    named = model_init is None and not local
+    records = tuple(_record(*one) for one in chosen_networks(config, model_init))
+    is_pool = architectures.mode == "pool"
     recipe = Recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
-        steps=config.pool_max_steps if networks.mode == "pool" else config.inner_steps,
+        steps=config.pool_max_steps if is_pool else config.inner_steps,
         batching=config.batching,  # type: ignore[arg-type]
         groups=config.groups if config.batching == "groups" else 1,
         batch_size=config.batch_size if config.batching == "minibatches" else None,
@@ -405,16 +399,25 @@ def _recipe(
         optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
         augmentation=config.augmentation,
         augmentations_per_step=config.augmentations_per_step,
-        init=networks.mode,
-        statistics=networks.statistics if networks.has_batch_norm else None,
+        init=architectures.mode,
+        statistics=architectures.statistics,
         train_with=config.train_with,
-        model=config.only_model if named else None,
-        model_args=config.model_args if named else {},  # type: ignore[arg-type]
+        model=records[0].model,
+        model_args=records[0].model_args,
+        networks=records if len(records) > 1 else (),
         loss="custom" if own_inner_loss else "cross_entropy",
         mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
     )
     # What cannot be read back later is told now.
     return Recipe.from_dict(recipe.to_dict())
+
+
+def _record(model: ModelInit, arguments: dict[str, Any]) -> NetworkRecord:
+    """What others may know of a network."""
+    # A folder of this machine is no name for them, and neither is a file in the arguments.
+    if not isinstance(model, str) or _is_path(model, bare=True) or _is_path(arguments):
+        return NetworkRecord(None)
+    return NetworkRecord(model, arguments)
 
 
 def _is_path(value: Any, *, bare: bool = False) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,9 +26,23 @@ from dd_plugin.evaluation.checks import DivergedWarning
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies in [0, 1], one per network."""
+    """Accuracies in [0, 1], one per network.
+
+    Attributes:
+        accuracies: of all networks.
+        by_model: the same for each of several architectures, by its name; empty where there is one.
+    """
 
     accuracies: tuple[float, ...]
+    by_model: Mapping[str, Scores] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def joined(cls, by_model: Mapping[str, Scores]) -> Scores:
+        """The accuracies of several architectures as one; of one as they are."""
+        if len(by_model) == 1:
+            return next(iter(by_model.values()))
+        together = (accuracy for own in by_model.values() for accuracy in own.accuracies)
+        return cls(tuple(together), dict(by_model))
 
     @property
     def mean(self) -> float:
@@ -42,7 +56,9 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """As a record has it."""
-        return {"mean": self.mean, "std": self.std, "accuracies": list(self.accuracies)}
+        own = {"mean": self.mean, "std": self.std, "accuracies": list(self.accuracies)}
+        each = {name: scores.to_dict() for name, scores in self.by_model.items()}
+        return {**own, "by_model": each} if each else own
 
     def __str__(self) -> str:
         spread = f" ± {100 * self.std:.1f}" if len(self.accuracies) > 1 else ""
@@ -180,6 +196,7 @@ def score(
     states: Sequence[RunState],
     seeds: Sequence[int],
     batches: Iterable[tuple[Tensor, Tensor]],
+    constants: Mapping[str, Tensor] | None = None,
 ) -> Scores:
     """Train networks on a synthetic set and test each.
 
@@ -190,11 +207,11 @@ def score(
         seeds: of each network's training.
         batches: network input and class indices of the evaluation data; gone through once per
             network.
+        constants: what is known about BatchNorm; by default what the set has learned.
     """
-    constants = synthetic.constants()
-    return Scores(
-        tuple(
-            accuracy_of(problem, train_on(synthetic, problem, state, seed), constants, batches)
-            for state, seed in zip(states, seeds, strict=True)
-        )
-    )
+    known = dict(synthetic.constants() if constants is None else constants)
+    accuracies = []
+    for state, seed in zip(states, seeds, strict=True):
+        trained = train_on(synthetic, problem, state, seed, known)
+        accuracies.append(accuracy_of(problem, trained, known, batches))
+    return Scores(tuple(accuracies))

@@ -44,6 +44,7 @@ def train_by_recipe(
     network: nn.Module,
     seed: int,
     *,
+    which: int | None = None,
     initial: Mapping[str, Tensor] | None = None,
     loss: Loss = cross_entropy,
 ) -> nn.Module:
@@ -56,6 +57,8 @@ def train_by_recipe(
         synthetic: the set.
         network: where it starts, with stock layers; it is trained in place.
         seed: decides augmentation, the order of minibatches and the network's random numbers.
+        which: place of the network among those of the set (``recipe.architectures``); by default
+            the first whose BatchNorm layers have what the set has learned about it.
         initial: weights and statistics to start from, by name, for a fixed initialisation.
         loss: ``(logits, labels) -> scalar``; labels may be probabilities.
 
@@ -66,20 +69,22 @@ def train_by_recipe(
         ValueError: ``initial``, the images or the step sizes do not fit the network.
         DivergedError: what was trained has values that are not numbers.
     """
-    recipe, constants = synthetic.recipe, synthetic.constants()
+    recipe = synthetic.recipe
     _check_fit(network, synthetic)
     network.train()
     policy, train_with = recipe.statistics or "tracked", recipe.train_with
     convert_bn(network, policy, train_with, missing_ok=True)  # type: ignore[arg-type]
-    places = learnable_constants(network)
-    fits = {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
+    which = _place_of(network, synthetic) if which is None else which
+    constants = synthetic.constants(which)
+    own_name = recipe.architectures[which].model or "its network"
+    fits = _fits(network, constants)
     if initial:
         _start_from(network, initial)
     if not fits:
         constants = {}
         convert_bn(revert_bn(network), "tracked", missing_ok=True)
         warnings.warn(
-            f"what the set has learned about BatchNorm belongs to {recipe.model or 'its network'}, "
+            f"what the set has learned about BatchNorm belongs to {own_name}, "
             f"not to this {type(network).__name__}; its statistics are taken from the synthetic "
             "images",
             OtherArchitectureWarning,
@@ -94,7 +99,7 @@ def train_by_recipe(
     own = recipe.step_size_parameters
     if own is not None and (missing := sorted(set(problem.model.parameters) - set(own))):
         raise ValueError(
-            f"the set has a step size for each parameter of {recipe.model or 'its network'}, and "
+            f"the set has a step size for each parameter of {own_name}, and "
             f"none for {missing[0]!r} of this {type(network).__name__}; train it as on "
             'real images with protocol="standard"'
         )
@@ -115,6 +120,21 @@ def train_by_recipe(
         'with protocol="standard"',
     )
     return network
+
+
+def _fits(network: nn.Module, constants: Mapping[str, Tensor]) -> bool:
+    """Whether a converted network has the BatchNorm layers that something was learned about."""
+    places = learnable_constants(network)
+    return {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
+
+
+def _place_of(network: nn.Module, synthetic: SyntheticSet) -> int:
+    """The first network of a set that a converted network may be; the very first if there is none.
+
+    By what was learned about BatchNorm, since nothing else of the set belongs to a network.
+    """
+    places = range(len(synthetic.recipe.architectures))
+    return next((p for p in places if _fits(network, synthetic.constants(p))), 0)
 
 
 def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn.Module:

@@ -289,14 +289,22 @@ def _augmentation(recipe: Mapping[str, Any]) -> str:
 
 def _network(record: Mapping[str, Any]) -> str:
     recipe = record["recipe"]
-    text = code(recipe["model"]) if recipe.get("model") else "one without a name"
+    if recipe.get("networks"):
+        listed = [one for one in recipe["networks"] if isinstance(one, Mapping)]
+        return "each of " + "; ".join(map(_one_network, listed))
     about = (record.get("about") or {}).get("network")
+    more = ""
     if not recipe.get("model") and isinstance(about, Mapping) and about.get("class"):
         size = count(about.get("parameters"), "trained parameter")
-        text += f": a {code(about['class'])}" + (f" with {size}" if size else "")
-    if recipe.get("model_args"):
-        text += f" with {literal(recipe['model_args'])}"
-    return text
+        more = f": a {code(about['class'])}" + (f" with {size}" if size else "")
+    return _one_network(recipe, more)
+
+
+def _one_network(network: Mapping[str, Any], more: str = "") -> str:
+    """A network by its name, what more is known of it, and its arguments."""
+    name = code(network["model"]) if network.get("model") else "one without a name"
+    arguments = f" with {literal(network['model_args'])}" if network.get("model_args") else ""
+    return f"{name}{more}{arguments}"
 
 
 def _labels(images: Mapping[str, Any]) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 
 from dd_plugin.hub.markdown import code, count, escaped, fenced, number, one_line, table
 
+# The row of several architectures together, below the rows of each.
+ALL_NETWORKS = "all of these"
+
 
 def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[str, str]]:
     """Name and number of images of each row of a table of accuracies, by its key in a record.
@@ -80,12 +83,26 @@ def _main_table(record: Mapping[str, Any]) -> str:
     shown, stored = count(total), count(total // times_smaller(record["images"]))
     real = count((record.get("source") or {}).get("images"))
     labels = row_labels("these images", shown, stored, real)
-    rows = [
-        (*labels.get(name, (escaped(name), "")), accuracy(found), _networks(found))
+    listed = [
+        (labels.get(name, (escaped(name), "")), found, _by_model(found))
         for name, found in results.items()
         if isinstance(found, Mapping) and accuracy(found)
     ]
-    return table(("trained on", "images", "accuracy", "networks"), rows) if rows else ""
+    several = any(each for _, _, each in listed)
+    rows = [
+        (trained_on, *((network,) if several else ()), images, accuracy(own), _networks(own))
+        for (trained_on, images), found, each in listed
+        for network, own in [*each, (ALL_NETWORKS, found)]
+    ]
+    header = ("trained on", *(("network",) if several else ()), "images", "accuracy", "networks")
+    return table(header, rows) if rows else ""
+
+
+def _by_model(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The scores of each of several architectures, by its name."""
+    listed = scores.get("by_model")
+    pairs = listed.items() if isinstance(listed, Mapping) else ()
+    return [(code(name), own) for name, own in pairs if isinstance(own, Mapping) and accuracy(own)]
 
 
 def times_smaller(images: Mapping[str, Any]) -> int:

@@ -73,6 +73,8 @@ def _reached(record: Mapping[str, Any]) -> str:
         return ""
     if _is_for_heads(recipe) and len(recipe.get("backbones") or []) > 1:
         return " (the accuracy above is the mean over the frozen networks)"
+    if recipe.get("networks"):
+        return ", here with the first of its networks, which gives the accuracy above"
     return ", which gives the accuracy above"
 
 

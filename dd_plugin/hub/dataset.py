@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from dd_plugin.bilevel import cross_entropy, logits_of
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data import DataError, Normalization, RealData, load_real
+from dd_plugin.data.network_records import BackboneRecord
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.pixels import read_pixels
-from dd_plugin.data.recipe import BackboneRecord, Recipe
+from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import (
     InputBatches,
@@ -76,7 +77,7 @@ class DistilledDataset:
         folder: where its files are; they are not changed.
         record: all of ``recipe.json``: recipe, results, how they were taken, versions.
         initial: weights and statistics that networks start from, if it was distilled for one
-            initialisation; else empty.
+            initialisation; else empty. Of several networks `Recipe.of_network` gives those of one.
     """
 
     def __init__(self, stored: StoredSet, folder: Path, limits: Limits | None = None) -> None:
@@ -193,9 +194,10 @@ class DistilledDataset:
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.recipe.shape))
+        names = [one.model for one in self.recipe.architectures]
         return (
             f"DistilledDataset({len(self)} images of {size}, {self.recipe.num_classes} classes, "
-            f"{self.recipe.steps} steps, model={self.recipe.model!r})"
+            f"{self.recipe.steps} steps, model={(names[0] if len(names) == 1 else names)!r})"
         )
 
     def to_dataset(self) -> Any:
@@ -220,8 +222,8 @@ class DistilledDataset:
 
         Args:
             model: a name, a function that makes a network, or a network, which is copied; by
-                default the one that the set was distilled for, freshly initialised, or with its
-                pretrained weights where the set is for heads.
+                default the one that the set was distilled for, or the first of several, freshly
+                initialised, or with its pretrained weights where the set is for heads.
             seed: decides the initial weights (of a name or function) and the course of training.
             protocol: ``"recipe"``: the stored steps, step sizes, optimizer and BatchNorm policy;
                 ``"standard"``: as one trains on real images (AdamW, cosine schedule, 400 steps),
@@ -255,9 +257,15 @@ class DistilledDataset:
         synthetic = self._as(pixels).to(device)
         if chosen == "standard":
             return train_as_usual(synthetic, network, seed)
-        initial = {n: t.to(device) for n, t in self.initial.items()}
+        which = self._place_of(model, network)
+        initial = {} if which is None else recipe.of_network(which, self.initial)
         return train_by_recipe(
-            synthetic, network, seed, initial=initial, loss=loss or cross_entropy
+            synthetic,
+            network,
+            seed,
+            which=which,
+            initial={n: t.to(device) for n, t in initial.items()},
+            loss=loss or cross_entropy,
         )
 
     def _fit_head(
@@ -411,19 +419,48 @@ class DistilledDataset:
                 f"which has no name{like}; pass a function that makes such a network, or another "
                 'network with protocol="standard"'
             )
-        own = name is not None and name == recipe.model
-        arguments = dict(recipe.model_args) if own else {}
-        if own and self.initial and self.protocol_for(protocol, model) == "recipe":
+        own = self._own(name)
+        if own is None:
+            return fresh_network(model, seed, recipe.num_classes, recipe.shape)  # type: ignore[arg-type]
+        noted = recipe.architectures[own]
+        arguments = dict(noted.model_args)
+        if self.initial and self.protocol_for(protocol, model) == "recipe":
             arguments.pop("pretrained", None)
         return fresh_network(
-            recipe.model if model is None else model,  # type: ignore[arg-type]
+            noted.model,  # type: ignore[arg-type]
             seed,
             recipe.num_classes,
             recipe.shape,
             arguments,
-            from_record=own,
-            max_parameters=self._limits.max_parameters if own else None,
+            from_record=True,
+            max_parameters=self._limits.max_parameters,
         )
+
+    def _own(self, name: str | None) -> int | None:
+        """The place of a name among the networks of the set; None where it is none of them.
+
+        Of two with the same name and different arguments it is the first, unless the name has the
+        number that tables put behind it.
+        """
+        labels = self.recipe.network_labels
+        names = [one.model for one in self.recipe.architectures]
+        named = {label: place for place, label in enumerate(labels) if names[place] is not None}
+        named |= {one: names.index(one) for one in names if one is not None}
+        return None if name is None else named.get(name)
+
+    def _place_of(self, model: ModelInit | None, network: nn.Module) -> int | None:
+        """The place of a network among those of the set; None where the weights must tell it."""
+        if model is None or len(self.recipe.architectures) == 1:
+            return 0
+        own = self._own(self._name_of(model))
+        if own is not None or not self.initial:
+            return own
+        shapes = {n: t.shape for n, t in network.state_dict().items()}
+        for place in range(len(self.recipe.architectures)):
+            start = self.recipe.of_network(place, self.initial)
+            if all(shapes.get(name) == t.shape for name, t in start.items()):
+                return place
+        return 0
 
     @torch.no_grad()
     def predict(self, model: nn.Module, images: Any, *, top: int | None = None) -> Any:
@@ -489,7 +526,7 @@ class DistilledDataset:
         Without ``seed`` the networks are those whose accuracies are on the card.
 
         Args:
-            model: see `fit`; by default what the set was distilled for.
+            model: see `fit`; by default what the set was distilled for, or the first of several.
             dataset: real images: `RealData`, or what `dd_plugin.data.load_real` takes; by default
                 the data set that the results on the card were taken on.
             split: of the data set; by default that of the card, or else ``"test"``.
@@ -648,7 +685,7 @@ class DistilledDataset:
         if self.recipe.trainable == "head":
             return "recipe"
         name = self._name_of(model)
-        return "standard" if name is not None and name != self.recipe.model else "recipe"
+        return "standard" if name is not None and self._own(name) is None else "recipe"
 
     def _as(self, pixels: PixelKind) -> SyntheticSet:
         if pixels not in ("exact", "png"):

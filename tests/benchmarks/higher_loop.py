@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dd_plugin.bilevel.randomness import mix
-from dd_plugin.distiller import Distiller, DistillerConfig, Networks
+from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.models import load_model
 from tests.benchmarks import hypergradient
 from tests.benchmarks.measuring import Results, random_images
@@ -85,11 +85,10 @@ def gradient_of_higher(distiller: Distiller) -> tuple[Tensor, Tensor]:
     channels, *size = distiller.train_data.shape
     options: Any = config.model_args
     model = load_model(
-        config.only_model, num_classes=10, in_chans=channels, img_size=tuple(size), **options
+        config.models[0], num_classes=10, in_chans=channels, img_size=tuple(size), **options
     ).to(distiller.dtype)
-    assert isinstance(distiller.networks, Networks)
     with torch.no_grad():
-        for name, value in distiller.networks.take(step, 0).parameters.items():
+        for name, value in distiller.architectures.members[0].take(step, 0).parameters.items():
             model.get_parameter(name).copy_(value)
     real, real_labels = distiller.real_batch(step, 0)
     seed = mix(config.seed, 7, step)
@@ -126,10 +125,9 @@ def runner(distiller: Distiller, tool: str) -> Callable[[], Any]:
         return lambda: step_of_higher(distiller)
 
     def trainer() -> None:
-        assert distiller.problem is not None
-        compiled = distiller.problem.compiling
+        compiled = distiller.architectures.problems[0].compiling
         distiller.training_step()
-        if distiller.problem.compiling != compiled:
+        if distiller.architectures.problems[0].compiling != compiled:
             raise RuntimeError("the compiler failed and the engine went on eagerly")
 
     return trainer

@@ -94,8 +94,7 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
             distiller.training_step()
             seconds = time.perf_counter() - began
             peak = memory.peak()
-        assert distiller.problem is not None
-        weights = distiller.problem.model.parameters.values()
+        weights = distiller.architectures.problems[0].model.parameters.values()
         return {
             "table": "size",
             **case,

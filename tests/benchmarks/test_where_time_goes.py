@@ -38,6 +38,6 @@ def test_what_is_put_back_takes_the_same_steps(tmp_path):
         with where_time_goes.put_back(name):
             distiller = where_time_goes.make(str(tmp_path / (name or "now")), toy)
             losses[name] = [distiller.training_step() for _ in range(2)]
-        assert distiller.problem.compile == "trace"
+        assert distiller.architectures.problems[0].compile == "trace"
     for name, found in losses.items():
         assert found == pytest.approx(losses[""], rel=1e-4), name

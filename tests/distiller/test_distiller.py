@@ -199,13 +199,17 @@ def test_losses_are_arguments_or_methods(tmp_path):
     given.train()
     assert torch.equal(overridden.synthetic.images(), given.synthetic.images())
     # A loss of one's own need not do the same in every step, so it is not traced unless asked.
-    assert overridden.problem.compile is given.problem.compile is False
+    assert (
+        overridden.architectures.problems[0].compile
+        is given.architectures.problems[0].compile
+        is False
+    )
     asked = toy_distiller(tmp_path / "d", kind=MeanSquare, compile="trace")
     asked.train()
-    assert asked.problem.compile == "trace"
+    assert asked.architectures.problems[0].compile == "trace"
     torch.testing.assert_close(asked.synthetic.images(), given.synthetic.images())
     plain = toy_distiller(tmp_path / "c")
-    assert plain.problem.compile == "trace"
+    assert plain.architectures.problems[0].compile == "trace"
     plain.train()
     assert not torch.equal(overridden.synthetic.images(), plain.synthetic.images())
 

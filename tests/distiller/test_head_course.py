@@ -232,12 +232,6 @@ def test_settings_without_effect_on_a_head_are_told():
         DistillerConfig(trainable="head", head="unroll", inner_steps=5)
 
 
-def test_several_networks_from_scratch_are_refused_for_now():
-    with pytest.raises(ValueError, match="`model` must be one network"):
-        DistillerConfig(model=["timm/dd_convnet", "timm/dd_lenet"])
-    assert DistillerConfig(model=["timm/dd_lenet"]).to_dict()["model"] == "timm/dd_lenet"
-
-
 def test_a_name_in_a_record_is_never_a_folder_of_this_machine(tmp_path, monkeypatch):
     run = head_distiller(tmp_path)
     run.train()

@@ -1,0 +1,263 @@
+"""The networks of a run by architecture: one of several has its turn in each inner run.
+
+Above `networks`, which keeps everything about one architecture: its problem, its pool, its state in
+a checkpoint. A run with one network has one of these, without anything added to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dd_plugin.bilevel import (
+    BilevelProblem,
+    VerificationError,
+    hypergradient,
+    initial_state,
+)
+from dd_plugin.bilevel.randomness import mix
+from dd_plugin.data import RealData
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.networks import Mode, Networks
+from dd_plugin.distiller.turns import in_turn
+from dd_plugin.evaluation.fresh import ModelInit
+from dd_plugin.hub.reading import FLOATS
+from dd_plugin.models import ModelLoadError
+
+_TRIAL = 27
+
+
+class Architectures:
+    """The `Networks` of each architecture, and whose turn it is.
+
+    Args:
+        members: the networks of each architecture.
+        seed: of the run.
+
+    Raises:
+        ValueError: some start from one fixed state and others do not.
+    """
+
+    def __init__(self, members: Sequence[Networks], seed: int) -> None:
+        self.members, self.seed = list(members), seed
+        if len(modes := {networks.mode for networks in self.members}) > 1:
+            raise ValueError(
+                "`model_init` must be modules only, each of which is one fixed start, or functions "
+                f"and names only, got networks with init={' and '.join(map(repr, sorted(modes)))}; "
+                'pass functions that make them, or use init="fixed"'
+            )
+
+    @property
+    def mode(self) -> Mode:
+        """Where runs start; see `Networks`."""
+        return self.members[0].mode
+
+    @property
+    def statistics(self) -> str | None:
+        """The policy for BatchNorm; None where no network has such layers."""
+        first = self.members[0].statistics
+        return first if any(networks.has_batch_norm for networks in self.members) else None
+
+    @property
+    def problems(self) -> list[BilevelProblem]:
+        """The problem of each architecture."""
+        return [networks.problem() for networks in self.members]
+
+    def choice(self, step: int, index: int) -> int:
+        """The place of the architecture that an inner run of an outer step takes."""
+        return in_turn(len(self.members), self.seed, step, index)
+
+    def resting(self, step: int, networks_per_step: int) -> list[int]:
+        """The places of the architectures that no inner run of an outer step takes."""
+        busy = {self.choice(step, index) for index in range(networks_per_step)}
+        return [place for place in range(len(self.members)) if place not in busy]
+
+    def constants(self) -> dict[str, Tensor]:
+        """What there is to learn about BatchNorm, by names that tell architectures apart."""
+        return self._joined([networks.constants() for networks in self.members])
+
+    def start(self, learned: SyntheticSet) -> dict[str, Tensor] | None:
+        """The weights and buffers that every run starts from; None where each has its own.
+
+        Args:
+            learned: the set, whose constants are stored with it and not here.
+        """
+        if self.mode != "fixed":
+            return None
+        starts = [
+            _start(networks, learned.constants(place))
+            for place, networks in enumerate(self.members)
+        ]
+        return self._joined(starts)
+
+    def summary(self) -> dict[str, Any]:
+        """What a record says of the networks; see `Networks.summary`."""
+        each = [networks.summary() for networks in self.members]
+        return each[0] if len(each) == 1 else {**each[0], "networks": each}
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """See `Networks.state_dict`."""
+        return self._joined([networks.state_dict() for networks in self.members])
+
+    def load_state_dict(self, saved: Mapping[str, Tensor | int]) -> None:
+        """See `Networks.load_state_dict`."""
+        if len(self.members) == 1:
+            return self.members[0].load_state_dict(saved)
+        for place, networks in enumerate(self.members):
+            prefix = f"{place}."
+            networks.load_state_dict(
+                {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
+            )
+        return None
+
+    def _joined(self, each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Values of all architectures, named as `Recipe.for_network` does."""
+        if len(self.members) == 1:
+            return dict(each[0])
+        return {
+            f"{place}.{name}": value
+            for place, one in enumerate(each)
+            for name, value in one.items()
+        }
+
+    def verify(self, synthetic: SyntheticSet, config: DistillerConfig) -> None:
+        """Verify the gradient of each architecture by one inner step, before any outer step.
+
+        Of one architecture the first outer step does that. Of several it would come late, when the
+        work of others has been done. Nothing is changed by it.
+
+        Raises:
+            VerificationError: a gradient is wrong; see `BilevelProblem`.
+        """
+        if len(self.members) == 1 or config.method == "autograd":
+            return
+        for place, (problem, label) in enumerate(
+            zip(self.problems, synthetic.recipe.network_labels, strict=True)
+        ):
+            if not problem.verify or problem.verified:
+                continue
+            try:
+                _try(problem, synthetic, synthetic.constants(place), config)
+            except VerificationError as error:
+                raise VerificationError(f"{label}: {error}") from error
+
+
+def _try(
+    problem: BilevelProblem,
+    synthetic: SyntheticSet,
+    constants: Mapping[str, Tensor],
+    config: DistillerConfig,
+) -> None:
+    """Differentiate one inner step on the synthetic images, judged on these very images."""
+    seed = mix(config.seed, _TRIAL)
+    images, labels = synthetic.transform(synthetic.images().detach()), synthetic.labels
+    # As many as there are real images in a step, for which the problem is then compiled.
+    rows = [row % len(labels) for row in range(config.real_batch_size)]
+    hypergradient(
+        problem,
+        synthetic.batches(seed),
+        (images[rows], labels[rows]),
+        step_size=synthetic.step_size(0, 1),
+        steps=1,
+        method=config.method,  # type: ignore[arg-type]
+        seed=seed,
+        initial=initial_state(problem),
+        constants=dict(constants) or None,
+    )
+
+
+def _start(networks: Networks, learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The start of every run of one architecture, without what the set has learned about it."""
+    model, state = networks.problem().model, networks.take(0, 0)
+    # What is not trained: frozen weights and buffers.
+    held = {**model.fixed, **model.counters, **model.constants}
+    kinds = (*FLOATS, torch.int64)
+    untrained = {n: t for n, t in held.items() if n not in learned and t.dtype in kinds}
+    return {**untrained, **state.parameters, **state.statistics}
+
+
+def make_architectures(
+    config: DistillerConfig,
+    model_init: ModelInit | Sequence[ModelInit] | None,
+    train: RealData,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Architectures:
+    """Make the networks of each architecture of a run, and check that they fit the data.
+
+    Args:
+        config: of the run; its names where ``model_init`` is None.
+        model_init: a module, a function that makes one, a name, or several of them.
+        train: the real images.
+        device: where the networks live.
+        dtype: of their weights.
+
+    Raises:
+        ValueError: one does not fit the data, or two do not go together.
+    """
+    made = []
+    several = len(chosen := chosen_networks(config, model_init)) > 1
+    for model, arguments in chosen:
+        try:
+            made.append(_networks(config, model, arguments, train, device, dtype))
+        except ModelLoadError:
+            raise  # it names the model
+        except (TypeError, ValueError) as error:
+            if not several:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{_called(model, len(made))}: {error}") from error
+    return Architectures(made, config.seed)
+
+
+def chosen_networks(
+    config: DistillerConfig, model_init: ModelInit | Sequence[ModelInit] | None
+) -> list[tuple[ModelInit, dict[str, Any]]]:
+    """Each network with its arguments, which only a name can have."""
+    if model_init is None:
+        return list(config.networks)
+    several = isinstance(model_init, (list, tuple))
+    given: Sequence[ModelInit] = model_init if several else [model_init]  # type: ignore[assignment,list-item]
+    # Names among functions; a name alone is one of the configuration.
+    arguments = {} if config.has_default_arguments else config.model_args
+    named = any(isinstance(model, str) for model in given)
+    if named and isinstance(arguments, list):
+        raise ValueError(
+            "`model_args` must be one dictionary where `model_init` has functions or modules among "
+            f"its names, got a list of {len(arguments)}; pass functions that give each its own"
+        )
+    return [(model, arguments if isinstance(model, str) else {}) for model in given]  # type: ignore[misc]
+
+
+def _called(model: ModelInit, place: int) -> str:
+    """What a message calls one of several networks."""
+    return model if isinstance(model, str) else f"network {place + 1} of `model_init`"
+
+
+def _networks(
+    config: DistillerConfig,
+    model: ModelInit,
+    arguments: dict[str, Any],
+    train: RealData,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Networks:
+    is_start = isinstance(model, nn.Module) and config.init == "random"
+    return Networks(
+        model,
+        mode="fixed" if is_start else config.init,  # type: ignore[arg-type]
+        pool_size=config.pool_size,
+        max_age=config.pool_max_steps,
+        num_classes=train.num_classes,
+        shape=train.shape,
+        statistics=config.statistics,  # type: ignore[arg-type]
+        train_with=config.train_with,  # type: ignore[arg-type]
+        device=device,
+        dtype=dtype,
+        model_args=arguments,
+        seed=config.seed,
+    )

@@ -1,0 +1,31 @@
+"""Whose turn it is: which of several networks an outer step works with.
+
+Used by `architectures` for networks that are trained from scratch and by `head_course` for frozen
+ones, so that both share the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dd_plugin.bilevel.randomness import mix
+
+# Purpose of random numbers; `tests/distiller/test_seeds.py` keeps it apart from the others.
+_CHOICE = 22
+
+
+def in_turn(count: int, seed: int, step: int, index: int) -> int:
+    """Return which of ``count`` networks has its turn.
+
+    In each round every network has one turn, in an order that the seed decides. No process, and no
+    step before this one, has a say in it.
+
+    Args:
+        count: how many networks there are.
+        seed: of the run.
+        step: the outer step.
+        index: of the inner run in the outer step, over all processes.
+    """
+    place = step + index
+    generator = torch.Generator().manual_seed(mix(seed, _CHOICE, place // count))
+    return int(torch.randperm(count, generator=generator)[place % count])
