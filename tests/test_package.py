@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import dd_plugin
-from dd_plugin.hub import citations
+from dd_plugin.hub.card import citations
 from tests.repository import ROOT
 
 # A change of this list is a change for users: it belongs into CHANGELOG.md.

@@ -22,7 +22,7 @@ from tests.repository import ROOT
 # File to the names that it uses. The protocol of `nn.Module` (`_buffers`, `_apply`, ...) is checked
 # once, in `dd_plugin.bn.private`, which refuses a torch without it.
 EXPECTED = {
-    "bilevel/compile.py": {
+    "bilevel/tracing/compile.py": {
         '"_in_spec"',
     },
     "bilevel/copying.py": {
@@ -31,7 +31,7 @@ EXPECTED = {
         "._buffers",
         "._parameters",
     },
-    "bilevel/derivatives.py": {
+    "bilevel/foreign_models/formulas.py": {
         '"_weight_norm"',
     },
     "bilevel/functional.py": {
@@ -39,17 +39,17 @@ EXPECTED = {
         '"_orig_mod"',
         '"_post_accumulate_grad_hooks"',
     },
-    "bilevel/graph_passes.py": {
+    "bilevel/tracing/passes.py": {
         '"_efficientzerotensor.default"',
         '"_to_copy.default"',
         '"_unsafe_view.default"',
         "._schema",
     },
-    "bilevel/graph_simplify.py": {
+    "bilevel/tracing/simplify.py": {
         '"_schema"',
         '"_to_copy.default"',
     },
-    "bilevel/model_state.py": {
+    "bilevel/foreign_models/inspection.py": {
         '"_buffers"',
         '"_forward_pre_hooks"',
         '"_forward_pre_hooks_with_kwargs"',
@@ -57,15 +57,15 @@ EXPECTED = {
         '"_parameters"',
         "._buffers",
     },
-    "bilevel/needs.py": {
+    "bilevel/foreign_models/report.py": {
         '"_attn_implementation"',
     },
-    "bilevel/no_grad.py": {
+    "bilevel/foreign_models/no_grad.py": {
         '"_set_grad_enabled"',
         "def _apply",
         "torch._C",
     },
-    "bilevel/partition.py": {
+    "bilevel/tracing/halves.py": {
         '"_schema"',
         '"_to_copy.default"',
         '"_unsafe_view.default"',
@@ -103,18 +103,18 @@ EXPECTED = {
         "torch.utils._python_dispatch.TorchDispatchMode",
         "torch.utils.checkpoint._checkpoint_impl",
     },
-    "bilevel/second_order.py": {
+    "bilevel/foreign_models/second_order.py": {
         '"_checkpoint_impl"',
         "module transformers.pytorch_utils",
     },
-    "bilevel/writes.py": {
+    "bilevel/tracing/writes.py": {
         '"_schema"',
         '"_unsafe_view.default"',
     },
     "bn/convert.py": {
         "._parameters",
     },
-    "bn/families.py": {
+    "bn/variants.py": {
         "._buffers",
         "._modules",
         "module timm.layers",

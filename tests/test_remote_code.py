@@ -14,8 +14,8 @@ from transformers import ResNetConfig
 
 import dd_plugin
 from dd_plugin import DistilledDataset
-from dd_plugin.evaluation.fresh import fresh_network
 from dd_plugin.models import ModelLoadError, factory_from, load_model
+from dd_plugin.networks.fresh import fresh_network
 from tests.hub.toy import change_record, write_toy
 
 PACKAGE = Path(dd_plugin.__file__).parent

@@ -1,30 +1,30 @@
 """The bilevel engine: exact gradients of a trained network's loss for what it was trained on.
 
 Start at `hypergradient`. Read in this order: `functional` (a model as a pure function),
-`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `start`,
-`run`, which strings them together, and `hypergradient`, the entry points. `second_order`,
-`randomness` and `stock_batchnorm` prepare ordinary models for it. The engine knows tensors and
+`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `checks`,
+`driver`, which strings them together, and `hypergradient`, the entry points. `second_order`,
+`replay` and `batchnorm` prepare ordinary models for it. The engine knows tensors and
 modules; images, data sets and processes are other parts' business.
 """
 
-from dd_plugin.bilevel.compile import CompileWarning
-from dd_plugin.bilevel.compile_cache import CompileCacheWarning
+from dd_plugin.bilevel.driver import MissingRuleWarning
 from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, initial_state
-from dd_plugin.bilevel.functional import FunctionalModel, logits_of
-from dd_plugin.bilevel.hypergradient import hypergradient, unroll
-from dd_plugin.bilevel.optimizers import Optimizer, adam, adamw, sgd
-from dd_plugin.bilevel.problem import BilevelProblem, cross_entropy
-from dd_plugin.bilevel.recorded import RecordingWarning
-from dd_plugin.bilevel.results import BatchGradient, Hypergradient, Unrolled
-from dd_plugin.bilevel.run import MissingRuleWarning
-from dd_plugin.bilevel.second_order import (
+from dd_plugin.bilevel.foreign_models.second_order import (
     SecondOrderNeed,
     missing_rule_operation,
     second_order,
     second_order_needs,
 )
+from dd_plugin.bilevel.functional import FunctionalModel, logits_of
+from dd_plugin.bilevel.hypergradient import hypergradient, unroll
+from dd_plugin.bilevel.optimizers import Optimizer, adam, adamw, sgd
+from dd_plugin.bilevel.problem import BilevelProblem, cross_entropy
+from dd_plugin.bilevel.results import BatchGradient, Hypergradient, Unrolled
+from dd_plugin.bilevel.step_values import RunState
+from dd_plugin.bilevel.tracing.cache import CompileCacheWarning
+from dd_plugin.bilevel.tracing.compile import CompileWarning
+from dd_plugin.bilevel.tracing.recorded import RecordingWarning
 from dd_plugin.bilevel.trajectory import Device, Host, Recompute, Storage
-from dd_plugin.bilevel.trees import RunState
 from dd_plugin.bilevel.verification import VerificationError, VerificationWarning
 from dd_plugin.bilevel.windows import Full, Last, Random, Window
 

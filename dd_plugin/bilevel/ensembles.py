@@ -16,13 +16,19 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from dd_plugin.bilevel.foreign_models.replay import DrawSpec, mix
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.randomness import DrawSpec, mix
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient
-from dd_plugin.bilevel.trees import GradientResult, RunState, StepInputs, SweepResult, tree_map
+from dd_plugin.bilevel.step_values import (
+    GradientResult,
+    RunState,
+    StepInputs,
+    SweepResult,
+    tree_map,
+)
 
 
 @dataclass(frozen=True)

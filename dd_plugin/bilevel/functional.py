@@ -27,16 +27,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dd_plugin.bilevel.copying import copy_structure
-from dd_plugin.bilevel.inputs import level_of_caller
-from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.randomness import Draws, drawing_from, replayed
-from dd_plugin.bilevel.second_order import second_order
-from dd_plugin.bilevel.stock_batchnorm import (
+from dd_plugin.bilevel.foreign_models.batchnorm import (
     StatisticsRecord,
     differentiable_batch_norm,
     recording,
 )
-from dd_plugin.bilevel.writes import WrittenTensors
+from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, replayed
+from dd_plugin.bilevel.foreign_models.second_order import second_order
+from dd_plugin.bilevel.inputs import level_of_caller
+from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.tracing.writes import WrittenTensors
 from dd_plugin.bn import converted_layers, statistics_in_graph
 from dd_plugin.bn.private import BATCH_NORMS
 

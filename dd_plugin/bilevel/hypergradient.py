@@ -1,7 +1,7 @@
 """The entry points: run the inner training, judge it, and send the gradient back through it.
 
-Last in the flow of the engine. What the caller passes is put together here; `run` does the work and
-`results` says what comes back.
+Last in the flow of the engine. What the caller passes is put together here; `driver` does the work
+and `results` says what comes back.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dd_plugin.bilevel.driver import Method, Run
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.inputs import Batch, describe
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.randomness import mix
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
-from dd_plugin.bilevel.run import Method, Run
+from dd_plugin.bilevel.step_values import RunState
 from dd_plugin.bilevel.trajectory import Device, Storage
-from dd_plugin.bilevel.trees import RunState
 from dd_plugin.bilevel.windows import Full, Window
 
 

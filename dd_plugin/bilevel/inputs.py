@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.randomness import mix, seed_global_generators
+from dd_plugin.bilevel.foreign_models.replay import mix, seed_global_generators
 
 Batch = tuple[Tensor, Tensor]
 # What stands between a call of the engine and the line that it is about.

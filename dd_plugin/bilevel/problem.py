@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.compile import Compile
+from dd_plugin.bilevel.foreign_models.no_grad import (
+    no_grad_in_forward_mode,
+    once_differentiable_refused,
+)
+from dd_plugin.bilevel.foreign_models.replay import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
 from dd_plugin.bilevel.inputs import Batch, describe
-from dd_plugin.bilevel.no_grad import no_grad_in_forward_mode, once_differentiable_refused
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
-from dd_plugin.bilevel.randomness import Draws, DrawSpec, predraw
-from dd_plugin.bilevel.recorded import MemoryPool
-from dd_plugin.bilevel.trees import (
+from dd_plugin.bilevel.step_values import (
     GradientResult,
     PullResult,
     RunState,
@@ -36,6 +37,8 @@ from dd_plugin.bilevel.trees import (
     split_state,
     tree_map,
 )
+from dd_plugin.bilevel.tracing.compile import Compile
+from dd_plugin.bilevel.tracing.recorded import MemoryPool
 
 # torch counts the levels of forward mode per process, not per thread.
 _one_jvp_at_a_time = threading.RLock()

@@ -1,6 +1,6 @@
 """What `hypergradient` and `unroll` return: plain values, all tensors detached.
 
-Filled by `run`.
+Filled by `driver`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dd_plugin.bilevel.optimizers import State, Tensors
-from dd_plugin.bilevel.trees import RunState
+from dd_plugin.bilevel.step_values import RunState
 
 
 @dataclass(frozen=True)

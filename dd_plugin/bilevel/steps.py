@@ -12,22 +12,22 @@ from typing import Any
 
 from torch import Tensor
 
-from dd_plugin.bilevel.compile import (
-    CompiledFunction,
-    CompiledHalves,
-    is_not_of_the_compiler,
-    warn_of_failure,
-)
+from dd_plugin.bilevel.foreign_models.replay import DrawSpec
+from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.randomness import DrawSpec
-from dd_plugin.bilevel.second_order import missing_rule_operation
-from dd_plugin.bilevel.trees import (
+from dd_plugin.bilevel.step_values import (
     GradientResult,
     PullResult,
     StepInputs,
     SweepResult,
     leaves_of,
+)
+from dd_plugin.bilevel.tracing.compile import (
+    CompiledFunction,
+    CompiledHalves,
+    is_not_of_the_compiler,
+    warn_of_failure,
 )
 
 

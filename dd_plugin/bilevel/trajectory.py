@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.trees import RunState, leaves_of, tree_map_only
+from dd_plugin.bilevel.step_values import RunState, leaves_of, tree_map_only
 
 
 class StepRecord(NamedTuple):

@@ -1,6 +1,6 @@
 """The net under the engine: the first sweep of a problem against double backward of the same step.
 
-Used by `run`. A sweep rests on what no code can see beforehand: that the inner gradient has a
+Used by `driver`. A sweep rests on what no code can see beforehand: that the inner gradient has a
 symmetric derivative, that every forward-mode rule is right, that a trace has lost nothing, and that
 a step does the same each time it is run. Whatever breaks one of these gives a wrong gradient and no
 error. Double backward of one step needs none of the first three, and runs the step once more, so
@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dd_plugin.bilevel.foreign_models.report import missing_rule_operation
 from dd_plugin.bilevel.inputs import level_of_caller
-from dd_plugin.bilevel.needs import missing_rule_operation
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.trees import GradientResult, StepInputs, SweepResult, leaves_of
+from dd_plugin.bilevel.step_values import GradientResult, StepInputs, SweepResult, leaves_of
 from dd_plugin.messages import first_line
 
 # Relative errors that are taken for rounding. On ConvNets, a ViT, a ResNet and a MobileNet they

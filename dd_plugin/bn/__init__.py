@@ -1,13 +1,12 @@
 """Model surgery: BatchNorm layers whose running statistics gradients can reach, and back.
 
 Read in this order: `arithmetic` (the maths), `layer` (the learnable layer and its policies),
-`families` (its variants), `plan` (find and check), `convert` (swap and swap back). `context` holds
-the switch by which an engine keeps tracked statistics in the graph, `unsynchronised` a layer for
-processes that have networks of their own. This package imports torch only, and nothing else of
+`variants` (its variants), `plan` (find and check), `convert` (swap and swap back).
+`statistics_in_graph` holds the switch by which an engine keeps tracked statistics in the graph,
+`local_sync` a layer for processes that have networks of their own. This package imports torch only, and nothing else of
 dd_plugin.
 """
 
-from dd_plugin.bn.context import statistics_in_graph
 from dd_plugin.bn.convert import (
     ConversionUndoneWarning,
     convert_bn,
@@ -17,7 +16,6 @@ from dd_plugin.bn.convert import (
     undone_layers,
     warn_if_undone,
 )
-from dd_plugin.bn.families import learnable_class
 from dd_plugin.bn.layer import (
     LearnableBatchNorm1d,
     LearnableBatchNorm2d,
@@ -33,6 +31,8 @@ from dd_plugin.bn.plan import (
     UnsupportedBatchNormError,
     plan_conversion,
 )
+from dd_plugin.bn.statistics_in_graph import statistics_in_graph
+from dd_plugin.bn.variants import learnable_class
 
 __all__ = [
     "ConversionPlan",

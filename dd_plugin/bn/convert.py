@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dd_plugin.bn.families import learnable_class
 from dd_plugin.bn.layer import LearnableStatistics, Statistics, TrainWith
+from dd_plugin.bn.local_sync import unsynchronised_class
 from dd_plugin.bn.plan import (
     Patterns,
     UnsupportedBatchNormError,
@@ -26,7 +26,7 @@ from dd_plugin.bn.plan import (
     forward_is_replaced,
     plan_conversion,
 )
-from dd_plugin.bn.unsynchronised import unsynchronised_class
+from dd_plugin.bn.variants import learnable_class
 
 Model = TypeVar("Model", bound=nn.Module)
 

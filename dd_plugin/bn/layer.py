@@ -1,7 +1,7 @@
 """The learnable-statistics layer: one mixin, and its ready-made 1d, 2d and 3d classes.
 
 `LearnableStatistics` goes in front of a stock class and replaces how it normalises, nothing else.
-`families.py` holds its variants (synchronised, frozen, EvoNorm, timm's norm + activation) and
+`variants.py` holds its variants (synchronised, frozen, EvoNorm, timm's norm + activation) and
 makes the learnable class for a stock class; `convert.py` turns the layers of an existing model
 into such classes and back. All arithmetic is in `arithmetic.py`.
 
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bn import arithmetic
-from dd_plugin.bn.context import as_buffer, note_moved, statistics_are_in_graph
 from dd_plugin.bn.distributed import several_processes
 from dd_plugin.bn.guarded_eps import GuardedEps, keep_readable, put_away
 from dd_plugin.bn.private import is_tracing
 from dd_plugin.bn.rules import batch_normalize
+from dd_plugin.bn.statistics_in_graph import as_buffer, note_moved, statistics_are_in_graph
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]
@@ -422,7 +422,7 @@ class LearnableStatistics(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by the stock class, since a class made on the fly cannot be found by name."""
-        from dd_plugin.bn.families import blank_layer
+        from dd_plugin.bn.variants import blank_layer
 
         return (blank_layer, (self.stock_class,), *super().__reduce_ex__(protocol)[2:])
 

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from dd_plugin.bn.families import Family, family_of, follows_its_base
 from dd_plugin.bn.layer import LearnableStatistics, Statistics, TrainWith, check_policy
+from dd_plugin.bn.variants import Family, family_of, follows_its_base
 
 Patterns = str | Sequence[str] | None
 
@@ -268,7 +268,7 @@ def _check_convertible(planned: PlannedLayer) -> None:
             "run one batch through the model first",
         )
     remedy = (
-        "leave it out with `exclude`, or add its class to dd_plugin.bn.families (a mixin and "
+        "leave it out with `exclude`, or add its class to dd_plugin.bn.variants (a mixin and "
         "one line)"
     )
     if planned.family is None:

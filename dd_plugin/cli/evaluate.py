@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_output(output: Path) -> None:
     """See that rows can be added to a file of results."""
-    from dd_plugin.hub.rows import rows_in
+    from dd_plugin.hub.ledger import rows_in
 
     if output.is_dir():
         raise CommandError(f"--output must be a file, got the folder {output}; add a name")
@@ -159,7 +159,7 @@ def _checked_models(
     Returns:
         Their names, and by these the frozen networks, which are loaded.
     """
-    from dd_plugin.bilevel.randomness import untouched_generators
+    from dd_plugin.bilevel.foreign_models.replay import untouched_generators
     from dd_plugin.distiller.network_checks import check_model, check_outputs
     from dd_plugin.models import ModelLoadError
 
@@ -229,7 +229,7 @@ def _rows(
     """The rows of a set, which are written as they come."""
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import compare
-    from dd_plugin.hub.rows import add_to_file, add_to_record
+    from dd_plugin.hub.ledger import add_to_file, add_to_record
 
     noted, source = distilled.record["protocol"], distilled.record["source"]
     test = distilled.real_data(args.dataset, args.split, device=device)

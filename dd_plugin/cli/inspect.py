@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 
-# What `dd_plugin.bilevel.second_order` does about each kind of need.
+# What `dd_plugin.bilevel.foreign_models.second_order` does about each kind of need.
 _KINDS = {
     "operation": "has no rule of its own; a formula takes its place while the engine runs",
     "cache": "is passed by while the engine runs",
@@ -119,7 +119,7 @@ def _shared_beginning(paths: list[list[str]]) -> int:
 
 
 def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
-    from dd_plugin.bilevel.second_order import second_order_needs
+    from dd_plugin.bilevel.foreign_models.second_order import second_order_needs
     from dd_plugin.bn import plan_conversion
 
     try:

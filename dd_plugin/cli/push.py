@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: The folder holds no distilled set, or the Hub does not take it.
     """
-    from dd_plugin.hub.push import PushError, push_folder
+    from dd_plugin.hub.remote.push import PushError, push_folder
 
     try:
         result = push_folder(

@@ -6,10 +6,10 @@ Real data is found by `loading` and goes through `columns` (what a data set hold
 network is fed.
 """
 
-from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.digits import load_digits
-from dd_plugin.data.loading import DIGITS, load_real
-from dd_plugin.data.real import RealData
+from dd_plugin.data.real.columns import DataError, MissingSplitError
+from dd_plugin.data.real.dataset import RealData
+from dd_plugin.data.real.digits import load_digits
+from dd_plugin.data.real.loading import DIGITS, load_real
 from dd_plugin.data.transforms import Normalization, Transform, transform_from
 from dd_plugin.data.whitening import Whitening
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dd_plugin.data.real import RealData
+    from dd_plugin.data.real.dataset import RealData
 
 # The shortest direction, compared with the longest. Gray images that are stored in color have no
 # variance but in one direction, and the way back must exist.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe

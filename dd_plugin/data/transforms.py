@@ -22,7 +22,7 @@ from dd_plugin.hub_access import hub_access
 from dd_plugin.models import revision_of
 
 if TYPE_CHECKING:
-    from dd_plugin.data.real import RealData
+    from dd_plugin.data.real.dataset import RealData
 
 
 class Transform(Protocol):

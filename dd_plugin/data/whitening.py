@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dd_plugin.data.real import RealData
+    from dd_plugin.data.real.dataset import RealData
 
 SMALLEST_STD: Final = 1 / 255  # one grey level, for channels that never change
 

@@ -1,6 +1,6 @@
 """The trainer: `DistillerConfig` for the settings, `Distiller` for the run, callbacks for the rest.
 
-Read in this order: `config`, `networks`, `setup`, `distiller`, `callbacks`, `checkpoint`, `report`.
+Read in this order: `config`, `networks`, `parts`, `distiller`, `callbacks`, `checkpoint`, `report`.
 """
 
 from dd_plugin.distiller.agreement import ProcessesDifferError

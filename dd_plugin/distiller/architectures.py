@@ -18,15 +18,15 @@ from dd_plugin.bilevel import (
     hypergradient,
     initial_state,
 )
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.networks import Mode, Networks
 from dd_plugin.distiller.turns import in_turn
-from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.hub.reading import FLOATS
 from dd_plugin.models import ModelLoadError
+from dd_plugin.networks.fresh import ModelInit
 
 _TRIAL = 27
 

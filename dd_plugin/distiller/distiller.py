@@ -1,6 +1,6 @@
 """`Distiller`: the trainer, from data and a network to a distilled set.
 
-The middle of the package: `setup` makes the parts from a `DistillerConfig`; here are the outer
+The middle of the package: `parts` makes the parts from a `DistillerConfig`; here are the outer
 loop, its evaluation and its bookkeeping; `checkpoint` saves and restores a run and `report` draws
 its results. It runs on Accelerate: every process unrolls its own networks on its own real batches,
 and the gradients are averaged. Whatever is random is a function of the seed, the outer step and the
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from dd_plugin.bilevel import cross_entropy as default_loss
 from dd_plugin.bilevel import hypergradient
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.bilevel.randomness import mix
 from dd_plugin.distiller.agreement import check_construction, check_course
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.best import BestSet, check_selection_data
@@ -53,15 +53,15 @@ from dd_plugin.distiller.folder_lock import check_not_in_use
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.network_checks import check_losses
 from dd_plugin.distiller.output_folder import check_apart, check_writable, holds
+from dd_plugin.distiller.parts import make_parts, make_storage, make_window
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.run_folder import RunFolder, SaveError
-from dd_plugin.distiller.setup import make_parts, make_storage, make_window
 from dd_plugin.distiller.stopping import StopSignal, unwinding_on_sigterm
 from dd_plugin.evaluation import Scores
-from dd_plugin.evaluation.fresh import ModelInit
 from dd_plugin.hub import check_target, push_folder
 from dd_plugin.hub.folder import preview
+from dd_plugin.networks.fresh import ModelInit
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import RunState, initial_state
-from dd_plugin.bilevel.trees import tree_map
+from dd_plugin.bilevel.step_values import tree_map
 from dd_plugin.bn import revert_bn
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import InputBatches, Scores, network_seed, score

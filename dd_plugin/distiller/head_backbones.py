@@ -1,6 +1,6 @@
 """The frozen networks of a run for heads, from names, functions or modules.
 
-Before `setup`, which has them loaded before it reads any data: a name that is wrong is told at
+Before `parts`, which has them loaded before it reads any data: a name that is wrong is told at
 once, and so are weights that cannot be had.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dd_plugin.bilevel.randomness import mix, seeded_generators
+from dd_plugin.bilevel.foreign_models.replay import mix, seeded_generators
 from dd_plugin.data import Normalization, RealData
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.networks.backbones import TIMM_PREFIX, Backbone, load_backbone

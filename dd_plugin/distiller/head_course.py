@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.evaluation.heads import HeadTest

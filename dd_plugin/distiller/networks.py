@@ -29,13 +29,13 @@ from dd_plugin.bilevel import (
     initial_state,
 )
 from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.randomness import (
+from dd_plugin.bilevel.foreign_models.replay import (
     Draws,
     mix,
     seeded_generators,
     untouched_generators,
 )
-from dd_plugin.bilevel.trees import leaves_of, tree_map
+from dd_plugin.bilevel.step_values import leaves_of, tree_map
 from dd_plugin.bn import (
     Statistics,
     TrainWith,
@@ -46,7 +46,7 @@ from dd_plugin.bn import (
 from dd_plugin.bn.convert import unsynchronise_bn
 from dd_plugin.distiller.network_checks import check_model, check_outputs, check_start
 from dd_plugin.distiller.states import flat, like_saved, restored
-from dd_plugin.evaluation.fresh import (
+from dd_plugin.networks.fresh import (
     ModelInit,
     learnable_constants,
     made_from,

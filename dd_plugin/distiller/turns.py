@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 
 # Purpose of random numbers; `tests/distiller/test_seeds.py` keeps it apart from the others.
 _CHOICE = 22

@@ -6,12 +6,12 @@ data. For the heads of frozen networks `heads` does both, with `probe` and `core
 """
 
 from dd_plugin.evaluation.baselines import train_on_real
-from dd_plugin.evaluation.checks import DivergedError, DivergedWarning
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.probe import Probe, ProbeWarning, accuracy_of_head, fit_probe
 from dd_plugin.evaluation.scores import InputBatches, Scores, accuracy_of, network_seed, score
 from dd_plugin.evaluation.training import OtherArchitectureWarning, train_by_recipe
+from dd_plugin.networks.checks import DivergedError, DivergedWarning
 
 __all__ = [
     "DivergedError",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import logits_of
-from dd_plugin.bilevel.randomness import mix, seeded_generators
+from dd_plugin.bilevel.foreign_models.replay import mix, seeded_generators
 from dd_plugin.data import RealData
 from dd_plugin.evaluation.scores import share_right
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe

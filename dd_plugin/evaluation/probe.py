@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 
 # Strengths that are tried, the largest first: each starts where the one before it ended.
 STRENGTHS = tuple(10 ** (-exponent / 2) for exponent in range(-2, 11))

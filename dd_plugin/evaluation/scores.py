@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import BilevelProblem, RunState, unroll
-from dd_plugin.bilevel.randomness import mix, untouched_generators
+from dd_plugin.bilevel.foreign_models.replay import mix, untouched_generators
 from dd_plugin.data import RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.evaluation.checks import DivergedWarning
+from dd_plugin.networks.checks import DivergedWarning
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,20 @@ from dd_plugin.bilevel import (
     cross_entropy,
     initial_state,
 )
+from dd_plugin.bilevel.foreign_models.replay import (
+    Draws,
+    mix,
+    seeded_generators,
+    untouched_generators,
+)
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.bilevel.randomness import Draws, mix, seeded_generators, untouched_generators
 from dd_plugin.bn import convert_bn, revert_bn
 from dd_plugin.bn.private import BATCH_NORMS
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
-from dd_plugin.evaluation.checks import check_takes, check_trained, infinite_in
-from dd_plugin.evaluation.fresh import learnable_constants
 from dd_plugin.evaluation.scores import train_on
+from dd_plugin.networks.checks import check_takes, check_trained, infinite_in
+from dd_plugin.networks.fresh import learnable_constants
 
 Protocol = Literal["recipe", "standard"]
 

@@ -5,10 +5,10 @@ a distilled set is here.
 """
 
 from dd_plugin.hub.dataset import DistilledDataset, OtherWeightsWarning
-from dd_plugin.hub.download import DownloadError, StaleSetWarning
 from dd_plugin.hub.folder import write_set
 from dd_plugin.hub.limits import DistilledFormatError
-from dd_plugin.hub.push import PushError, PushResult, check_target, push_folder
+from dd_plugin.hub.remote.download import DownloadError, StaleSetWarning
+from dd_plugin.hub.remote.push import PushError, PushResult, check_target, push_folder
 
 __all__ = [
     "DistilledDataset",

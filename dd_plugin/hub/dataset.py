@@ -21,7 +21,7 @@ from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data import DataError, Normalization, RealData, load_real
 from dd_plugin.data.network_records import BackboneRecord
 from dd_plugin.data.parametrization import Pixels
-from dd_plugin.data.pixels import read_pixels
+from dd_plugin.data.real.pixels import read_pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import (
@@ -32,16 +32,15 @@ from dd_plugin.evaluation import (
     train_by_recipe,
 )
 from dd_plugin.evaluation.baselines import accuracy_of_module
-from dd_plugin.evaluation.fresh import ModelInit, fresh_network
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.training import train_as_usual
-from dd_plugin.hub.download import download_set
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
 from dd_plugin.hub.folder import instead_of_the_set_in, to_bytes, write_together
 from dd_plugin.hub.limits import Limits
-from dd_plugin.hub.published import PUBLISHED, check_replaceable, published_paths
-from dd_plugin.hub.push import PushResult, push_folder
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
+from dd_plugin.hub.remote.download import download_set
+from dd_plugin.hub.remote.published import PUBLISHED, check_replaceable, published_paths
+from dd_plugin.hub.remote.push import PushResult, push_folder
 from dd_plugin.models import factory_from
 from dd_plugin.networks.backbones import (
     Backbone,
@@ -50,6 +49,7 @@ from dd_plugin.networks.backbones import (
     load_backbone,
 )
 from dd_plugin.networks.features import features_of
+from dd_plugin.networks.fresh import ModelInit, fresh_network
 from dd_plugin.networks.heads import Head, head_of
 from dd_plugin.networks.lite_weights import LITE_PREFIX
 
@@ -735,11 +735,11 @@ class DistilledDataset:
             repo_id: ``"name"`` or ``"namespace/name"``; it is made where there is none.
             private: make a new repository private. One that exists stays as it is.
             token: None or True for the one of the environment or of `hf auth login`.
-            **options: the others of `dd_plugin.hub.push.push_folder`, such as ``revision``,
+            **options: the others of `dd_plugin.hub.remote.push.push_folder`, such as ``revision``,
                 ``create_pr`` and ``license``.
 
         Raises:
-            PushError: the Hub does not take it; see `dd_plugin.hub.push.push_folder`.
+            PushError: the Hub does not take it; see `dd_plugin.hub.remote.push.push_folder`.
         """
         options = {**options, "private": private or None, "token": token}
         return push_folder(self.folder, repo_id, **options)

@@ -29,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.hub.card import make_card, merge_card
+from dd_plugin.hub.card.text import make_card, merge_card
 from dd_plugin.hub.leftovers import partial_name, remove_leftovers
 from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, TENSORS

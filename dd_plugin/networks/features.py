@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data import DataError, RealData
 from dd_plugin.data.augmentation import Augmentation
-from dd_plugin.data.rows import draw, draw_balanced, require_two_classes
+from dd_plugin.data.real.rows import draw, draw_balanced, require_two_classes
 from dd_plugin.networks.feature_file import FeatureFile, UnusableFileWarning, read_features
 from dd_plugin.networks.feature_work import FeatureWork, FrozenBackbone, Gather
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from dd_plugin import DistillerConfig
 from dd_plugin.convnet import Norm, dd_convnet, make_norm
-from dd_plugin.evaluation.fresh import ModelInit
+from dd_plugin.networks.fresh import ModelInit
 
 
 class HiddenAverageNorm(nn.Module):

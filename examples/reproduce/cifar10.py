@@ -13,7 +13,7 @@ from typing import Any
 from runs import Row, make_config, make_keys, make_parser, make_rows
 
 from dd_plugin import DistillerConfig
-from dd_plugin.evaluation.fresh import ModelInit
+from dd_plugin.networks.fresh import ModelInit
 
 ZCA, SOFT = {"normalization": "zca"}, {"soft_labels": True}
 NORMS = {"InstanceNorm": "instancenorm2d", "BatchNorm": "batchnorm2d"}

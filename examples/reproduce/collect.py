@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from dd_plugin.hub.card_results import times_smaller
+from dd_plugin.hub.card.results import times_smaller
 
 SPEED = ("outer_steps_per_second", "images_per_second", "peak_memory_mb")
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dd_plugin import Distiller, DistillerConfig
-from dd_plugin.evaluation.fresh import ModelInit
+from dd_plugin.networks.fresh import ModelInit
 
 Row = dict[str, Any]
 # What a run is, as plain values, and the data set and folder for it -> its configuration, and its

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.models import load_model
 from tests.benchmarks import hypergradient

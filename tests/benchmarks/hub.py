@@ -45,7 +45,7 @@ def ready() -> None:
 
 
 def push(folder: str) -> float:
-    from dd_plugin.hub.push import push_folder
+    from dd_plugin.hub.remote.push import push_folder
 
     began = time.perf_counter()
     push_folder(folder, REPO, token=TOKEN)

@@ -30,7 +30,7 @@ from unittest import mock
 
 import torch
 
-from dd_plugin.bilevel.run import Run
+from dd_plugin.bilevel.driver import Run
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.measuring import Results, in_child, in_turns, random_images

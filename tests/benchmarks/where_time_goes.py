@@ -33,11 +33,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 import dd_plugin.distiller.distiller as trainer
-from dd_plugin.bilevel import compile as compiling
-from dd_plugin.bilevel import graph_simplify, steps
+from dd_plugin.bilevel import steps
+from dd_plugin.bilevel.driver import Run
 from dd_plugin.bilevel.inputs import Batches, Leaves
-from dd_plugin.bilevel.run import Run
 from dd_plugin.bilevel.steps import Steps
+from dd_plugin.bilevel.tracing import compile as compiling
+from dd_plugin.bilevel.tracing import simplify as graph_simplify
 from dd_plugin.bilevel.trajectory import Trajectory
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller import Distiller, DistillerConfig

@@ -1,4 +1,4 @@
-"""torch.cuda's capture on CPU tensors, for the tests of `dd_plugin.bilevel.recorded`.
+"""torch.cuda's capture on CPU tensors, for the tests of `dd_plugin.bilevel.tracing.recorded`.
 
 A capture notes down every operation and its tensors; a replay runs the operations again, from the
 same inputs into the same outputs. As on a GPU, a capture leaves no values in what it makes, a value
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dd_plugin.bilevel import compile, recorded
+from dd_plugin.bilevel.tracing import compile, recorded
 
 
 class Graph:

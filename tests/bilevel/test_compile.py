@@ -8,8 +8,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from dd_plugin.bilevel import BilevelProblem, Device, Host, Last, adam, hypergradient, sgd
-from dd_plugin.bilevel.compile import CompiledFunction, CompileWarning
 from dd_plugin.bilevel.steps import Steps
+from dd_plugin.bilevel.tracing.compile import CompiledFunction, CompileWarning
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dd_plugin.bilevel.compile_cache import damaged_entry
+from dd_plugin.bilevel.tracing.cache import damaged_entry
 from tests.processes import ENVIRONMENT
 from tests.repository import ROOT
 
@@ -17,7 +17,7 @@ import warnings
 import torch
 
 from dd_plugin.bilevel import CompileCacheWarning
-from dd_plugin.bilevel.compile import CompiledFunction
+from dd_plugin.bilevel.tracing.compile import CompiledFunction
 
 x = torch.arange(12.0).view(3, 4)
 with warnings.catch_warnings(record=True) as told:

@@ -9,7 +9,7 @@ from torch.nn.utils import prune
 
 from dd_plugin.bilevel import BilevelProblem, hypergradient
 from dd_plugin.bilevel.copying import copy_model, copy_structure
-from dd_plugin.evaluation.fresh import fresh_network
+from dd_plugin.networks.fresh import fresh_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 

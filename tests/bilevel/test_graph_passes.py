@@ -5,7 +5,7 @@ from torch.func import grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.graph_passes import clean
+from dd_plugin.bilevel.tracing.passes import clean
 
 
 def _count(graph_module, name):

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from dd_plugin import convert_bn
 from dd_plugin.bilevel import BilevelProblem, hypergradient, sgd
-from dd_plugin.bilevel.graph_passes import clean
-from dd_plugin.bilevel.graph_simplify import simplify
+from dd_plugin.bilevel.tracing.passes import clean
+from dd_plugin.bilevel.tracing.simplify import simplify
 
 
 def _simplified(function, *args):

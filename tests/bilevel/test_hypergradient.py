@@ -157,7 +157,7 @@ def test_windows_equal_the_whole_graph_of_the_window(optimizer, window):
 
 
 def _window_seed(seed):
-    from dd_plugin.bilevel.randomness import mix
+    from dd_plugin.bilevel.foreign_models.replay import mix
 
     return mix(seed, 1 << 40)
 

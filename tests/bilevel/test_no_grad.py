@@ -12,9 +12,9 @@ from dd_plugin.bilevel import (
     hypergradient,
     hypergradients,
     initial_state,
-    no_grad,
     sgd,
 )
+from dd_plugin.bilevel.foreign_models import no_grad
 from tests.bilevel.problems import relative_error, soft_batches, worst_error
 
 

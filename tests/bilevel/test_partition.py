@@ -2,8 +2,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dd_plugin.bilevel import BilevelProblem, Device, adam, hypergradient
-from dd_plugin.bilevel.compile import CompiledHalves
-from dd_plugin.bilevel.partition import split
+from dd_plugin.bilevel.tracing.compile import CompiledHalves
+from dd_plugin.bilevel.tracing.halves import split
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 

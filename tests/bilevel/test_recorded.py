@@ -16,10 +16,10 @@ from dd_plugin.bilevel import (
     RecordingWarning,
     adam,
     hypergradient,
-    recorded,
     sgd,
 )
-from dd_plugin.bilevel.recorded import MemoryPool, Recorded
+from dd_plugin.bilevel.tracing import recorded
+from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recorded
 from tests.bilevel import fake_cuda
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 

@@ -19,9 +19,9 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.func import functional_call
 
-from dd_plugin.bilevel.derivatives import REPLACEMENTS
-from dd_plugin.bilevel.model_state import ForgetfulDict
-from dd_plugin.bilevel.second_order import (
+from dd_plugin.bilevel.foreign_models.formulas import REPLACEMENTS
+from dd_plugin.bilevel.foreign_models.inspection import ForgetfulDict
+from dd_plugin.bilevel.foreign_models.second_order import (
     SecondOrderNeed,
     missing_rule_operation,
     second_order,

@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import hypergradient
-from dd_plugin.bilevel.no_grad import no_grad_in_forward_mode
-from dd_plugin.bilevel.randomness import Draws, drawing_from, replayed
-from dd_plugin.bilevel.stock_batchnorm import (
+from dd_plugin.bilevel.foreign_models.batchnorm import (
     StatisticsRecord,
     differentiable_batch_norm,
     recording,
 )
+from dd_plugin.bilevel.foreign_models.no_grad import no_grad_in_forward_mode
+from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, replayed
 from dd_plugin.bn import statistics_in_graph
-from dd_plugin.bn.context import statistics_are_in_graph
+from dd_plugin.bn.statistics_in_graph import statistics_are_in_graph
 from tests.bilevel.problems import hard_batch, soft_batches, worst_error
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from dd_plugin.bilevel.trees import (
+from dd_plugin.bilevel.step_values import (
     RunState,
     StepInputs,
     leaves_of,

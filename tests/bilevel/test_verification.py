@@ -11,13 +11,13 @@ from dd_plugin.bilevel import (
     Device,
     VerificationError,
     VerificationWarning,
-    compile,
-    graph_simplify,
     hypergradient,
     hypergradients,
     initial_state,
     verification,
 )
+from dd_plugin.bilevel.tracing import compile
+from dd_plugin.bilevel.tracing import simplify as graph_simplify
 from tests.bilevel.problems import WrongTangent, convnet, hard_batch, soft_batches
 
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from dd_plugin.bilevel import BilevelProblem, Device, hypergradient, unroll
-from dd_plugin.bilevel.compile import make_graph
-from dd_plugin.bilevel.graph_simplify import simplify
-from dd_plugin.bilevel.writes import (
+from dd_plugin.bilevel.tracing.compile import make_graph
+from dd_plugin.bilevel.tracing.simplify import simplify
+from dd_plugin.bilevel.tracing.writes import (
     owners,
     replace_private_writes,
     unsteady,

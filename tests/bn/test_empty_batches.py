@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from dd_plugin.bilevel import BilevelProblem, hypergradient
-from dd_plugin.bilevel.stock_batchnorm import differentiable_batch_norm
+from dd_plugin.bilevel.foreign_models.batchnorm import differentiable_batch_norm
 from dd_plugin.bn import convert_bn, statistics_in_graph
 from dd_plugin.bn.convert import unsynchronise_bn
 from tests.bn.processes import run_on_two

@@ -17,7 +17,7 @@ from dd_plugin.bn import (
     statistics_in_graph,
     tracking_tensors,
 )
-from dd_plugin.bn.families import learnable_class
+from dd_plugin.bn.variants import learnable_class
 
 POLICIES = [(s, t) for s in ("learned", "tracked", "frozen") for t in ("batch", "running")]
 

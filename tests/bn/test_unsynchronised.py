@@ -1,4 +1,4 @@
-"""`dd_plugin.bn.unsynchronised`: SyncBatchNorm that normalises with its own process's batch."""
+"""`dd_plugin.bn.local_sync`: SyncBatchNorm that normalises with its own process's batch."""
 
 import copy
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from dd_plugin.bn import LearnableStatistics, convert_bn, converted_layers, revert_bn
 from dd_plugin.bn.convert import unsynchronise_bn
-from dd_plugin.bn.unsynchronised import UnsynchronisedBatchNorm
+from dd_plugin.bn.local_sync import UnsynchronisedBatchNorm
 from tests.bn.processes import run_on_two
 
 

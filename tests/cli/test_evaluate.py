@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_keeps_no_rows_back(run, real, monkeypat
     def full(folder, record):
         raise OSError("no room")
 
-    monkeypatch.setattr("dd_plugin.hub.rows.write_record", full)
+    monkeypatch.setattr("dd_plugin.hub.ledger.write_record", full)
     words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines", "--networks", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dd_plugin.bilevel.second_order import second_order
+from dd_plugin.bilevel.foreign_models.second_order import second_order
 from dd_plugin.bn import convert_bn, converted_layers, revert_bn, statistics_in_graph
 from dd_plugin.bn.plan import find_batch_norms
 

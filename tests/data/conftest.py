@@ -2,7 +2,7 @@
 
 import pytest
 
-from dd_plugin.data.real import RealData
+from dd_plugin.data.real.dataset import RealData
 from tests.data.tables import images, table
 
 

@@ -5,7 +5,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
-from dd_plugin.data.real import RealData
+from dd_plugin.data.real.dataset import RealData
 
 NAMES = ["ant", "bee", "cow"]
 

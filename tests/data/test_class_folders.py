@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dd_plugin.data import class_folders
-from dd_plugin.data.class_folders import find_class_folders, take_split
-from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.image_folders import split_of
-from dd_plugin.data.loading import load_real
+from dd_plugin.data.real import class_folders
+from dd_plugin.data.real.class_folders import find_class_folders, take_split
+from dd_plugin.data.real.columns import DataError, MissingSplitError
+from dd_plugin.data.real.image_folders import split_of
+from dd_plugin.data.real.loading import load_real
 
 torchvision = pytest.importorskip("torchvision.datasets", reason="torchvision does not import")
 

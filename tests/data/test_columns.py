@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 
-from dd_plugin.data.columns import Classes, DataError, find_columns
+from dd_plugin.data.real.columns import Classes, DataError, find_columns
 
 
 def dataset(**features):

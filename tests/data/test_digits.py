@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", reason="the `demo` extra is not installed")
 
 from sklearn import datasets as bundled
 
-from dd_plugin.data.digits import load_digits
+from dd_plugin.data.real.digits import load_digits
 
 
 @pytest.fixture(scope="module")

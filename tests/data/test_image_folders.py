@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from dd_plugin.data.class_folders import find_class_folders
-from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.loading import load_real
+from dd_plugin.data.real.class_folders import find_class_folders
+from dd_plugin.data.real.columns import DataError, MissingSplitError
+from dd_plugin.data.real.loading import load_real
 from tests.data.tables import images, table
 
 

@@ -5,8 +5,8 @@ import pytest
 from datasets import DatasetDict, load_dataset
 from PIL import Image as PILImage
 
-from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.loading import load_real
+from dd_plugin.data.real.columns import DataError, MissingSplitError
+from dd_plugin.data.real.loading import load_real
 from tests.data.tables import NAMES, images, table
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from dd_plugin.data.columns import DataError
-from dd_plugin.data.pixels import read_pixels
+from dd_plugin.data.real.columns import DataError
+from dd_plugin.data.real.pixels import read_pixels
 
 
 def encoded(image, kind="PNG", **options):

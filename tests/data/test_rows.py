@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dd_plugin.data.columns import DataError
-from dd_plugin.data.real import RealData
+from dd_plugin.data.real.columns import DataError
+from dd_plugin.data.real.dataset import RealData
 from tests.data.tables import damaged, images, rows_of, table
 
 

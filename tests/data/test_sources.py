@@ -9,8 +9,8 @@ from datasets import Array3D, ClassLabel, Dataset, DatasetDict, Features, Image,
 from PIL import Image as PILImage
 from torch.utils.data import TensorDataset
 
-from dd_plugin.data.columns import DataError, MissingSplitError
-from dd_plugin.data.real import RealData
+from dd_plugin.data.real.columns import DataError, MissingSplitError
+from dd_plugin.data.real.dataset import RealData
 from dd_plugin.data.recipe import Recipe
 from tests.data.tables import NAMES, damaged, images, rows_of, table
 

@@ -9,8 +9,8 @@ import torch
 from datasets import ClassLabel, Dataset, Image, IterableDataset
 from PIL import Image as PILImage
 
-from dd_plugin.data.columns import DataError
-from dd_plugin.data.real import RealData
+from dd_plugin.data.real.columns import DataError
+from dd_plugin.data.real.dataset import RealData
 from tests.data.tables import NAMES, damaged, images, rows_of, table
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet

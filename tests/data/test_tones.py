@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image as PILImage
 
-from dd_plugin.data.columns import DataError
-from dd_plugin.data.loading import load_real
-from dd_plugin.data.pixels import read_pixels
-from dd_plugin.data.real import RealData
-from dd_plugin.data.tones import paint
+from dd_plugin.data.real.columns import DataError
+from dd_plugin.data.real.dataset import RealData
+from dd_plugin.data.real.loading import load_real
+from dd_plugin.data.real.pixels import read_pixels
+from dd_plugin.data.real.tones import paint
 from tests.data.tables import images, table
 
 

@@ -351,7 +351,7 @@ def test_publishing_needs_a_name_and_a_token(tmp_path, monkeypatch):
     # That it goes up as it should is tested with a Hub, in tests/hub.
     with pytest.raises(ValueError, match="`repo_id` must be given"):
         toy_distiller(tmp_path / "a").push_to_hub()
-    monkeypatch.setattr("dd_plugin.hub.target.get_token", lambda: None)
+    monkeypatch.setattr("dd_plugin.hub.remote.target.get_token", lambda: None)
     with pytest.raises(PushError, match="needs a token of the Hub, got none"):
         toy_distiller(tmp_path / "b", push_to_hub=True, hub_dataset_id="me/toy")
     assert not (tmp_path / "b" / "recipe.json").exists()

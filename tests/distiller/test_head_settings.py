@@ -35,7 +35,7 @@ def unread(*args, **kwargs):
 def test_a_network_that_cannot_serve_is_told_before_data_is_read(
     tmp_path, monkeypatch, settings, message
 ):
-    monkeypatch.setattr("dd_plugin.distiller.setup.load_real", unread)
+    monkeypatch.setattr("dd_plugin.distiller.parts.load_real", unread)
     config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"), **settings)
     with pytest.raises(ValueError, match=message):
         Distiller(config=config)
@@ -96,7 +96,7 @@ def test_no_features_are_computed_for_a_run_that_cannot_begin(tmp_path, monkeypa
     def no_features(*args, **kwargs):
         raise AssertionError("features were computed")
 
-    monkeypatch.setattr("dd_plugin.distiller.setup.features_of", no_features)
+    monkeypatch.setattr("dd_plugin.distiller.parts.features_of", no_features)
     run, checkpoint = head_distiller(tmp_path), None
     if mistake == "no such checkpoint":
         checkpoint, message = str(tmp_path / "nothing"), "not a checkpoint"
@@ -276,13 +276,13 @@ def test_settings_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, s
         raise AssertionError("weights were loaded before the settings were looked at")
 
     monkeypatch.setattr("dd_plugin.distiller.head_backbones.load_backbone", load)
-    monkeypatch.setattr("dd_plugin.distiller.setup.load_real", unread)
+    monkeypatch.setattr("dd_plugin.distiller.parts.load_real", unread)
     with pytest.raises(ValueError, match=message):
         head_distiller(tmp_path, "timm/test_resnet", **settings)
 
 
 def test_callbacks_are_checked_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("dd_plugin.distiller.setup.load_backbones", unread)
+    monkeypatch.setattr("dd_plugin.distiller.parts.load_backbones", unread)
     config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"))
     with pytest.raises(TypeError, match="must be of DistillerCallback"):
         Distiller(Small(), config, toy_dataset(), callbacks=[print])

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from dd_plugin.distiller import Distiller, report
-from dd_plugin.distiller.setup import _is_path
+from dd_plugin.distiller.parts import _is_path
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset
 
 

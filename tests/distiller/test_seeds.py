@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from dd_plugin.bilevel import randomness
+from dd_plugin.bilevel.foreign_models import replay as randomness
 from dd_plugin.data import RealData
 from dd_plugin.distiller import Networks
 from tests.distiller.toy import toy_dataset, toy_distiller

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dd_plugin.bn import converted_layers, revert_bn
-from dd_plugin.bn.unsynchronised import UnsynchronisedBatchNorm
+from dd_plugin.bn.local_sync import UnsynchronisedBatchNorm
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import baselines
 from tests.distiller.toy import toy_distiller

@@ -16,9 +16,9 @@ from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
 from dd_plugin.distiller.network_checks import check_outputs
 from dd_plugin.evaluation import DivergedError, DivergedWarning, training
-from dd_plugin.evaluation.checks import check_takes, check_trained
 from dd_plugin.evaluation.scores import share_right
 from dd_plugin.evaluation.training import OtherArchitectureWarning
+from dd_plugin.networks.checks import check_takes, check_trained
 from tests.distiller.toy import toy_dataset
 from tests.hub.toy import change_record, change_tensors, write_toy
 

@@ -22,7 +22,7 @@ def push(
         meanwhile: which one.
         options: see there.
     """
-    from dd_plugin.hub.push import push_folder
+    from dd_plugin.hub.remote.push import push_folder
 
     lines: list[str] = []
     waits: list[float] = []
@@ -40,7 +40,7 @@ def push_with_merged_card(folder: str, repo: str, **options: Any) -> list[tuple[
     """Pushes with a merge of cards that only puts them together; returns what it was given."""
     from unittest.mock import patch
 
-    import dd_plugin.hub.push
+    import dd_plugin.hub.remote.push
 
     given: list[tuple[str, str]] = []
 
@@ -48,13 +48,13 @@ def push_with_merged_card(folder: str, repo: str, **options: Any) -> list[tuple[
         given.append((ours, theirs))
         return ours + "\nkept: " + theirs.splitlines()[-1] + "\n"
 
-    with patch.object(dd_plugin.hub.push, "merge_card", merge):
+    with patch.object(dd_plugin.hub.remote.push, "merge_card", merge):
         push(folder, repo, **options)
     return given
 
 
 def check(repo: str, **options: Any) -> tuple[Any, ...]:
-    from dd_plugin.hub.push import check_target
+    from dd_plugin.hub.remote.push import check_target
 
     return tuple(check_target(repo, sleep=lambda _: None, **options))
 

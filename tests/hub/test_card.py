@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.functional import pil_to_tensor
 
-from dd_plugin.hub.card import make_card
-from dd_plugin.hub.card_sections import Section, split
+from dd_plugin.hub.card.sections import Section, split
+from dd_plugin.hub.card.text import make_card
 from dd_plugin.hub.folder import write_set
 from tests.hub.records import CLASSES, a_record, a_set, bare_record
 

@@ -6,7 +6,7 @@ from huggingface_hub import DatasetCard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dd_plugin.hub.card import make_card, merge_card, with_license
+from dd_plugin.hub.card.text import make_card, merge_card, with_license
 from tests.hub.records import a_record, bare_record
 
 

@@ -8,8 +8,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from dd_plugin import DistilledDataset
-from dd_plugin.hub.download import DownloadError, download_set, licenses_of
-from dd_plugin.hub.target import WAITS
+from dd_plugin.hub.remote.download import DownloadError, download_set, licenses_of
+from dd_plugin.hub.remote.target import WAITS
 from tests.distiller.toy import toy_distiller
 from tests.hub import calls
 from tests.hub.client import ClientError
@@ -81,7 +81,7 @@ def download(repo, **options):
     """The folder of a set, the warnings, and how long was waited for it."""
     import warnings
 
-    from dd_plugin.hub.download import download_set
+    from dd_plugin.hub.remote.download import download_set
 
     waits = []
     with warnings.catch_warnings(record=True) as caught:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dd_plugin.evaluation import Scores
-from dd_plugin.hub.card import make_card
+from dd_plugin.hub.card.text import make_card
 from tests.distiller.toy import Small, head_distiller
 
 MEAN, STD = [0.25, 0.5, 0.75], [0.1, 0.2, 0.3]

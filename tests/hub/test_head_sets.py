@@ -273,7 +273,7 @@ def test_a_layer_named_by_a_stranger_is_a_module_or_nothing(tmp_path, layer):
 
 
 def test_features_beside_a_set_are_neither_copied_nor_published(tmp_path):
-    from dd_plugin.hub.published import published_paths
+    from dd_plugin.hub.remote.published import published_paths
 
     _, folder = made_set(tmp_path)
     assert list((folder / "features").iterdir())

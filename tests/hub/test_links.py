@@ -7,7 +7,7 @@ import pytest
 
 from dd_plugin import DistilledDataset
 from dd_plugin.hub.links import leaves
-from dd_plugin.hub.push import PushError, push_folder
+from dd_plugin.hub.remote.push import PushError, push_folder
 from tests.hub.toy import write_toy
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

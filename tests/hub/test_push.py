@@ -1,4 +1,4 @@
-"""`dd_plugin.hub.push` against a Hub that fails in all the ways a network can."""
+"""`dd_plugin.hub.remote.push` against a Hub that fails in all the ways a network can."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from dd_plugin.hub import PushError, push_folder, reading
-from dd_plugin.hub.card import make_card
-from dd_plugin.hub.target import WAITS
+from dd_plugin.hub.card.text import make_card
+from dd_plugin.hub.remote.target import WAITS
 from tests.hub import calls
 from tests.hub.client import ClientError
 from tests.hub.loopback import Fault
@@ -65,7 +65,7 @@ def test_a_file_is_hashed_once(tmp_path, monkeypatch):
     def enough(*args, **options):
         raise PushError("asked for after the files were looked at")
 
-    monkeypatch.setattr("dd_plugin.hub.push.check_target", enough)
+    monkeypatch.setattr("dd_plugin.hub.remote.push.check_target", enough)
     with pytest.raises(PushError, match="asked for after"):
         push_folder(folder, "ada/one")
     tensors = folder / "tensors.safetensors"

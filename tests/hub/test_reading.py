@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dd_plugin.hub.card import make_card
+from dd_plugin.hub.card.text import make_card
 from dd_plugin.hub.comparison import merge_rows
 from dd_plugin.hub.limits import DistilledFormatError, Limits
 from dd_plugin.hub.reading import read_record, read_set

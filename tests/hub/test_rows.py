@@ -10,8 +10,8 @@ import pytest
 
 from dd_plugin.hub import folder as files
 from dd_plugin.hub.folder import locked
+from dd_plugin.hub.ledger import add_to_file, add_to_record, rows_in
 from dd_plugin.hub.reading import read_set
-from dd_plugin.hub.rows import add_to_file, add_to_record, rows_in
 from tests.hub.toy import change_record, write_toy
 from tests.repository import ROOT
 
@@ -70,7 +70,7 @@ def test_a_file_of_something_else_is_not_replaced(tmp_path, content):
 ADDING = """
 import json, sys
 from pathlib import Path
-from dd_plugin.hub.rows import add_to_file, add_to_record
+from dd_plugin.hub.ledger import add_to_file, add_to_record
 from tests.hub.test_rows import row
 
 folder, name = Path(sys.argv[1]), sys.argv[2]

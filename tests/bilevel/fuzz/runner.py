@@ -25,7 +25,7 @@ from dd_plugin.bilevel import (
     hypergradients,
     initial_state,
 )
-from dd_plugin.bilevel.randomness import mix
+from dd_plugin.bilevel.foreign_models.replay import mix
 from tests.bilevel.fuzz.cases import Case, make
 from tests.bilevel.fuzz.operations import Checkpointed
 from tests.bilevel.problems import ROLES, assert_unchanged, frozen_copy

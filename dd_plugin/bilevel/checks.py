@@ -1,0 +1,141 @@
+"""What a run starts from and is fed with, checked against the model before anything is computed.
+
+Used by `driver`. `inputs` says what batches and labels look like whatever the model is; here they
+meet it: its dtype and device, its classes, and whether it runs on such images at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dd_plugin.bilevel.foreign_models.replay import Draws, DrawSpec
+from dd_plugin.bilevel.inputs import (
+    Batch,
+    Batches,
+    LabelChecks,
+    check_batch,
+    check_place,
+    describe,
+)
+from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.problem import BilevelProblem, Loss, cross_entropy
+from dd_plugin.bilevel.step_values import RunState
+
+
+class CheckedBatches(Batches):
+    """`Batches` that are checked against a problem's model when they are asked for first."""
+
+    def __init__(self, problem: BilevelProblem, batches: Any, steps: int | None, seed: int) -> None:
+        super().__init__(batches, steps, seed)
+        self._problem = problem
+        self._like = next(iter(problem.model.parameters.values()))
+        self._checked: set[int] = set()
+        self._labels = LabelChecks()
+
+    def values(self, step: int) -> Batch:
+        """(images, labels) of a step, detached."""
+        batch = self._looked_at(step)
+        self._labels.finish()
+        return batch
+
+    def _looked_at(self, step: int) -> Batch:
+        """The same, with the values of the labels noted, not read."""
+        batch = super().values(step)
+        if step not in self._checked:
+            what = f"batch {step}"
+            check_place(batch, self._like, what)
+            logits, _ = self._probe(batch[0], what)
+            self._look_at_labels(batch[1], logits, self._problem.inner_loss, what)
+            self._checked.add(step)
+        return batch
+
+    def check(self, outer_batches: Sequence[Batch]) -> None:
+        """Check every batch of a list, the first of others, and the outer batches."""
+        for step in range(1 if self.made_on_request else self.steps):
+            self._looked_at(step)
+        logits, _ = next(iter(self._problem.probes.values()))
+        for batch in outer_batches:
+            check_place(batch, self._like, "the outer batch")
+            self._look_at_labels(batch[1], logits, self._problem.outer_loss, "the outer batch")
+        self._labels.finish()
+
+    def _look_at_labels(self, labels: Tensor, logits: Tensor, loss: Loss, what: str) -> None:
+        """Note labels to be checked, if the loss is one of those that are known to classify."""
+        if loss is cross_entropy:
+            self._labels.add(labels, logits, what)
+        elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
+            self._labels.add(labels, logits, what, getattr(loss, "ignore_index", -100))
+
+    def draws(self, images: Tensor) -> list[DrawSpec]:
+        """The random numbers that a training forward takes on the images of a checked batch."""
+        return self._problem.probes[self._problem.probe_key(images)][1]
+
+    def _probe(self, images: Tensor, what: str) -> tuple[Tensor, Any]:
+        """Logits, without data, and draws of a training forward on images of that shape."""
+        problem = self._problem
+        probes, key = problem.probes, problem.probe_key(images)
+        if key not in probes:
+            draws = Draws(0)
+            try:
+                logits = problem.model.probe(images, draws)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise ValueError(
+                    f"the model does not run in train mode on the images of {what}, "
+                    f"{describe(images)}: {error}"
+                ) from error
+            probes[key] = (torch.empty_like(logits, device="meta"), draws.specs)
+        return probes[key]
+
+
+def check_outer_batches(outer_batch: Any) -> list[Batch]:
+    """One outer batch or a sequence of them, as a list."""
+    several = isinstance(outer_batch, Sequence) and not (
+        outer_batch and isinstance(outer_batch[0], Tensor)
+    )
+    parts = outer_batch if several else [outer_batch]
+    return [check_batch(part, "the outer batch") for part in parts]
+
+
+def starting_state(
+    problem: BilevelProblem, initial: RunState | None, given: Mapping[str, Tensors | None]
+) -> tuple[RunState, Tensors]:
+    """The state to begin from, and what the run holds constant.
+
+    Args:
+        problem: gives what is not given.
+        initial: see `hypergradient`.
+        given: ``parameters``, ``statistics`` and ``constants`` of `hypergradient`.
+    """
+    if initial is not None:
+        problem.check_state(initial)
+    base = problem.model if initial is None else initial
+    theta = _override(base.parameters, given["parameters"], "parameters")
+    s = _override(base.statistics, given["statistics"], "statistics")
+    constants = _override(problem.model.constants, given["constants"], "constants")
+    optimizer_state = problem.optimizer.init(theta) if initial is None else initial.optimizer
+    return RunState(theta, optimizer_state, s, dict(base.counters)), constants
+
+
+def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
+    """``base`` with the tensors of ``given`` in their place, detached."""
+    if given is None:
+        return dict(base)
+    if not isinstance(given, Mapping):
+        raise TypeError(f"`{what}` must be a mapping from name to tensor, got {describe(given)}")
+    for name, t in given.items():
+        if name not in base:
+            raise ValueError(
+                f"`{what}` has {name!r}, which is none of the model's {what}; "
+                f"they are {sorted(base)[:8]}{' ...' if len(base) > 8 else ''}"
+            )
+        if t.shape != base[name].shape or t.dtype != base[name].dtype:
+            raise ValueError(
+                f"`{what}[{name!r}]` must have shape {tuple(base[name].shape)} and dtype "
+                f"{base[name].dtype}, got {tuple(t.shape)} and {t.dtype}"
+            )
+    return {name: given.get(name, t).detach() for name, t in base.items()}

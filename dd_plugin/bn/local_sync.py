@@ -1,0 +1,36 @@
+"""SyncBatchNorm that normalises with the batch of its own process, as plain BatchNorm does.
+
+For callers whose processes train different networks: the moments of one network's batch have
+nothing to do with another's, and a process that runs fewer networks than the others would leave
+them waiting. `variants.py` knows the class as a plain one, `convert.py` gives it to layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class UnsynchronisedBatchNorm(nn.SyncBatchNorm):
+    """`torch.nn.SyncBatchNorm` that asks no other process, on any device."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``input (N, C, *)``, see `torch.nn.BatchNorm2d`."""
+        if input.size(1) == 0:
+            raise ValueError("SyncBatchNorm number of input channels should be non-zero")
+        return nn.BatchNorm2d.forward(self, input)
+
+
+_classes: dict[type[nn.Module], type[Any]] = {nn.SyncBatchNorm: UnsynchronisedBatchNorm}
+
+
+def unsynchronised_class(stock: type[nn.Module]) -> type[Any]:
+    """The subclass of ``stock`` whose ``super().forward`` is that of plain BatchNorm, made once."""
+    if issubclass(stock, UnsynchronisedBatchNorm):
+        return stock
+    if stock not in _classes:
+        namespace = {"__module__": stock.__module__, "__doc__": stock.__doc__}
+        bases = (stock, UnsynchronisedBatchNorm)
+        _classes[stock] = type(f"Unsynchronised{stock.__name__}", bases, namespace)
+    return _classes[stock]
