@@ -1,9 +1,9 @@
 """Model surgery: BatchNorm layers whose running statistics gradients can reach, and back.
 
 Read in this order: `arithmetic` (the maths), `layer` (the learnable layer and its policies),
-`variants` (its variants), `plan` (find and check), `convert` (swap and swap back).
-`statistics_in_graph` holds the switch by which an engine keeps tracked statistics in the graph,
-`local_sync` a layer for processes that have networks of their own. This package imports torch only, and nothing else of
+`variants` (its variants), `plan` (find and check), `convert` (swap and swap back). `graph_mode`
+holds the switch by which an engine keeps tracked statistics in the graph, `local_sync` a layer for
+processes that have networks of their own. This package imports torch only, and nothing else of
 dd_plugin.
 """
 
@@ -31,7 +31,7 @@ from dd_plugin.bn.plan import (
     UnsupportedBatchNormError,
     plan_conversion,
 )
-from dd_plugin.bn.statistics_in_graph import statistics_in_graph
+from dd_plugin.bn.graph_mode import statistics_in_graph
 from dd_plugin.bn.variants import learnable_class
 
 __all__ = [

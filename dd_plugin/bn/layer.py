@@ -30,7 +30,7 @@ from dd_plugin.bn.distributed import several_processes
 from dd_plugin.bn.guarded_eps import GuardedEps, keep_readable, put_away
 from dd_plugin.bn.private import is_tracing
 from dd_plugin.bn.rules import batch_normalize
-from dd_plugin.bn.statistics_in_graph import as_buffer, note_moved, statistics_are_in_graph
+from dd_plugin.bn.graph_mode import as_buffer, note_moved, statistics_are_in_graph
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]

@@ -16,7 +16,7 @@ from dd_plugin.bilevel.foreign_models.batchnorm import (
 from dd_plugin.bilevel.foreign_models.no_grad import no_grad_in_forward_mode
 from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, replayed
 from dd_plugin.bn import statistics_in_graph
-from dd_plugin.bn.statistics_in_graph import statistics_are_in_graph
+from dd_plugin.bn.graph_mode import statistics_are_in_graph
 from tests.bilevel.problems import hard_batch, soft_batches, worst_error
 
 
