@@ -16,6 +16,7 @@ from dd_plugin.bn.convert import (
     undone_layers,
     warn_if_undone,
 )
+from dd_plugin.bn.graph_mode import statistics_in_graph
 from dd_plugin.bn.layer import (
     LearnableBatchNorm1d,
     LearnableBatchNorm2d,
@@ -31,7 +32,6 @@ from dd_plugin.bn.plan import (
     UnsupportedBatchNormError,
     plan_conversion,
 )
-from dd_plugin.bn.graph_mode import statistics_in_graph
 from dd_plugin.bn.variants import learnable_class
 
 __all__ = [

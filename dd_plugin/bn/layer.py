@@ -27,10 +27,10 @@ from torch.nn import functional as F
 
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.distributed import several_processes
+from dd_plugin.bn.graph_mode import as_buffer, note_moved, statistics_are_in_graph
 from dd_plugin.bn.guarded_eps import GuardedEps, keep_readable, put_away
 from dd_plugin.bn.private import is_tracing
 from dd_plugin.bn.rules import batch_normalize
-from dd_plugin.bn.graph_mode import as_buffer, note_moved, statistics_are_in_graph
 
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]
