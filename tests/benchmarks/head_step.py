@@ -5,7 +5,8 @@
 A pass is one forward and one backward of the network over the same images, to the pixels. Steps and
 passes take turns in one process; what is reported are medians, the ratio of each round's step to
 its pass, and the peak of the resident memory over that before. Networks have random weights, which
-cost the same as others; real features are noise.
+cost the same as others; real features are noise. Networks of convolutions compute with channels
+last, but in the rows "plain layout".
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ CASES: list[dict[str, Any]] = [
         ("tf_efficientnet_lite0", 112, 100, "ridge", 1, "float32"),
         ("tf_efficientnet_lite0", 112, 200, "ridge", 1, "float32"),
         ("tf_efficientnet_lite0", 224, 20, "ridge", 1, "float32"),
+        ("tf_efficientnet_lite0", 112, 20, "ridge", 1, "float32, plain layout"),
+        ("tf_efficientnet_lite0", 112, 20, "ridge", 1, "bf16"),
         ("resnet18", 112, 20, "ridge", 1, "float32"),
+        ("resnet18", 112, 20, "ridge", 1, "float32, plain layout"),
         ("resnet18", 112, 20, "ridge", 1, "bf16"),
         ("vit_tiny_patch16_224", 224, 20, "ridge", 1, "float32"),
         ("vit_tiny_patch16_224", 224, 20, "ridge", 1, "bf16"),
@@ -73,6 +77,9 @@ def measured(case: dict[str, Any], rounds: int, folder: str) -> dict[str, Any]:
     distiller = Distiller(network, config, data)
     assert distiller.head is not None
     backbone = distiller.head.backbones[0]
+    if case["how"].endswith("plain layout"):
+        backbone.channels_last = False
+        backbone.to(memory_format=torch.contiguous_format)
     features = torch.randn(1, 2000, backbone.num_features)
     distiller.head.train = [Features(features, torch.arange(2000) % CLASSES, CLASSES)]
     images = distiller.synthetic.images().detach()

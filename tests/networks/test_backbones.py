@@ -277,3 +277,26 @@ def test_a_backbone_is_taken_as_it_is():
     for change in ({"feature_layer": "body.1"}, {"image_size": 5}, {"revision": "main"}):
         with pytest.raises(BackboneError, match="must be left out for a `Backbone`"):
             load_backbone(made, **change)
+
+
+def test_convolutions_compute_with_channels_last_and_the_model_that_comes_out_does_not():
+    network = timm.create_model("test_resnet", num_classes=5).eval()
+    backbone = load_backbone(network, dtype=torch.float64)
+    transformer = load_backbone(timm.create_model("test_vit", num_classes=5))
+    assert (backbone.channels_last, transformer.channels_last) == (True, False)
+
+    def layouts(model):
+        weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+        wide = [w for w in weights if w.shape[1] > 1 and w.shape[2] > 1]
+        return {w.is_contiguous(memory_format=torch.channels_last) for w in wide}
+
+    assert layouts(backbone) == {True}
+    assert layouts(network) == {False}
+    d = backbone.num_features
+    made = backbone.with_head(torch.randn(3, d), torch.zeros(3), ["a", "b", "c"])
+    assert layouts(made) == {False}
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    features = backbone(images)
+    backbone.channels_last = False
+    backbone.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(backbone(images), features)
