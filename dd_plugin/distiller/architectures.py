@@ -67,13 +67,13 @@ class Architectures:
         """The problem of each architecture."""
         return [networks.problem() for networks in self.members]
 
-    def choice(self, step: int, index: int) -> int:
-        """The place of the architecture that an inner run of an outer step takes."""
-        return in_turn(len(self.members), self.seed, step, index)
+    def choice(self, turn: int) -> int:
+        """The place of the architecture that an inner run takes; see `in_turn`."""
+        return in_turn(len(self.members), self.seed, turn)
 
-    def resting(self, step: int, networks_per_step: int) -> list[int]:
-        """The places of the architectures that no inner run of an outer step takes."""
-        busy = {self.choice(step, index) for index in range(networks_per_step)}
+    def resting(self, turns: range) -> list[int]:
+        """The places of the architectures that none of some inner runs takes."""
+        busy = {self.choice(turn) for turn in turns}
         return [place for place in range(len(self.members)) if place not in busy]
 
     def constants(self) -> dict[str, Tensor]:

@@ -397,6 +397,10 @@ class Distiller:
         state.global_step += 1
         return float(outer_loss)
 
+    def _turn(self, step: int, index: int = 0) -> int:
+        """The number of an inner run, over all outer steps."""
+        return step * self.networks_per_step + index
+
     def _resting(self, step: int) -> set[int]:
         """What is learned about the architectures that a step does not take, by `id`.
 
@@ -404,7 +408,7 @@ class Distiller:
         """
         if self.head is not None:
             return set()
-        places = self.architectures.resting(step, self.networks_per_step)
+        places = self.architectures.resting(range(*(self._turn(s) for s in (step, step + 1))))
         return {id(t) for place in places for t in self.synthetic.constants(place).values()}
 
     def _hypergradient(self, step: int, index: int, leaves: list[Any]) -> Any:
@@ -412,8 +416,9 @@ class Distiller:
         config, synthetic = self.config, self.synthetic
         if self.head is not None:
             self.head.prepare()
-            return self.head.gradient(synthetic, step, index, leaves)
-        which = self.architectures.choice(step, index)
+            turn = self._turn(step, index)
+            return self.head.gradient(synthetic, step, index, leaves, turn=turn)
+        which = self.architectures.choice(self._turn(step, index))
         networks = self.architectures.members[which]
         start = networks.take(step, index)
         age = networks.age(index)

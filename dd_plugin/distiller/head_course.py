@@ -98,15 +98,21 @@ class HeadCourse:
         """What is learned about the training of a head, as it is at the start."""
         return self.head.initial_constants()
 
-    def choice(self, step: int, index: int) -> int:
-        """The backbone of a network of an outer step: each in turn, in an order by the seed."""
-        return in_turn(len(self.backbones), self.seed, step, index)
+    def choice(self, turn: int) -> int:
+        """The place of the backbone that an inner run takes; see `in_turn`."""
+        return in_turn(len(self.backbones), self.seed, turn)
 
     def gradient(
-        self, synthetic: SyntheticSet, step: int, index: int, leaves: Sequence[Tensor]
+        self,
+        synthetic: SyntheticSet,
+        step: int,
+        index: int,
+        leaves: Sequence[Tensor],
+        *,
+        turn: int,
     ) -> HeadStep:
         """The objective of one backbone in an outer step, and its gradient for the leaves."""
-        which = self.choice(step, index)
+        which = self.choice(turn)
         backbone, real = self.backbones[which], self.train[which]
         with torch.enable_grad():
             images, targets = synthetic.batch(0, mix(self.seed, _RUN, step))

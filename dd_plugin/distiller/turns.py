@@ -14,7 +14,7 @@ from dd_plugin.bilevel.foreign_models.replay import mix
 _CHOICE = 22
 
 
-def in_turn(count: int, seed: int, step: int, index: int) -> int:
+def in_turn(count: int, seed: int, turn: int) -> int:
     """Return which of ``count`` networks has its turn.
 
     In each round every network has one turn, in an order that the seed decides. No process, and no
@@ -23,9 +23,7 @@ def in_turn(count: int, seed: int, step: int, index: int) -> int:
     Args:
         count: how many networks there are.
         seed: of the run.
-        step: the outer step.
-        index: of the inner run in the outer step, over all processes.
+        turn: the number of the inner run, over all outer steps and processes.
     """
-    place = step + index
-    generator = torch.Generator().manual_seed(mix(seed, _CHOICE, place // count))
-    return int(torch.randperm(count, generator=generator)[place % count])
+    generator = torch.Generator().manual_seed(mix(seed, _CHOICE, turn // count))
+    return int(torch.randperm(count, generator=generator)[turn % count])

@@ -81,7 +81,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, head):
 
 def test_every_backbone_has_its_turn(tmp_path):
     run = head_distiller(tmp_path, [Small(3), Small(4), Small(5)])
-    chosen = [run.head.choice(step, 0) for step in range(30)]
+    chosen = [run.head.choice(step) for step in range(30)]
     assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3))
     assert len({tuple(chosen[i : i + 3]) for i in range(0, 30, 3)}) > 1
 
