@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dd_plugin.distiller import Distiller, DistillerCallback, DistillerConfig
+from dd_plugin.distiller import DistillerCallback, DistillerConfig
 from dd_plugin.hub.reading import read_set
 from tests.distiller.toy import toy_distiller
 
