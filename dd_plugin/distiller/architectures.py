@@ -163,7 +163,7 @@ def _try(
         (images[rows], labels[rows]),
         step_size=synthetic.step_size(0, 1),
         steps=1,
-        method=config.method,  # type: ignore[arg-type]
+        method=config.method,
         seed=seed,
         initial=initial_state(problem),
         constants=dict(constants) or None,
@@ -249,13 +249,13 @@ def _networks(
     is_start = isinstance(model, nn.Module) and config.init == "random"
     return Networks(
         model,
-        mode="fixed" if is_start else config.init,  # type: ignore[arg-type]
+        mode="fixed" if is_start else config.init,
         pool_size=config.pool_size,
         max_age=config.pool_max_steps,
         num_classes=train.num_classes,
         shape=train.shape,
-        statistics=config.statistics,  # type: ignore[arg-type]
-        train_with=config.train_with,  # type: ignore[arg-type]
+        statistics=config.statistics,
+        train_with=config.train_with,
         device=device,
         dtype=dtype,
         model_args=arguments,

@@ -427,7 +427,7 @@ class Distiller:
             step_size=synthetic.step_size(age, config.inner_steps),
             steps=config.inner_steps,
             window=self.window,
-            method=config.method,  # type: ignore[arg-type]
+            method=config.method,
             storage=self.storage,
             seed=seed,
             model_seed=mix(config.seed, 8, step, index),

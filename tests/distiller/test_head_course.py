@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from dd_plugin import DistilledDataset, DistillerConfig
-from dd_plugin.distiller.config import NoEffectWarning
 from dd_plugin.distiller.objectives import GradientMatching
+from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.hub.dataset import OtherWeightsWarning
 from dd_plugin.models import ModelLoadError
 from tests.distiller.toy import Small, head_distiller, toy_dataset
