@@ -18,7 +18,6 @@ from dd_plugin.bilevel import (
     hypergradient,
     initial_state,
 )
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
@@ -27,8 +26,7 @@ from dd_plugin.distiller.turns import in_turn
 from dd_plugin.hub.reading import FLOATS
 from dd_plugin.models import ModelLoadError
 from dd_plugin.networks.fresh import ModelInit
-
-_TRIAL = 27
+from dd_plugin.seeds import Purpose, mix
 
 
 class Architectures:
@@ -153,7 +151,7 @@ def _try(
     config: DistillerConfig,
 ) -> None:
     """Differentiate one inner step on the synthetic images, judged on these very images."""
-    seed = mix(config.seed, _TRIAL)
+    seed = mix(config.seed, Purpose.TRIAL_RUN)
     images, labels = synthetic.transform(synthetic.images().detach()), synthetic.labels
     # As many as there are real images in a step, for which the problem is then compiled.
     rows = [row % len(labels) for row in range(config.real_batch_size)]

@@ -30,7 +30,6 @@ from dd_plugin.bilevel import (
     Storage,
     Window,
 )
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.tracing.compile import Compile
 from dd_plugin.data import (
@@ -66,6 +65,7 @@ from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features, features_of
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.networks.heads import head_of
+from dd_plugin.seeds import Purpose, mix
 
 logger = logging.getLogger(__name__)
 
@@ -453,7 +453,7 @@ def _synthetic(
     constants = {name: t.to(device, dtype) for name, t in constants.items()}
     per_class = config.trained_per_class
     labels = torch.arange(recipe.num_classes, device=device).repeat_interleave(per_class)
-    seed = mix(config.seed, 5)
+    seed = mix(config.seed, Purpose.INITIAL_IMAGES)
     if config.image_init == "real":
         images, labels = train.of_each_class(per_class, seed)
     elif config.image_init == "mean":

@@ -14,7 +14,6 @@ import numpy as np
 
 from dd_plugin.data.parametrization import check_factor, level_sizes
 from dd_plugin.data.recipe import check_training
-from dd_plugin.distiller.best import check_selection_data
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.settings import SECRETS, Settings
 
@@ -180,6 +179,25 @@ def _check_head(config: Settings) -> None:
         raise ValueError(
             '`step_sizes` must be per_step, shared or constant with trainable="head", whose '
             'one layer makes "per_layer" the same as "per_step"'
+        )
+
+
+def check_selection_data(has_data: bool, split: str | None) -> None:
+    """A set is chosen by its accuracy on validation data.
+
+    Raises:
+        ValueError: there is none, or the split is called `test`.
+    """
+    if not has_data:
+        raise ValueError(
+            "`load_best_model_at_end` needs evaluation data: no split `validation` was found; give "
+            "`eval_dataset` or `eval_split`, or leave the option out"
+        )
+    if split == "test":
+        raise ValueError(
+            "`load_best_model_at_end` chooses by the accuracy on `eval_split`, got 'test': the "
+            "result would be chosen on the data that it is reported on. Give a validation split, "
+            "or leave the option out"
         )
 
 

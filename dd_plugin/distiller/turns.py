@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from dd_plugin.bilevel.foreign_models.replay import mix
-
-# Purpose of random numbers; `tests/distiller/test_seeds.py` keeps it apart from the others.
-_CHOICE = 22
+from dd_plugin.seeds import Purpose, mix
 
 
 def in_turn(count: int, seed: int, step: int, index: int) -> int:
@@ -27,5 +24,5 @@ def in_turn(count: int, seed: int, step: int, index: int) -> int:
         index: of the inner run in the outer step, over all processes.
     """
     place = step + index
-    generator = torch.Generator().manual_seed(mix(seed, _CHOICE, place // count))
+    generator = torch.Generator().manual_seed(mix(seed, Purpose.TURNS, place // count))
     return int(torch.randperm(count, generator=generator)[place % count])

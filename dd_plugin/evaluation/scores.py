@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import BilevelProblem, RunState, unroll
-from dd_plugin.bilevel.foreign_models.replay import mix, untouched_generators
 from dd_plugin.data import RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.networks.checks import DivergedWarning
+from dd_plugin.seeds import Purpose, mix, untouched_generators
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class InputBatches:
 
 def network_seed(seed: int, index: int) -> int:
     """The seed of everything about one network of an evaluation: its weights and its training."""
-    return mix(seed, 9, index)
+    return mix(seed, Purpose.EVALUATED_NETWORK, index)
 
 
 def train_on(

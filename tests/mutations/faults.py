@@ -137,8 +137,8 @@ FAULTS = (
     Fault(
         "networks of an ensemble share random numbers",
         "bilevel/ensembles.py",
-        "model_seed=mix(seed, 2, index)",
-        "model_seed=mix(seed, 2)",
+        "model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK, index)",
+        "model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK)",
         ("bilevel/test_ensembles.py",),
     ),
     Fault(
@@ -151,8 +151,8 @@ FAULTS = (
     Fault(
         "minibatches are drawn with replacement",
         "data/synthetic.py",
-        "mix(seed, 3, step // per_pass)",
-        "mix(seed, 3, step)",
+        "mix(seed, InnerPurpose.MINIBATCHES, step // per_pass)",
+        "mix(seed, InnerPurpose.MINIBATCHES, step)",
         ("data/test_synthetic.py",),
     ),
     Fault(
@@ -200,9 +200,9 @@ FAULTS = (
     Fault(
         "networks of a step share random numbers",
         "distiller/distiller.py",
-        "model_seed=mix(config.seed, 8, step, index)",
-        "model_seed=mix(config.seed, 8, step)",
-        ("distiller/test_seeds.py",),
+        "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index)",
+        "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step)",
+        ("distiller/test_distiller.py",),
     ),
     Fault(
         "one checkpoint too many is kept",
