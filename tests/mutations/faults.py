@@ -202,7 +202,7 @@ FAULTS = (
         "distiller/distiller.py",
         "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index)",
         "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step)",
-        ("distiller/test_distiller.py",),
+        ("distiller/test_distiller.py::test_networks_of_a_step_draw_random_numbers_of_their_own",),
     ),
     Fault(
         "one checkpoint too many is kept",
