@@ -23,6 +23,7 @@ from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.networks import Mode, Networks
 from dd_plugin.distiller.turns import in_turn
+from dd_plugin.files import under
 from dd_plugin.hub.reading import FLOATS
 from dd_plugin.models import ModelLoadError
 from dd_plugin.networks.fresh import ModelInit
@@ -106,10 +107,7 @@ class Architectures:
         if len(self.members) == 1:
             return self.members[0].load_state_dict(saved)
         for place, networks in enumerate(self.members):
-            prefix = f"{place}."
-            networks.load_state_dict(
-                {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
-            )
+            networks.load_state_dict(under(saved, f"{place}."))
         return None
 
     def _joined(self, each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

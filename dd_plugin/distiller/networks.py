@@ -40,7 +40,7 @@ from dd_plugin.bn import (
 )
 from dd_plugin.bn.convert import unsynchronise_bn
 from dd_plugin.distiller.network_checks import check_model, check_outputs, check_start
-from dd_plugin.distiller.states import flat, like_saved, restored
+from dd_plugin.files import flat, like_saved, restored
 from dd_plugin.networks.fresh import (
     ModelInit,
     learnable_constants,
