@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_plugin.cli.errors import CommandError
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from dd_plugin.data.network_records import (
     network_from,
 )
 from dd_plugin.files import under
-from dd_plugin.messages import described
+from dd_plugin.text import described
 
 Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]

@@ -15,8 +15,8 @@ from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bilevel.functional import check_has_values
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.messages import first_line
 from dd_plugin.seeds import untouched_generators
+from dd_plugin.text import first_line
 
 
 def check_model(model: nn.Module) -> None:
