@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dd_plugin.messages import described
+from dd_plugin.text import described
 
 __all__ = ["hub_access", "why_no_hub"]
 

@@ -25,7 +25,7 @@ from torch.nn.modules.module import (
 )
 
 from dd_plugin.hub_access import hub_access, why_no_hub
-from dd_plugin.messages import described
+from dd_plugin.text import described
 
 __all__ = ["ModelLoadError", "load_model", "load_vision_model", "model_factory"]
 

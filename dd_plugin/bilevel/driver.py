@@ -19,7 +19,6 @@ from torch.nn.utils import get_total_norm
 
 from dd_plugin.bilevel.checks import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.foreign_models import no_grad
-from dd_plugin.bilevel.foreign_models.replay import mix, untouched_generators
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.inputs import Batch, Leaves, Schedule, describe, integer, level_of_caller
@@ -38,6 +37,7 @@ from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import StepRecord, Storage, Trajectory
 from dd_plugin.bilevel.verification import verify
 from dd_plugin.bilevel.whole_graph import differentiate_whole_run
+from dd_plugin.seeds import InnerPurpose, mix, nth_seed, untouched_generators
 
 Method = Literal["mixed", "reverse", "autograd"]
 
@@ -119,7 +119,7 @@ class Run:
         """What a step takes, with the draws that belong to the shape of its batch in place."""
         batch = self.batches.values(k)
         self.steps.specs = self.batches.draws(batch[0])
-        return self.problem.inputs(state, self.constants, batch, mix(self.seed, k))
+        return self.problem.inputs(state, self.constants, batch, nth_seed(self.seed, k))
 
     def hyper_values(self) -> dict[str, Any]:
         """The optimizer's hyperparameters, as a step takes them."""
@@ -193,7 +193,10 @@ class Run:
     def _outer_inputs(self, index: int) -> tuple[StepInputs, float]:
         """What the trained network is judged on, and the share of that in the outer loss."""
         images, labels = self.outer_batches[index]
-        batch, noise = (images.detach(), labels.detach()), mix(self.seed, 1 << 41, index)
+        batch, noise = (
+            (images.detach(), labels.detach()),
+            mix(self.seed, InnerPurpose.OUTER_BATCH, index),
+        )
         inputs = self.problem.inputs(self.state, self.constants, batch, noise)
         return inputs, len(images) / sum(len(x) for x, _ in self.outer_batches)
 
@@ -412,11 +415,14 @@ class Run:
             self.state,
             self.constants,
             [self.batches.values(k) for k in range(start, stop)],
-            [mix(self.seed, k) for k in range(start, stop)],
+            [nth_seed(self.seed, k) for k in range(start, stop)],
             [self.step_size.at(k) for k in range(start, stop)],
             self.hyper_values(),
             [(x.detach(), y.detach()) for x, y in self.outer_batches],
-            [mix(self.seed, 1 << 41, index) for index in range(len(self.outer_batches))],
+            [
+                mix(self.seed, InnerPurpose.OUTER_BATCH, index)
+                for index in range(len(self.outer_batches))
+            ],
         )
         self.losses += whole.inner_losses
         self.outer_loss, self.state = whole.outer_loss, whole.final

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from dd_plugin.bilevel.foreign_models.replay import DrawSpec, mix
+from dd_plugin.bilevel.foreign_models.replay import DrawSpec
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import Tensors
@@ -29,6 +29,7 @@ from dd_plugin.bilevel.step_values import (
     SweepResult,
     tree_map,
 )
+from dd_plugin.seeds import InnerPurpose, mix, nth_seed
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def hypergradients(
         networks: the state each starts from; see `initial_state`.
         mode: ``"sequential"`` (default) or ``"batched"``; ``docs/benchmarks/ensembles.md`` has what
             they cost.
-        seed: network i draws its random numbers from ``mix(seed, 2, i)`` in sequential mode. A
+        seed: network i draws its random numbers from a seed of its own in sequential mode. A
             function ``batches`` and a random window use ``seed`` in both, so they are shared.
         **options: as for `hypergradient`.
 
@@ -96,7 +97,7 @@ def hypergradients(
             outer_batch,
             initial=state,
             seed=seed,
-            model_seed=mix(seed, 2, index),
+            model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK, index),
             **options,
         )
         for index, state in enumerate(networks)
@@ -187,7 +188,7 @@ class BatchedProblem(BilevelProblem):
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
         """See `BilevelProblem.numbers`; every network has its own."""
         one = super().numbers
-        drawn = [one(specs, mix(noise, index)) for index in range(self.networks)]
+        drawn = [one(specs, nth_seed(noise, index)) for index in range(self.networks)]
         return [torch.stack(numbers) for numbers in zip(*drawn, strict=True)]
 
     def _drawn(self, inputs: StepInputs) -> StepInputs:
@@ -234,7 +235,7 @@ class BatchedProblem(BilevelProblem):
             noise = inputs.noise
             one = StepInputs._make((*part, *inputs[3:]))
             if isinstance(noise, int):
-                one = one._replace(noise=mix(noise, index))
+                one = one._replace(noise=nth_seed(noise, index))
             own = tree_map(lambda t, i=index: t[i], bars)
             found.append(super().gradient_and_sweep_reverse(one, *own))
         first = [

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.driver import Method, Run
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.inputs import Batch, describe
 from dd_plugin.bilevel.optimizers import Tensors
@@ -22,6 +21,7 @@ from dd_plugin.bilevel.results import Hypergradient, Unrolled
 from dd_plugin.bilevel.step_values import RunState
 from dd_plugin.bilevel.trajectory import Device, Storage
 from dd_plugin.bilevel.windows import Full, Window
+from dd_plugin.seeds import InnerPurpose, mix
 
 
 def hypergradient(
@@ -109,7 +109,7 @@ def hypergradient(
     )
     if not run.outer_batches:
         raise ValueError("`outer_batch` must hold at least one batch, got none")
-    start, stop = window.bounds(run.batches.steps, mix(run.batches.seed, 1 << 40))
+    start, stop = window.bounds(run.batches.steps, mix(run.batches.seed, InnerPurpose.WINDOW))
     with run.started(initial, parameters=parameters, statistics=statistics, constants=constants):
         run.go(start, stop, method, storage)
         return run.result()

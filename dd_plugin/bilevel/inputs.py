@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.foreign_models.replay import mix, seed_global_generators
+from dd_plugin.seeds import InnerPurpose, mix, seed_global_generators
 
 Batch = tuple[Tensor, Tensor]
 # What stands between a call of the engine and the line that it is about.
@@ -243,7 +243,7 @@ class Batches:
         batch = self._latest[1] if self._latest is not None and known else self._kept.get(step)
         again = batch is None
         if batch is None:
-            seed_global_generators(mix(self.seed, 1 << 42, step))
+            seed_global_generators(mix(self.seed, InnerPurpose.MADE_BATCH, step))
             made = self._sequence[step] if self._function is None else self._function(step)
             batch = check_batch(made, f"batch {step}")
         if not known:

@@ -26,7 +26,7 @@ from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import GradientResult, StepInputs, SweepResult, leaves_of
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 # Relative errors that are taken for rounding. On ConvNets, a ViT, a ResNet and a MobileNet they
 # were below 2e-14 in float64 and 5e-6 in float32, where rounding moved no activation across the

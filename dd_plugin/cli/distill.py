@@ -19,13 +19,14 @@ _RECIPE = "recipe:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `distill`: the fields of `DistillerConfig`."""
+    """Declares the options of `distill`: the fields of `DistillerConfig`, group by group."""
     from transformers import HfArgumentParser
 
     from dd_plugin.distiller.config import DistillerConfig
+    from dd_plugin.distiller.settings import GROUPS, setting_groups
 
     parser.description = (
-        "Distil a data set into a few synthetic images. Without options: the handwritten digits "
+        "Distill a data set into a few synthetic images. Without options: the handwritten digits "
         "that come with scikit-learn, in a minute or two on a CPU."
     )
     parser.add_argument(
@@ -35,11 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="settings: a YAML file, or a recipe by its name (`recipe:` lists them); write it "
         "first, options override it",
     )
+    titles = setting_groups()
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
     fields = HfArgumentParser(DistillerConfig)
     for action in fields._actions:
         if not isinstance(action, argparse._HelpAction):
             action.default, action.required = argparse.SUPPRESS, False
-            parser._add_action(_repeatable(action) if action.dest == "model" else action)
+            if action.choices is not None:
+                # `DistillerConfig` refuses others in one line, without the usage.
+                action.metavar = f"{{{','.join(action.choices)}}}"
+                action.choices, action.type = None, str
+            group = groups[titles[action.dest]]
+            group._add_action(_repeatable(action) if action.dest == "model" else action)
 
 
 def _repeatable(action: argparse.Action) -> argparse.Action:

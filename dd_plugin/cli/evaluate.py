@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dd_plugin.cli.errors import CommandError
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,9 +159,9 @@ def _checked_models(
     Returns:
         Their names, and by these the frozen networks, which are loaded.
     """
-    from dd_plugin.bilevel.foreign_models.replay import untouched_generators
     from dd_plugin.distiller.network_checks import check_model, check_outputs
     from dd_plugin.models import ModelLoadError
+    from dd_plugin.seeds import untouched_generators
 
     recipe = distilled.recipe
     for_heads = recipe.trainable == "head"

@@ -8,12 +8,13 @@ changed.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from dd_plugin.cli.errors import CommandError
+from dd_plugin.text import columns, count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -182,17 +183,17 @@ def _tables(report: Report) -> str:
         "",
     ]
     if convert["layers"]:
-        lines += [f"convert_bn would convert {_count(convert['layers'], 'layer')}", ""]
-        lines += [*_table(["class", "layers"], convert["by_class"].items()), ""]
-        lines += _table(["stage", "layers"], convert["by_stage"].items())
+        lines += [f"convert_bn would convert {count(convert['layers'], 'layer')}", ""]
+        lines += [*columns(["class", "layers"], convert["by_class"].items()), ""]
+        lines += columns(["stage", "layers"], convert["by_stage"].items())
     else:
         lines += ["convert_bn would convert nothing: no BatchNorm-type layer was found"]
     if report["left_by_pattern"]:
         lines += ["", f"left as they are by pattern: {', '.join(report['left_by_pattern'])}"]
     lines += ["", "other normalisations, left as they are", ""]
-    lines += _table(["class", "layers"], report["other_normalisations"].items())
+    lines += columns(["class", "layers"], report["other_normalisations"].items())
     lines += ["", "what second derivatives need", ""]
-    lines += _table(
+    lines += columns(
         ["kind", "what", "modules", "first in"],
         [
             (need["kind"], need["what"], need["count"], need["where"] or "(the root)")
@@ -207,24 +208,3 @@ def _tables(report: Report) -> str:
 def _second_order_legend(kinds: set[str]) -> list[str]:
     """One line on each kind in the table: who does what about it."""
     return [f"  {kind}: {meaning}" for kind, meaning in _KINDS.items() if kind in kinds]
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Indented columns under their titles, numbers to the right; `none` without rows."""
-    rows = [tuple(row) for row in rows]
-    if not rows:
-        return ["  none"]
-    widths = [max(len(str(cell)) for cell in column) for column in zip(titles, *rows, strict=True)]
-
-    def line(cells: Sequence[object], like: Sequence[object]) -> str:
-        return "".join(
-            f"  {cell!s:>{width}}" if isinstance(kind, int) else f"  {cell!s:<{width}}"
-            for cell, kind, width in zip(cells, like, widths, strict=True)
-        ).rstrip()
-
-    ruler = ["-" * width for width in widths]
-    return [line(titles, rows[0]), line(ruler, rows[0]), *(line(row, row) for row in rows)]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

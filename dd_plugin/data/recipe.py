@@ -25,7 +25,8 @@ from dd_plugin.data.network_records import (
     label_of,
     network_from,
 )
-from dd_plugin.messages import described
+from dd_plugin.files import under
+from dd_plugin.text import described
 
 Batching = Literal["all", "groups", "minibatches"]
 Init = Literal["fixed", "random", "pool"]
@@ -177,7 +178,7 @@ class Recipe:
             By the name in the network.
         """
         prefix = f"{which}." if self.networks else ""
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return under(tensors, prefix)
 
     def for_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
         """The opposite of `of_network`: by names that tell the networks apart."""

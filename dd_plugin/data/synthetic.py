@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.transforms import Normalization, Transform
+from dd_plugin.seeds import InnerPurpose, mix
 
 # Probability that a soft label starts with on its own class.
 _OWN_CLASS = 0.9
@@ -184,7 +184,9 @@ class SyntheticSet(nn.Module):
         if recipe.batch_size is None:
             return torch.arange(count)
         per_pass = count // recipe.batch_size
-        generator = torch.Generator().manual_seed(mix(seed, 3, step // per_pass))
+        generator = torch.Generator().manual_seed(
+            mix(seed, InnerPurpose.MINIBATCHES, step // per_pass)
+        )
         order = torch.randperm(count, generator=generator)
         begin = step % per_pass * recipe.batch_size
         return order[begin : begin + recipe.batch_size]
@@ -207,10 +209,15 @@ class SyntheticSet(nn.Module):
         targets = self.targets()[chosen]
         copies = self.copies_per_step
         if copies == 1:
-            images = self.augmentation(images, mix(seed, 4, step), groups=groups)
+            images = self.augmentation(
+                images, mix(seed, InnerPurpose.AUGMENTATION, step), groups=groups
+            )
             return self.transform(images), targets
         # The first copy is that of a recipe with one.
-        seeds = [mix(seed, 4, step), *(mix(seed, 4, step, copy) for copy in range(1, copies))]
+        seeds = [
+            mix(seed, InnerPurpose.AUGMENTATION, step),
+            *(mix(seed, InnerPurpose.AUGMENTATION, step, copy) for copy in range(1, copies)),
+        ]
         augmented = [self.augmentation(images, own, groups=groups) for own in seeds]
         return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
 

@@ -5,11 +5,12 @@ Read in this order: `config`, `networks`, `parts`, `distiller`, `callbacks`, `ch
 
 from dd_plugin.distiller.agreement import ProcessesDifferError
 from dd_plugin.distiller.callbacks import DistillerCallback, DistillerControl, DistillerState
-from dd_plugin.distiller.config import DistillerConfig, NoEffectWarning
+from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.distiller import Distiller, NonFiniteError
 from dd_plugin.distiller.folder_lock import FolderInUseError
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.run_folder import FolderTakenError, SaveError
+from dd_plugin.distiller.setting_checks import NoEffectWarning
 
 __all__ = [
     "Distiller",

@@ -18,17 +18,16 @@ from dd_plugin.bilevel import (
     hypergradient,
     initial_state,
 )
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.networks import Mode, Networks
 from dd_plugin.distiller.turns import in_turn
+from dd_plugin.files import under
 from dd_plugin.hub.reading import FLOATS
 from dd_plugin.models import ModelLoadError
 from dd_plugin.networks.fresh import ModelInit
-
-_TRIAL = 27
+from dd_plugin.seeds import Purpose, mix
 
 
 class Architectures:
@@ -108,10 +107,7 @@ class Architectures:
         if len(self.members) == 1:
             return self.members[0].load_state_dict(saved)
         for place, networks in enumerate(self.members):
-            prefix = f"{place}."
-            networks.load_state_dict(
-                {n.removeprefix(prefix): v for n, v in saved.items() if n.startswith(prefix)}
-            )
+            networks.load_state_dict(under(saved, f"{place}."))
         return None
 
     def _joined(self, each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -153,7 +149,7 @@ def _try(
     config: DistillerConfig,
 ) -> None:
     """Differentiate one inner step on the synthetic images, judged on these very images."""
-    seed = mix(config.seed, _TRIAL)
+    seed = mix(config.seed, Purpose.TRIAL_RUN)
     images, labels = synthetic.transform(synthetic.images().detach()), synthetic.labels
     # As many as there are real images in a step, for which the problem is then compiled.
     rows = [row % len(labels) for row in range(config.real_batch_size)]
@@ -163,7 +159,7 @@ def _try(
         (images[rows], labels[rows]),
         step_size=synthetic.step_size(0, 1),
         steps=1,
-        method=config.method,  # type: ignore[arg-type]
+        method=config.method,
         seed=seed,
         initial=initial_state(problem),
         constants=dict(constants) or None,
@@ -249,13 +245,13 @@ def _networks(
     is_start = isinstance(model, nn.Module) and config.init == "random"
     return Networks(
         model,
-        mode="fixed" if is_start else config.init,  # type: ignore[arg-type]
+        mode="fixed" if is_start else config.init,
         pool_size=config.pool_size,
         max_age=config.pool_max_steps,
         num_classes=train.num_classes,
         shape=train.shape,
-        statistics=config.statistics,  # type: ignore[arg-type]
-        train_with=config.train_with,  # type: ignore[arg-type]
+        statistics=config.statistics,
+        train_with=config.train_with,
         device=device,
         dtype=dtype,
         model_args=arguments,

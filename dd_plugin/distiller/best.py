@@ -14,25 +14,6 @@ if TYPE_CHECKING:
     from dd_plugin.distiller.callbacks import DistillerState
 
 
-def check_selection_data(has_data: bool, split: str | None) -> None:
-    """A set is chosen by its accuracy on validation data.
-
-    Raises:
-        ValueError: there is none, or the split is called `test`.
-    """
-    if not has_data:
-        raise ValueError(
-            "`load_best_model_at_end` needs evaluation data: no split `validation` was found; give "
-            "`eval_dataset` or `eval_split`, or leave the option out"
-        )
-    if split == "test":
-        raise ValueError(
-            "`load_best_model_at_end` chooses by the accuracy on `eval_split`, got 'test': the "
-            "result would be chosen on the data that it is reported on. Give a validation split, "
-            "or leave the option out"
-        )
-
-
 class BestSet:
     """What the synthetic set was at its best evaluation.
 

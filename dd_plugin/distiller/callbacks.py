@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.text import count, percent
 
 
 @dataclass
@@ -160,12 +161,13 @@ class ProgressCallback(DistillerCallback):
         if not kwargs["distiller"].accelerator.is_main_process:
             return
         metrics = kwargs["metrics"]
-        mean, std = (100 * metrics[f"accuracy_{name}"] for name in ("mean", "std"))
         networks = int(metrics["networks"])
-        spread = f" ± {std:.1f}" if networks > 1 else ""
+        accuracy = percent(
+            metrics["accuracy_mean"], metrics["accuracy_std"] if networks > 1 else None
+        )
         line = (
-            f"step {state.global_step} of {config.max_steps}: accuracy {mean:.1f}{spread} % "
-            f"({networks} {'network' if networks == 1 else 'networks'})"
+            f"step {state.global_step} of {config.max_steps}: accuracy {accuracy} "
+            f"({count(networks, 'network')})"
         )
         from tqdm.auto import tqdm
 

@@ -11,7 +11,6 @@ safetensors and the rest into JSON; nothing in a checkpoint is executed when it 
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES
+from dd_plugin.files import flush, replace_folder, under
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.distiller import Distiller
@@ -144,10 +144,7 @@ def _begin(distiller: Distiller, partial: Path) -> None:
 
 
 def _finish(distiller: Distiller, partial: Path, final: Path) -> None:
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    _flush(distiller.output_dir)
+    replace_folder(partial, final)
     limit = distiller.config.save_total_limit
     for old in checkpoints(distiller.output_dir)[: -limit if limit else 0]:
         shutil.rmtree(old, ignore_errors=True)
@@ -253,17 +250,8 @@ def _write(folder: Path, stem: str, tensors: dict[str, Tensor], numbers: dict[st
         raise OSError(str(error)) from error
     (folder / f"{stem}.json").write_text(json.dumps(numbers))
     for suffix in ("safetensors", "json"):
-        _flush(folder / f"{stem}.{suffix}")
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    """To the disk, so that a rename never outruns the content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        flush(folder / f"{stem}.{suffix}")
+    flush(folder)
 
 
 def load_checkpoint(distiller: Distiller, folder: Path) -> None:
@@ -282,11 +270,11 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     stem = f"process-{0 if is_new else process}"
     own, more = _read(folder, stem, "numpy python train_data")
     device = distiller.accelerator.device
-    distiller.synthetic.load_state_dict(_under("synthetic.", tensors))
-    distiller.best.tensors = {k: t.to(device) for k, t in _under("best.", tensors).items()}
+    distiller.synthetic.load_state_dict(under(tensors, "synthetic."))
+    distiller.best.tensors = {k: t.to(device) for k, t in under(tensors, "best.").items()}
     optimizer = distiller.optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
-    for name, t in _under("optimizer.", tensors).items():
+    for name, t in under(tensors, "optimizer.").items():
         index, _, key = name.partition(".")
         entries.setdefault(int(index), {})[key] = t
     groups = [
@@ -300,7 +288,7 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     distiller.state = DistillerState(
         **{**numbers["state"], "max_steps": distiller.config.max_steps}
     )
-    networks: dict[str, Any] = {name: t.to(device) for name, t in _under("networks.", own).items()}
+    networks: dict[str, Any] = {name: t.to(device) for name, t in under(own, "networks.").items()}
     distiller.networks.load_state_dict({**networks, **more.get("networks", {})})
     distiller.train_data.load_state_dict(more["train_data"])
     if is_new:
@@ -312,10 +300,6 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     version, internal, following = more["python"]
     random.setstate((version, tuple(internal), following))
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _read(folder: Path, stem: str, keys: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

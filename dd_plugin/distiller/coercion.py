@@ -1,7 +1,8 @@
 """Values of a configuration from what YAML, a command line or a user wrote for them.
 
 Used by `config` for every field by its type: words that YAML does not read as numbers (1e-3), and
-switches in quotes, which would otherwise be true whatever they say.
+switches in quotes, which would otherwise be true whatever they say. `choices` reads the allowed
+values of a field from its type, for everything that shows or checks them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True}
 _SWITCHES |= {"false": False, "no": False, "off": False, "0": False}
@@ -54,22 +55,44 @@ KINDS = {
 }
 
 
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """Return the values that a `Literal` allows, optional or not; none of any other type."""
+    literals = [part for part in _parts(hint) if get_origin(part) is Literal]
+    return tuple(value for part in literals for value in get_args(part))
+
+
+def _chosen(allowed: tuple[str, ...]) -> Kind:
+    def convert(value: Any) -> Any:
+        # YAML reads the word no as false.
+        value = "no" if value is False and "no" in allowed else value
+        if value not in allowed:
+            raise ValueError
+        return value
+
+    return Kind(convert, f"one of {', '.join(allowed)}")
+
+
 def coerced(name: str, value: Any, hint: Any, *, secret: bool = False) -> Any:
     """A value as the type of its field has it; unchanged where the type is none of `KINDS`.
 
     Args:
         name: of the field, for the message.
         value: what was given.
-        hint: the field's type, such as ``int | None``.
+        hint: the field's type, such as ``int | None`` or ``Literal["no", "bf16"]``.
         secret: name the type of a wrong value in the message, not the value.
 
     Raises:
-        ValueError: it cannot be made.
+        ValueError: it cannot be made, or is not among the choices.
     """
-    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    parts = _parts(hint)
     optional = type(None) in parts
-    own = [part for part in parts if part is not type(None)]
-    kind = KINDS.get(own[0]) if len(own) == 1 else None
+    kinds = [part for part in parts if part is not type(None)]
+    allowed = choices(hint)
+    kind = _chosen(allowed) if allowed else KINDS.get(kinds[0]) if len(kinds) == 1 else None
     if kind is None or (value is None and optional):
         return value
     try:

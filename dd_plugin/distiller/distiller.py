@@ -26,11 +26,10 @@ from torch import Tensor
 
 from dd_plugin.bilevel import cross_entropy as default_loss
 from dd_plugin.bilevel import hypergradient
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.distiller.agreement import check_construction, check_course
 from dd_plugin.distiller.architectures import Architectures
-from dd_plugin.distiller.best import BestSet, check_selection_data
+from dd_plugin.distiller.best import BestSet
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
     DistillerControl,
@@ -57,11 +56,13 @@ from dd_plugin.distiller.parts import make_parts, make_storage, make_window
 from dd_plugin.distiller.progress import Progress
 from dd_plugin.distiller.report import write_report
 from dd_plugin.distiller.run_folder import RunFolder, SaveError
+from dd_plugin.distiller.setting_checks import check_selection_data
 from dd_plugin.distiller.stopping import StopSignal, unwinding_on_sigterm
 from dd_plugin.evaluation import Scores
 from dd_plugin.hub import check_target, push_folder
 from dd_plugin.hub.folder import preview
 from dd_plugin.networks.fresh import ModelInit
+from dd_plugin.seeds import Purpose, mix
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ class Distiller:
     def real_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
         """The real images on which a network of an outer step is judged, as network input."""
         config = self.config
-        seed = mix(config.seed, 6, step, index)
+        seed = mix(config.seed, Purpose.REAL_BATCH, step, index)
         images, labels = self.train_data.batch(config.real_batch_size, seed, balanced=True)
         images = self.synthetic.augmentation(images.to(self.dtype), seed, groups=labels)
         return self.transform(images), labels
@@ -422,7 +423,7 @@ class Distiller:
         networks = self.architectures.members[which]
         start = networks.take(step, index)
         age = networks.age(index)
-        seed = mix(config.seed, 7, step)
+        seed = mix(config.seed, Purpose.INNER_RUN, step)
         batches = synthetic.batches(seed)
         found = hypergradient(
             networks.problem(),
@@ -432,10 +433,10 @@ class Distiller:
             step_size=synthetic.step_size(age, config.inner_steps),
             steps=config.inner_steps,
             window=self.window,
-            method=config.method,  # type: ignore[arg-type]
+            method=config.method,
             storage=self.storage,
             seed=seed,
-            model_seed=mix(config.seed, 8, step, index),
+            model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index),
             initial=start,
             constants=synthetic.constants(which) or None,
             leaves=leaves,

@@ -13,15 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dd_plugin.bilevel.foreign_models.replay import mix, seeded_generators
 from dd_plugin.data import Normalization, RealData
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.networks.backbones import TIMM_PREFIX, Backbone, load_backbone
+from dd_plugin.seeds import Purpose, mix, seeded_generators
 
 logger = logging.getLogger(__name__)
 
-# Purpose of random numbers; `tests/distiller/test_seeds.py` keeps it apart from the others.
-_WEIGHTS = 26
 _EXAMPLES = "timm/resnet18.a1_in1k, facebook/dinov2-small or lite/efficientnet_lite0"
 
 
@@ -51,7 +49,7 @@ def load_backbones(
     backbones = []
     for index, model in enumerate(given):
         # Weights that are drawn follow from the seed of the run, in every process and when resumed.
-        with seeded_generators(mix(config.seed, _WEIGHTS, index)):
+        with seeded_generators(mix(config.seed, Purpose.BACKBONE_WEIGHTS, index)):
             backbones.append(
                 load_backbone(
                     _made(model),

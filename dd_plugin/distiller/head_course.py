@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.evaluation.heads import HeadTest
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features
 from dd_plugin.networks.heads import Head, Objective
-
-# Purposes of random numbers; `tests/distiller/test_seeds.py` keeps them apart from the others.
-_REAL, _RUN, _OBJECTIVE = 20, 21, 23
+from dd_plugin.seeds import Purpose, mix
 
 
 @dataclass(frozen=True)
@@ -115,9 +112,11 @@ class HeadCourse:
         which = self.choice(turn)
         backbone, real = self.backbones[which], self.train[which]
         with torch.enable_grad():
-            images, targets = synthetic.batch(0, mix(self.seed, _RUN, step))
+            images, targets = synthetic.batch(0, mix(self.seed, Purpose.HEAD_INNER_RUN, step))
             constants, sizes = synthetic.constants(), synthetic.step_sizes()
-        seen = real.batch(self.real_batch_size, mix(self.seed, _REAL, step, index))
+        seen = real.batch(
+            self.real_batch_size, mix(self.seed, Purpose.HEAD_REAL_BATCH, step, index)
+        )
         images_leaf = images.detach().requires_grad_()
         with self._features(backbone, images_leaf) as (features, pull):
             found = self.objective.gradient(
@@ -127,7 +126,7 @@ class HeadCourse:
                 num_classes=synthetic.recipe.num_classes,
                 step_sizes=sizes.detach(),
                 constants={name: t.detach() for name, t in constants.items()},
-                seed=mix(self.seed, _OBJECTIVE, step, index),
+                seed=mix(self.seed, Purpose.HEAD_OBJECTIVE, step, index),
             )
             images_bar = pull(found.features)
         pairs: list[tuple[Tensor, Tensor | None]] = [

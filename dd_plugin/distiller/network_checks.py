@@ -12,11 +12,11 @@ from torch.nn.parameter import is_lazy
 
 from dd_plugin.bilevel import logits_of
 from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.foreign_models.replay import untouched_generators
 from dd_plugin.bilevel.functional import check_has_values
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.messages import first_line
+from dd_plugin.seeds import untouched_generators
+from dd_plugin.text import first_line
 
 
 def check_model(model: nn.Module) -> None:

@@ -29,12 +29,7 @@ from dd_plugin.bilevel import (
     initial_state,
 )
 from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.foreign_models.replay import (
-    Draws,
-    mix,
-    seeded_generators,
-    untouched_generators,
-)
+from dd_plugin.bilevel.foreign_models.replay import Draws
 from dd_plugin.bilevel.step_values import leaves_of, tree_map
 from dd_plugin.bn import (
     Statistics,
@@ -45,22 +40,19 @@ from dd_plugin.bn import (
 )
 from dd_plugin.bn.convert import unsynchronise_bn
 from dd_plugin.distiller.network_checks import check_model, check_outputs, check_start
-from dd_plugin.distiller.states import flat, like_saved, restored
+from dd_plugin.files import flat, like_saved, restored
 from dd_plugin.networks.fresh import (
     ModelInit,
     learnable_constants,
     made_from,
     network_maker,
 )
+from dd_plugin.seeds import Purpose, mix, seeded_generators, untouched_generators
 
 Mode = Literal["fixed", "random", "pool"]
 
 # How to ask for one start, in settings and here.
 _FIXED = 'init="fixed" (`mode` of `Networks`)'
-# What a seed is for, so that the same numbers serve only once. The other files of the trainer and
-# of the data have purposes of their own; `tests/distiller/test_seeds.py` keeps all of them apart.
-_FIRST, _SECOND, _RANDOM, _SLOT, _MEMBER = range(5)
-_PROBE = 14
 
 
 class _Member(NamedTuple):
@@ -146,7 +138,7 @@ class Networks:
             assert isinstance(model_init, nn.Module)
             first = unsynchronise_bn(copy_model(model_init))
         else:
-            first = self._made(mix(seed, _FIRST))
+            first = self._made(mix(seed, Purpose.FIRST_NETWORK))
         check_model(first)
         if self.mode == "fixed":
             check_start(first)
@@ -231,11 +223,11 @@ class Networks:
         if self.mode == "fixed":
             return initial_state(self._have_problem())
         if self.mode == "random":
-            return self._fresh(mix(self.seed, _RANDOM, outer_step, index))
-        slot = mix(self.seed, _SLOT, outer_step, index) % self.pool_size
+            return self._fresh(mix(self.seed, Purpose.RANDOM_NETWORK, outer_step, index))
+        slot = mix(self.seed, Purpose.POOL_SLOT, outer_step, index) % self.pool_size
         member = self._members.get((index, slot))
         if member is None or member.age >= self.max_age:
-            member = _Member(self._fresh(mix(self.seed, _MEMBER, outer_step, index)), 0)
+            member = _Member(self._fresh(mix(self.seed, Purpose.POOL_MEMBER, outer_step, index)), 0)
             self._members[index, slot] = member
         self._taken[index] = (slot, member.age)
         return member.state
@@ -399,7 +391,7 @@ class Networks:
         return RunState(*tree_map(move, tuple(state)))
 
     def _images(self) -> Tensor:
-        generator = torch.Generator().manual_seed(mix(self.seed, _PROBE))
+        generator = torch.Generator().manual_seed(mix(self.seed, Purpose.CHECK_IMAGES))
         images = torch.rand(2, *self.shape, generator=generator)
         return images.to(self.device, self.dtype)
 
@@ -423,7 +415,7 @@ class Networks:
                 )
 
     def _check_factory(self, first: nn.Module) -> None:
-        second = self._made(mix(self.seed, _SECOND))
+        second = self._made(mix(self.seed, Purpose.SECOND_NETWORK))
         shared = {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
         if second is first or shared:
             raise ValueError(
@@ -451,7 +443,7 @@ class Networks:
                     f"trainable, make it the same each time, or use {_FIXED}"
                 )
         # The proof that redrawing is making anew: the first network again, from its seed.
-        with seeded_generators(mix(self.seed, _FIRST)):
+        with seeded_generators(mix(self.seed, Purpose.FIRST_NETWORK)):
             redrawn = _redraw(second)
         if redrawn and all(
             _same(t.to(self.device, mine[n].dtype), mine[n]) for n, t in _tensors(second)

@@ -12,7 +12,7 @@ from typing import Any
 from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.folder_lock import check_not_in_use
-from dd_plugin.hub.leftovers import partial_name
+from dd_plugin.files import partial_name
 from dd_plugin.hub.reading import RECORD
 from dd_plugin.hub.remote.published import check_replaceable
 

@@ -30,7 +30,6 @@ from dd_plugin.bilevel import (
     Storage,
     Window,
 )
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bilevel.tracing.compile import Compile
 from dd_plugin.data import (
@@ -52,18 +51,21 @@ from dd_plugin.distiller.architectures import (
     chosen_networks,
     make_architectures,
 )
-from dd_plugin.distiller.config import DistillerConfig, NoEffectWarning
+from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.head_backbones import (
     has_random_weights,
     load_backbones,
     normalize_as_data,
 )
 from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.objectives import GradientMatching
+from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features, features_of
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.networks.heads import head_of
+from dd_plugin.seeds import Purpose, mix
 
 logger = logging.getLogger(__name__)
 
@@ -165,15 +167,15 @@ def _head_parts(
             class_names=tuple(train.class_names),
             steps=config.inner_steps if config.head == "unroll" else 1,
             optimizer=config.inner_optimizer,
-            optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
+            optimizer_args=dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
             augmentation=config.augmentation,
             augmentations_per_step=config.augmentations_per_step,
             model=_public_name(backbones[0]),
             model_args={"pretrained": False} if has_random_weights(config, backbones) else {},
             loss="custom" if own_losses[0] and config.head == "unroll" else "cross_entropy",
-            mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
+            mixed_precision=config.mixed_precision,
             trainable="head",
-            head=config.head,  # type: ignore[arg-type]
+            head=config.head,
             backbones=tuple(map(_recorded, backbones)),
         ).to_dict()
     )
@@ -392,11 +394,11 @@ def _recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
         steps=config.pool_max_steps if is_pool else config.inner_steps,
-        batching=config.batching,  # type: ignore[arg-type]
+        batching=config.batching,
         groups=config.groups if config.batching == "groups" else 1,
         batch_size=config.batch_size if config.batching == "minibatches" else None,
         optimizer=config.inner_optimizer,
-        optimizer_args=config.inner_optimizer_args,  # type: ignore[arg-type]
+        optimizer_args=dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
         augmentation=config.augmentation,
         augmentations_per_step=config.augmentations_per_step,
         init=architectures.mode,
@@ -406,7 +408,7 @@ def _recipe(
         model_args=records[0].model_args,
         networks=records if len(records) > 1 else (),
         loss="custom" if own_inner_loss else "cross_entropy",
-        mixed_precision=config.mixed_precision,  # type: ignore[arg-type]
+        mixed_precision=config.mixed_precision,
     )
     # What cannot be read back later is told now.
     return Recipe.from_dict(recipe.to_dict())
@@ -451,7 +453,7 @@ def _synthetic(
     constants = {name: t.to(device, dtype) for name, t in constants.items()}
     per_class = config.trained_per_class
     labels = torch.arange(recipe.num_classes, device=device).repeat_interleave(per_class)
-    seed = mix(config.seed, 5)
+    seed = mix(config.seed, Purpose.INITIAL_IMAGES)
     if config.image_init == "real":
         images, labels = train.of_each_class(per_class, seed)
     elif config.image_init == "mean":
@@ -478,7 +480,7 @@ def _synthetic(
         labels[order],
         torch.full(shape, config.inner_lr, device=device, dtype=dtype),
         transform=transform,
-        soft_labels=config.label_form if config.soft_labels else False,  # type: ignore[arg-type]
+        soft_labels=config.label_form if config.soft_labels else False,
         learn_step_sizes=learned_steps,
         constants=constants,
     )

@@ -19,12 +19,12 @@ import torch
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.evaluation import Scores, network_seed
-from dd_plugin.hub.card.markdown import table
+from dd_plugin.files import write_whole
 from dd_plugin.hub.card.results import ALL_NETWORKS, row_labels
-from dd_plugin.hub.folder import write_set, write_whole
+from dd_plugin.hub.folder import write_set
 from dd_plugin.hub.remote.download import licenses_of
 from dd_plugin.hub.remote.published import check_replaceable
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line, table
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.config import DistillerConfig

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.folder_lock import FolderInUseError, FolderLock
 from dd_plugin.distiller.output_folder import check_output_dir
-from dd_plugin.hub.leftovers import remove_leftovers, remove_partial_folders
+from dd_plugin.files import remove_leftovers, remove_partial_folders
 from dd_plugin.hub.reading import RECORD, TENSORS
 
 if TYPE_CHECKING:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from dd_plugin.bilevel.foreign_models.replay import mix
-
-# Purpose of random numbers; `tests/distiller/test_seeds.py` keeps it apart from the others.
-_CHOICE = 22
+from dd_plugin.seeds import Purpose, mix
 
 
 def in_turn(count: int, seed: int, turn: int) -> int:
@@ -25,5 +22,5 @@ def in_turn(count: int, seed: int, turn: int) -> int:
         seed: of the run.
         turn: the number of the inner run, over all outer steps and processes.
     """
-    generator = torch.Generator().manual_seed(mix(seed, _CHOICE, turn // count))
+    generator = torch.Generator().manual_seed(mix(seed, Purpose.TURNS, turn // count))
     return int(torch.randperm(count, generator=generator)[turn % count])

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import logits_of
-from dd_plugin.bilevel.foreign_models.replay import mix, seeded_generators
 from dd_plugin.data import RealData
 from dd_plugin.evaluation.scores import share_right
+from dd_plugin.seeds import Purpose, mix, nth_seed, seeded_generators
 
 # Steps of ordinary training on a handful of images, and images seen in all when there are many.
 FEW_STEPS = 400
@@ -49,7 +49,7 @@ def train_on_few(
     """
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        now = mix(seed, step)
+        now = nth_seed(seed, step)
         generator = torch.Generator().manual_seed(now)
         chosen = torch.randperm(len(labels), generator=generator)[:LARGEST_BATCH].to(labels.device)
         return prepare(images[chosen], labels[chosen], now)
@@ -65,8 +65,8 @@ def train_on_random_real(
     Dropout and the like draw from it as well; the global generators are put back.
     """
     with seeded_generators(seed):
-        images, labels = data.of_each_class(per_class, mix(seed, 10))
-        train_on_few(network, images, labels, prepare, mix(seed, 11))
+        images, labels = data.of_each_class(per_class, mix(seed, Purpose.REAL_BASELINE_IMAGES))
+        train_on_few(network, images, labels, prepare, mix(seed, Purpose.REAL_BASELINE_TRAINING))
 
 
 def train_on_all(network: nn.Module, data: RealData, prepare: Prepare, seed: int) -> None:
@@ -76,7 +76,7 @@ def train_on_all(network: nn.Module, data: RealData, prepare: Prepare, seed: int
     """
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        now = mix(mix(seed, 12), step)
+        now = nth_seed(mix(seed, Purpose.FULL_BASELINE_TRAINING), step)
         return prepare(*data.batch(_BATCH, now), now)
 
     with seeded_generators(seed):

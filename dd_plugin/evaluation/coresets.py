@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.foreign_models.replay import mix
+from dd_plugin.seeds import Purpose, mix
 
 
 def random_rows(
@@ -39,7 +39,7 @@ def random_rows(
     """
     parts = []
     for index, rows in enumerate(_rows_of_classes(features, labels, per_class, num_classes)):
-        generator = torch.Generator().manual_seed(mix(seed, 19, index))
+        generator = torch.Generator().manual_seed(mix(seed, Purpose.RANDOM_ROWS, index))
         parts.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
     return torch.cat(parts)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
@@ -20,6 +19,7 @@ from dd_plugin.evaluation.scores import Scores
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features
 from dd_plugin.networks.heads import Head, LinearHead
+from dd_plugin.seeds import Purpose, mix
 
 # Real images that are drawn, or chosen by a rule; `row_labels` of the card has their names.
 EIGHT_BIT, RANDOM, CENTROID, HERDING, K_CENTER, ALL = (
@@ -35,7 +35,6 @@ _CHOSEN: dict[str, Callable[..., Tensor]] = {
     HERDING: herding,
     K_CENTER: k_center,
 }
-_PROBE, _DRAWN = 24, 25
 
 
 @dataclass
@@ -101,7 +100,11 @@ class HeadTest:
         drawn = tuple(
             trained(
                 random_rows(
-                    features, labels, per_class, seed=mix(seed, _DRAWN), num_classes=classes
+                    features,
+                    labels,
+                    per_class,
+                    seed=mix(seed, Purpose.HEAD_BASELINE_ROWS),
+                    num_classes=classes,
                 )
             )
             for seed in seeds
@@ -110,7 +113,9 @@ class HeadTest:
         for name, choose in _CHOSEN.items():
             yield name, Scores((trained(choose(features, labels, per_class, num_classes=classes)),))
         if full:
-            probe = fit_probe(features, labels, classes, seed=mix(seeds[0], _PROBE))
+            probe = fit_probe(
+                features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
+            )
             yield ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
 
     def _train(self, synthetic: SyntheticSet, features: Tensor, labels: Tensor) -> LinearHead:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.foreign_models.replay import mix
+from dd_plugin.seeds import Purpose, mix
 
 # Strengths that are tried, the largest first: each starts where the one before it ended.
 STRENGTHS = tuple(10 ** (-exponent / 2) for exponent in range(-2, 11))
@@ -231,7 +231,9 @@ def _best_strength(
 
 def _folds(labels: Tensor, seed: int) -> Tensor:
     """Return the part (N,) that each row is held out in; -1 for the only row of a class."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(mix(seed, 18)))
+    order = torch.randperm(
+        len(labels), generator=torch.Generator().manual_seed(mix(seed, Purpose.PROBE_FOLDS))
+    )
     own = labels.cpu()[order]
     by_class = own.argsort(stable=True)
     counts = torch.bincount(own)

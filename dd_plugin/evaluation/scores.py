@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import BilevelProblem, RunState, unroll
-from dd_plugin.bilevel.foreign_models.replay import mix, untouched_generators
 from dd_plugin.data import RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.networks.checks import DivergedWarning
+from dd_plugin.seeds import Purpose, mix, untouched_generators
+from dd_plugin.text import percent
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class Scores:
         return {**own, "by_model": each} if each else own
 
     def __str__(self) -> str:
-        spread = f" ± {100 * self.std:.1f}" if len(self.accuracies) > 1 else ""
-        return f"{100 * self.mean:.1f}{spread} %"
+        return percent(self.mean, self.std if len(self.accuracies) > 1 else None)
 
 
 class InputBatches:
@@ -85,7 +85,7 @@ class InputBatches:
 
 def network_seed(seed: int, index: int) -> int:
     """The seed of everything about one network of an evaluation: its weights and its training."""
-    return mix(seed, 9, index)
+    return mix(seed, Purpose.EVALUATED_NETWORK, index)
 
 
 def train_on(

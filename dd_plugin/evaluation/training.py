@@ -22,12 +22,7 @@ from dd_plugin.bilevel import (
     cross_entropy,
     initial_state,
 )
-from dd_plugin.bilevel.foreign_models.replay import (
-    Draws,
-    mix,
-    seeded_generators,
-    untouched_generators,
-)
+from dd_plugin.bilevel.foreign_models.replay import Draws
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bn import convert_bn, revert_bn
 from dd_plugin.bn.private import BATCH_NORMS
@@ -36,6 +31,7 @@ from dd_plugin.evaluation.baselines import train_on_few
 from dd_plugin.evaluation.scores import train_on
 from dd_plugin.networks.checks import check_takes, check_trained, infinite_in
 from dd_plugin.networks.fresh import learnable_constants
+from dd_plugin.seeds import Purpose, mix, seeded_generators, untouched_generators
 
 Protocol = Literal["recipe", "standard"]
 
@@ -170,7 +166,7 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
     _check_fit(network, synthetic)
     infinite = infinite_in(network)
     with seeded_generators(seed):
-        train_on_few(network, images, targets, prepare, mix(seed, 13))
+        train_on_few(network, images, targets, prepare, mix(seed, Purpose.STANDARD_TRAINING))
     network.eval()
     check_trained(
         network,

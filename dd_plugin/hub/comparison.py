@@ -23,9 +23,9 @@ from dd_plugin.evaluation.baselines import (
     train_on_random_real,
 )
 from dd_plugin.evaluation.heads import ALL, CENTROID, HERDING, K_CENTER, RANDOM
-from dd_plugin.hub.card.markdown import table
 from dd_plugin.hub.dataset import DistilledDataset, Protocol
 from dd_plugin.networks.backbones import Backbone
+from dd_plugin.text import table
 
 # Keys of a row that say what was measured, apart from its numbers.
 IDENTITY = ("model", "trained_on", "protocol", "pixels", "dataset", "split")

@@ -34,8 +34,9 @@ from dd_plugin.evaluation import (
 from dd_plugin.evaluation.baselines import accuracy_of_module
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.training import train_as_usual
+from dd_plugin.files import write_together
 from dd_plugin.hub.exports import export_dd_ranking, export_image_folder
-from dd_plugin.hub.folder import instead_of_the_set_in, to_bytes, write_together
+from dd_plugin.hub.folder import instead_of_the_set_in, to_bytes
 from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
 from dd_plugin.hub.remote.download import download_set

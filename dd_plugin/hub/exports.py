@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from dd_plugin.files import new_folder
 from dd_plugin.hub.folder import to_bytes
 
 # Channel means and deviations that DD-Ranking 0.2 (`ddranking/utils/data.py`) normalises its test
@@ -84,7 +82,7 @@ def export_image_folder(
         )
     names = _folder_names(class_names)
     made = [0] * len(names)
-    with _all_or_nothing(folder) as partial:
+    with new_folder(folder) as partial:
         for name in names:
             (partial / name).mkdir()
         for pixels, label in zip(to_bytes(images), labels.tolist(), strict=True):
@@ -158,7 +156,7 @@ def export_dd_ranking(
         files["labels.pt"] = probabilities.clamp_min(smallest).log()[order]
     if step_size is not None:
         files["lr.pt"] = torch.tensor(float(step_size))
-    with _all_or_nothing(folder) as partial:
+    with new_folder(folder) as partial:
         for name, tensor in files.items():
             content = io.BytesIO()
             torch.save(tensor.contiguous().clone(), content)
@@ -221,20 +219,3 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     """How timm sorts classes: without case, numbers by their value."""
     words = re.split(r"(\d+)", name.lower())
     return [(not w.isdigit(), int(w) if w.isdigit() else 0, w) for w in words]
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder that takes the place of an empty one, or none, once all is written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"`folder` must be new or empty, got {folder}; use another one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

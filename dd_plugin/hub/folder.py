@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,21 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import BaseFileLock, FileLock, SoftFileLock
 from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.files import lock_of, locked, write_together
 from dd_plugin.hub.card.text import make_card, merge_card
-from dd_plugin.hub.leftovers import partial_name, remove_leftovers
 from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, TENSORS
 
 CARD = "README.md"
 # Of the preview, which is to be looked at.
 _MOST_COLUMNS, _MOST_ROWS = 50, 20
-# Seconds to wait for others, who are done in a few milliseconds.
-PATIENCE = 30.0
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -193,75 +189,15 @@ def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """While a file is read and written, by nobody else who asks; a hidden file beside it stays.
-
-    Raises:
-        OSError: there can be no lock, or somebody else has it and does not let go.
-    """
-    # Group-writable, for folders that several people share.
-    lock: BaseFileLock = FileLock(_lock_of(path), timeout=PATIENCE, mode=0o664)
-    try:
-        lock.acquire()
-    except NotImplementedError:  # a file system without locks: the existence of a file is one then
-        lock = SoftFileLock(_lock_of(path), timeout=PATIENCE)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.release()
-
-
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
-
-
-@contextmanager
 def instead_of_the_set_in(folder: Path) -> Iterator[None]:
     """While a set takes the place of one to whose record an evaluation may be adding a row."""
     with ExitStack() as stack:
         # Where no row was ever added there is no lock, and none is left in the folder of a new set.
-        if _lock_of(folder / RECORD).exists():
+        if lock_of(folder / RECORD).exists():
             # A set is not lost for want of a lock.
             with suppress(OSError):
                 stack.enter_context(locked(folder / RECORD))
         yield
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was before."""
-    write_together(path.parent, {path.name: content})
-
-
-def write_together(folder: Path, files: Mapping[str, bytes | Path]) -> None:
-    """Write several files so that none is replaced before all are on the disk.
-
-    A file's content is given, or the path of a file that has it.
-
-    They are renamed in their order. A process that is killed between two renames leaves files of
-    two sets side by side, which the checksums in the record, written last, tell when it is read.
-    """
-    # Two writers do not meet.
-    partial = {name: (folder / name).with_name(partial_name(Path(name).name)) for name in files}
-    for parent in {path.parent for path in partial.values()}:
-        remove_leftovers(parent)
-    try:
-        for name, content in files.items():
-            partial[name].parent.mkdir(parents=True, exist_ok=True)
-            with partial[name].open("wb") as file:
-                if isinstance(content, Path):
-                    with content.open("rb") as source:
-                        shutil.copyfileobj(source, file)
-                else:
-                    file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name, path in partial.items():
-            path.replace(folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
 
 
 def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dd_plugin.files import locked, write_whole
 from dd_plugin.hub.comparison import merge_rows
-from dd_plugin.hub.folder import locked, write_record, write_whole
+from dd_plugin.hub.folder import write_record
 from dd_plugin.hub.reading import RECORD, read_record
 
 

@@ -25,7 +25,7 @@ from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import LabelForm, SyntheticSet
 from dd_plugin.data.transforms import transform_from
 from dd_plugin.hub.limits import DistilledFormatError, Limits
-from dd_plugin.messages import described
+from dd_plugin.text import described
 
 SCHEMA_VERSION = 1
 RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet"

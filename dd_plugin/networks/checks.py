@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dd_plugin.bilevel import logits_of
-from dd_plugin.bilevel.foreign_models.replay import untouched_generators
-from dd_plugin.messages import described
+from dd_plugin.seeds import untouched_generators
+from dd_plugin.text import described
 
 # What the code of a network raises where it is given the wrong images.
 _MISFITS = (

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dd_plugin.messages import described
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.text import described
 
 __all__ = [
     "ClassifierRemoved",

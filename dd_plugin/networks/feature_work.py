@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data import RealData
 from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.seeds import Purpose, mix
 
 # Consecutive rows that are augmented by one seed, whatever the batch size.
 _BLOCK = 64
@@ -107,7 +107,11 @@ class FeatureWork:
             of_block = images[row - first : following - first]
             groups = torch.arange(place, place + len(of_block))
             parts.append(
-                self.augmentation(of_block, mix(self.seed, 17, copy, block), groups=groups)
+                self.augmentation(
+                    of_block,
+                    mix(self.seed, Purpose.FEATURE_AUGMENTATION, copy, block),
+                    groups=groups,
+                )
             )
             row = following
         return torch.cat(parts)

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data import DataError, RealData
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.real.rows import draw, draw_balanced, require_two_classes
 from dd_plugin.networks.feature_file import FeatureFile, UnusableFileWarning, read_features
 from dd_plugin.networks.feature_work import FeatureWork, FrozenBackbone, Gather
+from dd_plugin.seeds import Purpose, mix
 
 # Bytes from which on values are kept in half precision.
 _HALF_FROM = 1 << 30
@@ -115,7 +115,7 @@ class Features:
             rows = draw(len(self.labels), size, generator)
         copies = torch.zeros_like(rows)
         if self.copies > 1:
-            copy_generator = torch.Generator().manual_seed(mix(seed, 16))
+            copy_generator = torch.Generator().manual_seed(mix(seed, Purpose.FEATURE_COPIES))
             copies = torch.randint(self.copies, (size,), generator=copy_generator)
         device = self.values.device
         flat = self.values.flatten(0, 1)

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.foreign_models.replay import seeded_generators, untouched_generators
 from dd_plugin.bn import converted_layers, tracking_tensors
 from dd_plugin.models import factory_from
+from dd_plugin.seeds import seeded_generators, untouched_generators
 
 ModelInit = nn.Module | Callable[[], nn.Module] | str
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
 from dd_plugin.hub_access import hub_access
-from dd_plugin.messages import described
 from dd_plugin.models import revision_of
 from dd_plugin.networks.classifier import FeatureNetwork, pooled, remove_classifier
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.text import described
 
 __all__ = ["PooledOutput", "hub_features", "hub_sizes", "is_hub_model", "norms_of_head", "tower_of"]
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.messages import described
 from dd_plugin.networks.classifier import FeatureNetwork, layer_features, remove_classifier
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
 from dd_plugin.networks.hub_backbone import (
@@ -32,6 +31,7 @@ from dd_plugin.networks.timm_backbone import (
     timm_features,
     timm_sizes,
 )
+from dd_plugin.text import described
 
 __all__ = ["check_loaded", "feature_network", "normalization_of"]
 

@@ -1,14 +1,13 @@
 """Puts the command line into the site while it is built, from the code itself.
 
 A line `{{ help NAME }}` of a page becomes what `dd-plugin NAME --help` prints, and `{{ settings }}`
-tables of every field of `DistillerConfig`: flag, default, meaning, under the headings that the
-fields have in the source. `{{ recipes }}` becomes a table of the recipes. So none can be out of
+tables of every field of `DistillerConfig`: flag, default, meaning, under the titles of their
+groups. `{{ recipes }}` becomes a table of the recipes. So none can be out of
 date.
 """
 
 import argparse
 import dataclasses
-import inspect
 import re
 from importlib import import_module
 from typing import Any
@@ -47,23 +46,17 @@ def help_of(command: str) -> str:
 
 def settings() -> str:
     """Tables of the settings, one per group."""
-    from dd_plugin.distiller.config import CHOICES, DistillerConfig
+    from dd_plugin.distiller.settings import GROUPS, setting_choices
 
-    fields = {field.name: field for field in dataclasses.fields(DistillerConfig)}
+    choices = setting_choices()
     parts = []
-    heading = (
-        r"^    # (?P<heading>.+)\.$|^    (?P<field>\w+): .*_option\($|^    (?P<one>\w+): .*_opt"
-    )
-    for match in re.finditer(heading, inspect.getsource(DistillerConfig), flags=re.MULTILINE):
-        if match["heading"]:
-            parts.append(f"\n### {match['heading']}\n\n| flag | default | meaning |\n|---|---|---|")
-            continue
-        field = fields.pop(match["field"] or match["one"])
-        choices = ", ".join(f"`{choice}`" for choice in CHOICES.get(field.name, ()))
-        text = field.metadata["help"] + (f" ({choices})" if choices else "")
-        parts.append(f"| `--{field.name}` | {shown(field)} | {text.replace('|', chr(92) + '|')} |")
-    if fields:
-        raise PluginError(f"settings under no heading: {', '.join(fields)}")
+    for title, group in GROUPS.items():
+        parts.append(f"\n### {title}\n\n| flag | default | meaning |\n|---|---|---|")
+        for field in dataclasses.fields(group):
+            allowed = ", ".join(f"`{choice}`" for choice in choices.get(field.name, ()))
+            text = field.metadata["help"] + (f" ({allowed})" if allowed else "")
+            text = text.replace("|", "\\|")
+            parts.append(f"| `--{field.name}` | {shown(field)} | {text} |")
     return "\n".join(parts)
 
 

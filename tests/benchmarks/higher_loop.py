@@ -34,9 +34,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.models import load_model
+from dd_plugin.seeds import Purpose, mix
 from tests.benchmarks import hypergradient
 from tests.benchmarks.measuring import Results, random_images
 
@@ -91,7 +91,7 @@ def gradient_of_higher(distiller: Distiller) -> tuple[Tensor, Tensor]:
         for name, value in distiller.architectures.members[0].take(step, 0).parameters.items():
             model.get_parameter(name).copy_(value)
     real, real_labels = distiller.real_batch(step, 0)
-    seed = mix(config.seed, 7, step)
+    seed = mix(config.seed, Purpose.INNER_RUN, step)
     rates = synthetic.step_sizes()
     optimizer = torch.optim.SGD(model.parameters(), lr=config.inner_lr)
     with higher.innerloop_ctx(model, optimizer) as (network, inner):

@@ -157,9 +157,9 @@ def test_windows_equal_the_whole_graph_of_the_window(optimizer, window):
 
 
 def _window_seed(seed):
-    from dd_plugin.bilevel.foreign_models.replay import mix
+    from dd_plugin.seeds import InnerPurpose, mix
 
-    return mix(seed, 1 << 40)
+    return mix(seed, InnerPurpose.WINDOW)
 
 
 def test_a_window_is_the_full_run_from_its_start():

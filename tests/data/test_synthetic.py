@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import Normalization
+from dd_plugin.seeds import InnerPurpose, mix
 
 
 def make(count=6, classes=3, step_sizes=None, soft=False, **options):
@@ -158,7 +158,9 @@ def test_one_augmentation_per_step_is_that_of_version_0_1_0():
     for step, seed in ((0, 0), (3, 5)):
         chosen = own.indices(step, seed)
         expected = own.augmentation(
-            own.images()[chosen], mix(seed, 4, step), groups=own.labels[chosen]
+            own.images()[chosen],
+            mix(seed, InnerPurpose.AUGMENTATION, step),
+            groups=own.labels[chosen],
         )
         images, targets = own.batch(step, seed)
         assert torch.equal(images, own.transform(expected))
@@ -187,7 +189,9 @@ def test_the_gradient_of_copies_is_the_sum_of_theirs():
     weights = torch.rand_like(images)
     (whole,) = torch.autograd.grad((images * weights).sum(), own.parametrization.pixels)
     parts = []
-    for copy, seed in enumerate((mix(1, 4, 2), mix(1, 4, 2, 1))):
+    for copy, seed in enumerate(
+        (mix(1, InnerPurpose.AUGMENTATION, 2), mix(1, InnerPurpose.AUGMENTATION, 2, 1))
+    ):
         part = own.transform(own.augmentation(own.images(), seed, groups=own.labels))
         own_weights = weights.unflatten(0, (2, 6))[copy]
         parts += torch.autograd.grad((part * own_weights).sum(), own.parametrization.pixels)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from datasets import DatasetDict
 
-from dd_plugin.distiller import DistillerCallback, DistillerConfig
+from dd_plugin.distiller import Distiller, DistillerCallback, DistillerConfig
 from dd_plugin.hub.reading import read_set
-from tests.distiller.toy import toy_distiller
+from tests.distiller.toy import toy_dataset, toy_distiller
 
 BEST = {"load_best_model_at_end": True, "eval_steps": 2, "max_steps": 8, "save_steps": 2}
 
@@ -82,8 +83,13 @@ def test_the_record_and_the_card_say_that_it_was_chosen(tmp_path):
 
 
 def test_choosing_on_test_data_is_refused(tmp_path):
+    # By name before anything is read, and where the test split is all that there is.
     with pytest.raises(ValueError, match="chosen on the data that it is reported on"):
-        DistillerConfig(output_dir=str(tmp_path), load_best_model_at_end=True, eval_split="test")
+        DistillerConfig(load_best_model_at_end=True, eval_split="test")
+    config = DistillerConfig(output_dir=str(tmp_path), load_best_model_at_end=True)
+    splits = DatasetDict(train=toy_dataset(), test=toy_dataset(30, 1))
+    with pytest.raises(ValueError, match="chosen on the data that it is reported on"):
+        Distiller(None, config, splits)
 
 
 def test_needs_evaluations():

@@ -128,6 +128,23 @@ def test_step_sizes_per_layer_share_out_the_gradient_of_those_per_step(tmp_path,
     torch.testing.assert_close(parts.sum(1), whole)
 
 
+def test_networks_of_a_step_draw_random_numbers_of_their_own(tmp_path, monkeypatch):
+    from dd_plugin.distiller import distiller as module
+
+    calls, run = [], module.hypergradient
+
+    def noting(*args, seed, model_seed, **kwargs):
+        calls.append((seed, model_seed))
+        return run(*args, seed=seed, model_seed=model_seed, **kwargs)
+
+    distiller = toy_distiller(tmp_path, max_steps=2, networks_per_step=2)
+    monkeypatch.setattr(module, "hypergradient", noting)
+    distiller.train()
+    # The networks of a step share the course of the batches, and nothing else.
+    assert calls[0][0] == calls[1][0] != calls[2][0] == calls[3][0]
+    assert len(calls) == len({model_seed for _, model_seed in calls}) == 4
+
+
 def test_a_network_of_the_pool_goes_on_where_its_training_is(tmp_path, monkeypatch):
     options = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 1}
     options |= {"batching": "groups", "groups": 2, "images_per_class": 2}

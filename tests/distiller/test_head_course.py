@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from dd_plugin import DistilledDataset, DistillerConfig
-from dd_plugin.distiller.config import NoEffectWarning
 from dd_plugin.distiller.objectives import GradientMatching
+from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.hub.dataset import OtherWeightsWarning
 from dd_plugin.models import ModelLoadError
 from tests.distiller.toy import Small, head_distiller, toy_dataset
@@ -31,9 +31,9 @@ def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, b
     leaves = [leaf for group in run.synthetic.leaves().values() for leaf in group]
     found = run._hypergradient(0, 0, leaves)
     # The same real features, and everything else by plain autograd in one graph.
-    from dd_plugin.bilevel.foreign_models.replay import mix
+    from dd_plugin.seeds import Purpose, mix
 
-    real, labels = run.head.train[0].batch(16, mix(0, 20, 0, 0))
+    real, labels = run.head.train[0].batch(16, mix(0, Purpose.HEAD_REAL_BATCH, 0, 0))
     backbone = run.head.backbones[0]
     f = network.features(backbone.network_input(run.synthetic.images()))
     head = run.head.head.fit(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dd_plugin import DistilledDataset
 from dd_plugin.data import DataError, Normalization
 from dd_plugin.distiller import Distiller, DistillerConfig
-from dd_plugin.distiller.config import NoEffectWarning
+from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.networks import BackboneWarning, load_backbone
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 

@@ -493,3 +493,15 @@ def test_what_is_no_classifier_at_all():
 def test_wrong_arguments(options, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         networks(**options)
+
+
+def test_a_network_whose_train_returns_nothing_is_taken():
+    class Detector(torch.nn.Sequential):
+        def train(self, mode=True):
+            super().train(mode)
+
+    def make():
+        return Detector(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+    networks = Networks(make, num_classes=3, shape=(1, 8, 8))
+    assert networks.mode == "random"

@@ -54,7 +54,7 @@ class KillAtCheckpoint(DistillerCallback):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def distiller(folder: Path, compile: str, size: str, **more: Any) -> Distiller:
+def distiller(folder: Path, compile: Any, size: str, **more: Any) -> Distiller:
     """A run of seconds, on the device that Accelerate chooses."""
     width = 4 if size == "toy" else 32
     config = DistillerConfig(

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dd_plugin.data.parametrization import Upsampled
-from dd_plugin.hub.folder import preview, to_bytes, write_set, write_together
+from dd_plugin.hub.folder import preview, to_bytes, write_set
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.reading import read_set
 from tests.hub.toy import synthetic_set, write_toy
@@ -103,28 +103,6 @@ def test_a_full_disk_leaves_the_set_that_was_there(tmp_path, monkeypatch, fails_
         write_toy(tmp_path, soft_labels=True)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     read_set(tmp_path)
-
-
-def test_nothing_is_replaced_before_all_is_written(tmp_path):
-    write_together(tmp_path, {"a": b"1", "b/c": b"2"})
-    (tmp_path / "d").mkdir()
-    with pytest.raises(OSError, match="directory"):
-        write_together(tmp_path, {"a": b"3", "d": b"4"})  # d is a folder
-    assert (tmp_path / "b/c").read_bytes() == b"2"
-    assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
-    sync, contents = os.fsync, [b"second"]
-
-    def interrupted(descriptor):
-        sync(descriptor)
-        while contents:  # before the first has been renamed
-            write_together(tmp_path, {"a": contents.pop()})
-
-    monkeypatch.setattr(os, "fsync", interrupted)
-    write_together(tmp_path, {"a": b"first"})
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"first"}
 
 
 WRITER = """

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from dd_plugin.hub import folder as files
-from dd_plugin.hub.folder import locked
+from dd_plugin import files
+from dd_plugin.files import locked
 from dd_plugin.hub.ledger import add_to_file, add_to_record, rows_in
 from dd_plugin.hub.reading import read_set
 from tests.hub.toy import change_record, write_toy

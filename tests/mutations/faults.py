@@ -137,8 +137,8 @@ FAULTS = (
     Fault(
         "networks of an ensemble share random numbers",
         "bilevel/ensembles.py",
-        "model_seed=mix(seed, 2, index)",
-        "model_seed=mix(seed, 2)",
+        "model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK, index)",
+        "model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK)",
         ("bilevel/test_ensembles.py",),
     ),
     Fault(
@@ -151,8 +151,8 @@ FAULTS = (
     Fault(
         "minibatches are drawn with replacement",
         "data/synthetic.py",
-        "mix(seed, 3, step // per_pass)",
-        "mix(seed, 3, step)",
+        "mix(seed, InnerPurpose.MINIBATCHES, step // per_pass)",
+        "mix(seed, InnerPurpose.MINIBATCHES, step)",
         ("data/test_synthetic.py",),
     ),
     Fault(
@@ -200,9 +200,9 @@ FAULTS = (
     Fault(
         "networks of a step share random numbers",
         "distiller/distiller.py",
-        "model_seed=mix(config.seed, 8, step, index)",
-        "model_seed=mix(config.seed, 8, step)",
-        ("distiller/test_seeds.py",),
+        "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index)",
+        "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step)",
+        ("distiller/test_distiller.py::test_networks_of_a_step_draw_random_numbers_of_their_own",),
     ),
     Fault(
         "one checkpoint too many is kept",
@@ -221,8 +221,8 @@ FAULTS = (
     Fault(
         "one network with a deviation",
         "hub/card/results.py",
-        "if std is not None and len(found) != 1 else",
-        "if std is not None else",
+        "percent(mean, std if len(found) != 1 else None)",
+        "percent(mean, std)",
         ("hub/test_card.py",),
     ),
     Fault(
@@ -234,10 +234,10 @@ FAULTS = (
     ),
     Fault(
         "tokens in messages",
-        "messages.py",
+        "text.py",
         'return _TOKEN.sub("hf_...", text)',
         "return text",
-        ("test_messages.py",),
+        ("test_text.py",),
     ),
     Fault(
         "options with dashes",

@@ -54,6 +54,18 @@ def test_the_size_of_features_does_not_change_what_a_ridge_head_says():
     torch.testing.assert_close(moved, logits)
 
 
+def test_the_temperature_scales_the_logits_of_a_ridge_head():
+    features, _, (real, _) = data(7, 5)
+    # Four, two and one of the classes: a bias that is far from the same for all.
+    targets = torch.tensor([0, 0, 1, 0, 2, 1, 0])
+    how = {"num_classes": CLASSES, "step_sizes": torch.tensor(1.0)}
+    once, thrice = (
+        RidgeHead().fit(features, targets, **how, constants=constants(0.2, tau)).logits(real)
+        for tau in (1.0, 3.0)
+    )
+    torch.testing.assert_close(thrice, 3 * once)
+
+
 def test_scikit_learn_gives_the_same_ridge_regression():
     linear_model = pytest.importorskip("sklearn.linear_model")
     features, targets, (real, _) = data(9, 6)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import yaml
 
 from dd_plugin import DistillerConfig
 from dd_plugin.cli import _parser as command_parser
+from dd_plugin.distiller.settings import setting_choices
 
 FILE = Path(__file__).with_name("golden") / "flags.yaml"
 
@@ -51,14 +51,8 @@ def _described(action: argparse.Action) -> dict[str, Any]:
 
 
 def choices() -> dict[str, list[str]]:
-    """What a setting may be, from the types of the fields or from the table that stands for it."""
-    found: dict[str, list[str]] = {}
-    for name, kind in get_type_hints(DistillerConfig).items():
-        values = [v for v in (*get_args(kind), kind) for v in get_args(v) or (v,)]
-        if texts := [v for v in values if isinstance(v, str)]:
-            found[name] = texts
-    table = getattr(importlib.import_module("dd_plugin.distiller.config"), "CHOICES", {})
-    return {**found, **{name: list(values) for name, values in table.items()}}
+    """What a setting may be, from the type of its field."""
+    return {name: list(values) for name, values in setting_choices().items()}
 
 
 def settings() -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import yaml
 from tests.docs.pages import PAGES, ROOT, blocks
 
 FILE = Path(__file__).with_name("golden") / "names.yaml"
-# What a user may import from. `messages` and the like are not among them.
+# What a user may import from. `text` and the like are not among them.
 PARTS = (
     "dd_plugin",
     "dd_plugin.bilevel",

@@ -14,8 +14,6 @@ for the same reasons; `Draws` is where the numbers come from while a model runs.
 from __future__ import annotations
 
 import contextlib
-import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 
 from dd_plugin.bilevel.foreign_models import patching
 from dd_plugin.bilevel.foreign_models.patching import Patch
+from dd_plugin.seeds import seed_global_generators
 
 Kind = Literal["uniform", "normal"]
 
@@ -94,20 +93,6 @@ def predraw(specs: Sequence[DrawSpec], seed: int) -> list[Tensor]:
     return [draws.draw(s.kind, s.shape, s.dtype, s.device) for s in specs]
 
 
-_MASK = (1 << 63) - 1
-
-
-def mix(*values: int) -> int:
-    """One 63-bit seed from several integers (the finaliser of splitmix64 over each)."""
-    state = 0x9E3779B97F4A7C15
-    for value in values:
-        state = (state + value + 0x9E3779B97F4A7C15) & ((1 << 64) - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
-        state ^= state >> 31
-    return state & _MASK
-
-
 # Per thread: what draws elsewhere while a model runs has nothing to do with it.
 _current: ContextVar[Draws | None] = ContextVar("dd_plugin_draws", default=None)
 _native_calls: ContextVar[bool] = ContextVar("dd_plugin_native_draws", default=False)
@@ -134,42 +119,6 @@ def _native() -> Iterator[None]:
         yield
     finally:
         _native_calls.reset(before)
-
-
-def seed_global_generators(seed: int) -> None:
-    """Seed torch's, Python's and, if it is in use, NumPy's global generators."""
-    # Not `torch.manual_seed`, which formats the stack for every device that is not in use.
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
-    random.seed(seed)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(seed & 0xFFFFFFFF)
-
-
-@contextlib.contextmanager
-def untouched_generators() -> Iterator[None]:
-    """Put torch's, Python's and NumPy's global generators back on exit."""
-    numpy = sys.modules.get("numpy")
-    python_state = random.getstate()
-    numpy_state = numpy.random.get_state() if numpy is not None else None
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            if numpy is not None:
-                numpy.random.set_state(numpy_state)
-
-
-@contextlib.contextmanager
-def seeded_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators, and put them back on exit."""
-    with untouched_generators():
-        seed_global_generators(seed)
-        yield
 
 
 # The replacements. Each falls through to torch when no model is drawing.

@@ -32,7 +32,7 @@ from dd_plugin.bilevel.tracing.passes import clean
 from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recorded, on_gpu
 from dd_plugin.bilevel.tracing.simplify import simplify
 from dd_plugin.bilevel.tracing.writes import without_writes
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
 # run through contiguous memory, which channels_last, the compiler's own choice, does not give

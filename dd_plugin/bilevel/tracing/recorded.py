@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.private import copy_all, version_of
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 Function = Callable[[list[Tensor]], list[Tensor]]
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from dd_plugin.data.real.columns import DataError, MissingSplitError
 from dd_plugin.data.real.image_folders import DESCRIPTIONS, has_configurations, split_of
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 # Formats that Pillow registers and cannot read without help: data files and films.
 _NO_PICTURES: Final = {"BUFR", "GRIB", "HDF5", "MPEG"}

@@ -14,7 +14,7 @@ from dd_plugin.data.real.class_folders import LabeledFiles, find_class_folders, 
 from dd_plugin.data.real.columns import DataError, MissingSplitError
 from dd_plugin.data.real.dataset import RealData
 from dd_plugin.data.real.image_folders import explicit_splits, holds_images
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 DIGITS: Final = "digits"
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.foreign_models.replay import mix
 from dd_plugin.data.real.columns import Classes, Columns, DataError
 from dd_plugin.data.real.rows import SAMPLE_PER_CLASS, Rows, draw_balanced, require, take
 from dd_plugin.data.real.sources import CHUNK, ColourError, Options, Reader
 from dd_plugin.data.real.tones import DepthError
+from dd_plugin.seeds import Purpose, mix
 
 _SPREAD = 10  # random images of a class are drawn from so many times as many
 
@@ -138,7 +138,9 @@ class Stream:
         return batch
 
     def _generator(self, *more: int) -> torch.Generator:
-        return torch.Generator().manual_seed(mix(self._seed, 15, self._epoch, self._row, *more))
+        return torch.Generator().manual_seed(
+            mix(self._seed, Purpose.STREAM, self._epoch, self._row, *more)
+        )
 
     def _current(self) -> tuple[Tensor, Tensor]:
         """The current block, read if need be."""

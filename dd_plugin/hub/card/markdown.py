@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LONGEST = 200
@@ -52,18 +51,6 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
-    lines = [tuple(header), *map(tuple, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-
-    def joined(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([joined(lines[0]), rule, *map(joined, lines[1:])])
-
-
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -73,16 +60,6 @@ def number(value: Any) -> float | None:
     except OverflowError:  # a whole number of hundreds of digits
         return None
     return found if math.isfinite(found) else None
-
-
-def count(value: Any, thing: str = "") -> str:
-    """How many: ``1,078 images``, ``1 image``; an empty text where that is no whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return ""
-    if not thing:
-        return f"{value:,}"
-    plural = thing if value == 1 else thing + ("es" if thing.endswith("s") else "s")
-    return f"{value:,} {plural}"
 
 
 def decimal(value: float) -> str:

@@ -21,7 +21,7 @@ from dd_plugin.hub.card.sections import (
     joined,
     split,
 )
-from dd_plugin.messages import described
+from dd_plugin.text import described
 
 # Metadata that describes the files; it is ours whatever the other card says.
 _OF_THE_FILES = ("configs", "dataset_info", "size_categories")

@@ -38,7 +38,7 @@ from dd_plugin.hub.remote.target import (
     understood,
     wanted_wait,
 )
-from dd_plugin.messages import first_line
+from dd_plugin.text import first_line
 
 T = TypeVar("T")
 

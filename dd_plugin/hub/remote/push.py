@@ -40,7 +40,7 @@ from dd_plugin.hub.remote.target import (
     understood,
     wanted_wait,
 )
-from dd_plugin.messages import without_secrets
+from dd_plugin.text import without_secrets
 
 __all__ = ["PushError", "PushResult", "check_target", "push_folder"]
 

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from dd_plugin.hub.reading import RECORD
-from dd_plugin.messages import described, without_secrets
+from dd_plugin.text import described, without_secrets
 
 T = TypeVar("T")
 

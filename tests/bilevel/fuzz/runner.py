@@ -25,7 +25,7 @@ from dd_plugin.bilevel import (
     hypergradients,
     initial_state,
 )
-from dd_plugin.bilevel.foreign_models.replay import mix
+from dd_plugin.seeds import InnerPurpose, mix
 from tests.bilevel.fuzz.cases import Case, make
 from tests.bilevel.fuzz.operations import Checkpointed
 from tests.bilevel.problems import ROLES, assert_unchanged, frozen_copy
@@ -260,7 +260,9 @@ class Judge:
             return
         seed = arguments["seed"]
         each = [
-            self.reference(initial=state, model_seed=mix(seed, 2, index))
+            self.reference(
+                initial=state, model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK, index)
+            )
             for index, state in enumerate((first, second))
         ]
         roles = ("outer_loss", "step_size", "hyperparameters", "constants", "leaves")

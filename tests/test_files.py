@@ -1,4 +1,4 @@
-"""Half-written files are deleted when their writer is gone, and only then."""
+"""Files are whole or not there; what a killed writer left goes, and only then."""
 
 import os
 import socket
@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import suppress
+from typing import NamedTuple
 
 import pytest
+import torch
 
-from dd_plugin.hub import leftovers
-from dd_plugin.hub.folder import write_whole
-from dd_plugin.hub.leftovers import partial_name, remove_leftovers
+import dd_plugin.files as files
+from dd_plugin.files import partial_name, remove_leftovers, write_together, write_whole
 from tests.repository import ROOT
 
 
@@ -101,9 +103,9 @@ def test_a_killed_writer(tmp_path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from dd_plugin.hub import folder
+from dd_plugin import files
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-folder.write_whole(Path(sys.argv[1]) / "recipe.json", b"half")
+files.write_whole(Path(sys.argv[1]) / "recipe.json", b"half")
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False)
     assert done.returncode == -9
@@ -114,5 +116,73 @@ folder.write_whole(Path(sys.argv[1]) / "recipe.json", b"half")
 
 
 def test_the_beginning_of_a_process():
-    assert leftovers._beginning(os.getpid()) <= time.time() + 1
-    assert leftovers._beginning(2**40) is None
+    assert files._beginning(os.getpid()) <= time.time() + 1
+    assert files._beginning(2**40) is None
+
+
+def test_nothing_is_replaced_before_all_is_written(tmp_path):
+    write_together(tmp_path, {"a": b"1", "b/c": b"2"})
+    (tmp_path / "d").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_together(tmp_path, {"a": b"3", "d": b"4"})  # d is a folder
+    assert (tmp_path / "b/c").read_bytes() == b"2"
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
+    sync, contents = os.fsync, [b"second"]
+
+    def interrupted(descriptor):
+        sync(descriptor)
+        while contents:  # before the first has been renamed
+            write_together(tmp_path, {"a": contents.pop()})
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    write_together(tmp_path, {"a": b"first"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"first"}
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path):
+    with suppress(KeyError), files.new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"1")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()  # an empty one is no obstacle
+    with files.new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"1")
+        assert not list((tmp_path / "out").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    with (
+        pytest.raises(ValueError, match="must be new or empty"),
+        files.new_folder(tmp_path / "out"),
+    ):
+        pass
+    assert (tmp_path / "out" / "a").read_bytes() == b"1"
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_bytes(b"")
+    files.replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.rglob("*")] == ["old", "new"]
+
+
+class State(NamedTuple):
+    weights: dict[str, torch.Tensor]
+    course: dict[str, dict[str, torch.Tensor]]
+
+
+def test_a_state_goes_into_flat_names_and_back():
+    state = State({"a": torch.ones(2), "b": torch.zeros(3)}, {"m": {"a": torch.rand(2)}})
+    saved = {f"pool.0.{name}": tensor for name, tensor in files.flat(state)}
+    assert list(saved) == ["pool.0.weights.a", "pool.0.weights.b", "pool.0.course.m.a"]
+    back = files.restored(state, saved, "pool.0.")
+    assert isinstance(back, State)
+    assert torch.equal(back.course["m"]["a"], state.course["m"]["a"])
+    back.weights["a"].zero_()
+    assert saved["pool.0.weights.a"].sum() == 2  # copies
+    assert files.under({**saved, "pool.1.weights.a": 0}, "pool.0.weights.").keys() == {"a", "b"}
+    for wrong in ({}, {**saved, "pool.0.weights.b": torch.zeros(4)}):
+        with pytest.raises(ValueError, match=r"must have pool\.0\.weights"):
+            files.restored(state, wrong, "pool.0.")

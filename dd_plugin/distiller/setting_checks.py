@@ -1,0 +1,253 @@
+"""Checks of settings that need no data and no model.
+
+Used by `config`, once every value is of the type of its field: values in their ranges, settings
+that do not go together, and settings without effect.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import fields
+
+import numpy as np
+
+from dd_plugin.data.parametrization import check_factor, level_sizes
+from dd_plugin.data.recipe import check_training
+from dd_plugin.distiller.json_settings import dictionary
+from dd_plugin.distiller.settings import SECRETS, Settings
+
+
+class NoEffectWarning(UserWarning):
+    """An option was set that does nothing in the chosen mode."""
+
+
+def check_values(config: Settings) -> None:
+    """Check every number on its own.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    at_least_1 = (
+        "max_steps logging_steps eval_networks final_eval_networks pool_size pool_max_steps "
+        "images_per_class upsample_factor inner_steps groups augmentations_per_step "
+        "real_batch_size max_skipped_steps per_device_eval_batch_size feature_copies "
+        "backbone_batch_size"
+    )
+    for name in at_least_1.split():
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
+    for name in ["eval_steps", "save_steps", "warmup_steps", "max_grad_norm", "wait_for_room"]:
+        if getattr(config, name) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
+    tiniest, largest = (float(v) for v in (np.finfo(config.dtype).tiny, np.finfo(config.dtype).max))
+    for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"`{name}` must be positive, got {getattr(config, name)}")
+        if not tiniest <= getattr(config, name) <= largest:
+            raise ValueError(
+                f"`{name}` must be a number that {config.dtype} can hold, {tiniest:.2g} to "
+                f"{largest:.2g}, got {getattr(config, name)}; give a rate such as 0.02"
+            )
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be from 0 to below 1, got {getattr(config, name)}")
+    check_training(
+        config.augmentation,
+        config.augmentations_per_step,
+        config.inner_steps,
+        config.inner_optimizer,
+        dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
+    )
+    if config.hub_token and not re.fullmatch(r"[!-~]+", config.hub_token):
+        # What sends it would quote it in its own error.
+        raise ValueError(
+            "`hub_token` must be one word of ASCII characters, got one with spaces, line ends "
+            "or others; copy it again, or log in with `hf auth login`"
+        )
+    if config.networks_per_step is not None and config.networks_per_step < 1:
+        raise ValueError(
+            f"`networks_per_step` must be at least 1 or None, got {config.networks_per_step}"
+        )
+    if config.pyramid_levels is not None and config.pyramid_levels < 1:
+        raise ValueError(
+            f"`pyramid_levels` must be at least 1 or None, got {config.pyramid_levels}"
+        )
+    if config.save_total_limit is not None and config.save_total_limit < 1:
+        raise ValueError(
+            f"`save_total_limit` must be at least 1 or None, got {config.save_total_limit}"
+        )
+
+
+def check_combinations(config: Settings) -> None:
+    """Check settings against each other.
+
+    Raises:
+        ValueError: two do not go together, or one needs another.
+    """
+    if not config.model:
+        raise ValueError("`model` must name a network, got none")
+    if config.trainable == "head":
+        _check_head(config)
+    elif len(config.model) > 1:
+        _check_several(config)
+    if config.window != "full":
+        if config.window_length is None:
+            raise ValueError(f'`window_length` must be given with window="{config.window}"')
+        if not 1 <= config.window_length <= config.inner_steps:
+            raise ValueError(
+                "`window_length` must lie between 1 and `inner_steps` = "
+                f"{config.inner_steps}, got {config.window_length}"
+            )
+    if config.init == "pool" and config.pool_max_steps < config.inner_steps:
+        raise ValueError(
+            f"`pool_max_steps` must be at least `inner_steps` = {config.inner_steps}, got "
+            f"{config.pool_max_steps}"
+        )
+    if config.batching == "groups" and config.trained_per_class % config.groups:
+        what = "`images_per_class`"
+        if config.parametrization == "upsampled":
+            what += " * `upsample_factor` ** 2"
+        raise ValueError(
+            f"`groups` must divide {what} = {config.trained_per_class}, so that every group has "
+            f"images of every class, got {config.groups}"
+        )
+    if config.color_space != "rgb" and config.parametrization != "pyramid":
+        raise ValueError(
+            f'`color_space` must be "rgb" with parametrization="{config.parametrization}", whose '
+            f'parameters are the pixels, got "{config.color_space}"; use '
+            'parametrization="pyramid", or leave color_space out'
+        )
+    if config.image_size is not None and config.image_size >= 1:
+        size = (config.image_size, config.image_size)
+        if config.parametrization == "pyramid":
+            level_sizes(*size, config.pyramid_levels)
+        elif config.parametrization == "upsampled":
+            check_factor(*size, config.upsample_factor)
+    if config.load_best_model_at_end and config.eval_split is not None:
+        check_selection_data(True, config.eval_split)
+    if config.batching == "minibatches" and config.batch_size is None:
+        raise ValueError('`batch_size` must be given with batching="minibatches"')
+    if config.init == "pool" and config.window == "full":
+        raise ValueError(
+            'init="pool" starts from partly trained networks, so a full unroll is not what is '
+            'differentiated; use window="last" with a `window_length`'
+        )
+    if config.load_best_model_at_end and not config.eval_steps:
+        raise ValueError("`eval_steps` must not be 0 with load_best_model_at_end")
+    if config.push_to_hub and not config.hub_dataset_id:
+        raise ValueError("`hub_dataset_id` must be given with push_to_hub")
+
+
+def _check_several(config: Settings) -> None:
+    """Check what several networks that are trained from scratch have to share."""
+    for place, one in enumerate(config.networks):
+        if one in config.networks[:place]:
+            raise ValueError(
+                f"`model` must name different networks, got {one[0]} twice with the same "
+                "`model_args`; leave one out, or give each arguments of its own as a list"
+            )
+    if config.step_sizes == "per_layer":
+        raise ValueError(
+            f"`step_sizes` must be per_step, shared or constant with {len(config.model)} models, "
+            'got "per_layer"; the layers of one have no counterparts in another'
+        )
+
+
+def _check_head(config: Settings) -> None:
+    if isinstance(config.model_args, list):
+        raise ValueError(
+            '`model_args` must be one dictionary for all networks with trainable="head", got a '
+            f"list of {len(config.model_args)}"
+        )
+    if config.feature_copies > 1 and config.augmentation.strip().lower() in ("", "none"):
+        raise ValueError(
+            f"`feature_copies` must be 1 without augmentation, got {config.feature_copies}; give "
+            "`augmentation`"
+        )
+    if config.batching != "all":
+        raise ValueError(
+            f'`batching` must be "all" with trainable="head", got {config.batching!r}; a head is '
+            "trained on all images at once"
+        )
+    if config.normalization == "zca":
+        raise ValueError(
+            '`normalization` must be auto, data or none with trainable="head", got "zca", with '
+            "which no network is pretrained"
+        )
+    if config.step_sizes == "per_layer":
+        raise ValueError(
+            '`step_sizes` must be per_step, shared or constant with trainable="head", whose '
+            'one layer makes "per_layer" the same as "per_step"'
+        )
+
+
+def check_selection_data(has_data: bool, split: str | None) -> None:
+    """A set is chosen by its accuracy on validation data.
+
+    Raises:
+        ValueError: there is none, or the split is called `test`.
+    """
+    if not has_data:
+        raise ValueError(
+            "`load_best_model_at_end` needs evaluation data: no split `validation` was found; give "
+            "`eval_dataset` or `eval_split`, or leave the option out"
+        )
+    if split == "test":
+        raise ValueError(
+            "`load_best_model_at_end` chooses by the accuracy on `eval_split`, got 'test': the "
+            "result would be chosen on the data that it is reported on. Give a validation split, "
+            "or leave the option out"
+        )
+
+
+def warn_of_no_effect(config: Settings) -> None:
+    """Warn of every setting that was changed and does nothing; called while a config is made."""
+    default = {f.name: f.default for f in fields(config)}
+    unused = {
+        **_without_effect_on_a_head(config),
+        "groups": config.batching != "groups",
+        "batch_size": config.batching != "minibatches",
+        "window_length": config.window == "full",
+        "pool_size": config.init != "pool",
+        "pool_max_steps": config.init != "pool",
+        "upsample_factor": config.parametrization != "upsampled",
+        "pyramid_levels": config.parametrization != "pyramid",
+        "augmentations_per_step": config.augmentation.strip().lower() in ("", "none"),
+        "label_lr": not config.soft_labels,
+        "label_form": not config.soft_labels,
+        "step_size_lr": config.step_sizes == "constant",
+        "statistics_lr": config.statistics == "frozen",
+        "eval_networks": config.init == "fixed" or config.trainable == "head",
+        "final_eval_networks": config.init == "fixed" and not config.baselines,
+        "hub_dataset_id": not config.push_to_hub,
+        "hub_private_repo": not config.push_to_hub,
+        "hub_token": not config.push_to_hub,
+        "hub_revision": not config.push_to_hub,
+        "save_total_limit": config.save_steps == 0,
+        "mixed_precision": config.dtype == "float64",  # which autocast leaves alone
+        "storage": config.method == "autograd",
+        "verify": config.method == "autograd"
+        or (config.trainable == "head" and config.head == "ridge"),
+        "warmup_steps": config.lr_scheduler_type == "constant",
+        "run_name": not config.report_to,
+    }
+    for name, idle in unused.items():
+        if idle and getattr(config, name) not in (default[name], {}):
+            value = "" if name in SECRETS else f" = {getattr(config, name)!r}"
+            warnings.warn(
+                f"`{name}`{value} has no effect with the other settings",
+                NoEffectWarning,
+                stacklevel=4,
+            )
+
+
+def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
+    head, unrolled = config.trainable == "head", config.head == "unroll"
+    of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
+    found = dict.fromkeys(of_networks.split(), head)
+    found |= dict.fromkeys(["compile", "method", "storage"], head)
+    of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
+    found |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
+    of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"
+    return found | dict.fromkeys(of_heads.split(), not head)

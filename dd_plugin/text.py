@@ -1,0 +1,85 @@
+"""Text as every part writes it: errors in one line, accuracies, counts and tables.
+
+At the bottom. What may hold anything, as the values of a card, is escaped by `hub.card.markdown`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+# An address that is signed, or that holds a password, is as good as a key while it lasts.
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@'\"<>]+@", re.IGNORECASE)
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines after the first; its class if it says nothing.
+
+    See `without_secrets` for what is left out.
+    """
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return without_secrets(line)
+
+
+def described(error: BaseException) -> str:
+    """`first_line`, with the class of the error where the line alone would say nothing.
+
+    ``KeyError: 'x'`` and not ``'x'``.
+    """
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if isinstance(error, LookupError) else line
+
+
+def without_secrets(text: str) -> str:
+    """A message without what opens doors: queries of addresses, passwords in them, tokens."""
+    text = _QUERY.sub(r"\1", text)
+    text = _PASSWORD.sub(r"\1", text)
+    return _TOKEN.sub("hf_...", text)
+
+
+def percent(mean: float, std: float | None = None) -> str:
+    """Return an accuracy in [0, 1] as a text: ``93.0 ± 1.0 %``, without the ± if there is none."""
+    spread = "" if std is None else f" ± {100 * std:.1f}"
+    return f"{100 * mean:.1f}{spread} %"
+
+
+def count(value: Any, thing: str = "") -> str:
+    """How many: ``1,078 images``, ``1 image``; an empty text where that is no whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return ""
+    if not thing:
+        return f"{value:,}"
+    plural = thing if value == 1 else thing + ("es" if thing.endswith("s") else "s")
+    return f"{value:,} {plural}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
+    lines = [tuple(header), *map(tuple, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def joined(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([joined(lines[0]), rule, *map(joined, lines[1:])])
+
+
+def columns(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Indented columns under their titles, numbers to the right; `none` without rows."""
+    rows = [tuple(row) for row in rows]
+    if not rows:
+        return ["  none"]
+    widths = [max(len(str(cell)) for cell in column) for column in zip(titles, *rows, strict=True)]
+
+    def line(cells: Sequence[object], like: Sequence[object]) -> str:
+        return "".join(
+            f"  {cell!s:>{width}}" if isinstance(kind, int) else f"  {cell!s:<{width}}"
+            for cell, kind, width in zip(cells, like, widths, strict=True)
+        ).rstrip()
+
+    ruler = ["-" * width for width in widths]
+    return [line(titles, rows[0]), line(ruler, rows[0]), *(line(row, row) for row in rows)]
