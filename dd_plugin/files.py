@@ -154,14 +154,14 @@ def remove_leftovers(folder: Path) -> None:
     """Delete the half-written files of processes that are gone, as far as that is possible."""
     with suppress(OSError):
         for path in list(folder.iterdir()):
-            found = _PARTIAL.fullmatch(path.name)
-            if found:
+            writer = _PARTIAL.fullmatch(path.name)
+            if writer:
                 with suppress(OSError):
                     written = path.stat().st_mtime
-                    if found["host"] not in (None, _host()):
+                    if writer["host"] not in (None, _host()):
                         is_left = time.time() - written > _DONE
                     else:
-                        is_left = _is_gone(int(found["process"]), written)
+                        is_left = _is_gone(int(writer["process"]), written)
                     if is_left:
                         path.unlink()
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from transformers import HfArgumentParser
 
     from dd_plugin.distiller.config import DistillerConfig
-    from dd_plugin.distiller.settings import GROUPS, setting_groups
+    from dd_plugin.distiller.settings import GROUPS, setting_defaults, setting_groups
 
     parser.description = (
         "Distill a data set into a few synthetic images. Without options: the handwritten digits "
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="settings: a YAML file, or a recipe by its name (`recipe:` lists them); write it "
         "first, options override it",
     )
-    titles = setting_groups()
+    titles, defaults = setting_groups(), setting_defaults()
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     fields = HfArgumentParser(DistillerConfig)
     for action in fields._actions:
@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 # `DistillerConfig` refuses others in one line, without the usage.
                 action.metavar = f"{{{','.join(action.choices)}}}"
                 action.choices, action.type = None, str
+            is_negative = action.option_strings[0].startswith("--no_")
+            if is_negative:
+                action.help = f"The same as `--{action.dest} false`."
+            elif defaults[action.dest]:
+                action.help = f"{action.help} (default: {defaults[action.dest]})"
             group = groups[titles[action.dest]]
             group._add_action(_repeatable(action) if action.dest == "model" else action)
 

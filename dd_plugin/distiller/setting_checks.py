@@ -245,9 +245,9 @@ def warn_of_no_effect(config: Settings) -> None:
 def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     head, unrolled = config.trainable == "head", config.head == "unroll"
     of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
-    found = dict.fromkeys(of_networks.split(), head)
-    found |= dict.fromkeys(["compile", "method", "storage"], head)
+    idle = dict.fromkeys(of_networks.split(), head)
+    idle |= dict.fromkeys(["compile", "method", "storage"], head)
     of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
-    found |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
+    idle |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
     of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"
-    return found | dict.fromkeys(of_heads.split(), not head)
+    return idle | dict.fromkeys(of_heads.split(), not head)

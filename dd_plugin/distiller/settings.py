@@ -369,6 +369,15 @@ def setting_groups() -> dict[str, str]:
     return {f.name: title for title, group in GROUPS.items() for f in fields(group)}
 
 
+def setting_defaults() -> dict[str, str]:
+    """Return the default of every setting as one would type it; empty where there is none."""
+    texts = {}
+    for name, value in vars(Settings()).items():
+        words = value if isinstance(value, list) else [] if value in (None, "") else [value]
+        texts[name] = " ".join(str(w).lower() if isinstance(w, bool) else str(w) for w in words)
+    return texts
+
+
 def setting_choices() -> dict[str, tuple[str, ...]]:
     """Return the values of every setting that has a fixed set of them."""
     # Not the types of `fields`: a parser of arguments puts others in their place.

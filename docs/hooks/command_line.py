@@ -46,9 +46,9 @@ def help_of(command: str) -> str:
 
 def settings() -> str:
     """Tables of the settings, one per group."""
-    from dd_plugin.distiller.settings import GROUPS, setting_choices
+    from dd_plugin.distiller.settings import GROUPS, setting_choices, setting_defaults
 
-    choices = setting_choices()
+    choices, defaults = setting_choices(), setting_defaults()
     parts = []
     for title, group in GROUPS.items():
         parts.append(f"\n### {title}\n\n| flag | default | meaning |\n|---|---|---|")
@@ -56,7 +56,8 @@ def settings() -> str:
             allowed = ", ".join(f"`{choice}`" for choice in choices.get(field.name, ()))
             text = field.metadata["help"] + (f" ({allowed})" if allowed else "")
             text = text.replace("|", "\\|")
-            parts.append(f"| `--{field.name}` | {shown(field)} | {text} |")
+            default = f"`{defaults[field.name]}`" if defaults[field.name] else ""
+            parts.append(f"| `--{field.name}` | {default} | {text} |")
     return "\n".join(parts)
 
 
@@ -66,13 +67,3 @@ def recipes() -> str:
 
     rows = [f"| `{name}` | {recipe_summary(name)} |" for name in recipe_names()]
     return "\n".join(["| recipe | what it is |", "|---|---|", *rows])
-
-
-def shown(field: Any) -> str:
-    """A default as one would type it."""
-    default = field.default
-    if default is dataclasses.MISSING:
-        default = field.default_factory()
-    if default is None or default in ("", [], {}):
-        return ""
-    return f"`{str(default).lower() if isinstance(default, bool) else default}`"

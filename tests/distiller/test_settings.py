@@ -10,7 +10,12 @@ from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.cli.distill import add_arguments
 from dd_plugin.distiller import DistillerConfig
 from dd_plugin.distiller.coercion import choices
-from dd_plugin.distiller.settings import GROUPS, setting_choices, setting_groups
+from dd_plugin.distiller.settings import (
+    GROUPS,
+    setting_choices,
+    setting_defaults,
+    setting_groups,
+)
 from dd_plugin.recipes import recipe_names, recipe_settings
 
 CHOICES = setting_choices()
@@ -83,6 +88,17 @@ def test_the_command_lists_the_groups_and_the_choices():
     assert places == sorted(places)
     for name, values in CHOICES.items():
         assert f"--{name} {{{','.join(values)}}}" in text
+
+
+def test_defaults_are_as_one_would_type_them():
+    defaults = setting_defaults()
+    assert list(defaults) == list(setting_groups())
+    assert (defaults["verify"], defaults["soft_labels"]) == ("true", "false")
+    assert (defaults["model"], defaults["inner_lr"]) == ("timm/dd_convnet", "0.02")
+    assert defaults["report_to"] == defaults["augmentation"] == defaults["statistics"] == ""
+    plain = {name: text for name, text in defaults.items() if text}
+    typed = DistillerConfig(**plain)
+    assert typed == DistillerConfig()
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -221,8 +221,8 @@ FAULTS = (
     Fault(
         "one network with a deviation",
         "hub/card/results.py",
-        "percent(mean, std if len(found) != 1 else None)",
-        "percent(mean, std)",
+        "if std is not None and len(found) != 1 else",
+        "if std is not None else",
         ("hub/test_card.py",),
     ),
     Fault(

@@ -9,7 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from dd_plugin.text import count as count
+from dd_plugin.text import table as text_table
 
 _LONGEST = 200
 # What needs no care between backticks, in a table too.
@@ -49,6 +53,11 @@ def fenced(text: str, language: str) -> str:
     longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
+    return text_table(header, rows)
 
 
 def number(value: Any) -> float | None:

@@ -10,8 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dd_plugin.hub.card.markdown import code, escaped, fenced, number, one_line
-from dd_plugin.text import count, percent, table
+from dd_plugin.hub.card.markdown import code, count, escaped, fenced, number, one_line, table
 
 # The row of several architectures together, below the rows of each.
 ALL_NETWORKS = "all of these"
@@ -63,7 +62,8 @@ def accuracy(scores: Mapping[str, Any]) -> str:
     std = statistics.stdev(found) if len(found) > 1 else number(scores.get("std"))
     if mean is None:
         return ""
-    return percent(mean, std if len(found) != 1 else None)
+    spread = f" ± {100 * std:.1f}" if std is not None and len(found) != 1 else ""
+    return f"{100 * mean:.1f}{spread} %"
 
 
 def _accuracies(scores: Mapping[str, Any]) -> list[float]:

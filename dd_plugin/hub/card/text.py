@@ -13,12 +13,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from dd_plugin.hub.card.citations import matches_gradients, papers_of
-from dd_plugin.hub.card.markdown import code, decimal, escaped, fenced, literal, number, one_line
+from dd_plugin.hub.card.markdown import (
+    code,
+    count,
+    decimal,
+    escaped,
+    fenced,
+    literal,
+    number,
+    one_line,
+    table,
+)
 from dd_plugin.hub.card.merge import front_matter, merge_card, with_license
 from dd_plugin.hub.card.results import results_text, times_smaller
 from dd_plugin.hub.card.sections import Section, joined, ledger, section
 from dd_plugin.hub.card.usage import has_random_weights, usage_text
-from dd_plugin.text import count, table
 
 __all__ = ["make_card", "merge_card", "with_license"]
 

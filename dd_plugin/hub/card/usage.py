@@ -9,9 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dd_plugin.hub.card.markdown import decimal, fenced, number
+from dd_plugin.hub.card.markdown import decimal, fenced, number, table
 from dd_plugin.hub.card.results import accuracy
-from dd_plugin.text import table
 
 PLACEHOLDER = "USER/NAME"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
