@@ -230,21 +230,22 @@ def _rows(
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import compare
     from dd_plugin.hub.ledger import add_to_file, add_to_record
+    from dd_plugin.hub.record import Record
 
-    noted, source = distilled.record["protocol"], distilled.record["source"]
+    record = Record.from_json(distilled.record)
     test = distilled.real_data(args.dataset, args.split, device=device)
     train = None
     if not args.no_baselines:
-        dataset = args.dataset or source.get("dataset")
-        split = args.train_split or source.get("train_split") or "train"
+        dataset = args.dataset or record.source.dataset
+        split = args.train_split or record.source.train_split or "train"
         try:
             train = distilled.real_data(dataset, split, device=device)
         except (DataError, ValueError) as error:
             print(f"dd-plugin evaluate: no baselines: {error}", file=sys.stderr)
     about = {
         "set": name,
-        "dataset": test.public_name if args.dataset else noted.get("dataset"),
-        "split": args.split or noted.get("split") or "test",
+        "dataset": test.public_name if args.dataset else record.protocol.dataset,
+        "split": args.split or record.protocol.split or "test",
     }
 
     def tell(row: dict[str, Any]) -> None:
@@ -255,7 +256,7 @@ def _rows(
             if Path(row["model"]).exists():
                 kept["model"] = Path(row["model"]).resolve().name
             try:
-                add_to_record(Path(name), kept, distilled.record["files"])
+                add_to_record(Path(name), kept, record.files)
             except (OSError, ValueError) as error:  # somebody else's folder, or another set
                 print(
                     f"dd-plugin evaluate: warning: not written to {name}: {error}", file=sys.stderr

@@ -14,6 +14,7 @@ from typing import Any
 from dd_plugin.hub.comparison import merge_rows
 from dd_plugin.hub.folder import locked, write_record, write_whole
 from dd_plugin.hub.reading import RECORD, read_record
+from dd_plugin.hub.record import Evaluation, FileEntry
 
 
 def rows_in(path: Path) -> list[dict[str, Any]]:
@@ -48,7 +49,7 @@ def add_to_file(path: Path, row: Mapping[str, Any]) -> None:
         write_whole(path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
-def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, FileEntry]) -> None:
     """Put a row into the record and onto the card of a set, if it is the set that was evaluated.
 
     Args:
@@ -62,10 +63,10 @@ def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, Any]
     """
     with locked(folder / RECORD):
         record = read_record(folder)
-        if record["files"] != files:
+        if record.files != files:
             raise ValueError(
                 f"{str(folder)!r} must hold the set that was evaluated, got another one, written "
                 "since; evaluate that one"
             )
-        record["evaluations"] = merge_rows(record["evaluations"], [dict(row)])
-        write_record(folder, record)
+        rows = merge_rows([one.to_json() for one in record.evaluations], [dict(row)])
+        write_record(folder, record.with_evaluations(map(Evaluation.from_json, rows)))

@@ -177,7 +177,7 @@ def test_a_set_that_is_distilled_anew_meanwhile_gets_no_rows(
     words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
     assert main([*words, "--output", str(tmp_path / "rows.json")]) == 0
     assert f"warning: not written to {run}: " in capsys.readouterr().err
-    assert read_set(run).record["evaluations"] == []
+    assert read_set(run).record.evaluations == ()
     assert json.loads((tmp_path / "rows.json").read_text())[0]["trained_on"] == "a"
 
 

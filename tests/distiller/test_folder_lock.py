@@ -185,11 +185,12 @@ def test_a_set_is_not_written_over_that_of_a_run_which_was_never_trained(tmp_pat
 
 def test_rows_of_an_evaluation_do_not_make_it_another_set(tmp_path):
     from dd_plugin.hub.ledger import add_to_record
+    from dd_plugin.hub.reading import read_record
 
     distiller = toy_distiller(tmp_path, max_steps=1)
     distiller.train()
     distiller.save_model()
-    files = json.loads((tmp_path / "recipe.json").read_text())["files"]
+    files = read_record(tmp_path).files
     row = {
         "model": "timm/x",
         "trained_on": "distilled images",

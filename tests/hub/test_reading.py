@@ -36,7 +36,7 @@ def test_everything_comes_back(tmp_path, dtype):
     assert torch.equal(found.constants()["bn.momentum_shift"], constants["bn.momentum_shift"])
     assert found.recipe == own.recipe
     assert not any(p.requires_grad for p in found.parameters())
-    assert read.record["results"]["distilled"]["mean"] == 0.75
+    assert read.record.distilled.mean == 0.75
 
 
 def test_small_images_are_not_enlarged_beyond_the_limits(tmp_path):
@@ -89,11 +89,11 @@ def _set(*path_and_value):
         (_set("about", "config", "x"), "'about.config' must be an object or null"),
         (_set("protocol", "dataset", 5), "'protocol.dataset' must be a text or null"),
         (_set("source", "licenses", [None]), "'source.licenses' must be a list of texts"),
-        (_set("images", {}), "`count` of the images must be 4, got None"),
+        (_set("images", {}), "`count` of the images must be a whole number up to .*, got None"),
         (_set("images", "count", 5), "`count` of the images must be 4, got 5"),
         (
             _set("images", "per_class", "2"),
-            "`per_class` of the images must be from 0 to 4, got '2'",
+            "`per_class` of the images must be a number from 0 to their number, got '2'",
         ),
         (_set("images", "num_bytes", "many"), "`num_bytes` of the images must be a whole number"),
         (_set("recipe", "steps", 10**12), "`steps` of the recipe must be a whole number up to"),
@@ -304,7 +304,7 @@ def test_what_is_read_has_a_card(pristine, tmp_path, value):
 
     change_record(folder, full)
     honest = json.loads((folder / "recipe.json").read_text())
-    make_card(read_record(folder))
+    make_card(read_record(folder).to_json())
     read = 0
     for place in [place for place in _places(honest) if place]:
         if place[0] == "files":
@@ -323,8 +323,8 @@ def test_what_is_read_has_a_card(pristine, tmp_path, value):
         except DistilledFormatError:
             continue
         read += 1
-        make_card(record)
-        merge_rows(record["evaluations"], told["evaluations"])
+        make_card(record.to_json())
+        merge_rows([row.to_json() for row in record.evaluations], told["evaluations"])
     assert read > 10
 
 
@@ -362,7 +362,7 @@ def _read_or_refuse(folder):
     images, labels = read.synthetic.batch(0, seed=0)
     assert bool(images.isfinite().all())
     assert len(images) == len(labels) >= 1
-    make_card(read.record)
+    make_card(read.record.to_json())
 
 
 @pytest.mark.parametrize("betas", ["x", [1], [], [None, 0.9], 3])
