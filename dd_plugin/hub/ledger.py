@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dd_plugin.hub.comparison import merge_rows
 from dd_plugin.hub.folder import locked, write_record, write_whole
@@ -17,7 +16,7 @@ from dd_plugin.hub.reading import RECORD, read_record
 from dd_plugin.hub.record import Evaluation, FileEntry
 
 
-def rows_in(path: Path) -> list[dict[str, Any]]:
+def rows_in(path: Path) -> list[Evaluation]:
     """The rows that a file has; none where there is no file.
 
     Raises:
@@ -34,10 +33,10 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} must hold rows of an evaluation, got something else; choose another file"
         )
-    return rows
+    return [Evaluation.from_json(row) for row in rows]
 
 
-def add_to_file(path: Path, row: Mapping[str, Any]) -> None:
+def add_to_file(path: Path, row: Evaluation) -> None:
     """Put a row among those of a file, in the place of one of the same measurement.
 
     Raises:
@@ -45,11 +44,11 @@ def add_to_file(path: Path, row: Mapping[str, Any]) -> None:
         ValueError: it holds something else.
     """
     with locked(path):
-        rows = merge_rows(rows_in(path), [dict(row)])
+        rows = [one.to_json() for one in merge_rows(rows_in(path), [row])]
         write_whole(path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
-def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, FileEntry]) -> None:
+def add_to_record(folder: Path, row: Evaluation, files: Mapping[str, FileEntry]) -> None:
     """Put a row into the record and onto the card of a set, if it is the set that was evaluated.
 
     Args:
@@ -68,5 +67,5 @@ def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, File
                 f"{str(folder)!r} must hold the set that was evaluated, got another one, written "
                 "since; evaluate that one"
             )
-        rows = merge_rows([one.to_json() for one in record.evaluations], [dict(row)])
-        write_record(folder, record.with_evaluations(map(Evaluation.from_json, rows)))
+        rows = merge_rows(record.evaluations, [row])
+        write_record(folder, record.with_evaluations(rows))

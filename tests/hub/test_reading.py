@@ -15,6 +15,7 @@ from dd_plugin.hub.card.text import make_card
 from dd_plugin.hub.comparison import merge_rows
 from dd_plugin.hub.limits import DistilledFormatError, Limits
 from dd_plugin.hub.reading import read_record, read_set
+from dd_plugin.hub.record import Evaluation
 from tests.hub.records import a_record
 from tests.hub.toy import change_record, change_tensors, seal, synthetic_set, write_toy
 
@@ -324,7 +325,7 @@ def test_what_is_read_has_a_card(pristine, tmp_path, value):
             continue
         read += 1
         make_card(record.to_json())
-        merge_rows([row.to_json() for row in record.evaluations], told["evaluations"])
+        merge_rows(record.evaluations, list(map(Evaluation.from_json, told["evaluations"])))
     assert read > 10
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Self, cast, get_args
 
 from dd_plugin.data.synthetic import LabelForm
@@ -267,6 +267,15 @@ class Evaluation(JsonPart):
     dataset: Text = None
     split: Text = None
     test_images: Annotated[int | None, Key(whole, left_out=True)] = None
+
+    def with_scores(self, scores: Scores) -> Self:
+        """Return the row with these accuracies."""
+        return replace(self, mean=scores.mean, std=scores.std, accuracies=scores.accuracies)
+
+    @property
+    def scores(self) -> Scores:
+        """The accuracies."""
+        return Scores(self.accuracies)
 
     @property
     def identity(self) -> tuple[str | None, ...]:
