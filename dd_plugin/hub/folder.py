@@ -183,7 +183,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def _record_files(folder: Path, record: Record) -> dict[str, bytes]:
-    card, old = make_card(record.to_json()), folder / CARD
+    card, old = make_card(record), folder / CARD
     if old.is_file() and leaves(folder, old):
         warnings.warn(
             f"{old} is a link to a file outside of its folder, so a new card takes its place; that "

@@ -305,7 +305,7 @@ def test_what_is_read_has_a_card(pristine, tmp_path, value):
 
     change_record(folder, full)
     honest = json.loads((folder / "recipe.json").read_text())
-    make_card(read_record(folder).to_json())
+    make_card(read_record(folder))
     read = 0
     for place in [place for place in _places(honest) if place]:
         if place[0] == "files":
@@ -324,7 +324,7 @@ def test_what_is_read_has_a_card(pristine, tmp_path, value):
         except DistilledFormatError:
             continue
         read += 1
-        make_card(record.to_json())
+        make_card(record)
         merge_rows(record.evaluations, list(map(Evaluation.from_json, told["evaluations"])))
     assert read > 10
 
@@ -363,7 +363,7 @@ def _read_or_refuse(folder):
     images, labels = read.synthetic.batch(0, seed=0)
     assert bool(images.isfinite().all())
     assert len(images) == len(labels) >= 1
-    make_card(read.record.to_json())
+    make_card(read.record)
 
 
 @pytest.mark.parametrize("betas", ["x", [1], [], [None, 0.9], 3])
