@@ -22,7 +22,7 @@ from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.hub.card.markdown import table
 from dd_plugin.hub.card.results import ALL_NETWORKS, row_labels
 from dd_plugin.hub.folder import write_set, write_whole
-from dd_plugin.hub.record import About, NetworkClass, Protocol, Result, Settings, Source
+from dd_plugin.hub.record import DISTILLED, About, NetworkClass, Protocol, Result, Settings, Source
 from dd_plugin.hub.remote.download import licenses_of
 from dd_plugin.hub.remote.published import check_replaceable
 from dd_plugin.messages import first_line
@@ -102,8 +102,7 @@ def _write_extras(distiller: Distiller, folder: Path) -> None:
 
     def curve() -> bytes | None:
         history = list(distiller.state.log_history)
-        if "distilled" in distiller.results:
-            final = distiller.results["distilled"]
+        if final := distiller.results.get(DISTILLED):
             ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
             history.append({"step": distiller.state.global_step, **ended})
         trained = "heads" if distiller.head is not None else "fresh networks"

@@ -1,27 +1,27 @@
 """The record of a distilled set, ``recipe.json``, as typed values.
 
 Below `reading`, `folder` and `card`. `Record.from_json` checks what somebody else may have written;
-whoever has a `Record` asks nothing further of it. `parts` has what a record is made of, `json_part`
-how a part comes out of JSON and goes back.
+whoever has a `Record` asks nothing further of it. `parts` and `results` have what a record is made
+of, `json_part` how a part comes out of JSON and goes back.
 """
 
 from dd_plugin.hub.record.parts import (
     MOST_FACTOR,
     About,
-    Evaluation,
     FileEntry,
     Images,
     NetworkClass,
-    Protocol,
-    Result,
     Settings,
     Source,
     TransformKind,
+    checksum_in,
     times_smaller,
 )
 from dd_plugin.hub.record.record import SCHEMA_VERSION, Record
+from dd_plugin.hub.record.results import DISTILLED, Evaluation, Protocol, Result
 
 __all__ = [
+    "DISTILLED",
     "MOST_FACTOR",
     "SCHEMA_VERSION",
     "About",
@@ -35,5 +35,6 @@ __all__ = [
     "Settings",
     "Source",
     "TransformKind",
+    "checksum_in",
     "times_smaller",
 ]

@@ -37,7 +37,8 @@ class Key(NamedTuple):
 class JsonPart:
     """An object of JSON whose keys are the fields, in their order.
 
-    What was read is written again as it was, with the keys that this version does not know.
+    What was read is written again as it was, with the keys that this version does not know. A
+    changed copy, by `dataclasses.replace`, has the fields alone.
     """
 
     _json: Mapping[str, Any] | None = field(default=None, init=False, repr=False, compare=False)

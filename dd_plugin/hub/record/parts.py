@@ -1,13 +1,12 @@
-"""What a record is made of: the images, their source, accuracies, settings, files."""
+"""What a record says of the images, their source, the settings of the run and the files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Self, cast, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast, get_args
 
 from dd_plugin.data.synthetic import LabelForm
-from dd_plugin.evaluation import Scores
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.record.json_part import (
     Flag,
@@ -20,18 +19,14 @@ from dd_plugin.hub.record.json_part import (
     Whole,
     number,
     part_of,
-    shares,
     text,
     whole,
     whole_between,
-    wholes,
 )
 
 _MOST = 1 << 62
 MOST_FACTOR = 64
 _MOST_WHITE = 65535
-# The key of the accuracies of the set itself, among the results.
-DISTILLED = "distilled"
 
 
 def _per_class(value: Any, where: str) -> float:
@@ -165,133 +160,6 @@ class Source(JsonPart):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol(JsonPart):
-    """How the results were taken.
-
-    Attributes:
-        best_step: the outer step of the set, where the best one was chosen by these images.
-        dataset: the real images.
-        split: of them.
-        images: how many.
-        eval_mode: whether networks were tested in eval mode.
-        command: that takes them again.
-    """
-
-    best_step: Annotated[int | None, Key(whole, left_out=True)] = None
-    dataset: RequiredText = None
-    split: RequiredText = None
-    images: Whole = None
-    eval_mode: Flag = False
-    command: Text = None
-
-
-def _by_model(value: Any, where: str) -> dict[str, Result]:
-    pairs = value.items() if isinstance(value, Mapping) else ()
-    return {name: Result.from_json(one) for name, one in pairs if isinstance(one, Mapping)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(JsonPart):
-    """Accuracies in [0, 1] of networks that were trained alike.
-
-    Attributes:
-        mean: of the accuracies.
-        std: likewise, the standard deviation.
-        accuracies: of each network.
-        by_model: the same for each of several architectures, by its name.
-        seeds: of the networks of each architecture.
-    """
-
-    mean: Number = None
-    std: Number = None
-    accuracies: Annotated[tuple[float, ...], Key(shares)] = ()
-    by_model: Annotated[Mapping[str, Result], Key(_by_model, left_out=True)] = field(
-        default_factory=dict
-    )
-    seeds: Annotated[tuple[int, ...], Key(wholes, left_out=True)] = ()
-
-    @classmethod
-    def of(cls, scores: Scores, seeds: Sequence[int] = ()) -> Self:
-        """Return the accuracies of networks as a record has them."""
-        return cls(
-            mean=scores.mean,
-            std=scores.std,
-            accuracies=scores.accuracies,
-            by_model={name: Result.of(own) for name, own in scores.by_model.items()},
-            seeds=tuple(seeds),
-        )
-
-
-def read_results(value: Any, where: str) -> dict[str, Result]:
-    """Return the results by what networks were trained on.
-
-    Raises:
-        DistilledFormatError: they are no object, or those of the set itself are none.
-    """
-    if not isinstance(value, Mapping):
-        raise DistilledFormatError(f"{where!r} must be an object")
-    distilled = value.get(DISTILLED)
-    if distilled is not None and not isinstance(distilled, Mapping):
-        raise DistilledFormatError(f"'{where}.{DISTILLED}' must be an object or null")
-    return {name: Result.from_json(one) for name, one in value.items() if isinstance(one, Mapping)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation(JsonPart):
-    """A row of an evaluation: the accuracies of one network, trained in one way.
-
-    Attributes:
-        model: the name of the network.
-        trained_on: what, in words.
-        protocol: how it was trained: ``"recipe"``, ``"standard"`` or ``"head"``.
-        pixels: ``"exact"`` or ``"png"``; None for real images.
-        images: how many real images it was tested on.
-        mean: of the accuracies.
-        std: likewise, the standard deviation.
-        accuracies: of each network, in [0, 1].
-        set: the name of the set, among rows of several.
-        dataset: the real images.
-        split: of them.
-        test_images: what ``images`` was called first.
-    """
-
-    model: Text = None
-    trained_on: Text = None
-    protocol: Text = None
-    pixels: Text = None
-    images: Whole = None
-    mean: Number = None
-    std: Number = None
-    accuracies: Annotated[tuple[float, ...], Key(shares)] = ()
-    set: Annotated[str | None, Key(text, left_out=True)] = None
-    dataset: Text = None
-    split: Text = None
-    test_images: Annotated[int | None, Key(whole, left_out=True)] = None
-
-    def with_scores(self, scores: Scores) -> Self:
-        """Return the row with these accuracies."""
-        return replace(self, mean=scores.mean, std=scores.std, accuracies=scores.accuracies)
-
-    @property
-    def scores(self) -> Scores:
-        """The accuracies."""
-        return Scores(self.accuracies)
-
-    @property
-    def identity(self) -> tuple[str | None, ...]:
-        """What was measured, apart from the numbers."""
-        return (
-            self.set,
-            self.model,
-            self.trained_on,
-            self.protocol,
-            self.pixels,
-            self.dataset,
-            self.split,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Settings(JsonPart):
     """The settings of the run that the card and an evaluation speak of; the others are kept."""
 
@@ -367,3 +235,17 @@ def read_files(value: Any, where: str) -> dict[str, FileEntry]:
     return {
         name: FileEntry.from_json(one) for name, one in value.items() if isinstance(one, Mapping)
     }
+
+
+def checksum_in(values: Any, name: str) -> str | None:
+    """Return the checksum that a record of any version has of a file; None where it has none.
+
+    Args:
+        values: what ``recipe.json`` holds.
+        name: of the file.
+
+    Raises:
+        DistilledFormatError: it is no record.
+    """
+    files = read_files(values.get("files") if isinstance(values, Mapping) else None, "files")
+    return files[name].sha256 if name in files else None

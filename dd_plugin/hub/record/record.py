@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Self
 
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.record.json_part import JsonPart, Key, as_json, part_of
 from dd_plugin.hub.record.parts import (
-    DISTILLED,
     About,
-    Evaluation,
     FileEntry,
     Images,
-    Protocol,
-    Result,
     Source,
     TransformKind,
     read_files,
-    read_results,
 )
+from dd_plugin.hub.record.results import DISTILLED, Evaluation, Protocol, Result, read_results
 from dd_plugin.messages import described
 
 SCHEMA_VERSION = 1
@@ -114,7 +110,9 @@ class Record(JsonPart):
 
     def with_evaluations(self, rows: Iterable[Evaluation]) -> Self:
         """Return the same record with other rows of evaluations."""
-        return type(self).from_json({**self.to_json(), "evaluations": as_json(tuple(rows))})
+        if self._json is None:
+            return replace(self, evaluations=tuple(rows))
+        return type(self).from_json({**self._json, "evaluations": as_json(tuple(rows))})
 
     @property
     def distilled(self) -> Result:
