@@ -6,15 +6,20 @@ and card where that is a folder here, and in a JSON file on request. This takes 
 can be found out before is, and each row is stored at once, beside those that others have stored.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dd_plugin.cli.errors import CommandError
 from dd_plugin.text import first_line
+
+if TYPE_CHECKING:
+    from dd_plugin.hub.record import Evaluation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             _checked_models(name, distilled, args)
             for name, distilled in zip(args.sets, opened, strict=True)
         ]
-        rows: list[dict[str, Any]] = []
+        rows: list[Evaluation] = []
         for name, distilled, (chosen, loaded) in zip(args.sets, opened, models, strict=True):
             own = _rows(name, distilled, chosen, loaded, args, device)
             rows += own
@@ -225,44 +230,45 @@ def _rows(
     backbones: dict[str, Any],
     args: argparse.Namespace,
     device: str,
-) -> list[dict[str, Any]]:
+) -> list[Evaluation]:
     """The rows of a set, which are written as they come."""
     from dd_plugin.data import DataError
     from dd_plugin.hub.comparison import compare
     from dd_plugin.hub.ledger import add_to_file, add_to_record
+    from dd_plugin.hub.record import Evaluation, Record
 
-    noted, source = distilled.record["protocol"], distilled.record["source"]
+    record = Record.from_json(distilled.record)
     test = distilled.real_data(args.dataset, args.split, device=device)
     train = None
     if not args.no_baselines:
-        dataset = args.dataset or source.get("dataset")
-        split = args.train_split or source.get("train_split") or "train"
+        dataset = args.dataset or record.source.dataset
+        split = args.train_split or record.source.train_split or "train"
         try:
             train = distilled.real_data(dataset, split, device=device)
         except (DataError, ValueError) as error:
             print(f"dd-plugin evaluate: no baselines: {error}", file=sys.stderr)
-    about = {
-        "set": name,
-        "dataset": test.public_name if args.dataset else noted.get("dataset"),
-        "split": args.split or noted.get("split") or "test",
-    }
+    about = Evaluation(
+        set=name,
+        dataset=test.public_name if args.dataset else record.protocol.dataset,
+        split=args.split or record.protocol.split or "test",
+    )
 
-    def tell(row: dict[str, Any]) -> None:
+    def tell(row: Evaluation) -> None:
         # Each row is written at once: a long comparison may be cut off.
         if Path(name).is_dir():
             # Not the path of a network's folder: a record is made to be published.
-            kept = {key: value for key, value in row.items() if key != "set"}
-            if Path(row["model"]).exists():
-                kept["model"] = Path(row["model"]).resolve().name
+            kept = replace(row, set=None)
+            if row.model and Path(row.model).exists():
+                kept = replace(kept, model=Path(row.model).resolve().name)
             try:
-                add_to_record(Path(name), kept, distilled.record["files"])
+                add_to_record(Path(name), kept, record.files)
             except (OSError, ValueError) as error:  # somebody else's folder, or another set
                 print(
                     f"dd-plugin evaluate: warning: not written to {name}: {error}", file=sys.stderr
                 )
         if args.output:
             add_to_file(args.output, row)
-        text = f"{row['model']}, {row['trained_on']}: {100 * row['mean']:.1f} %"
+        text = f"{row.model}, {row.trained_on}: {100 * row.scores.mean:.1f} %"
         print(text, file=sys.stderr, flush=True)
 
     return compare(
@@ -281,14 +287,14 @@ def _rows(
     )
 
 
-def _print_loss(name: str, rows: list[dict[str, Any]]) -> None:
+def _print_loss(name: str, rows: list[Evaluation]) -> None:
     """What the 8-bit images lose against the exact ones."""
     for exact in rows:
         for png in rows:
-            same = exact["model"] == png["model"]
-            if same and exact["pixels"] == "exact" and png["pixels"] == "png":
-                lost = 100 * (exact["mean"] - png["mean"])
+            same = exact.model == png.model
+            if same and exact.pixels == "exact" and png.pixels == "png":
+                lost = 100 * (exact.scores.mean - png.scores.mean)
                 print(
-                    f"{name}, {exact['model']}: the 8-bit PNG images lose {lost:.2f} points "
+                    f"{name}, {exact.model}: the 8-bit PNG images lose {lost:.2f} points "
                     "against the exact ones"
                 )

@@ -22,6 +22,7 @@ from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.files import write_whole
 from dd_plugin.hub.card.results import ALL_NETWORKS, row_labels
 from dd_plugin.hub.folder import write_set
+from dd_plugin.hub.record import DISTILLED, About, NetworkClass, Protocol, Result, Settings, Source
 from dd_plugin.hub.remote.download import licenses_of
 from dd_plugin.hub.remote.published import check_replaceable
 from dd_plugin.text import first_line, table
@@ -60,17 +61,17 @@ def write_report(distiller: Distiller, folder: Path) -> None:
     if distiller.head is None:
         initial = distiller.architectures.start(distiller.synthetic)
     results = {name: _result(s, config.seed) for name, s in distiller.results.items()}
-    about = {
-        **({"recipe_name": config.recipe_name} if config.recipe_name else {}),
-        "config": _published(distiller),
-        "outer_steps": state.global_step,
-        "network": distiller.networks.summary(),
-        "versions": {
+    about = About(
+        recipe_name=config.recipe_name or None,
+        config=Settings.from_json(_published(distiller)),
+        outer_steps=state.global_step,
+        network=NetworkClass.from_json(distiller.networks.summary()),
+        versions={
             "dd_plugin": __version__,
             "torch": torch.__version__,
             **_installed("timm", "transformers", "datasets"),
         },
-    }
+    )
     write_set(
         folder,
         distiller.synthetic,
@@ -101,8 +102,7 @@ def _write_extras(distiller: Distiller, folder: Path) -> None:
 
     def curve() -> bytes | None:
         history = list(distiller.state.log_history)
-        if "distilled" in distiller.results:
-            final = distiller.results["distilled"]
+        if final := distiller.results.get(DISTILLED):
             ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
             history.append({"step": distiller.state.global_step, **ended})
         trained = "heads" if distiller.head is not None else "fresh networks"
@@ -134,11 +134,11 @@ def _installed(*packages: str) -> dict[str, str]:
     return versions
 
 
-def _result(scores: Scores, seed: int) -> dict[str, Any]:
+def _result(scores: Scores, seed: int) -> Result:
     """Accuracies as a record has them, with the seeds of the networks of each architecture."""
     each = next(iter(scores.by_model.values()), scores)
     seeds = [network_seed(seed, index) for index in range(len(each.accuracies))]
-    return {**scores.to_dict(), "seeds": seeds}
+    return Result.of(scores, seeds)
 
 
 def _published(distiller: Distiller) -> dict[str, Any]:
@@ -158,9 +158,8 @@ def _published(distiller: Distiller) -> dict[str, Any]:
     }
 
 
-def _source(distiller: Distiller) -> dict[str, Any]:
+def _source(distiller: Distiller) -> Source:
     config, name = distiller.config, distiller.train_data.public_name
-    white_level = distiller.train_data.white_level
     hub_id = None if name == DIGITS else name
     if config.license:
         licenses = [config.license]
@@ -168,34 +167,33 @@ def _source(distiller: Distiller) -> dict[str, Any]:
         licenses = [_DIGITS_LICENSE]
     else:
         licenses = licenses_of(hub_id) if hub_id else []
-    return {
-        "dataset": name,
-        "hub_id": hub_id,
-        "train_split": distiller.train_split,
-        "images": _length(distiller.train_data),
-        "licenses": licenses,
-        **({} if white_level is None else {"white_level": white_level}),
-    }
+    return Source(
+        dataset=name,
+        hub_id=hub_id,
+        train_split=distiller.train_split,
+        images=_length(distiller.train_data),
+        licenses=tuple(licenses),
+        white_level=distiller.train_data.white_level,
+    )
 
 
-def _protocol(distiller: Distiller) -> dict[str, Any]:
+def _protocol(distiller: Distiller) -> Protocol:
     config, data = distiller.config, distiller.eval_data
     if data is None or not distiller.results:
-        return {}
-    chosen = {"best_step": distiller.state.best_step} if config.load_best_model_at_end else {}
+        return Protocol.from_json({})
     name = data.public_name
     command = f"dd-plugin evaluate {distiller.output_dir.name}"
     if name is None:
         command += " --dataset FOLDER"
         command += f" --split {distiller.eval_split}" if distiller.eval_split else ""
-    return {
-        **chosen,
-        "dataset": name,
-        "split": distiller.eval_split,
-        "images": _length(data),
-        "eval_mode": True,
-        "command": command,
-    }
+    return Protocol(
+        best_step=distiller.state.best_step if config.load_best_model_at_end else None,
+        dataset=name,
+        split=distiller.eval_split,
+        images=_length(data),
+        eval_mode=True,
+        command=command,
+    )
 
 
 def _length(data: RealData) -> int | None:

@@ -21,6 +21,7 @@ from dd_plugin.distiller.folder_lock import FolderInUseError, FolderLock
 from dd_plugin.distiller.output_folder import check_output_dir
 from dd_plugin.files import remove_leftovers, remove_partial_folders
 from dd_plugin.hub.reading import RECORD, TENSORS
+from dd_plugin.hub.record import checksum_in
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.config import DistillerConfig
@@ -154,10 +155,10 @@ def set_in(folder: Path) -> str | None:
     """Return what tells the set in a folder from others; None where there is none."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
-        return str(record["files"][TENSORS]["sha256"])
+        return checksum_in(record, TENSORS) or "damaged"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return "damaged"
 
 

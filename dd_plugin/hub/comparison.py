@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +24,9 @@ from dd_plugin.evaluation.baselines import (
 )
 from dd_plugin.evaluation.heads import ALL, CENTROID, HERDING, K_CENTER, RANDOM
 from dd_plugin.hub.dataset import DistilledDataset, Protocol
+from dd_plugin.hub.record import Evaluation
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.text import table
-
-# Keys of a row that say what was measured, apart from its numbers.
-IDENTITY = ("model", "trained_on", "protocol", "pixels", "dataset", "split")
 
 
 def compare(
@@ -42,11 +40,11 @@ def compare(
     protocol: Protocol = "auto",
     full_data: bool = True,
     device: torch.device | str = "cpu",
-    about: dict[str, Any] | None = None,
-    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+    about: Evaluation | None = None,
+    on_row: Callable[[Evaluation], None] = lambda row: None,
     folder: Path | None = None,
     backbones: Mapping[str, Backbone] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Evaluation]:
     """Evaluate a set with several networks.
 
     Args:
@@ -60,17 +58,16 @@ def compare(
         full_data: whether networks trained on all of ``train`` are a baseline, which takes by far
             the longest; random images of it are one all the same.
         device: where.
-        about: more to put into each row, such as the names of the data set and split.
+        about: what each row has beside, such as the names of the data set and split.
         on_row: called with each row when it is there.
         folder: where the features of real images are kept, for a set that is for heads.
         backbones: frozen networks that are loaded already, by the names of the models, as
             `DistilledDataset.backbone` gives them.
 
     Returns:
-        One dictionary per model and kind of training data: ``model``, ``trained_on``,
-        ``protocol``, ``pixels``, ``mean``, ``std``, ``accuracies`` (in [0, 1]), ``images`` and
-        what ``about`` holds.
+        One row per model and kind of training data.
     """
+    about = about or Evaluation()
     if distilled.recipe.trainable == "head":
         return _compare_heads(
             distilled,
@@ -87,18 +84,17 @@ def compare(
             folder,
             backbones or {},
         )
-    rows: list[dict[str, Any]] = []
+    rows: list[Evaluation] = []
 
     def add(model: str, trained_on: str, how: str, pixels: str | None, scores: Scores) -> None:
-        row = {
-            "model": model,
-            "trained_on": trained_on,
-            "protocol": how,
-            "pixels": pixels,
-            "images": test_images,
-            **scores.to_dict(),
-            **(about or {}),
-        }
+        row = replace(
+            about.with_scores(scores),
+            model=model,
+            trained_on=trained_on,
+            protocol=how,
+            pixels=pixels,
+            images=test_images,
+        )
         rows.append(row)
         on_row(row)
 
@@ -138,13 +134,13 @@ def _compare_heads(
     protocol: Protocol,
     full_data: bool,
     device: torch.device | str,
-    about: dict[str, Any] | None,
-    on_row: Callable[[dict[str, Any]], None],
+    about: Evaluation,
+    on_row: Callable[[Evaluation], None],
     folder: Path | None,
     backbones: Mapping[str, Backbone],
-) -> list[dict[str, Any]]:
+) -> list[Evaluation]:
     """`compare` for a set that trains the head of frozen networks."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Evaluation] = []
     per_class = max(1, int(distilled.images_per_class))
     for model in models:
         tested = distilled.head_test(
@@ -159,15 +155,14 @@ def _compare_heads(
         how = "standard" if tested.as_probe else "head"
 
         def add(trained_on: str, pixels: str | None, scores: Scores) -> None:
-            row = {
-                "model": model,  # noqa: B023 - called in this turn of the loop alone
-                "trained_on": trained_on,
-                "protocol": how,  # noqa: B023
-                "pixels": pixels,
-                "images": len(tested.test.labels),  # noqa: B023
-                **scores.to_dict(),
-                **(about or {}),
-            }
+            row = replace(
+                about.with_scores(scores),
+                model=model,  # noqa: B023 - called in this turn of the loop alone
+                trained_on=trained_on,
+                protocol=how,  # noqa: B023
+                pixels=pixels,
+                images=len(tested.test.labels),  # noqa: B023
+            )
             rows.append(row)
             on_row(row)
 
@@ -215,34 +210,24 @@ def _baseline(
         yield accuracy_of_module(network, batches)
 
 
-def merge_rows(
-    old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def merge_rows(old: Sequence[Evaluation], new: Sequence[Evaluation]) -> list[Evaluation]:
     """Rows of two evaluations; where both measured the same, the newer ones."""
-
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        # A record may hold anything; the set is named in files of several.
-        return tuple(repr(row.get(name)) for name in ("set", *IDENTITY))
-
-    measured = {key(row) for row in new}
-    return [row for row in old if key(row) not in measured] + list(new)
+    measured = {row.identity for row in new}
+    return [row for row in old if row.identity not in measured] + list(new)
 
 
-def rows_table(rows: Sequence[dict[str, Any]]) -> str:
+def rows_table(rows: Sequence[Evaluation]) -> str:
     """The rows as a table in Markdown, aligned to be read as plain text too."""
-    several = len({row.get("set") for row in rows}) > 1
+    several = len({row.set for row in rows}) > 1
     header = (*(("set",) if several else ()), "model", "trained on", "how", "accuracy", "networks")
     body = []
     for row in rows:
-        trained_on = row["trained_on"]
-        if row["pixels"] == "png":
-            trained_on += ", 8-bit"
         cells = (
-            row["model"],
-            trained_on,
-            row["protocol"],
-            str(Scores(tuple(row["accuracies"]))),
-            str(len(row["accuracies"])),
+            row.model or "",
+            f"{row.trained_on}, 8-bit" if row.pixels == "png" else row.trained_on or "",
+            row.protocol or "",
+            str(row.scores),
+            str(len(row.accuracies)),
         )
-        body.append((*((str(row.get("set")),) if several else ()), *cells))
+        body.append((*((str(row.set),) if several else ()), *cells))
     return table(header, body)

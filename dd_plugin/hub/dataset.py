@@ -82,7 +82,8 @@ class DistilledDataset:
     """
 
     def __init__(self, stored: StoredSet, folder: Path, limits: Limits | None = None) -> None:
-        self.folder, self.record, self.initial = folder, stored.record, stored.initial
+        self.folder, self.initial = folder, stored.initial
+        self.record, self._record = stored.record.to_json(), stored.record
         self._synthetic = stored.synthetic
         self._limits = limits or Limits()
         # What prepares the input of the networks that `fit` has made.
@@ -188,7 +189,7 @@ class DistilledDataset:
     @property
     def results(self) -> dict[str, Any]:
         """The accuracies that its author measured, in [0, 1], by what networks were trained on."""
-        return dict(self.record["results"])
+        return {name: result.to_json() for name, result in self._record.results.items()}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -413,7 +414,8 @@ class DistilledDataset:
                 "`backbone` for the frozen network, or `fit` for the network with its head"
             )
         if model is None and recipe.model is None:
-            kind, size = (self._noted("about", "network", key) for key in ("class", "parameters"))
+            network = self._record.about.network
+            kind, size = network.class_name, network.parameters
             like = f" (its class {kind!r:.80}, trained parameters {size!r:.20})" if kind else ""
             raise ValueError(
                 "`model` must be given: this set was distilled for a network of its author's own, "
@@ -601,20 +603,13 @@ class DistilledDataset:
 
     def seeds(self, networks: int, seed: int | None = None) -> list[int]:
         """The seeds of an evaluation's networks; by default those of the card, and more."""
-        noted = self._noted("results", "distilled", "seeds")
-        own = self._noted("about", "config", "seed")
-        base = seed if seed is not None else own if type(own) is int else 0
-        made = [network_seed(base, index) for index in range(networks)]
-        if seed is None and isinstance(noted, list) and all(type(one) is int for one in noted):
-            made[: len(noted)] = noted[:networks]
-        return made
-
-    def _noted(self, *path: str) -> Any:
-        """A value deep in the record; None where it is not there."""
-        found: Any = self.record
-        for name in path:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found
+        of_the_run = self._record.about.config.seed
+        base = seed if seed is not None else of_the_run or 0
+        seeds = [network_seed(base, index) for index in range(networks)]
+        if seed is None:
+            recorded = self._record.distilled.seeds[:networks]
+            seeds[: len(recorded)] = recorded
+        return seeds
 
     def real_data(
         self, dataset: Any = None, split: str | None = None, *, device: torch.device | str = "cpu"
@@ -639,18 +634,17 @@ class DistilledDataset:
                     "data set itself, or make both alike"
                 )
             return dataset
-        noted = self.record["protocol"]
-        source = noted.get("dataset") if dataset is None else dataset
+        protocol = self._record.protocol
+        source = protocol.dataset if dataset is None else dataset
         if source is None:
             raise ValueError(
                 "`dataset` must be given: the record of this set does not say which real images it "
                 "was evaluated on; name them (`--dataset` on the command line)"
             )
         if split is None:
-            split = noted.get("split") or "test"
+            split = protocol.split or "test"
         channels, height, width = self.recipe.shape
         by_name = isinstance(source, (str, Path, dict))
-        white = self._noted("source", "white_level")
         return load_real(
             source,
             split if by_name else None,
@@ -658,7 +652,7 @@ class DistilledDataset:
             channels=channels,
             class_names=list(self.class_names),
             device=device,
-            white_level=white if type(white) is int and 0 < white <= 65535 else None,
+            white_level=self._record.source.white_level,
         )
 
     def test_batches(self, data: RealData, size: int) -> InputBatches:

@@ -30,7 +30,18 @@ from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.files import lock_of, locked, write_together
 from dd_plugin.hub.card.text import make_card, merge_card
 from dd_plugin.hub.links import leaves
-from dd_plugin.hub.reading import IMAGES, RECORD, SCHEMA_VERSION, SMALL_IMAGES, TENSORS
+from dd_plugin.hub.reading import IMAGES, RECORD, SMALL_IMAGES, TENSORS, read_record
+from dd_plugin.hub.record import (
+    About,
+    Evaluation,
+    FileEntry,
+    Images,
+    Protocol,
+    Record,
+    Result,
+    Source,
+    TransformKind,
+)
 
 CARD = "README.md"
 # Of the preview, which is to be looked at.
@@ -75,10 +86,10 @@ def write_set(
     synthetic: SyntheticSet,
     *,
     initial: Mapping[str, Tensor] | None = None,
-    results: Mapping[str, Any] | None = None,
-    protocol: Mapping[str, Any] | None = None,
-    source: Mapping[str, Any] | None = None,
-    about: Mapping[str, Any] | None = None,
+    results: Mapping[str, Result | Mapping[str, Any]] | None = None,
+    protocol: Protocol | Mapping[str, Any] | None = None,
+    source: Source | Mapping[str, Any] | None = None,
+    about: About | Mapping[str, Any] | None = None,
 ) -> None:
     """Write a distilled set: everything is written under other names first, then renamed.
 
@@ -118,45 +129,45 @@ def write_set(
         TENSORS: save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
         "preview.png": picture.getvalue(),
     }
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": synthetic.recipe.to_dict(),
-        "transform": synthetic.transform.metadata(),
-        "images": {
-            "count": len(images),
-            "num_bytes": num_bytes,
-            "per_class": len(images) / synthetic.recipe.num_classes,
-            "upsample_factor": factor,
-            "soft_labels": synthetic.learned_labels is not None,
-            "label_form": synthetic.label_form,
-            "learned_step_sizes": synthetic.log_step_sizes.requires_grad,
+    record = Record(
+        recipe=synthetic.recipe,
+        transform=TransformKind.from_json(synthetic.transform.metadata()),
+        images=Images(
+            count=len(images),
+            num_bytes=num_bytes,
+            per_class=len(images) / synthetic.recipe.num_classes,
+            upsample_factor=factor,
+            soft_labels=synthetic.learned_labels is not None,
+            label_form=synthetic.label_form,
+            learned_step_sizes=synthetic.log_step_sizes.requires_grad,
+        ),
+        source=source if isinstance(source, Source) else Source.from_json(source or {}),
+        results={
+            name: result if isinstance(result, Result) else Result.from_json(result)
+            for name, result in (results or {}).items()
         },
-        "source": dict(source or {}),
-        "results": dict(results or {}),
-        "protocol": dict(protocol or {}),
-        "evaluations": [],
-        "about": dict(about or {}),
-        "files": {
-            name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        protocol=protocol if isinstance(protocol, Protocol) else Protocol.from_json(protocol or {}),
+        about=about if isinstance(about, About) else About.from_json(about or {}),
+        files={
+            name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
             for name, content in files.items()
         },
-    }
+    )
     with instead_of_the_set_in(folder):
-        record["evaluations"] = _evaluations_of(folder, files[TENSORS])
+        record = record.with_evaluations(_evaluations_of(folder, record.files[TENSORS]))
         write_together(folder, {**files, **_record_files(folder, record)})
 
 
-def _evaluations_of(folder: Path, tensors: bytes) -> list[Any]:
+def _evaluations_of(folder: Path, tensors: FileEntry) -> tuple[Evaluation, ...]:
     """What was measured of the set in a folder, if it is the same set."""
     try:
-        old = json.loads((folder / RECORD).read_text("utf-8"))
-        same = old["files"][TENSORS]["sha256"] == hashlib.sha256(tensors).hexdigest()
-        return list(old["evaluations"]) if same else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        old = read_record(folder)
+        return old.evaluations if old.files[TENSORS].sha256 == tensors.sha256 else ()
+    except (OSError, ValueError, KeyError):
+        return ()
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+def write_record(folder: Path, record: Record) -> None:
     """Write the record of the set in a folder anew, and the card that follows from it.
 
     Whoever read the record before keeps it `locked` in the meantime.
@@ -167,7 +178,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_together(folder, _record_files(folder, record))
 
 
-def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
+def _record_files(folder: Path, record: Record) -> dict[str, bytes]:
     card, old = make_card(record), folder / CARD
     if old.is_file() and leaves(folder, old):
         warnings.warn(
@@ -184,7 +195,7 @@ def _record_files(folder: Path, record: Mapping[str, Any]) -> dict[str, bytes]:
             warnings.warn(f"{old} was made anew, the old one is {kept}: {error}", stacklevel=4)
     return {
         CARD: card.encode(),
-        RECORD: (json.dumps(record, indent=1) + "\n").encode(),
+        RECORD: (json.dumps(record.to_json(), indent=1) + "\n").encode(),
     }
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dd_plugin.files import locked, write_whole
 from dd_plugin.hub.comparison import merge_rows
 from dd_plugin.hub.folder import write_record
 from dd_plugin.hub.reading import RECORD, read_record
+from dd_plugin.hub.record import Evaluation, FileEntry
 
 
-def rows_in(path: Path) -> list[dict[str, Any]]:
+def rows_in(path: Path) -> list[Evaluation]:
     """The rows that a file has; none where there is no file.
 
     Raises:
@@ -34,10 +34,10 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} must hold rows of an evaluation, got something else; choose another file"
         )
-    return rows
+    return [Evaluation.from_json(row) for row in rows]
 
 
-def add_to_file(path: Path, row: Mapping[str, Any]) -> None:
+def add_to_file(path: Path, row: Evaluation) -> None:
     """Put a row among those of a file, in the place of one of the same measurement.
 
     Raises:
@@ -45,11 +45,11 @@ def add_to_file(path: Path, row: Mapping[str, Any]) -> None:
         ValueError: it holds something else.
     """
     with locked(path):
-        rows = merge_rows(rows_in(path), [dict(row)])
+        rows = [one.to_json() for one in merge_rows(rows_in(path), [row])]
         write_whole(path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
-def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+def add_to_record(folder: Path, row: Evaluation, files: Mapping[str, FileEntry]) -> None:
     """Put a row into the record and onto the card of a set, if it is the set that was evaluated.
 
     Args:
@@ -63,10 +63,10 @@ def add_to_record(folder: Path, row: Mapping[str, Any], files: Mapping[str, Any]
     """
     with locked(folder / RECORD):
         record = read_record(folder)
-        if record["files"] != files:
+        if record.files != files:
             raise ValueError(
                 f"{str(folder)!r} must hold the set that was evaluated, got another one, written "
                 "since; evaluate that one"
             )
-        record["evaluations"] = merge_rows(record["evaluations"], [dict(row)])
-        write_record(folder, record)
+        rows = merge_rows(record.evaluations, [row])
+        write_record(folder, record.with_evaluations(rows))

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
-from dd_plugin.data.synthetic import LabelForm, SyntheticSet
+from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import transform_from
 from dd_plugin.hub.limits import DistilledFormatError, Limits
+from dd_plugin.hub.record import MOST_FACTOR, Record
 from dd_plugin.text import described
 
-SCHEMA_VERSION = 1
 RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet"
 
 _MOST_RECORD_BYTES = 8 << 20
@@ -38,7 +38,6 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The tensor that an upsampled set has in the place of "images".
 SMALL_IMAGES = "small_images"
 _KNOWN = ("images", SMALL_IMAGES, "labels", "step_sizes", "soft_labels")
-_MOST_FACTOR = 64
 _PREFIXES = ("constants.", "transform.", "initial.")
 
 
@@ -54,7 +53,7 @@ class StoredSet:
 
     synthetic: SyntheticSet
     initial: dict[str, Tensor]
-    record: dict[str, Any]
+    record: Record
 
 
 def read_set(
@@ -82,10 +81,10 @@ def read_set(
         _compare(folder, name, size, digest, record)
     tensors = _tensors(folder, limits)
     try:
-        recipe = Recipe.from_dict(record["recipe"])
-        limits.check("max_steps", recipe.steps, f"{folder / RECORD} asks for", " training steps")
-        synthetic = _assemble(recipe, record, tensors, limits)
-        _check_counts(record["images"], len(synthetic.labels))
+        steps = record.recipe.steps
+        limits.check("max_steps", steps, f"{folder / RECORD} asks for", " training steps")
+        synthetic = _assemble(record, tensors, limits)
+        record.images.check(len(synthetic.labels))
     except DistilledFormatError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
@@ -95,8 +94,8 @@ def read_set(
     return StoredSet(synthetic, _named(tensors, "initial."), record)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read ``recipe.json`` and check what is not the recipe's own.
+def read_record(folder: Path) -> Record:
+    """Read ``recipe.json``.
 
     Raises:
         DistilledFormatError: see `read_set`.
@@ -121,74 +120,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DistilledFormatError(f"{path} cannot be read as JSON: {reason}") from error
-    if not isinstance(record, dict) or "schema_version" not in record:
-        raise DistilledFormatError(
-            f"{path} is not the record of a distilled set: it has no schema_version"
-        )
-    found = record["schema_version"]
-    if type(found) is not int or found < 1:
-        raise DistilledFormatError(
-            f"{path}: `schema_version` must be a whole number, got {found!r:.40}"
-        )
-    if found > SCHEMA_VERSION:
-        raise DistilledFormatError(
-            f"{path} has schema version {found}; this version of dd_plugin reads up to "
-            f"{SCHEMA_VERSION}. Install a newer one: pip install -U dd-plugin"
-        )
-    for name in ("recipe", "transform", "files"):
-        if not isinstance(record.get(name), dict):
-            raise DistilledFormatError(f"{path} must have an object {name!r}")
-    for name in ("images", "source", "results", "protocol", "about"):
-        if not isinstance(record.setdefault(name, {}), dict):
-            raise DistilledFormatError(f"{path}: {name!r} must be an object")
-    if not isinstance(record.setdefault("evaluations", []), list):
-        raise DistilledFormatError(f"{path}: 'evaluations' must be a list")
-    _check_told(path, record)
-    return record
-
-
-def _check_told(path: Path, record: Mapping[str, Any]) -> None:
-    """Check what the card and an evaluation take from the record, apart from the images."""
-
-    def require(right: bool, name: str, what: str) -> None:
-        if not right:
-            raise DistilledFormatError(f"{path}: {name!r} must be {what}")
-
-    parts = [("about", "config"), ("about", "network"), ("about", "versions")]
-    for part, name in [*parts, ("results", "distilled")]:
-        found = record[part].get(name)
-        require(found is None or isinstance(found, dict), f"{part}.{name}", "an object or null")
-    for part, names in (("source", ("dataset", "train_split")), ("protocol", ("dataset", "split"))):
-        for name in names:
-            found = record[part].get(name)
-            require(found is None or isinstance(found, str), f"{part}.{name}", "a text or null")
-    found = record["source"].get("licenses")
-    listed = found if isinstance(found, list) else [] if found is None else [found]
-    right = all(isinstance(name, str) for name in listed)
-    require(right, "source.licenses", "a list of texts")
-    right = all(isinstance(row, dict) for row in record["evaluations"])
-    require(right, "evaluations", "a list of objects")
-
-
-def _check_counts(images: Mapping[str, Any], number: int) -> None:
-    """Check what the record says of the images as a whole."""
-
-    def whole(value: Any, least: int, most: int) -> bool:
-        return type(value) is int and least <= value <= most
-
-    if not whole(found := images.get("count"), number, number):
-        raise DistilledFormatError(f"`count` of the images must be {number}, got {found!r:.40}")
-    found = images.get("per_class")
-    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= number:
-        raise DistilledFormatError(
-            f"`per_class` of the images must be from 0 to {number}, got {found!r:.40}"
-        )
-    for name, most in (("upsample_factor", _MOST_FACTOR), ("num_bytes", 1 << 62)):
-        found = images.get(name)
-        if found is not None and not whole(found, 1, most):
-            raise DistilledFormatError(
-                f"`{name}` of the images must be a whole number up to {most:,}, got {found!r:.40}"
-            )
+    try:
+        return Record.from_json(record)
+    except DistilledFormatError as error:
+        raise DistilledFormatError(f"{path}: {error}") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -211,17 +146,17 @@ def _size(folder: Path, name: str) -> int:
     return info.st_size
 
 
-def _compare(folder: Path, name: str, size: int, digest: str, record: Mapping[str, Any]) -> None:
+def _compare(folder: Path, name: str, size: int, digest: str, record: Record) -> None:
     """Check a file against the size and checksum that the record has of it."""
-    noted = record["files"].get(name)
-    if not isinstance(noted, dict):
+    entry = record.files.get(name)
+    if entry is None:
         raise DistilledFormatError(f"{folder / RECORD} has no checksum of {name}")
-    if noted.get("size") != size or noted.get("sha256") != digest:
+    if entry.size != size or entry.sha256 != digest:
         raise DistilledFormatError(
             f"{folder / name} is not the file that was written with {RECORD}: "
             + (
-                f"it has {size:,} bytes instead of {noted.get('size')!r:.20}"
-                if noted.get("size") != size
+                f"it has {size:,} bytes instead of {entry.size!r:.20}"
+                if entry.size != size
                 else "its checksum differs"
             )
             + "; copy or download the whole folder again"
@@ -294,9 +229,9 @@ def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) 
         channels, height, width = pixels.shape[1:]
         factor = recipe.shape[1] // height if small else 1
         fits = recipe.shape == (channels, height * factor, width * factor)
-    if not fits or factor > _MOST_FACTOR:
+    if not fits or factor > MOST_FACTOR:
         whole = f"(N, {', '.join(map(str, recipe.shape))})"
-        parts = f", a whole number of times smaller, up to {_MOST_FACTOR}" if small else ""
+        parts = f", a whole number of times smaller, up to {MOST_FACTOR}" if small else ""
         raise DistilledFormatError(f"{name} must be {whole}{parts}, got {tuple(pixels.shape)}")
     if pixels.dtype not in FLOATS or float(pixels.min()) < 0 or float(pixels.max()) > 1:
         raise DistilledFormatError(f"{name} must be floating-point numbers from 0 to 1")
@@ -310,9 +245,8 @@ def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) 
     return Upsampled.of_stored(pixels, factor) if small else Pixels(pixels)
 
 
-def _assemble(
-    recipe: Recipe, record: Mapping[str, Any], tensors: Mapping[str, Tensor], limits: Limits
-) -> SyntheticSet:
+def _assemble(record: Record, tensors: Mapping[str, Tensor], limits: Limits) -> SyntheticSet:
+    recipe = record.recipe
     small = SMALL_IMAGES in tensors and "images" not in tensors
     name_of_images = SMALL_IMAGES if small else "images"
     missing = {name_of_images, "labels", "step_sizes"} - set(tensors)
@@ -336,7 +270,7 @@ def _assemble(
     for name, tensor in (("step_sizes", step_sizes), ("soft_labels", soft), *constants.items()):
         if tensor is not None and tensor.dtype not in FLOATS:
             raise DistilledFormatError(f"{name!r:.80} must be floating-point, got {tensor.dtype}")
-    form = None if soft is None else _label_form(record)
+    form = None if soft is None else record.images.label_form or "probabilities"
     if soft is not None:
         # Before anything of that size is made.
         fits = soft.shape == (count, recipe.num_classes)
@@ -346,7 +280,7 @@ def _assemble(
             raise DistilledFormatError(
                 f"soft_labels must be {form} ({count}, {recipe.num_classes})"
             )
-    transform = transform_from(record["transform"], _named(tensors, "transform."))
+    transform = transform_from(record.transform.to_json(), _named(tensors, "transform."))
     with torch.no_grad():
         first = _parametrization(recipe, name_of_images, pixels[:1], limits)()
         made = transform(first)
@@ -365,14 +299,3 @@ def _assemble(
         synthetic.set_targets(soft.to(dtype))
     # Read to be used, not to be distilled further.
     return synthetic.requires_grad_(False)
-
-
-def _label_form(record: Mapping[str, Any]) -> LabelForm:
-    images = record.get("images")
-    form = images.get("label_form") if isinstance(images, Mapping) else None
-    form = form or "probabilities"
-    if form not in get_args(LabelForm):
-        raise DistilledFormatError(
-            f"'label_form' must be one of {get_args(LabelForm)}, got {form!r:.80}"
-        )
-    return "weights" if form == "weights" else "probabilities"

@@ -168,7 +168,8 @@ class Judge:
         target = distil(case, self.dataset, self.folder)
         distilled = DistilledDataset.from_pretrained(target)
         test, train = self._images(distilled, case["size"])
-        rows = compare(distilled, LITES, test, train, folder=self.folder, full_data=not on_all)
+        compared = compare(distilled, LITES, test, train, folder=self.folder, full_data=not on_all)
+        rows = [row.to_json() for row in compared]
         about = json.loads((target / "seconds.json").read_text())
         if not about["exact_images"]:
             rows = [row for row in rows if row["pixels"] != "exact"]

@@ -3,13 +3,15 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dd_plugin.cli import main
-from dd_plugin.evaluation import OtherArchitectureWarning
+from dd_plugin.evaluation import OtherArchitectureWarning, Scores
 from dd_plugin.hub.reading import read_set
+from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_dataset, toy_distiller
 from tests.hub.toy import change_record, write_toy
 
@@ -101,7 +103,7 @@ def test_the_full_data_may_be_left_out(run, real, capsys):
 
 def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
     def cut_off(*args, on_row, **options):
-        on_row({"model": "a", "trained_on": "b", "mean": 0.5})
+        on_row(Evaluation(model="a", trained_on="b", mean=0.5, accuracies=(0.5,)))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dd_plugin.hub.comparison.compare", cut_off)
@@ -117,10 +119,10 @@ def test_rows_that_a_file_has_are_kept(run, real, tmp_path, monkeypatch):
 
     def measured(distilled, models, *args, about, on_row, **options):
         rows = [
-            {"model": model, "trained_on": "b", "mean": next(means), **about} for model in models
+            replace(about.with_scores(Scores((next(means),))), model=model, trained_on="b")
+            for model in models
         ]
         for row in rows:
-            row |= {"pixels": None, "protocol": "standard", "accuracies": [row["mean"]]}
             on_row(row)
         return rows
 
@@ -135,8 +137,8 @@ def test_rows_that_a_file_has_are_kept(run, real, tmp_path, monkeypatch):
 
 
 def a_row(model, trained_on, about):
-    how = {"pixels": None, "protocol": "standard", "accuracies": [0.5], "mean": 0.5, "std": 0}
-    return {"model": model, "trained_on": trained_on, **how, **about}
+    row = about.with_scores(Scores((0.5,)))
+    return replace(row, model=model, trained_on=trained_on, protocol="standard")
 
 
 def test_two_evaluations_at_once_keep_the_rows_of_both(run, real, tmp_path, monkeypatch):
@@ -177,7 +179,7 @@ def test_a_set_that_is_distilled_anew_meanwhile_gets_no_rows(
     words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
     assert main([*words, "--output", str(tmp_path / "rows.json")]) == 0
     assert f"warning: not written to {run}: " in capsys.readouterr().err
-    assert read_set(run).record["evaluations"] == []
+    assert read_set(run).record.evaluations == ()
     assert json.loads((tmp_path / "rows.json").read_text())[0]["trained_on"] == "a"
 
 

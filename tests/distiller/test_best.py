@@ -78,7 +78,7 @@ def test_the_record_and_the_card_say_that_it_was_chosen(tmp_path):
     distiller.compare()
     distiller.save_model()
     step = distiller.state.best_step
-    assert read_set(tmp_path).record["protocol"]["best_step"] == step
+    assert read_set(tmp_path).record.protocol.best_step == step
     assert f"that of outer step {step}, which did best" in (tmp_path / "README.md").read_text()
 
 

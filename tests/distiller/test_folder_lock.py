@@ -185,11 +185,13 @@ def test_a_set_is_not_written_over_that_of_a_run_which_was_never_trained(tmp_pat
 
 def test_rows_of_an_evaluation_do_not_make_it_another_set(tmp_path):
     from dd_plugin.hub.ledger import add_to_record
+    from dd_plugin.hub.reading import read_record
+    from dd_plugin.hub.record import Evaluation
 
     distiller = toy_distiller(tmp_path, max_steps=1)
     distiller.train()
     distiller.save_model()
-    files = json.loads((tmp_path / "recipe.json").read_text())["files"]
+    files = read_record(tmp_path).files
     row = {
         "model": "timm/x",
         "trained_on": "distilled images",
@@ -202,7 +204,7 @@ def test_rows_of_an_evaluation_do_not_make_it_another_set(tmp_path):
         "split": "test",
         "dataset": None,
     }
-    add_to_record(tmp_path, row, files)
+    add_to_record(tmp_path, Evaluation.from_json(row), files)
     distiller.save_model()
     record = json.loads((tmp_path / "recipe.json").read_text())
     assert len(record["evaluations"]) == 1

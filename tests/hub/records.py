@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import Normalization
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.hub.card import make_card
+from dd_plugin.hub.record import Record
 
 CLASSES = ("cat", "dog", "no")
 
@@ -84,12 +87,18 @@ _RECORD: dict[str, Any] = {
         "outer_steps": 4321,
         "versions": {"dd_plugin": "0.1.0", "torch": "2.15.0", "datasets": "5.2.0"},
     },
+    "files": {},
 }
 
 
 def a_record() -> dict[str, Any]:
     """A record with every part, for a test to change."""
     return copy.deepcopy(_RECORD)
+
+
+def card_of(record: Mapping[str, Any]) -> str:
+    """The card of a record as JSON has it."""
+    return make_card(Record.from_json(record))
 
 
 def bare_record() -> dict[str, Any]:

@@ -4,6 +4,7 @@ import datetime
 import json
 import re
 import statistics
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import pil_to_tensor
 
 from dd_plugin.hub.card.sections import Section, split
-from dd_plugin.hub.card.text import make_card
 from dd_plugin.hub.folder import write_set
-from tests.hub.records import CLASSES, a_record, a_set, bare_record
+from dd_plugin.hub.limits import DistilledFormatError
+from tests.hub.records import CLASSES, a_record, a_set, bare_record, card_of
 
 EXPECTED = Path(__file__).with_name("expected_card.md")
 
@@ -37,8 +38,8 @@ def rows(text):
 
 def test_whole_text():
     # The expected card was read by a person. After a change that is meant, write it anew:
-    # python -c "from tests.hub.test_card import *; EXPECTED.write_text(make_card(a_record()))"
-    assert make_card(a_record()) == EXPECTED.read_text(encoding="utf-8")
+    # python -c "from tests.hub.test_card import *; EXPECTED.write_text(card_of(a_record()))"
+    assert card_of(a_record()) == EXPECTED.read_text(encoding="utf-8")
 
 
 def test_the_record_alone_decides():
@@ -46,7 +47,7 @@ def test_the_record_alone_decides():
     again = json.loads(json.dumps(a_record(), sort_keys=True))
     again["results"] = a_record()["results"]
     again["recipe"], again["about"] = a_record()["recipe"], a_record()["about"]
-    assert make_card(again) == make_card(a_record())
+    assert card_of(again) == card_of(a_record())
 
 
 def percent(accuracies):
@@ -56,7 +57,7 @@ def percent(accuracies):
 
 def test_result_tables_are_those_of_the_record():
     record = a_record()
-    found = rows(sections(make_card(record))["results"])
+    found = rows(sections(card_of(record))["results"])
     scores = [record["results"][n]["accuracies"] for n in ("distilled", "random real", "full data")]
     images = ["6", "6", "45,678"]
     assert [row[1:] for row in found[1:4]] == [
@@ -93,7 +94,7 @@ def numbers_in(value):
 )
 def test_every_number_is_one_of_the_record(name):
     record = a_record()
-    text = sections(make_card(record))[name]
+    text = sections(card_of(record))[name]
     # 0 to 1 and 8 bits are about pixels; the number of classes is counted.
     known = numbers_in(record) | {"0", "1", "8", str(len(CLASSES))}
     found = re.findall(r"\d+(?:,\d{3})*(?:\.\d+)*", text)
@@ -105,7 +106,7 @@ def test_numbers_follow_the_record():
     record = a_record()
     record["images"]["count"], record["source"]["images"] = 606, 1_000_001
     record["results"]["distilled"]["accuracies"] = [0.111, 0.222]
-    card = make_card(record)
+    card = card_of(record)
     for text in ("606 synthetic", "1,000,001 images", "16.7 ± 7.8 %", "all 606 images"):
         assert text in card
     assert "75.0" not in card
@@ -114,7 +115,7 @@ def test_numbers_follow_the_record():
 def test_a_mean_without_its_accuracies_is_given_as_it_is():
     record = a_record()
     record["results"] = {"distilled": {"mean": 0.5, "std": 0.25, "accuracies": None}}
-    assert rows(sections(make_card(record))["results"])[1] == [
+    assert rows(sections(card_of(record))["results"])[1] == [
         "these images",
         "6",
         "50.0 ± 25.0 %",
@@ -126,30 +127,25 @@ def test_what_is_not_measured_is_not_spoken_of():
     record = a_record()
     record["results"] = {"distilled": {"mean": float("nan")}, "full data": {"mean": None}}
     record["evaluations"] = [{"model": "timm/resnet18", "mean": None, "accuracies": None}]
-    card = make_card(record)
+    card = card_of(record)
     assert "results" not in sections(card)
     assert "nan" not in card.lower()
     assert "accuracy above" not in card
 
 
 def test_bare_record():
-    card = make_card(bare_record())
+    card = card_of(bare_record())
     assert set(sections(card)) == {
         "title", "summary", "limits", "usage", "recipe", "license", "citation"
     }  # fmt: skip
     assert "None" not in card.replace("None is stated", "")
     assert "results below" not in card
-    for empty in ({}, None):
-        record = {
-            **bare_record(),
-            **dict.fromkeys(["source", "results", "protocol", "about"], empty),
-        }
-        record["evaluations"] = None
-        assert make_card(record) == card
+    empty = {part: {} for part in ("source", "results", "protocol", "about")}
+    assert card_of({**bare_record(), **empty, "evaluations": []}) == card
 
 
 def test_metadata():
-    data = DatasetCard(make_card(a_record())).data
+    data = DatasetCard(card_of(a_record())).data
     assert isinstance(data, DatasetCardData)
     assert data.to_dict() == {
         "pretty_name": "someone/pets, distilled to 2 images per class",
@@ -184,7 +180,7 @@ def test_metadata():
 def test_license_is_inherited_and_never_invented(licenses, expected):
     record = a_record()
     record["source"]["licenses"] = licenses
-    card = make_card(record)
+    card = card_of(record)
     assert DatasetCard(card).data.to_dict().get("license") == expected
     assert ("None is stated" in card) == (expected is None)
 
@@ -192,7 +188,7 @@ def test_license_is_inherited_and_never_invented(licenses, expected):
 def test_a_license_that_is_no_identifier_is_only_quoted():
     record = a_record()
     record["source"]["licenses"] = ["Ask Bob: |no|"]
-    card = make_card(record)
+    card = card_of(record)
     assert "license" not in DatasetCard(card).data.to_dict()
     assert r"Ask Bob: \|no\|" in sections(card)["license"]
 
@@ -204,7 +200,7 @@ def test_a_license_that_is_no_identifier_is_only_quoted():
 def test_size_category(total, category):
     record = a_record()
     record["images"]["count"] = total
-    assert DatasetCard(make_card(record)).data.size_categories == [category]
+    assert DatasetCard(card_of(record)).data.size_categories == [category]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +231,7 @@ def test_citations_are_those_of_the_methods_used(change, paper):
     record["recipe"]["init"] = change.get("init", "random")
     record["recipe"]["step_size_parameters"] = change.get("step_size_parameters")
     record["images"]["soft_labels"] = change.get("soft_labels", False)
-    text = sections(make_card(record))["citation"]
+    text = sections(card_of(record))["citation"]
     expected = {"1811.10959"} | ({paper} if paper else set())
     assert set(re.findall(r"arxiv.org/abs/([\d.]+)", text)) == expected
     assert set(re.findall(r"eprint = \{([\d.]+)\}", text)) == expected
@@ -256,14 +252,14 @@ def test_citations_are_those_of_the_methods_used(change, paper):
 def test_recipe_in_words(change, text):
     record = a_record()
     record["recipe"].update(change)
-    assert text in sections(make_card(record))["recipe"]
+    assert text in sections(card_of(record))["recipe"]
 
 
 def test_a_network_without_a_name_is_described():
     record = a_record()
     record["recipe"] |= {"model": None, "model_args": {}}
     record["about"]["network"] = {"class": "Tiny", "parameters": 4321}
-    text = sections(make_card(record))["recipe"]
+    text = sections(card_of(record))["recipe"]
     assert "| one without a name: a `Tiny` with 4,321 trained parameters |" in re.sub(
         " +", " ", text
     )
@@ -273,7 +269,7 @@ def test_constant_step_size_is_told():
     record = a_record()
     record["images"]["learned_step_sizes"] = False
     record["about"]["config"]["inner_lr"] = 0.0375
-    assert "constant, 0.0375" in sections(make_card(record))["recipe"]
+    assert "constant, 0.0375" in sections(card_of(record))["recipe"]
 
 
 def test_load_dataset_with_the_card_in_place(tmp_path):
@@ -320,14 +316,14 @@ def test_python_on_the_card_runs(tmp_path, monkeypatch):
 def test_what_the_recipe_lacks_is_asked_for_in_the_code():
     record = a_record()
     record["recipe"].update(model=None, loss="custom")
-    assert "distilled.fit(make_network, loss=loss, seed=0)" in make_card(record)
+    assert "distilled.fit(make_network, loss=loss, seed=0)" in card_of(record)
 
 
 @pytest.mark.parametrize(("per_class", "tag"), [(0.5, "ipc-0.5"), (10.0, "ipc-10"), (1, "ipc-1")])
 def test_images_per_class_need_not_be_whole(per_class, tag):
     record = a_record()
     record["images"]["per_class"] = per_class
-    card = make_card(record)
+    card = card_of(record)
     assert tag in DatasetCard(card).data.tags
     plural = "image" if per_class == 1 else "images"
     assert f"# someone/pets, distilled to {tag[4:]} {plural} per class" in card
@@ -336,22 +332,22 @@ def test_images_per_class_need_not_be_whole(per_class, tag):
 def test_upsampled_images_are_counted_by_their_storage():
     record = a_record()
     record["images"] |= {"count": 24, "per_class": 8, "upsample_factor": 2}
-    parts = sections(make_card(record))
+    parts = sections(card_of(record))
     assert parts["title"] == "# someone/pets, distilled to 2 images per class"
     assert parts["summary"].count("24 synthetic colour images of 8 x 8 pixels") == 1
     assert "stored at 1/2 of this height and width, in the place of 6 images" in parts["summary"]
     assert [row[1] for row in rows(parts["results"])[1:4]] == ["24, stored as 6", "6", "45,678"]
     assert "| random real images of that storage |" in parts["results"]
-    assert "ipc-2" in DatasetCard(make_card(record)).data.tags
-    assert "num_examples: 24" in make_card(record)
+    assert "ipc-2" in DatasetCard(card_of(record)).data.tags
+    assert "num_examples: 24" in card_of(record)
 
 
 def test_the_repository_of_the_run_is_named_in_the_code():
     record = a_record()
     record["about"]["config"]["hub_dataset_id"] = "me/pets-ipc2"
-    assert 'load_dataset("me/pets-ipc2", split="train")' in make_card(record)
+    assert 'load_dataset("me/pets-ipc2", split="train")' in card_of(record)
     record["about"]["config"]["hub_dataset_id"] = 'me/x"); import os; ("'
-    assert make_card(record) == make_card(a_record())
+    assert card_of(record) == card_of(a_record())
 
 
 HOSTILE = [
@@ -384,12 +380,18 @@ def texts_of(value):
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_texts_break_neither_tables_nor_metadata(text):
-    honest = make_card(a_record())
+    honest = card_of(a_record())
+    read = 0
     for i in range(len(list(texts_of(a_record())))):
         record = a_record()
         container, key = list(texts_of(record))[i]
         container[key] = text
-        check_structure(make_card(record), honest)
+        # What must be one of a few words is no text for a card.
+        with suppress(DistilledFormatError):
+            card = card_of(record)
+            read += 1
+            check_structure(card, honest)
+    assert read > 40
 
 
 @settings(max_examples=50, deadline=None)
@@ -399,8 +401,8 @@ def test_any_text_breaks_neither_tables_nor_metadata(names, dataset, model, comm
     record["recipe"].update(class_names=names, model=model)
     record["source"]["dataset"] = record["source"]["hub_id"] = dataset
     record["protocol"]["command"] = command
-    card = make_card(record)
-    check_structure(card, make_card(a_record()))
+    card = card_of(record)
+    check_structure(card, card_of(a_record()))
     found = DatasetCard(card).data.dataset_info["features"][1]["dtype"]["class_label"]["names"]
     if not any(0xD800 <= ord(c) < 0xE000 for name in names for c in name):
         assert list(found.values()) == names
@@ -424,5 +426,5 @@ def check_structure(card, honest):
 
 
 def test_no_clock(monkeypatch):
-    card = make_card(a_record())
+    card = card_of(a_record())
     assert str(datetime.date.today().year) not in re.sub(r"```.*?```", "", card, flags=re.DOTALL)

@@ -6,8 +6,8 @@ from huggingface_hub import DatasetCard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dd_plugin.hub.card.text import make_card, merge_card, with_license
-from tests.hub.records import a_record, bare_record
+from dd_plugin.hub.card.text import merge_card, with_license
+from tests.hub.records import a_record, bare_record, card_of
 
 
 def newer():
@@ -16,10 +16,10 @@ def newer():
     record["images"]["per_class"] = 3
     record["source"]["licenses"] = ["mit"]
     record["recipe"]["steps"] = 77
-    return make_card(record)
+    return card_of(record)
 
 
-OLD, NEW = make_card(a_record()), newer()
+OLD, NEW = card_of(a_record()), newer()
 
 
 def metadata(card):
@@ -38,7 +38,7 @@ def test_without_edits_it_is_ours(theirs):
 
 @pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
 def test_without_edits_it_is_ours_when_parts_come_and_go(first, second):
-    bare, full = make_card(bare_record()), NEW
+    bare, full = card_of(bare_record()), NEW
     old, new = (full if which else bare for which in (first, second))
     assert merge_card(new, old) == new
 
@@ -80,7 +80,7 @@ def test_a_part_can_be_had_again():
 
 
 def test_a_part_that_is_new_goes_to_its_place():
-    theirs = make_card(bare_record()) + "\nThe end.\n"
+    theirs = card_of(bare_record()) + "\nThe end.\n"
     merged = merge_card(NEW, theirs)
     for earlier, later in [("limits", "results"), ("results", "usage"), ("recipe", "distillation")]:
         assert merged.index(f"begin {earlier}") < merged.index(f"begin {later}")
@@ -114,7 +114,7 @@ def test_metadata_that_was_left_alone_is_ours():
 def test_metadata_that_we_no_longer_have_goes():
     record = a_record()
     record["source"]["licenses"] = []
-    assert "license" not in metadata(merge_card(make_card(record), OLD))
+    assert "license" not in metadata(merge_card(card_of(record), OLD))
 
 
 def test_a_card_that_was_not_made_here():

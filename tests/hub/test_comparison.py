@@ -21,7 +21,7 @@ def test_an_upsampled_set_is_compared_with_as_much_storage_as_the_trainer_did(tm
     assert lines[3].startswith("| random real images of that storage |")
     real = [RealData.from_dataset(data) for data in (toy_dataset(30, seed=1), toy_dataset())]
     rows = compare(distilled, ["timm/dd_convnet"], *real, networks=2)
-    found = {(row["trained_on"], row["pixels"]): tuple(row["accuracies"]) for row in rows}
+    found = {(row.trained_on, row.pixels): row.accuracies for row in rows}
     noted = {name: scores.accuracies for name, scores in distiller.results.items()}
     assert found["distilled images", "exact"] == noted["distilled"]
     assert found["random real images", None] == noted["random real"]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dd_plugin.evaluation import Scores
-from dd_plugin.hub.card.text import make_card
 from tests.distiller.toy import Small, head_distiller
+from tests.hub.records import card_of
 
 MEAN, STD = [0.25, 0.5, 0.75], [0.1, 0.2, 0.3]
 
@@ -30,20 +30,20 @@ def named(recipe):
 
 
 def test_a_ridge_head_has_no_steps_and_no_loss(tmp_path):
-    card = make_card(record_of(tmp_path, named))
+    card = card_of(record_of(tmp_path, named))
     for absent in ("| steps ", "| loss ", "differentiated", "BatchNorm", "Mixed-Mode"):
         assert absent not in card
     assert "`resnet18" not in card.split("## How to use it")[0]
 
 
 def test_an_unrolled_head_has_its_steps_and_its_loss(tmp_path):
-    card = make_card(record_of(tmp_path, named, head="unroll", inner_steps=3))
+    card = card_of(record_of(tmp_path, named, head="unroll", inner_steps=3))
     for present in ("| steps ", "| loss ", "differentiated", "Mixed-Mode", "step by step"):
         assert present in card
 
 
 def test_the_numbers_of_the_snippets_are_those_of_the_frozen_network(tmp_path):
-    card = make_card(record_of(tmp_path, named))
+    card = card_of(record_of(tmp_path, named))
     assert "the normalisation of the first frozen network" in card
     assert "v2.Normalize([0.25, 0.5, 0.75], [0.1, 0.2, 0.3])" in card
     assert "mean=[0.25, 0.5, 0.75]" in card
@@ -53,47 +53,47 @@ def test_the_numbers_of_the_snippets_are_those_of_the_frozen_network(tmp_path):
 def test_the_augmentation_is_said_where_images_were_learned_and_not_where_a_head_is_trained(
     tmp_path,
 ):
-    card = make_card(record_of(tmp_path, named, augmentation="flip+noise"))
+    card = card_of(record_of(tmp_path, named, augmentation="flip+noise"))
     before, after = card.split("## How it was made")
     assert "flip+noise" in after
     assert "augmentation" not in before.split("## The recipe")[1]
-    plain = make_card(record_of(tmp_path / "plain", named))
+    plain = card_of(record_of(tmp_path / "plain", named))
     assert "augmentation" not in plain.split("## The recipe")[1]
 
 
 def test_matched_gradients_are_not_called_a_gradient_through_the_training(tmp_path):
-    card = make_card(record_of(tmp_path, named, objective="gradient_matching"))
+    card = card_of(record_of(tmp_path, named, objective="gradient_matching"))
     assert "gradients of random heads on these images" in card
     assert "through its whole training" not in card
     assert "gradients of random heads, as on real images: Cazenavette" in card
-    other = make_card(record_of(tmp_path / "other", named))
+    other = card_of(record_of(tmp_path / "other", named))
     assert "the trained head's loss on real images is taken through its whole training" in other
     assert "Cazenavette" not in other
 
 
 @pytest.mark.parametrize("change", [None, named])
 def test_what_is_passed_to_fit_is_a_pretrained_network(tmp_path, change):
-    card = make_card(record_of(tmp_path, change))
+    card = card_of(record_of(tmp_path, change))
     assert "make_network" not in card
     assert ("distilled.fit(network)" in card) == (change is None)
     assert ("# network is the one that" in card) == (change is None)
 
 
 def test_an_accuracy_of_several_networks_is_not_promised_of_one(tmp_path):
-    one = make_card(record_of(tmp_path / "one", named))
+    one = card_of(record_of(tmp_path / "one", named))
     assert "By the recipe, which gives the accuracy above:" in one
-    two = make_card(record_of(tmp_path / "two", named, model=[Small(3), Small(4)]))
+    two = card_of(record_of(tmp_path / "two", named, model=[Small(3), Small(4)]))
     assert "By the recipe (the accuracy above is the mean over the frozen networks):" in two
 
 
 def test_random_weights_are_said(tmp_path):
     settings = {"model_args": {"pretrained": False}, "image_size": 32, "normalization": "auto"}
-    card = make_card(record_of(tmp_path, None, "timm/test_resnet", **settings))
+    card = card_of(record_of(tmp_path, None, "timm/test_resnet", **settings))
     assert "random weights, which nobody else has" in card
     assert "which gives the accuracy above" not in card
-    assert "random weights" not in make_card(record_of(tmp_path / "other", named))
+    assert "random weights" not in card_of(record_of(tmp_path / "other", named))
 
 
 def test_the_file_of_tensors_is_described(tmp_path):
-    card = make_card(record_of(tmp_path, named))
+    card = card_of(record_of(tmp_path, named))
     assert "exact images and labels, what was learned about training a head" in card

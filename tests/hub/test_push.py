@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from dd_plugin.hub import PushError, push_folder, reading
-from dd_plugin.hub.card.text import make_card
 from dd_plugin.hub.remote.target import WAITS
 from tests.hub import calls
 from tests.hub.client import ClientError
 from tests.hub.loopback import Fault
+from tests.hub.records import card_of
 from tests.hub.sets import CARD, set_folder
 
 PUBLISHED = {
@@ -131,12 +131,12 @@ def test_what_a_person_wrote_into_the_card_survives_the_next_push(hub, client, p
     record = json.loads((folder / "recipe.json").read_text())
     record["images"] = {"count": 6, "per_class": 2}
     record["source"] = {"dataset": "digits", "licenses": []}
-    (folder / "README.md").write_text(make_card(record))
+    (folder / "README.md").write_text(card_of(record))
     push(license="mit")
     edited = hub.content("ada/one", "README.md").decode() + "\n## Mine\n\nBy a person.\n"
     client(calls.commit, "ada/one", {"README.md": edited}, **ADA)
     record["source"]["dataset"] = "other digits"
-    (folder / "README.md").write_text(make_card(record))
+    (folder / "README.md").write_text(card_of(record))
     push()
     card = hub.content("ada/one", "README.md").decode()
     assert "## Mine\n\nBy a person." in card

@@ -11,14 +11,16 @@ import pytest
 from dd_plugin import files
 from dd_plugin.files import locked
 from dd_plugin.hub.ledger import add_to_file, add_to_record, rows_in
-from dd_plugin.hub.reading import read_set
+from dd_plugin.hub.reading import read_record, read_set
+from dd_plugin.hub.record import Evaluation
 from tests.hub.toy import change_record, write_toy
 from tests.repository import ROOT
 
 
 def row(model, mean=0.5):
     how = {"protocol": "standard", "pixels": "exact", "dataset": "digits", "split": "test"}
-    return {"model": model, "trained_on": "a", **how, "mean": mean, "std": 0, "accuracies": [mean]}
+    row = {"model": model, "trained_on": "a", **how, "mean": mean, "std": 0, "accuracies": [mean]}
+    return Evaluation.from_json(row)
 
 
 def record_in(folder):
@@ -26,32 +28,32 @@ def record_in(folder):
 
 
 def models(rows):
-    return [row["model"] for row in rows]
+    return [row.model for row in rows]
 
 
 def test_rows_are_added_and_measured_again(tmp_path):
     write_toy(tmp_path)
-    noted = record_in(tmp_path)["files"]
+    noted = read_record(tmp_path).files
     for one in (row("a"), row("b"), row("a", 0.7)):
         add_to_record(tmp_path, one, noted)
         add_to_file(tmp_path / "rows.json", one)
-    assert record_in(tmp_path)["evaluations"] == [row("b"), row("a", 0.7)]
+    assert read_record(tmp_path).evaluations == (row("b"), row("a", 0.7))
     assert rows_in(tmp_path / "rows.json") == [row("b"), row("a", 0.7)]
     assert "| `b` " in (tmp_path / "README.md").read_text()
 
 
 def test_what_else_is_in_the_record_is_as_it_is_now(tmp_path):
     write_toy(tmp_path)
-    noted = record_in(tmp_path)["files"]
+    noted = read_record(tmp_path).files
     change_record(tmp_path, lambda record: record["about"].update(note="later"))
     add_to_record(tmp_path, row("a"), noted)
-    record = record_in(tmp_path)
-    assert (record["about"]["note"], models(record["evaluations"])) == ("later", ["a"])
+    record = read_record(tmp_path)
+    assert (record.about.to_json()["note"], models(record.evaluations)) == ("later", ["a"])
 
 
 def test_a_row_of_a_set_that_was_there_before_is_not_added(tmp_path):
     write_toy(tmp_path)
-    noted = record_in(tmp_path)["files"]
+    noted = read_record(tmp_path).files
     write_toy(tmp_path, soft_labels=True)
     before = (tmp_path / "recipe.json").read_bytes()
     with pytest.raises(ValueError, match="must hold the set that was evaluated, got another one"):
@@ -71,10 +73,11 @@ ADDING = """
 import json, sys
 from pathlib import Path
 from dd_plugin.hub.ledger import add_to_file, add_to_record
+from dd_plugin.hub.reading import read_record
 from tests.hub.test_rows import row
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
-noted = json.loads((folder / "recipe.json").read_text())["files"]
+noted = read_record(folder).files
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(12):
@@ -107,7 +110,7 @@ def test_two_processes_lose_no_row_of_each_other(tmp_path):
         process.communicate(timeout=100)
         assert process.returncode == 0
     expected = {f"{name}{i}" for name in "ab" for i in range(12)}
-    assert set(models(record_in(tmp_path)["evaluations"])) == expected
+    assert set(models(read_record(tmp_path).evaluations)) == expected
     assert set(models(rows_in(tmp_path / "rows.json"))) == expected
     read_set(tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
@@ -146,6 +149,6 @@ def test_a_new_set_waits_for_a_row_of_the_old_one(tmp_path, holder):
 def test_and_it_does_not_wait_for_ever(tmp_path, holder, monkeypatch):
     monkeypatch.setattr(files, "PATIENCE", 0.1)
     with pytest.raises(OSError, match="could not be acquired"):
-        add_to_record(tmp_path, row("a"), record_in(tmp_path)["files"])
+        add_to_record(tmp_path, row("a"), read_record(tmp_path).files)
     write_toy(tmp_path, soft_labels=True)
     assert record_in(tmp_path)["images"]["soft_labels"]

@@ -6,8 +6,9 @@ Used by `text`. Which of them a set has to cite follows from its record alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from dd_plugin.hub.record import Record
 
 
 class Paper(NamedTuple):
@@ -149,34 +150,25 @@ MIXFLOW = Paper(
 _NOT_OF_DSA = {"", "none", "shift", "noise", "resizedcrop"}
 
 
-def matches_gradients(record: Mapping[str, Any]) -> bool:
-    """Whether the images of a set for heads were learned by gradients of random heads."""
-    config = (record.get("about") or {}).get("config") or {}
-    for_heads = (record.get("recipe") or {}).get("trainable") == "head"
-    return for_heads and config.get("objective") == "gradient_matching"
-
-
-def papers_of(record: Mapping[str, Any]) -> list[Paper]:
+def papers_of(record: Record) -> list[Paper]:
     """The papers whose methods a set was made with, that of Wang et al. first.
 
     Args:
-        record: of the set, as ``recipe.json`` has it. What it does not say was not used.
+        record: of the set. What it does not say was not used.
     """
-    recipe = record.get("recipe") or {}
-    config = (record.get("about") or {}).get("config") or {}
-    images = record.get("images") or {}
-    augmentation = str(recipe.get("augmentation") or "none").strip().lower()
-    matched = matches_gradients(record)
+    recipe, config = record.recipe, record.about.config
+    augmentation = (recipe.augmentation or "none").strip().lower()
+    matched = record.matches_gradients
+    through_training = recipe.trainable != "head" or (recipe.head == "unroll" and not matched)
     used = {
-        RAT_BPTT: config.get("window") == "random",
-        FREPO: recipe.get("init") == "pool",
+        RAT_BPTT: config.window == "random",
+        FREPO: recipe.init == "pool",
         DSA: bool(set(re.split("[_+]", augmentation)) - _NOT_OF_DSA),
-        IDC: config.get("parametrization") == "upsampled",
-        LGM: config.get("parametrization") == "pyramid" and not matched,
+        IDC: config.parametrization == "upsampled",
+        LGM: config.parametrization == "pyramid" and not matched,
         LGM_OBJECTIVE: matched,
-        SOFT_LABELS: bool(images.get("soft_labels")),
-        STEP_SIZES: bool(recipe.get("step_size_parameters")),
-        MIXFLOW: config.get("method") == "mixed"
-        and (recipe.get("trainable") != "head" or (recipe.get("head") == "unroll" and not matched)),
+        SOFT_LABELS: record.images.soft_labels,
+        STEP_SIZES: bool(recipe.step_size_parameters),
+        MIXFLOW: config.method == "mixed" and through_training,
     }
     return [DATASET_DISTILLATION, *(paper for paper, is_used in used.items() if is_used)]

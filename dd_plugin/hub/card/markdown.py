@@ -7,18 +7,22 @@ name with a pipe, a line break or a tag must neither break a table nor become pa
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dd_plugin.text import count as count
-from dd_plugin.text import table as text_table
+from dd_plugin import text as plain
 
 _LONGEST = 200
 # What needs no care between backticks, in a table too.
 _PLAIN_CODE = re.compile(r"[\w ./:=@+,'\"(){}\[\]-]+", re.ASCII)
 _MARKUP = re.compile(r"([\\`*\[\]|~#$]|(?<!\w)_|_(?!\w))")
+
+
+class Markdown(str):
+    """Text that is Markdown already, and not escaped again."""
+
+    __slots__ = ()
 
 
 def one_line(value: Any, longest: int = _LONGEST) -> str:
@@ -30,47 +34,41 @@ def one_line(value: Any, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
-def escaped(value: Any) -> str:
+def escaped(value: Any) -> Markdown:
     """A value as text that Markdown and HTML take literally, in a table cell too."""
     text = one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKUP.sub(r"\\\1", text)
+    return Markdown(_MARKUP.sub(r"\\\1", text))
 
 
-def code(value: Any) -> str:
+def code(value: Any) -> Markdown:
     """A name or setting in backticks, or `escaped` where it holds what does not go there."""
     text = one_line(value)
-    return f"`{text}`" if _PLAIN_CODE.fullmatch(text) else escaped(text)
+    return Markdown(f"`{text}`") if _PLAIN_CODE.fullmatch(text) else escaped(text)
 
 
-def literal(value: Any) -> str:
+def literal(value: Any) -> Markdown:
     """A JSON value in backticks, or `escaped`."""
     return code(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def fenced(text: str, language: str) -> str:
+def fenced(text: str, language: str) -> Markdown:
     """A block of code; what is in it cannot close it, nor be a comment that the card is read by."""
     text = text.replace("<!--", "<!- -")
     longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
+    return Markdown(f"{fence}{language}\n{text}\n{fence}")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markdown:
     """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
-    return text_table(header, rows)
+    return Markdown(plain.table(header, rows))
 
 
-def number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return None
-    return found if math.isfinite(found) else None
+def count(value: int | None, thing: str = "") -> Markdown:
+    """How many: ``1,078 images``, ``1 image``; an empty text where that is not known."""
+    return Markdown(plain.count(value, thing))
 
 
-def decimal(value: float) -> str:
+def decimal(value: float) -> Markdown:
     """A number with at most four significant digits."""
-    return f"{value:.4g}"
+    return Markdown(f"{value:.4g}")

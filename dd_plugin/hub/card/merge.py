@@ -96,7 +96,7 @@ def with_license(card: str, license: str) -> str:
     """
     text, body = _halves(card)
     entries = _entries(text)
-    entries["license"] = _Entry(license, _dumped("license", license))
+    entries |= {"license": _Entry(license, _dumped("license", license))}
     return f"{_FENCE}\n{_joined_entries(entries)}{_FENCE}\n{body}"
 
 

@@ -7,13 +7,15 @@ standard deviation are computed from the accuracies where the record has them.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-from dd_plugin.hub.card.markdown import code, count, escaped, fenced, number, one_line, table
+from dd_plugin.hub.card.markdown import Markdown, code, count, escaped, fenced, one_line, table
+from dd_plugin.hub.card.words import cells, joined, say
+from dd_plugin.hub.record import Evaluation, Protocol, Record, Result, times_smaller
+
+__all__ = ["ALL_NETWORKS", "accuracy", "results_text", "row_labels", "times_smaller"]
 
 # The row of several architectures together, below the rows of each.
-ALL_NETWORKS = "all of these"
+ALL_NETWORKS = say("results.all_networks")
 
 
 def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[str, str]]:
@@ -38,127 +40,109 @@ def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[
     }
 
 
-def results_text(record: Mapping[str, Any]) -> str:
+def results_text(record: Record) -> Markdown:
     """The section, or an empty text where nothing was measured."""
-    main = _main_table(record)
-    others = _evaluations_table(record)
+    main, others = _main_table(record), _evaluations_table(record)
     if not main and not others:
-        return ""
-    blocks = ["## Results"]
+        return Markdown()
+    blocks = [say("results")]
     if main:
         blocks += [main, _protocol(record)]
     if others:
-        blocks += ["Other networks, pixels and data:" if main else "", others]
-    command = (record.get("protocol") or {}).get("command")
-    if isinstance(command, str) and command.strip():
-        blocks += ["The command that takes them:", fenced(one_line(command, 1000), "sh")]
-    return "\n\n".join(block for block in blocks if block)
+        blocks += [say("results.others") if main else Markdown(), others]
+    command = record.protocol.command
+    if command is not None and command.strip():
+        blocks += [say("results.command"), fenced(one_line(command, 1000), "sh")]
+    return joined(blocks, "\n\n")
 
 
-def accuracy(scores: Mapping[str, Any]) -> str:
-    """``93.0 ± 1.0 %``, or an empty text where the record has no finite mean."""
-    found = _accuracies(scores)
-    mean = statistics.fmean(found) if found else number(scores.get("mean"))
-    std = statistics.stdev(found) if len(found) > 1 else number(scores.get("std"))
+def accuracy(scores: Result | Evaluation) -> str:
+    """``93.0 ± 1.0 %``, or an empty text where the record has no mean."""
+    each = scores.accuracies
+    mean = statistics.fmean(each) if each else scores.mean
+    std = statistics.stdev(each) if len(each) > 1 else scores.std
     if mean is None:
         return ""
-    spread = f" ± {100 * std:.1f}" if std is not None and len(found) != 1 else ""
+    spread = f" ± {100 * std:.1f}" if std is not None and len(each) != 1 else ""
     return f"{100 * mean:.1f}{spread} %"
 
 
-def _accuracies(scores: Mapping[str, Any]) -> list[float]:
-    listed = scores.get("accuracies")
-    if not isinstance(listed, Sequence) or isinstance(listed, str):
-        return []
-    return [x for value in listed if (x := number(value)) is not None and 0 <= x <= 1]
+def _networks(scores: Result | Evaluation) -> str:
+    return str(len(scores.accuracies) or "")
 
 
-def _networks(scores: Mapping[str, Any]) -> str:
-    return str(len(_accuracies(scores)) or "")
-
-
-def _main_table(record: Mapping[str, Any]) -> str:
-    results = record.get("results") or {}
-    total = int(record["images"]["count"])
-    shown, stored = count(total), count(total // times_smaller(record["images"]))
-    real = count((record.get("source") or {}).get("images"))
-    labels = row_labels("these images", shown, stored, real)
+def _main_table(record: Record) -> Markdown:
+    images = record.images
+    labels = row_labels(
+        say("results.these_images"),
+        count(images.count),
+        count(images.stored_count),
+        count(record.source.images),
+    )
     listed = [
-        (labels.get(name, (escaped(name), "")), found, _by_model(found))
-        for name, found in results.items()
-        if isinstance(found, Mapping) and accuracy(found)
+        (labels.get(name, (escaped(name), "")), result, _by_model(result))
+        for name, result in record.results.items()
+        if accuracy(result)
     ]
     several = any(each for _, _, each in listed)
     rows = [
-        (trained_on, *((network,) if several else ()), images, accuracy(own), _networks(own))
-        for (trained_on, images), found, each in listed
-        for network, own in [*each, (ALL_NETWORKS, found)]
+        (trained_on, *((network,) if several else ()), number, accuracy(own), _networks(own))
+        for (trained_on, number), result, each in listed
+        for network, own in [*each, (ALL_NETWORKS, result)]
     ]
-    header = ("trained on", *(("network",) if several else ()), "images", "accuracy", "networks")
-    return table(header, rows) if rows else ""
+    header = cells("results.several_header" if several else "results.main_header")
+    return table(header, rows) if rows else Markdown()
 
 
-def _by_model(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _by_model(result: Result) -> list[tuple[Markdown, Result]]:
     """The scores of each of several architectures, by its name."""
-    listed = scores.get("by_model")
-    pairs = listed.items() if isinstance(listed, Mapping) else ()
-    return [(code(name), own) for name, own in pairs if isinstance(own, Mapping) and accuracy(own)]
+    return [(code(name), own) for name, own in result.by_model.items() if accuracy(own)]
 
 
-def times_smaller(images: Mapping[str, Any]) -> int:
-    """How many of a set's images take the storage of one in full size."""
-    factor = images.get("upsample_factor")
-    return factor * factor if type(factor) is int and factor > 0 else 1
-
-
-def _tested_on(values: Mapping[str, Any]) -> str:
+def _tested_on(tested: Protocol | Evaluation) -> Markdown:
+    images = tested.images
+    if images is None and isinstance(tested, Evaluation):
+        images = tested.test_images
     parts = [
-        count(values.get("images", values.get("test_images")), "image"),
-        f"split {code(values['split'])}" if values.get("split") else "",
-        code(values["dataset"]) if values.get("dataset") else "",
+        count(images, "image"),
+        say("accuracy.split", split=code(tested.split)) if tested.split else Markdown(),
+        code(tested.dataset) if tested.dataset else Markdown(),
     ]
-    return " of ".join(part for part in parts if part)
+    return joined(parts, " of ")
 
 
-def _protocol(record: Mapping[str, Any]) -> str:
-    protocol = record.get("protocol") or {}
-    fixed = record["recipe"].get("init") == "fixed"
-    start = "from the stored initialisation" if fixed else "afresh, each from a seed of its own"
-    where = _tested_on(protocol)
-    if record["recipe"].get("trainable") == "head":
-        text = (
-            f"Accuracy{f' on {where}' if where else ''} of linear heads on frozen networks; mean ± "
-            "standard deviation over networks, and over draws of random real images."
-        )
+def _protocol(record: Record) -> Markdown:
+    protocol = record.protocol
+    tested = _tested_on(protocol)
+    where = say("accuracy.where", images=tested) if tested else ""
+    if record.is_for_heads:
+        text = say("accuracy.heads", where=where)
     else:
-        text = f"Accuracy{f' on {where}' if where else ''} of networks that were trained {start}; "
-        text += "mean ± standard deviation over networks."
-    step = protocol.get("best_step")
-    if type(step) is int:
-        text += (
-            f" The set is that of outer step {step}, which did best of all evaluations on these "
-            "images, so the figure flatters it a little."
-        )
-    if protocol.get("eval_mode"):
-        text += " Networks are tested in eval mode, so the batch size of the test does not matter."
-    return text
+        start = "fixed" if record.recipe.init == "fixed" else "fresh"
+        text = say("accuracy.networks", where=where, start=say(f"accuracy.{start}"))
+    step = protocol.best_step
+    return joined(
+        [
+            text,
+            Markdown() if step is None else say("accuracy.best_step", step=step),
+            say("accuracy.eval_mode") if protocol.eval_mode else Markdown(),
+        ],
+        "",
+    )
 
 
-def _evaluations_table(record: Mapping[str, Any]) -> str:
-    rows = []
-    for found in record.get("evaluations") or []:
-        if not isinstance(found, Mapping) or not accuracy(found):
-            continue
-        rows.append(
-            (
-                code(found.get("model") or "unnamed"),
-                escaped(found.get("trained_on") or "distilled images"),
-                escaped(found.get("protocol") or ""),
-                escaped(found.get("pixels") or ""),
-                accuracy(found),
-                _networks(found),
-                _tested_on(found),
-            )
+def _evaluations_table(record: Record) -> Markdown:
+    rows = [
+        (
+            code(row.model or say("results.unnamed")),
+            escaped(row.trained_on or say("results.distilled_images")),
+            escaped(row.protocol or ""),
+            escaped(row.pixels or ""),
+            accuracy(row),
+            _networks(row),
+            _tested_on(row),
         )
-    header = ("network", "trained on", "recipe", "pixels", "accuracy", "networks", "tested on")
-    return table(header, rows) if rows else ""
+        for row in record.evaluations
+        if accuracy(row)
+    ]
+    return table(cells("results.others_header"), rows) if rows else Markdown()

@@ -1,0 +1,153 @@
+"""What a record says of accuracies: the author's own, how they were taken, and later rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Self
+
+from dd_plugin.evaluation import Scores
+from dd_plugin.hub.limits import DistilledFormatError
+from dd_plugin.hub.record.json_part import (
+    Flag,
+    JsonPart,
+    Key,
+    Number,
+    RequiredText,
+    Text,
+    Whole,
+    shares,
+    text,
+    whole,
+    wholes,
+)
+
+# The key of the accuracies of the set itself, among the results.
+DISTILLED = "distilled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(JsonPart):
+    """How the results were taken.
+
+    Attributes:
+        best_step: the outer step of the set, where the best one was chosen by these images.
+        dataset: the real images.
+        split: of them.
+        images: how many.
+        eval_mode: whether networks were tested in eval mode.
+        command: that takes them again.
+    """
+
+    best_step: Annotated[int | None, Key(whole, left_out=True)] = None
+    dataset: RequiredText = None
+    split: RequiredText = None
+    images: Whole = None
+    eval_mode: Flag = False
+    command: Text = None
+
+
+def _by_model(value: Any, where: str) -> dict[str, Result]:
+    pairs = value.items() if isinstance(value, Mapping) else ()
+    return {name: Result.from_json(one) for name, one in pairs if isinstance(one, Mapping)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(JsonPart):
+    """Accuracies in [0, 1] of networks that were trained alike.
+
+    Attributes:
+        mean: of the accuracies.
+        std: likewise, the standard deviation.
+        accuracies: of each network.
+        by_model: the same for each of several architectures, by its name.
+        seeds: of the networks of each architecture.
+    """
+
+    mean: Number = None
+    std: Number = None
+    accuracies: Annotated[tuple[float, ...], Key(shares)] = ()
+    by_model: Annotated[Mapping[str, Result], Key(_by_model, left_out=True)] = field(
+        default_factory=dict
+    )
+    seeds: Annotated[tuple[int, ...], Key(wholes, left_out=True)] = ()
+
+    @classmethod
+    def of(cls, scores: Scores, seeds: Sequence[int] = ()) -> Self:
+        """Return the accuracies of networks as a record has them."""
+        return cls(
+            mean=scores.mean,
+            std=scores.std,
+            accuracies=scores.accuracies,
+            by_model={name: Result.of(own) for name, own in scores.by_model.items()},
+            seeds=tuple(seeds),
+        )
+
+
+def read_results(value: Any, where: str) -> dict[str, Result]:
+    """Return the results by what networks were trained on.
+
+    Raises:
+        DistilledFormatError: they are no object, or those of the set itself are none.
+    """
+    if not isinstance(value, Mapping):
+        raise DistilledFormatError(f"{where!r} must be an object")
+    distilled = value.get(DISTILLED)
+    if distilled is not None and not isinstance(distilled, Mapping):
+        raise DistilledFormatError(f"'{where}.{DISTILLED}' must be an object or null")
+    return {name: Result.from_json(one) for name, one in value.items() if isinstance(one, Mapping)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(JsonPart):
+    """A row of an evaluation: the accuracies of one network, trained in one way.
+
+    Attributes:
+        model: the name of the network.
+        trained_on: what, in words.
+        protocol: how it was trained: ``"recipe"``, ``"standard"`` or ``"head"``.
+        pixels: ``"exact"`` or ``"png"``; None for real images.
+        images: how many real images it was tested on.
+        mean: of the accuracies.
+        std: likewise, the standard deviation.
+        accuracies: of each network, in [0, 1].
+        set: the name of the set, among rows of several.
+        dataset: the real images.
+        split: of them.
+        test_images: what ``images`` was called first.
+    """
+
+    model: Text = None
+    trained_on: Text = None
+    protocol: Text = None
+    pixels: Text = None
+    images: Whole = None
+    mean: Number = None
+    std: Number = None
+    accuracies: Annotated[tuple[float, ...], Key(shares)] = ()
+    set: Annotated[str | None, Key(text, left_out=True)] = None
+    dataset: Text = None
+    split: Text = None
+    test_images: Annotated[int | None, Key(whole, left_out=True)] = None
+
+    def with_scores(self, scores: Scores) -> Self:
+        """Return the row with these accuracies."""
+        return replace(self, mean=scores.mean, std=scores.std, accuracies=scores.accuracies)
+
+    @property
+    def scores(self) -> Scores:
+        """The accuracies."""
+        return Scores(self.accuracies)
+
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """What was measured, apart from the numbers."""
+        return (
+            self.set,
+            self.model,
+            self.trained_on,
+            self.protocol,
+            self.pixels,
+            self.dataset,
+            self.split,
+        )

@@ -1,0 +1,65 @@
+"""Accuracies, as they are measured and as somebody else may have written them."""
+
+import json
+
+import pytest
+
+from dd_plugin.evaluation import Scores
+from dd_plugin.hub.limits import DistilledFormatError
+from dd_plugin.hub.record import Evaluation, Protocol, Result
+from dd_plugin.hub.record.results import read_results
+
+TWO = Scores.joined({"a": Scores((0.25, 0.75)), "b": Scores((0.5,))})
+
+
+def test_scores_are_written_with_their_seeds():
+    written = json.dumps(Result.of(TWO, [3, 4]).to_json())
+    assert written == json.dumps({**TWO.to_dict(), "seeds": [3, 4]})
+    assert json.dumps(Result.of(Scores((0.5,))).to_json()) == json.dumps(Scores((0.5,)).to_dict())
+
+
+def test_a_result_is_read_back():
+    result = Result.of(TWO, [3, 4])
+    assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_what_is_no_accuracy_is_left_out():
+    result = Result.from_json(
+        {"mean": "x", "std": True, "accuracies": [0.5, 2, None], "by_model": [1], "seeds": ["1"]}
+    )
+    assert result == Result(accuracies=(0.5,))
+
+
+def test_results_that_are_no_objects():
+    assert read_results({"distilled": None, "x": 0.5, "y": {"mean": 1}}, "results") == {
+        "y": Result(mean=1.0)
+    }
+    with pytest.raises(DistilledFormatError, match=r"'results\.distilled' must be an object or nu"):
+        read_results({"distilled": 0.5}, "results")
+
+
+def test_a_row_has_its_scores_and_what_is_known_beside():
+    row = Evaluation(set="a", dataset="digits").with_scores(Scores((0.25, 0.75)))
+    assert str(row.scores) == "50.0 ± 35.4 %"
+    assert row.to_json() == {
+        **dict.fromkeys(["model", "trained_on", "protocol", "pixels", "images"]),
+        **Scores((0.25, 0.75)).to_dict(),
+        "set": "a",
+        "dataset": "digits",
+        "split": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "key", ["set", "model", "trained_on", "protocol", "pixels", "dataset", "split"]
+)
+def test_rows_differ_by_what_was_measured(key):
+    row = Evaluation.from_json({"model": "a", "mean": 0.5, key: "one"})
+    same = Evaluation.from_json({"model": "a", "mean": 0.7, "images": 5, key: "one"})
+    other = Evaluation.from_json({"model": "a", "mean": 0.5, key: "two"})
+    assert row.identity == same.identity != other.identity
+
+
+def test_the_step_that_did_best_is_written_where_it_was_chosen():
+    assert "best_step" not in Protocol().to_json()
+    assert next(iter(Protocol(best_step=4).to_json())) == "best_step"
