@@ -68,8 +68,14 @@ def compare(
         One row per model and kind of training data.
     """
     about = about or Evaluation()
+    rows: list[Evaluation] = []
+
+    def add(row: Evaluation) -> None:
+        rows.append(row)
+        on_row(row)
+
     if distilled.recipe.trainable == "head":
-        return _compare_heads(
+        _compare_heads(
             distilled,
             models,
             test,
@@ -80,28 +86,16 @@ def compare(
             full_data,
             device,
             about,
-            on_row,
+            add,
             folder,
             backbones or {},
         )
-    rows: list[Evaluation] = []
-
-    def add(model: str, trained_on: str, how: str, pixels: str | None, scores: Scores) -> None:
-        row = replace(
-            about.with_scores(scores),
-            model=model,
-            trained_on=trained_on,
-            protocol=how,
-            pixels=pixels,
-            images=test_images,
-        )
-        rows.append(row)
-        on_row(row)
-
+        return rows
     batches = distilled.test_batches(test, 500)
     test_images = sum(len(labels) for _, labels in batches)
     for model in models:
-        how = distilled.protocol_for(protocol, model)
+        row = replace(about, model=model, images=test_images)
+        by_protocol = replace(row, protocol=distilled.protocol_for(protocol, model))
         for pixels in ("exact", "png"):
             with warnings.catch_warnings():
                 if pixels == "png":  # said for the exact images
@@ -115,12 +109,14 @@ def compare(
                     pixels=pixels,
                     device=device,
                 )
-            add(model, "distilled images", how, pixels, scores)
+            trained = replace(by_protocol, trained_on="distilled images", pixels=pixels)
+            add(trained.with_scores(scores))
         if train is not None:
             seeds = distilled.seeds(networks, seed)
             for name in ("random real images", *(["all real images"] if full_data else [])):
-                found = _baseline(distilled, model, name, train, batches, seeds, device)
-                add(model, name, "standard", None, Scores(tuple(found)))
+                each = _baseline(distilled, model, name, train, batches, seeds, device)
+                baseline = replace(row, trained_on=name, protocol="standard")
+                add(baseline.with_scores(Scores(tuple(each))))
     return rows
 
 
@@ -135,12 +131,11 @@ def _compare_heads(
     full_data: bool,
     device: torch.device | str,
     about: Evaluation,
-    on_row: Callable[[Evaluation], None],
+    add: Callable[[Evaluation], None],
     folder: Path | None,
     backbones: Mapping[str, Backbone],
-) -> list[Evaluation]:
-    """`compare` for a set that trains the head of frozen networks."""
-    rows: list[Evaluation] = []
+) -> None:
+    """Do the work of `compare` for a set that trains the head of frozen networks."""
     per_class = max(1, int(distilled.images_per_class))
     for model in models:
         tested = distilled.head_test(
@@ -153,30 +148,18 @@ def _compare_heads(
             backbone=backbones.get(model),
         )
         how = "standard" if tested.as_probe else "head"
-
-        def add(trained_on: str, pixels: str | None, scores: Scores) -> None:
-            row = replace(
-                about.with_scores(scores),
-                model=model,  # noqa: B023 - called in this turn of the loop alone
-                trained_on=trained_on,
-                protocol=how,  # noqa: B023
-                pixels=pixels,
-                images=len(tested.test.labels),  # noqa: B023
-            )
-            rows.append(row)
-            on_row(row)
-
+        row = replace(about, model=model, protocol=how, images=len(tested.test.labels))
         for pixels in ("exact", "png"):
             accuracy = tested.distilled(distilled.synthetic(pixels, device))
-            add("distilled images", pixels, Scores((accuracy,)))
+            trained = replace(row, trained_on="distilled images", pixels=pixels)
+            add(trained.with_scores(Scores((accuracy,))))
         if train is not None:
             seeds = distilled.seeds(networks, seed)
             exact = distilled.synthetic("exact", device)
             for name, scores in tested.controls(exact, per_class, seeds, full=full_data):
-                add(HEAD_CONTROLS[name], None, scores)
+                add(replace(row, trained_on=HEAD_CONTROLS[name]).with_scores(scores))
         if model in backbones:
             backbones[model].to("cpu")  # for the next one's sake
-    return rows
 
 
 # How rows call the real images that heads are trained on.

@@ -214,14 +214,14 @@ FAULTS = (
     Fault(
         "checksums are not compared",
         "hub/reading.py",
-        'noted.get("size") != size or noted.get("sha256") != digest',
-        'noted.get("size") != size',
+        "entry.size != size or entry.sha256 != digest",
+        "entry.size != size",
         ("hub/test_reading.py",),
     ),
     Fault(
         "one network with a deviation",
         "hub/card/results.py",
-        "if std is not None and len(found) != 1 else",
+        "if std is not None and len(each) != 1 else",
         "if std is not None else",
         ("hub/test_card.py",),
     ),

@@ -1,7 +1,7 @@
-"""The words of a distilled set's card, from its record.
+"""The card of a distilled set, from its record.
 
-Below `folder`, which writes it beside the set. `text` has the whole, the other modules its parts;
-`merge` keeps what others have written into a card.
+Below `folder`, which writes it beside the set. The words are in ``words.md``; `text` puts the whole
+together from the sections of the other modules; `merge` keeps what others wrote into a card.
 """
 
 from dd_plugin.hub.card.text import make_card
