@@ -161,9 +161,14 @@ def _mean(results: Sequence[Hypergradient]) -> Hypergradient:
     )
 
 
-# The dimension of the networks in what a step takes.
+# What each network has of its own, and what they share, of the tensors that a step takes.
+_STACKED = ("parameters", "statistics", "counters")
 _SHARED = ("constants", "images", "labels")
-_DIMS = StepInputs._make((0, 0, 0, None, None, None, None, 0))
+# The dimension of the networks in each of them, for `vmap`.
+_roles: dict[str, Any] = {
+    role: 0 if role in (*_STACKED, "noise") else None for role in StepInputs._fields
+}
+_DIMS = StepInputs(**_roles)
 
 
 class BatchedProblem(BilevelProblem):
@@ -230,11 +235,12 @@ class BatchedProblem(BilevelProblem):
         """See `BilevelProblem.gradient_and_sweep_reverse`, of one network after the other."""
         found = []
         for index in range(self.networks):
-            part = [tree_map(lambda t, i=index: t[i], role) for role in inputs[:3]]
-            noise = inputs.noise
-            one = StepInputs._make((*part, *inputs[3:]))
-            if isinstance(noise, int):
-                one = one._replace(noise=mix(noise, index))
+            of_one = {
+                role: tree_map(lambda t, i=index: t[i], getattr(inputs, role)) for role in _STACKED
+            }
+            one = inputs._replace(**of_one)
+            if isinstance(inputs.noise, int):
+                one = one._replace(noise=mix(inputs.noise, index))
             own = tree_map(lambda t, i=index: t[i], bars)
             found.append(super().gradient_and_sweep_reverse(one, *own))
         first = [
