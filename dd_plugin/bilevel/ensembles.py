@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from dd_plugin.bilevel.adjoints import ForwardOverReverse, method_of
 from dd_plugin.bilevel.foreign_models.replay import DrawSpec, mix
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
@@ -199,8 +200,7 @@ class BatchedProblem(BilevelProblem):
         """The inputs with random numbers of every network in the place of their seed."""
         if not isinstance(inputs.noise, int):
             return inputs
-        specs = self.probes[self.probe_key(inputs.images)][1]
-        return inputs._replace(noise=self.numbers(specs, inputs.noise))
+        return inputs._replace(noise=self.numbers(self.draws(inputs.images), inputs.noise))
 
     def gradient(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""
@@ -282,7 +282,8 @@ def _batched(
     seed: int,
     options: dict[str, Any],
 ) -> EnsembleHypergradient:
-    if options.get("method", "mixed") != "mixed" or problem.outer_training:
+    method = method_of(options.get("method", "mixed"))
+    if not isinstance(method, ForwardOverReverse) or problem.outer_training:
         raise ValueError(
             'mode="batched" must go with method="mixed" and an outer loss in eval mode; use '
             'mode="sequential"'

@@ -130,6 +130,11 @@ class BilevelProblem:
         """The key in ``probes`` for images of that kind."""
         return tuple(images.shape), images.dtype, images.device
 
+    def draws(self, images: Tensor) -> Sequence[DrawSpec]:
+        """The random numbers that a training forward takes on images that were probed."""
+        specs: Sequence[DrawSpec] = self.probes[self.probe_key(images)][1]
+        return specs
+
     def check_state(self, state: RunState) -> None:
         """Check that a run of this problem can start from a state.
 
