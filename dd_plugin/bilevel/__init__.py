@@ -2,12 +2,13 @@
 
 Start at `hypergradient`. Read in this order: `functional` (a model as a pure function),
 `optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `checks`,
-`driver`, which strings them together, and `hypergradient`, the entry points. `second_order`,
+`plan` (what a run is fed with), `adjoints` (how it is differentiated), `driver` (the recursion),
+which strings them together, and `hypergradient`, the entry points. `second_order`,
 `replay` and `batchnorm` prepare ordinary models for it. The engine knows tensors and
 modules; images, data sets and processes are other parts' business.
 """
 
-from dd_plugin.bilevel.driver import MissingRuleWarning
+from dd_plugin.bilevel.adjoints import MissingRuleWarning
 from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, initial_state
 from dd_plugin.bilevel.foreign_models.second_order import (
     SecondOrderNeed,

@@ -1,6 +1,6 @@
 """What a run starts from and is fed with, checked against the model before anything is computed.
 
-Used by `driver`. `inputs` says what batches and labels look like whatever the model is; here they
+Used by `plan`. `inputs` says what batches and labels look like whatever the model is; here they
 meet it: its dtype and device, its classes, and whether it runs on such images at all.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.foreign_models.replay import Draws, DrawSpec
+from dd_plugin.bilevel.foreign_models.replay import Draws
 from dd_plugin.bilevel.inputs import (
     Batch,
     Batches,
@@ -70,10 +70,6 @@ class CheckedBatches(Batches):
             self._labels.add(labels, logits, what)
         elif loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
             self._labels.add(labels, logits, what, getattr(loss, "ignore_index", -100))
-
-    def draws(self, images: Tensor) -> list[DrawSpec]:
-        """The random numbers that a training forward takes on the images of a checked batch."""
-        return self._problem.probes[self._problem.probe_key(images)][1]
 
     def _probe(self, images: Tensor, what: str) -> tuple[Tensor, Any]:
         """Logits, without data, and draws of a training forward on images of that shape."""

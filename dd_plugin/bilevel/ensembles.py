@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from dd_plugin.bilevel.adjoints import ForwardOverReverse, method_of
 from dd_plugin.bilevel.foreign_models.replay import DrawSpec
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.inputs import Batch
@@ -162,9 +163,14 @@ def _mean(results: Sequence[Hypergradient]) -> Hypergradient:
     )
 
 
-# The dimension of the networks in what a step takes.
+# What each network has of its own, and what they share, of the tensors that a step takes.
+_STACKED = ("parameters", "statistics", "counters")
 _SHARED = ("constants", "images", "labels")
-_DIMS = StepInputs._make((0, 0, 0, None, None, None, None, 0))
+# The dimension of the networks in each of them, for `vmap`.
+_roles: dict[str, Any] = {
+    role: 0 if role in (*_STACKED, "noise") else None for role in StepInputs._fields
+}
+_DIMS = StepInputs(**_roles)
 
 
 class BatchedProblem(BilevelProblem):
@@ -195,8 +201,7 @@ class BatchedProblem(BilevelProblem):
         """The inputs with random numbers of every network in the place of their seed."""
         if not isinstance(inputs.noise, int):
             return inputs
-        specs = self.probes[self.probe_key(inputs.images)][1]
-        return inputs._replace(noise=self.numbers(specs, inputs.noise))
+        return inputs._replace(noise=self.numbers(self.draws(inputs.images), inputs.noise))
 
     def gradient(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.gradient`; the losses are ``(networks,)``."""
@@ -231,11 +236,12 @@ class BatchedProblem(BilevelProblem):
         """See `BilevelProblem.gradient_and_sweep_reverse`, of one network after the other."""
         found = []
         for index in range(self.networks):
-            part = [tree_map(lambda t, i=index: t[i], role) for role in inputs[:3]]
-            noise = inputs.noise
-            one = StepInputs._make((*part, *inputs[3:]))
-            if isinstance(noise, int):
-                one = one._replace(noise=nth_seed(noise, index))
+            of_one = {
+                role: tree_map(lambda t, i=index: t[i], getattr(inputs, role)) for role in _STACKED
+            }
+            one = inputs._replace(**of_one)
+            if isinstance(inputs.noise, int):
+                one = one._replace(noise=nth_seed(inputs.noise, index))
             own = tree_map(lambda t, i=index: t[i], bars)
             found.append(super().gradient_and_sweep_reverse(one, *own))
         first = [
@@ -277,7 +283,8 @@ def _batched(
     seed: int,
     options: dict[str, Any],
 ) -> EnsembleHypergradient:
-    if options.get("method", "mixed") != "mixed" or problem.outer_training:
+    method = method_of(options.get("method", "mixed"))
+    if not isinstance(method, ForwardOverReverse) or problem.outer_training:
         raise ValueError(
             'mode="batched" must go with method="mixed" and an outer loss in eval mode; use '
             'mode="sequential"'

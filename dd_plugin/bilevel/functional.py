@@ -194,13 +194,13 @@ class FunctionalModel:
 
     def __call__(
         self,
+        *,
         parameters: Tensors,
         statistics: Tensors,
         counters: Tensors,
         constants: Tensors,
         fixed: Tensors,
         images: Tensor,
-        *,
         training: bool,
         in_graph: bool = True,
         draws: Draws | None = None,

@@ -1,7 +1,7 @@
 """The entry points: run the inner training, judge it, and send the gradient back through it.
 
-Last in the flow of the engine. What the caller passes is put together here; `driver` does the work
-and `results` says what comes back.
+Last in the flow of the engine. `plan` checks what the caller passes, `driver` differentiates,
+`input_adjoints` sends the adjoints back to the caller's tensors, `results` says what comes back.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.driver import Method, Run
+from dd_plugin.bilevel.adjoints import Method, MethodName, method_of
+from dd_plugin.bilevel.driver import Differentiated, differentiate, forward
 from dd_plugin.bilevel.functional import FunctionalModel
-from dd_plugin.bilevel.inputs import Batch, describe
+from dd_plugin.bilevel.host_reads import HostReads
+from dd_plugin.bilevel.input_adjoints import InputAdjoints
+from dd_plugin.bilevel.inputs import Batch, Leaves, describe
 from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.plan import Plan, make_plan, started
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
-from dd_plugin.bilevel.step_values import RunState
+from dd_plugin.bilevel.step_values import Carry, RunState
 from dd_plugin.bilevel.trajectory import Device, Storage
 from dd_plugin.bilevel.windows import Full, Window
-from dd_plugin.seeds import InnerPurpose, mix
 
 
 def hypergradient(
@@ -32,7 +35,7 @@ def hypergradient(
     step_size: float | Tensor | Mapping[str, float | Tensor],
     steps: int | None = None,
     window: Window | None = None,
-    method: Method = "mixed",
+    method: MethodName | Method = "mixed",
     storage: Storage | None = None,
     seed: int = 0,
     model_seed: int | None = None,
@@ -65,7 +68,8 @@ def hypergradient(
         window: what is differentiated: `Full` (default), `Last` or `Random`.
         method: ``"mixed"``, forward over reverse; ``"reverse"``, double backward of each step,
             for models with operations that lack forward-mode rules, and chosen by itself then;
-            ``"autograd"``, the whole graph in memory, to check the others.
+            ``"autograd"``, the whole graph in memory, to check the others. These are the names of
+            the objects in `dd_plugin.bilevel.adjoints`, which are taken as well.
         storage: how the trajectory is kept: `Device` (default), `Host` or `Recompute`.
         seed: decides every random number of the run: of the model, of a function ``batches``, of
             a random window. Change it from one outer step to the next.
@@ -91,28 +95,70 @@ def hypergradient(
         RuntimeError: an operation of the model has no second derivative at all.
         VerificationError: the first backward sweep is wrong; see `BilevelProblem`.
     """
-    if method not in ("mixed", "reverse", "autograd"):
-        raise ValueError(f'`method` must be "mixed", "reverse" or "autograd", got {method!r}')
+    how = method_of(method)
     window = _instance(window, Full(), "bounds", "`window` must be a window such as `Last(10)`")
     storage = _instance(storage, Device(), "segment", "`storage` must be one such as `Host()`")
-    run = Run(
+    plan = make_plan(
         problem,
         batches,
         outer_batch,
-        step_size,
-        steps,
-        seed,
-        model_seed,
-        hyperparameters,
-        leaves,
-        allow_unused,
+        step_size=step_size,
+        steps=steps,
+        seed=seed,
+        model_seed=model_seed,
+        hyperparameters=hyperparameters,
+        window=window,
+        storage=storage,
     )
-    if not run.outer_batches:
+    pulled = Leaves(leaves)
+    if not plan.outer_batches:
         raise ValueError("`outer_batch` must hold at least one batch, got none")
-    start, stop = window.bounds(run.batches.steps, mix(run.batches.seed, InnerPurpose.WINDOW))
-    with run.started(initial, parameters=parameters, statistics=statistics, constants=constants):
-        run.go(start, stop, method, storage)
-        return run.result()
+    given = {"parameters": parameters, "statistics": statistics, "constants": constants}
+    with started(plan, initial, given) as (functions, state):
+        plan.batches.expect_return(plan.window, bool(pulled.tensors))
+        adjoints, reads = InputAdjoints(plan, pulled, given), HostReads(plan)
+        found = differentiate(functions, plan, state, how, adjoints.take, reads)
+        carry = found.carry
+        if carry is None:
+            carry = adjoints.fill_with_nan(functions, found.run.final)
+        adjoints.finish(functions, found.run.final, carry, reads)
+        if reads.finite and not allow_unused:
+            adjoints.check_used()
+        return _result(plan, found, carry, adjoints, reads)
+
+
+def _result(
+    plan: Plan, found: Differentiated, carry: Carry, adjoints: InputAdjoints, reads: HostReads
+) -> Hypergradient:
+    batches = dict(sorted(adjoints.batches.items()))
+    gradients = (
+        [(b.images, b.labels) for b in batches.values()],
+        adjoints.leaves,
+        adjoints.step_size,
+        carry.hyperparameters,
+        carry.parameters,
+        carry.statistics,
+        carry.constants,
+    )
+    return Hypergradient(
+        outer_loss=found.outer_loss,
+        inner_losses=torch.stack(found.run.losses),
+        finite=reads.result_is_finite(gradients),
+        first_nonfinite=reads.first_nonfinite,
+        start=plan.window.start,
+        stop=plan.window.stop,
+        batches=batches,
+        leaves=adjoints.leaves,
+        step_size=adjoints.step_size,
+        hyperparameters=carry.hyperparameters,
+        parameters=carry.parameters,
+        statistics=carry.statistics,
+        optimizer_state=carry.optimizer,
+        constants=carry.constants,
+        final=found.run.final,
+        method=found.method,
+        trajectory_bytes=found.run.trajectory_bytes,
+    )
 
 
 def unroll(
@@ -133,11 +179,20 @@ def unroll(
 
     Args and errors are those of `hypergradient`.
     """
-    run = Run(problem, batches, (), step_size, steps, seed, model_seed, hyperparameters, ())
-    with run.started(initial, parameters=parameters, statistics=statistics, constants=constants):
-        for k in range(run.batches.steps):
-            run.step(k)
-    return Unrolled(run.state, torch.stack(run.losses))
+    plan = make_plan(
+        problem,
+        batches,
+        (),
+        step_size=step_size,
+        steps=steps,
+        seed=seed,
+        model_seed=model_seed,
+        hyperparameters=hyperparameters,
+    )
+    given = {"parameters": parameters, "statistics": statistics, "constants": constants}
+    with started(plan, initial, given) as (functions, state):
+        run = forward(functions, plan, state)
+    return Unrolled(run.final, torch.stack(run.losses))
 
 
 def _instance(value: Any, default: Any, method: str, rule: str) -> Any:

@@ -359,7 +359,6 @@ class Schedule:
                     + f", got shape {tuple(t.shape)}"
                 )
             self._values[group] = t.clone()
-        self._bars = {group: torch.zeros_like(t) for group, t in self._values.items()}
 
     @staticmethod
     def _tensor(item: Any, like: Tensor, what: str) -> Tensor:
@@ -378,25 +377,38 @@ class Schedule:
         found = {g: t if t.dim() == 0 else t[step].clone() for g, t in self._values.items()}
         return found if self.grouped else found[""]
 
-    def add(self, step: int, bar: Any) -> None:
-        """Add the adjoint of the value of a step."""
-        for group, part in (bar if self.grouped else {"": bar}).items():
-            if self._bars[group].dim() == 0:
-                self._bars[group] += part
-            else:
-                self._bars[group][step] += part
+    def zeros(self) -> Any:
+        """Zeros, shaped as the value was given."""
+        zeros = {group: torch.zeros_like(t) for group, t in self._values.items()}
+        return zeros if self.grouped else zeros[""]
 
-    def gradient(self) -> Any:
-        """The adjoint of the whole value, shaped as it was given."""
-        return dict(self._bars) if self.grouped else self._bars[""]
+    def gradient(self, bars: Mapping[int, Any]) -> Any:
+        """The adjoint of the whole value, shaped as it was given.
 
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        Args:
+            bars: the adjoints of the values of steps, by step; zero for those left out.
+        """
+        total = self.zeros()
+        whole = self._by_group(total)
+        for step, bar in bars.items():
+            for group, part in self._by_group(bar).items():
+                if whole[group].dim() == 0:
+                    whole[group] += part
+                else:
+                    whole[group][step] += part
+        return total
+
+    def pairs(self, gradient: Any) -> list[tuple[Tensor, Tensor]]:
         """The caller's tensors that have a graph or require a gradient, with their adjoints."""
+        bars = self._by_group(gradient)
         return [
-            (item, self._bars[group].to(item.dtype).to(item.device))
+            (item, bars[group].to(item.dtype).to(item.device))
             for group, item in self.given.items()
             if isinstance(item, Tensor) and item.requires_grad
         ]
+
+    def _by_group(self, value: Any) -> dict[str, Any]:
+        return value if self.grouped else {"": value}
 
 
 class Leaves:

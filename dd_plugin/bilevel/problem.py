@@ -130,6 +130,11 @@ class BilevelProblem:
         """The key in ``probes`` for images of that kind."""
         return tuple(images.shape), images.dtype, images.device
 
+    def draws(self, images: Tensor) -> Sequence[DrawSpec]:
+        """The random numbers that a training forward takes on images that were probed."""
+        specs: Sequence[DrawSpec] = self.probes[self.probe_key(images)][1]
+        return specs
+
     def check_state(self, state: RunState) -> None:
         """Check that a run of this problem can start from a state.
 
@@ -166,8 +171,17 @@ class BilevelProblem:
 
     def inputs(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> StepInputs:
         """What the functions below take, of the network in a state."""
-        theta, _, s, counters = state
-        return StepInputs(theta, s, counters, constants, self.model.fixed, *batch, noise)
+        images, labels = batch
+        return StepInputs(
+            parameters=state.parameters,
+            statistics=state.statistics,
+            counters=state.counters,
+            constants=constants,
+            fixed=self.model.fixed,
+            images=images,
+            labels=labels,
+            noise=noise,
+        )
 
     def loss(
         self, inputs: StepInputs, *, outer: bool = False, in_graph: bool = True
@@ -181,7 +195,15 @@ class BilevelProblem:
         draws = Draws(noise) if isinstance(noise, int) else Draws(supplied=noise)
         training = self.outer_training if outer else True
         logits, statistics, counters = self.model(
-            *inputs[:6], training=training, in_graph=in_graph, draws=draws
+            parameters=inputs.parameters,
+            statistics=inputs.statistics,
+            counters=inputs.counters,
+            constants=inputs.constants,
+            fixed=inputs.fixed,
+            images=inputs.images,
+            training=training,
+            in_graph=in_graph,
+            draws=draws,
         )
         value = (self.outer_loss if outer else self.inner_loss)(logits, inputs.labels)
         if not isinstance(value, Tensor) or value.dim() != 0:

@@ -68,6 +68,52 @@ class PullResult(NamedTuple):
     hyperparameters: dict[str, Any]
 
 
+class Carry(NamedTuple):
+    """The adjoints that the way back carries from step to step.
+
+    Attributes:
+        parameters: θ̄.
+        optimizer: ō, of the floating-point entries.
+        statistics: s̄.
+        constants: of what the run holds constant, summed over the steps so far.
+        hyperparameters: of the optimizer's, by name, summed likewise.
+    """
+
+    parameters: Tensors
+    optimizer: Any
+    statistics: Tensors
+    constants: Tensors
+    hyperparameters: dict[str, Any]
+
+
+class StepAdjoints(NamedTuple):
+    """Adjoints of what goes into one step alone: its step size and its batch."""
+
+    step_size: Any
+    images: Tensor
+    labels: Tensor | None = None
+
+
+class SweptStep(NamedTuple):
+    """The sweep of a step, and what went into it.
+
+    Attributes:
+        k: the number of the step.
+        gradients: g, as the forward run had it.
+        inputs: what the step begins with.
+        bars: ḡ and the s̄ of the step after it.
+        swept: the result.
+        method: the name of how it was differentiated.
+    """
+
+    k: int
+    gradients: Tensors
+    inputs: StepInputs
+    bars: tuple[Tensors, Tensors]
+    swept: SweepResult
+    method: str
+
+
 def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
     """An optimizer state as its differentiable part and its counters."""
     counts = {k: v for k, v in state.items() if isinstance(v, Tensor) and not v.is_floating_point()}

@@ -7,18 +7,19 @@ way; compiled, they are drawn beforehand and passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from dd_plugin.bilevel.foreign_models.replay import DrawSpec
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
+from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import (
     GradientResult,
     PullResult,
+    RunState,
     StepInputs,
     SweepResult,
     leaves_of,
@@ -32,17 +33,20 @@ from dd_plugin.bilevel.tracing.compile import (
 
 
 class Steps:
-    """The five functions of a problem, each run eagerly or compiled.
+    """The five functions of a problem in one run, each run eagerly or compiled.
 
     Args:
         problem: what they belong to.
-        specs: the random numbers that one training forward takes.
+        constants: what the run holds constant.
     """
 
-    def __init__(self, problem: BilevelProblem, specs: Sequence[DrawSpec]) -> None:
+    def __init__(self, problem: BilevelProblem, constants: Tensors) -> None:
         self.problem = problem
-        self.specs = specs
-        self._halves: CompiledHalves | None = None
+        self.constants = constants
+
+    def inputs(self, state: RunState, batch: Batch, noise: int) -> StepInputs:
+        """What the functions take, of the network in a state."""
+        return self.problem.inputs(state, self.constants, batch, noise)
 
     def _run(self, name: str, eager: Callable[..., Any], *args: Any) -> Any:
         """Run a function compiled, if the problem is to be compiled and it can be."""
@@ -92,8 +96,7 @@ class Steps:
         problem = self.problem
         if not problem.compiling:
             return None
-        batch = (inputs.images, inputs.labels)
-        key = ("halves", problem.compile, *((t.shape, t.dtype) for t in batch))
+        key = self._key_of_halves(inputs)
         if key not in problem.compiled:
             early = (self._drawn(inputs),)
             late = (inputs.parameters, inputs.statistics)
@@ -107,13 +110,16 @@ class Steps:
                     raise
                 # It goes wrong again in the sweep, which says what is the matter.
             problem.compiled[key] = halves
-        self._halves = problem.compiled[key]
-        return None if self._halves is None else self._halves.kept_bytes
+        halves = problem.compiled[key]
+        return None if halves is None else halves.kept_bytes
+
+    def _key_of_halves(self, inputs: StepInputs) -> tuple[Any, ...]:
+        batch = (inputs.images, inputs.labels)
+        return ("halves", self.problem.compile, *((t.shape, t.dtype) for t in batch))
 
     def gradient_keeping(self, inputs: StepInputs) -> tuple[GradientResult, list[Tensor]]:
         """As `gradient`, and the values that `sweep_kept` takes over."""
-        halves = self._halves
-        assert halves is not None
+        halves: CompiledHalves = self.problem.compiled[self._key_of_halves(inputs)]
         return self._or_eagerly(
             "gradient",
             lambda: halves.first(self._drawn(inputs)),
@@ -124,21 +130,42 @@ class Steps:
         self, kept: list[Tensor], inputs: StepInputs, g_bar: Tensors, s_bar: Tensors
     ) -> SweepResult:
         """As `sweep`, from what `gradient_keeping` kept."""
-        halves = self._halves
-        assert halves is not None
+        halves: CompiledHalves = self.problem.compiled[self._key_of_halves(inputs)]
         return self._or_eagerly(
             "sweep",
             lambda: halves.second(kept, self._drawn(inputs), g_bar, s_bar),
             lambda: self.problem.sweep(inputs, g_bar, s_bar),
         )
 
-    def update(self, *args: Any) -> tuple[Tensors, State]:
+    def update(
+        self, gradients: Tensors, state: RunState, step_size: Any, hyperparameters: dict[str, Any]
+    ) -> tuple[Tensors, State]:
         """(θ, o) after a step."""
-        return self._run("update", self.problem.update, *args)
+        optimizer, parameters = state.optimizer, state.parameters
+        return self._run(
+            "update",
+            self.problem.update,
+            *(gradients, optimizer, parameters, step_size, hyperparameters),
+        )
 
-    def pull(self, *args: Any) -> PullResult:
+    def pull(
+        self,
+        gradients: Tensors,
+        state: RunState,
+        step_size: Any,
+        hyperparameters: dict[str, Any],
+        *,
+        parameters_bar: Tensors,
+        optimizer_bar: Any,
+    ) -> PullResult:
         """See `BilevelProblem.pull`."""
-        return self._run("pull", self.problem.pull, *args)
+        optimizer, parameters = state.optimizer, state.parameters
+        return self._run(
+            "pull",
+            self.problem.pull,
+            *(gradients, optimizer, parameters, step_size, hyperparameters),
+            *(parameters_bar, optimizer_bar),
+        )
 
     def sweep(self, inputs: StepInputs, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
         """See `BilevelProblem.sweep`."""
@@ -146,13 +173,17 @@ class Steps:
 
     def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """See `BilevelProblem.outer`."""
-        if self.problem.outer_training and self.specs:
-            # The random numbers of `specs` have the shape of an inner batch.
+        problem = self.problem
+        if problem.outer_training and any(draws for _, draws in problem.probes.values()):
+            # The random numbers that were noted have the shape of an inner batch.
             return self.problem.outer_eager(inputs)
         return self._run("outer", self.problem.outer_eager, inputs)
 
     def _drawn(self, inputs: StepInputs, none: bool = False) -> StepInputs:
         """The inputs with the random numbers themselves in the place of their seed."""
         assert isinstance(inputs.noise, int)
-        numbers = [] if none else self.problem.numbers(self.specs, inputs.noise)
+        if none:
+            return inputs._replace(noise=[])
+        problem = self.problem
+        numbers = problem.numbers(problem.draws(inputs.images), inputs.noise)
         return inputs._replace(noise=numbers)

@@ -10,8 +10,9 @@ only and runs the steps of a segment once more.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.step_values import RunState, leaves_of, tree_map_only
+from dd_plugin.bilevel.step_values import GradientResult, RunState, leaves_of, tree_map_only
 
 
 class StepRecord(NamedTuple):
-    """A step as the backward sweep wants it: the state before it and its gradient."""
+    """A step as the backward sweep wants it: the state before it, its gradient, activations."""
 
     state: RunState
     gradients: Tensors
+    activations: list[Tensor] | None = None
 
 
 class Storage(Protocol):
@@ -131,11 +133,15 @@ class Trajectory:
         self.steps = steps
         self._anchors: list[Any] = []
         self._inside: list[Any] = []
+        self._activations: dict[int, list[Tensor]] = {}
         self._stream: Any = None
 
-    def record(self, state: RunState, gradients: Tensors) -> None:
-        """Take note of the next step: the state before it, and its gradient."""
+    def record(self, step: StepRecord) -> None:
+        """Take note of the next step."""
+        state, gradients, activations = step
         index = len(self._inside)
+        if activations is not None:
+            self._activations[index] = activations
         if index % self.length == 0:
             self._anchors.append(self._put(state))
         kept: Any = None
@@ -154,14 +160,14 @@ class Trajectory:
         self,
         segment: range,
         update: Callable[[int, RunState, Tensors], tuple[Tensors, Any]],
-        step: Callable[[int, RunState], tuple[Tensors, Tensors, Tensors]],
+        step: Callable[[int, RunState], GradientResult],
     ) -> list[StepRecord]:
         """The steps of a segment; its memory in the trajectory is given back.
 
         Args:
             segment: one of `segments`, from last to first.
             update: ``(index, state, gradients) -> (parameters, optimizer state)``.
-            step: ``(index, state) -> (gradients, new statistics, new counters)``.
+            step: ``(index, state)`` to what the step gave in the forward run.
         """
         state: RunState = self._get(self._anchors.pop())
         records: list[StepRecord] = []
@@ -172,15 +178,34 @@ class Trajectory:
             if kept is not None:
                 gradients, statistics, counters = self._get(kept)
                 state = state._replace(statistics=statistics, counters=counters)
-                after: tuple[Tensors, Tensors] = (statistics, counters)
             else:
-                gradients, *moved = step(index, state)
-                after = (moved[0], moved[1])
-            records.append(StepRecord(state, gradients))
+                gradients, statistics, counters, _ = step(index, state)
+            records.append(StepRecord(state, gradients, self._activations.pop(index, None)))
             if not last:
                 parameters, optimizer = update(index, state, gradients)
-                state = RunState(parameters, optimizer, *after)
+                state = RunState(
+                    parameters=parameters,
+                    optimizer=optimizer,
+                    statistics=statistics,
+                    counters=counters,
+                )
         return records
+
+    def backwards(
+        self,
+        update: Callable[[int, RunState, Tensors], tuple[Tensors, Any]],
+        step: Callable[[int, RunState], GradientResult],
+    ) -> Iterator[tuple[int, StepRecord]]:
+        """The steps from last to first, with their indices; memory is given back on the way.
+
+        Args:
+            update: see `rebuild`.
+            step: see `rebuild`.
+        """
+        for segment in reversed(self.segments()):
+            records = self.rebuild(segment, update, step)
+            for index in reversed(segment):
+                yield index, records.pop()
 
     def nbytes(self) -> int:
         """The bytes held now, each storage counted once."""
@@ -189,7 +214,8 @@ class Trajectory:
             for t in leaves_of((self._anchors, self._inside))
             if isinstance(t, Tensor)
         }
-        return sum(seen.values())
+        activations = itertools.chain(*self._activations.values())
+        return sum(seen.values()) + sum(t.untyped_storage().nbytes() for t in activations)
 
     def _put(self, tree: Any) -> Any:
         if not self.storage.on_host:
@@ -220,6 +246,22 @@ class Trajectory:
         current = torch.cuda.current_stream(kept.device)
         current.wait_stream(self._stream)
         return kept.tensor.to(kept.device, non_blocking=True)
+
+
+class ForwardRun(NamedTuple):
+    """An inner training that was run.
+
+    Attributes:
+        final: the state after the last step.
+        losses: the inner loss of every step.
+        trajectory: the record of the window.
+        trajectory_bytes: what it held at the end of the run.
+    """
+
+    final: RunState
+    losses: list[Tensor]
+    trajectory: Trajectory
+    trajectory_bytes: int
 
 
 @dataclass(frozen=True, eq=False)

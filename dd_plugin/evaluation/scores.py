@@ -143,12 +143,12 @@ def accuracy_of(
 
     def logits(images: Tensor) -> Tensor:
         return model(
-            state.parameters,
-            state.statistics,
-            state.counters,
-            fixed,
-            model.fixed,
-            images,
+            parameters=state.parameters,
+            statistics=state.statistics,
+            counters=state.counters,
+            constants=fixed,
+            fixed=model.fixed,
+            images=images,
             training=False,
             in_graph=False,
             autocast=False,

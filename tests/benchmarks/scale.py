@@ -30,7 +30,8 @@ from unittest import mock
 
 import torch
 
-from dd_plugin.bilevel.driver import Run
+import dd_plugin.distiller.distiller as trainer
+from dd_plugin.bilevel import hypergradient
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.measuring import Results, in_child, in_turns, random_images
@@ -82,13 +83,13 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
         distiller = Distiller(None, config, random_images(size, channels, count))
         distiller.training_step()
         kept: list[int] = []
-        whole = Run.result
 
-        def noted(run: Run) -> Any:
-            kept.append(run.trajectory_bytes)
-            return whole(run)
+        def noted(*args: Any, **options: Any) -> Any:
+            result = hypergradient(*args, **options)
+            kept.append(result.trajectory_bytes)
+            return result
 
-        with mock.patch.object(Run, "result", noted):
+        with mock.patch.object(trainer, "hypergradient", noted):
             memory = Memory("cpu")
             began = time.perf_counter()
             distiller.training_step()

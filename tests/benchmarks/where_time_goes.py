@@ -33,8 +33,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import dd_plugin.distiller.distiller as trainer
-from dd_plugin.bilevel import steps
-from dd_plugin.bilevel.driver import Run
+from dd_plugin.bilevel import driver, steps
 from dd_plugin.bilevel.inputs import Batches, Leaves
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.tracing import compile as compiling
@@ -75,11 +74,11 @@ CUTS: list[tuple[str, str, Any, str]] = [
     ("inner run", "loss and gradient", Steps, "gradient"),
     ("inner run", "optimizer", Steps, "update"),
     ("outer loss", "loss and gradient", Steps, "outer"),
-    ("outer loss", "rest", Run, "_judge"),
+    ("outer loss", "rest", driver, "judge"),
     ("backward", "sweep", Steps, "sweep"),
     ("backward", "through the optimizer", Steps, "pull"),
     ("backward", "states rebuilt", Trajectory, "rebuild"),
-    ("backward", "rest", Run, "_backward"),
+    ("backward", "rest", driver, "backward"),
     ("outer optimizer", "clipping", trainer, "clip_by_moving_norm"),
     ("outer optimizer", "Adam", "optimizer", "step"),
     ("rest", "engine", trainer, "hypergradient"),

@@ -17,7 +17,16 @@ from dd_plugin.bilevel.step_values import (
 def test_leaves_are_those_of_torch_and_go_back_to_their_places():
     a, b, c, d = (torch.zeros(i) for i in range(4))
     state = RunState({"w": a}, {"momentum": {"w": b}, "count": c}, {}, OrderedDict(n=d))
-    inputs = StepInputs({"w": a}, {}, {}, {}, {}, b, c, [d, a])
+    inputs = StepInputs(
+        parameters={"w": a},
+        statistics={},
+        counters={},
+        constants={},
+        fixed={},
+        images=b,
+        labels=c,
+        noise=[d, a],
+    )
     for tree in (a, state, inputs, (state, inputs), [], ({}, None), {"x": (a, [b, None])}):
         leaves = leaves_of(tree)
         expected = pytree.tree_leaves(tree)

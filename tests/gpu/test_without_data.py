@@ -6,6 +6,9 @@ import torch
 
 from dd_plugin import Distiller, DistillerConfig, bilevel
 from dd_plugin.bilevel import functional
+from dd_plugin.bilevel.adjoints import DoubleBackward, ForwardOverReverse
+from dd_plugin.bilevel.driver import differentiate
+from dd_plugin.bilevel.plan import make_plan, started
 from dd_plugin.distiller import network_checks, networks
 from tests.gpu import hypergradients
 from tests.gpu.quality import settings
@@ -71,6 +74,37 @@ def test_a_hypergradient_stays_on_its_device(model, how, more):
     # are finite, and whether losses repeat themselves.
     values = 3 if more.get("storage") == "recompute" else 2
     assert mode.reads == {"aten::_to_copy": 1, "aten::_local_scalar_dense": values}
+
+
+@pytest.mark.parametrize("storage", ["device", "recompute"])
+@pytest.mark.parametrize("how", ["eager", "traced"])
+@pytest.mark.parametrize("method", [ForwardOverReverse(), DoubleBackward()])
+def test_forward_judge_and_backward_read_nothing(method, how, storage):
+    network = hypergradients.make_model("convnet", "toy").to(META)
+    problem = bilevel.BilevelProblem(network, compile=hypergradients.COMPILE[how])
+    x, y, real, real_y = (t.to(META) for t in hypergradients.inputs_of({}, "toy"))
+    plan = make_plan(
+        problem,
+        [(x.float(), y)] * 3,
+        (real.float(), real_y),
+        step_size=torch.ones(3, device=META),
+        steps=None,
+        seed=0,
+        model_seed=None,
+        hyperparameters=None,
+        window=bilevel.Full(),
+        storage=hypergradients.STORAGES[storage],
+    )
+    given = {"parameters": None, "statistics": None, "constants": None}
+    taken = {}
+    with WithoutData() as mode, started(plan, None, given) as (steps, state):
+        for _ in range(2):  # the first run traces
+            mode.operations.clear()
+            mode.reads.clear()
+            differentiate(steps, plan, state, method, taken.__setitem__)
+    assert sum(mode.operations.values()) > 100
+    assert not mode.reads
+    assert sorted(taken) == [0, 1, 2]
 
 
 def test_storage_on_the_host_is_what_copies_to_the_host():
