@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
-from dd_plugin.bilevel.driver import Method
+from dd_plugin.bilevel.adjoints import MethodName
 from dd_plugin.bn.layer import Statistics, TrainWith
 from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.synthetic import LabelForm
@@ -261,7 +261,7 @@ class OuterSettings:
 class ComputingSettings:
     """How derivatives are computed, and where."""
 
-    method: Method = _option(
+    method: MethodName = _option(
         "mixed",
         "How to differentiate. mixed: forward over reverse; reverse: double backward; autograd: "
         "the whole graph of the run.",
