@@ -1,6 +1,6 @@
 """What `hypergradient` and `unroll` return: plain values, all tensors detached.
 
-Filled by `driver`.
+Filled by `hypergradient` from the one record that `driver` makes of a run, whatever the method.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The functions of a problem as the driver calls them: eager or compiled.
 
-Between `problem` and `hypergradient`. It decides how each function is run: eagerly, the forward
+Between `problem` and `driver`. It decides how each function is run: eagerly, the forward
 run is plain training with torch's autograd and fused kernels, and random numbers are drawn on the
 way; compiled, they are drawn beforehand and passed in.
 """

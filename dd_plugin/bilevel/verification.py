@@ -1,6 +1,6 @@
 """The net under the engine: the first sweep of a problem against double backward of the same step.
 
-Used by `driver`. A sweep rests on what no code can see beforehand: that the inner gradient has a
+For `host_reads`. A sweep rests on what no code can see beforehand: that the inner gradient has a
 symmetric derivative, that every forward-mode rule is right, that a trace has lost nothing, and that
 a step does the same each time it is run. Whatever breaks one of these gives a wrong gradient and no
 error. Double backward of one step needs none of the first three, and runs the step once more, so

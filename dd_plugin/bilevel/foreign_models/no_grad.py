@@ -44,7 +44,7 @@ from dd_plugin.bilevel.private import (
 )
 from dd_plugin.bilevel.step_values import tree_map_only
 
-# Otherwise forward mode cannot be told of `no_grad`; `run` differentiates in reverse then.
+# Otherwise forward mode cannot be told of `no_grad`: `adjoints` goes in reverse then.
 RESPECTED = None not in (set_grad_mode, set_forward_mode, get_forward_mode)
 
 _native_data: Any = Tensor.data
