@@ -138,6 +138,12 @@ BLOCKS = (
             ("trials", heads.trials),
         )
     ),
+    Block(
+        "heads-augmented",
+        heads.augmented,
+        "python -m tests.benchmarks.augmented_heads",
+        ("heads-augmented", "heads"),
+    ),
     Block("head-step", heads.cost, "python -m tests.benchmarks.head_step"),
     Block("gpu-fast", gpu.fast, GPU),
     Block("gpu-recorded", of_file("gpu-fast", gpu.recorded), GPU, ("gpu-fast",)),

@@ -80,6 +80,36 @@ def trials(report: Any) -> str:
     return table(["settings", "seeds", *targets], rows, "lrrrr")
 
 
+def augmented(files: Any) -> str:
+    """Heads trained on copies as well: by steps and network, beside the images alone."""
+    plain = files["heads"]
+    full = _by_target(runs_with(plain, labels="hard"))
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for one in files["heads-augmented"]["sets"]:
+        # As `tests.benchmarks.heads` names folders.
+        sources, _, _, _, _, _, steps, trial = one["set"].split("_")
+        said = f"{int(steps):,} steps" + ("" if trial == "recipe" else f", {trial}")
+        for row in one["rows"]:
+            target = row["model"].rpartition("_")[2]
+            what = found.setdefault((said, target), defaultdict(list))
+            for name in (_DISTILLED, "random real", "herding"):
+                what[name] += row[name]
+            what[_ALL] += full[sources.replace("+", ", "), target][_ALL]
+    rows = [
+        [
+            *key,
+            len(what[_DISTILLED]),
+            _percent(what[_DISTILLED]),
+            f"{100 * statistics.fmean(what[_DISTILLED]) / statistics.fmean(what[_ALL]):.0f} %",
+            _percent(what["random real"]),
+            _percent(what["herding"]),
+        ]
+        for key, what in found.items()
+    ]
+    head = ["learned in", "tested on", "seeds", _DISTILLED, "of all", "random real", "herding"]
+    return table(head, rows, "llrrrrr")
+
+
 def runs_with(report: Any, **settings: Any) -> list[Row]:
     """The runs with the settings of the recipe but for these."""
     wanted = {**_RECIPE, **settings}
