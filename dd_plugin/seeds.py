@@ -53,6 +53,7 @@ class Purpose(IntEnum):
     HEAD_BASELINE_ROWS = 25
     BACKBONE_WEIGHTS = 26
     TRIAL_RUN = 27
+    HEAD_COPIES = 28
 
 
 @unique

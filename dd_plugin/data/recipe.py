@@ -73,6 +73,8 @@ class Recipe:
         trainable: what is trained on the images: ``"all"`` of a network, or the ``"head"`` of
             frozen ones.
         head: how a head is trained: ``"ridge"`` regression or ``"unroll"``, step by step.
+        head_copies: augmented copies of each image that a head is trained on, beside the image
+            itself, when it is used or tested. Without augmentation there are none.
         backbones: the frozen networks.
         networks: all networks that are trained from scratch, where there are several; ``model`` is
             the first of them. Empty where there is one; `architectures` has it then, too.
@@ -98,6 +100,7 @@ class Recipe:
     augmentations_per_step: int = 1
     trainable: Trainable = "all"
     head: HeadKind | None = None
+    head_copies: int = 0
     backbones: tuple[BackboneRecord, ...] = ()
     networks: tuple[NetworkRecord, ...] = ()
 
@@ -126,6 +129,11 @@ class Recipe:
                 '`head` and `backbones` must be given with trainable="head" and only then, got '
                 f"trainable={self.trainable!r}, head={self.head!r} and {len(self.backbones)} "
                 "backbones"
+            )
+        if self.head_copies < 0 or (self.head_copies and not for_head):
+            raise ValueError(
+                '`head_copies` must be a whole number from 0, and 0 without trainable="head", got '
+                f"{self.head_copies} with trainable={self.trainable!r}"
             )
         self._check_networks()
         for name in ("groups", "augmentations_per_step"):
@@ -241,6 +249,7 @@ class Recipe:
 def check_training(
     augmentation: str,
     augmentations_per_step: int,
+    head_copies: int,
     steps: int,
     optimizer: str,
     optimizer_args: Mapping[str, Any],
@@ -250,6 +259,7 @@ def check_training(
     Args:
         augmentation: see `Recipe`.
         augmentations_per_step: see `Recipe`.
+        head_copies: see `Recipe`.
         steps: inner steps.
         optimizer: name of the inner optimizer.
         optimizer_args: its hyperparameters.
@@ -260,6 +270,7 @@ def check_training(
     Augmentation(augmentation)
     for name, value, most in (
         ("augmentations_per_step", augmentations_per_step, _MOST_AUGMENTATIONS),
+        ("head_copies", head_copies, _MOST_AUGMENTATIONS),
         ("inner_steps", steps, _MOST_STEPS),
     ):
         if value > most:
@@ -277,6 +288,7 @@ _LATER: dict[str, Any] = {
     "augmentations_per_step": 1,
     "trainable": "all",
     "head": None,
+    "head_copies": 0,
     "backbones": (),
     "networks": (),
 }
@@ -341,6 +353,12 @@ def _check_types(values: Mapping[str, Any]) -> None:
         "augmentations_per_step",
         whole(values.get("augmentations_per_step"), _MOST_AUGMENTATIONS),
         f"a whole number from 1 to {_MOST_AUGMENTATIONS}",
+    )
+    copies = values.get("head_copies", 0)
+    require(
+        "head_copies",
+        (copies == 0 and type(copies) is int) or whole(copies, _MOST_AUGMENTATIONS),
+        f"a whole number from 0 to {_MOST_AUGMENTATIONS}",
     )
     batch = values.get("batch_size")
     require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dd_plugin.distiller.callbacks import DistillerState
-from dd_plugin.distiller.config import ENDLESS_SCHEDULES
+from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.files import flush, replace_folder, under
 
 if TYPE_CHECKING:
@@ -317,7 +317,9 @@ def _read(folder: Path, stem: str, keys: str) -> tuple[dict[str, Tensor], dict[s
 
 
 def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any]) -> None:
-    now, then = json.loads(json.dumps(distiller.config.to_dict())), numbers["config"]
+    now = json.loads(json.dumps(distiller.config.to_dict()))
+    # Settings that have come since the checkpoint was written were as they are by default.
+    then = {**json.loads(json.dumps(DistillerConfig().to_dict())), **numbers["config"]}
     changed = sorted(
         k for k in set(now) | set(then) if k not in _FREE and now.get(k) != then.get(k)
     )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.evaluation.heads import HeadTest
@@ -46,6 +47,7 @@ class HeadCourse:
         real_batch_size: real features per step.
         batch_size: images per forward pass of a backbone.
         autocast: the dtype of `torch.autocast` in a backbone, or None.
+        images: the training images, see `HeadTest`.
     """
 
     mode = "head"
@@ -64,12 +66,13 @@ class HeadCourse:
         real_batch_size: int,
         batch_size: int,
         autocast: torch.dtype | None = None,
+        images: RealData | None = None,
     ) -> None:
         self.backbones, self.head = list(backbones), head
         self._make_train, self._make_test = make_train, make_test
         self.train: list[Features] = []
         self._tests: list[HeadTest] = []
-        self.objective, self.seed = objective, seed
+        self.objective, self.seed, self._images = objective, seed, images
         self.real_batch_size, self.batch_size = real_batch_size, batch_size
         self.autocast = autocast
 
@@ -82,7 +85,14 @@ class HeadCourse:
             self.train = [self._make_train(backbone) for backbone in self.backbones]
         if to_test and not self._tests and self._make_test is not None:
             self._tests = [
-                HeadTest(backbone, self.head, train, self._make_test(backbone), self.batch_size)
+                HeadTest(
+                    backbone,
+                    self.head,
+                    train,
+                    self._make_test(backbone),
+                    self.batch_size,
+                    images=self._images,
+                )
                 for backbone, train in zip(self.backbones, self.train, strict=True)
             ]
 

@@ -176,6 +176,7 @@ def _head_parts(
             mixed_precision=config.mixed_precision,
             trainable="head",
             head=config.head,
+            head_copies=config.head_copies,
             backbones=tuple(map(_recorded, backbones)),
         ).to_dict()
     )
@@ -191,6 +192,7 @@ def _head_parts(
         real_batch_size=config.real_batch_size,
         batch_size=config.backbone_batch_size,
         autocast=recipe.autocast,
+        images=train,
     )
     # Each backbone has a normalisation of its own; what is augmented are pixels.
     transform = Normalization([0.0] * train.shape[0], [1.0] * train.shape[0]).to(device)

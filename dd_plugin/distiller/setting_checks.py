@@ -37,7 +37,8 @@ def check_values(config: Settings) -> None:
     for name in at_least_1.split():
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
-    for name in ["eval_steps", "save_steps", "warmup_steps", "max_grad_norm", "wait_for_room"]:
+    at_least_0 = "eval_steps save_steps warmup_steps max_grad_norm wait_for_room head_copies"
+    for name in at_least_0.split():
         if getattr(config, name) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
     tiniest, largest = (float(v) for v in (np.finfo(config.dtype).tiny, np.finfo(config.dtype).max))
@@ -55,6 +56,7 @@ def check_values(config: Settings) -> None:
     check_training(
         config.augmentation,
         config.augmentations_per_step,
+        config.head_copies,
         config.inner_steps,
         config.inner_optimizer,
         dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
@@ -214,6 +216,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "upsample_factor": config.parametrization != "upsampled",
         "pyramid_levels": config.parametrization != "pyramid",
         "augmentations_per_step": config.augmentation.strip().lower() in ("", "none"),
+        "head_copies": config.trainable != "head"
+        or config.augmentation.strip().lower() in ("", "none"),
         "label_lr": not config.soft_labels,
         "label_form": not config.soft_labels,
         "step_size_lr": config.step_sizes == "constant",

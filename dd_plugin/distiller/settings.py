@@ -229,6 +229,11 @@ class InnerSettings:
         "Copies of its images that a step trains on, each augmented by itself. More of them cost "
         "time and make images that depend less on single pixels.",
     )
+    head_copies: int = _option(
+        0,
+        "Augmented copies of each image that a head is trained on beside the image itself, when it "
+        "is used or tested. They help on networks that the images were not learned on; 16 is many.",
+    )
     networks_per_step: int | None = _option(
         None, "Networks per outer step, over all processes; by default one per process."
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
@@ -46,6 +47,8 @@ class HeadTest:
         head: how one is trained.
         train: features of the real images to choose from; None where there are none.
         test: features of the real images to test on.
+        images: the images that ``train`` has the features of, for recipes by which heads are
+            trained on augmented copies as well; without them real images have no copies.
         batch_size: images per forward pass.
         as_probe: train them as linear probes are, by regularized logistic regression on the
             classes, and not as the recipe says.
@@ -57,6 +60,7 @@ class HeadTest:
     test: Features
     batch_size: int = 128
     as_probe: bool = False
+    images: RealData | None = None
 
     def accuracy(self, head: LinearHead) -> float:
         """Of a head, on the test features."""
@@ -80,8 +84,8 @@ class HeadTest:
     ) -> Iterator[tuple[str, Scores]]:
         """Accuracies of heads trained on real images, as many of each class, and on all.
 
-        Trained as the head of the set is, with hard labels; on all images by regularized logistic
-        regression (`fit_probe`).
+        Trained as the head of the set is, with hard labels and as many augmented copies; on all
+        images by regularized logistic regression (`fit_probe`).
 
         Args:
             synthetic: the set, for the recipe and what it has learned about the training.
@@ -93,12 +97,8 @@ class HeadTest:
         features, labels = self.train.values[0], self.train.labels
         classes = synthetic.recipe.num_classes
 
-        def trained(rows: Tensor) -> float:
-            head = self._train(synthetic, features[rows], labels[rows])
-            return self.accuracy(head)
-
-        drawn = tuple(
-            trained(
+        choices = {
+            RANDOM: [
                 random_rows(
                     features,
                     labels,
@@ -106,19 +106,40 @@ class HeadTest:
                     seed=mix(seed, Purpose.HEAD_BASELINE_ROWS),
                     num_classes=classes,
                 )
-            )
-            for seed in seeds
-        )
-        yield RANDOM, Scores(drawn)
+                for seed in seeds
+            ]
+        }
         for name, choose in _CHOSEN.items():
-            yield name, Scores((trained(choose(features, labels, per_class, num_classes=classes)),))
+            choices[name] = [choose(features, labels, per_class, num_classes=classes)]
+        features_of = self._features_of_rows(synthetic, choices)
+        for name, chosen in choices.items():
+            heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in chosen)
+            yield name, Scores(tuple(map(self.accuracy, heads)))
         if full:
             probe = fit_probe(
                 features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
             )
             yield ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
 
+    def _features_of_rows(
+        self, synthetic: SyntheticSet, choices: Mapping[str, Sequence[Tensor]]
+    ) -> Callable[[Tensor], Tensor]:
+        """What gives the features of chosen real images, with copies where the recipe has them."""
+        assert self.train is not None
+        features = self.train.values[0]
+        if self.images is None or not copies_of(synthetic):
+            return lambda rows: features[rows]
+        wanted = torch.cat([rows for chosen in choices.values() for rows in chosen]).unique()
+        images = _rows_of(self.images, wanted, self.batch_size)
+
+        def with_copies(rows: Tensor) -> Tensor:
+            chosen = images[torch.searchsorted(wanted, rows)].to(synthetic.images())
+            return _features(self.backbone, synthetic, chosen, self.batch_size)
+
+        return with_copies
+
     def _train(self, synthetic: SyntheticSet, features: Tensor, labels: Tensor) -> LinearHead:
+        labels = labels.repeat(len(features) // len(labels))
         if self.as_probe:
             probe = fit_probe(features, labels, synthetic.recipe.num_classes)
             return LinearHead(probe.weight, probe.bias)
@@ -140,7 +161,9 @@ def train_head(
     *,
     eight_bit: bool = False,
 ) -> LinearHead:
-    """The head that is trained on a synthetic set, on its images without augmentation.
+    """The head that is trained on a synthetic set.
+
+    On its images, and on as many augmented copies of each as the recipe says (`head_copies`).
 
     Args:
         backbone: frozen.
@@ -149,9 +172,11 @@ def train_head(
         batch_size: images per forward pass.
         eight_bit: the images as they are in PNG files.
     """
+    features = _features_of_set(backbone, synthetic, batch_size, eight_bit)
+    targets = synthetic.targets().detach()
     return head.fit(
-        _features_of_set(backbone, synthetic, batch_size, eight_bit),
-        synthetic.targets().detach(),
+        features,
+        torch.cat([targets] * (len(features) // len(targets))),
         num_classes=synthetic.recipe.num_classes,
         step_sizes=synthetic.step_sizes().detach(),
         constants=_detached(synthetic.constants()),
@@ -164,7 +189,8 @@ def probe_on(
 ) -> LinearHead:
     """The head that a linear probe gives on the set's images and the classes that they are of."""
     features = _features_of_set(backbone, synthetic, batch_size, eight_bit)
-    probe = fit_probe(features, synthetic.labels, synthetic.recipe.num_classes)
+    labels = synthetic.labels.repeat(len(features) // len(synthetic.labels))
+    probe = fit_probe(features, labels, synthetic.recipe.num_classes)
     return LinearHead(probe.weight, probe.bias)
 
 
@@ -174,8 +200,41 @@ def _features_of_set(
     images = synthetic.images().detach()
     if eight_bit:
         images = (images.clamp(0, 1) * 255).round() / 255
-    parts = [backbone(part).to(images.dtype) for part in images.split(batch_size)]
-    return torch.cat(parts)
+    return _features(backbone, synthetic, images, batch_size)
+
+
+def copies_of(synthetic: SyntheticSet) -> int:
+    """How many augmented copies of an image a head is trained on, beside the image itself."""
+    return synthetic.recipe.head_copies if synthetic.augmentation.names else 0
+
+
+@torch.no_grad()
+def _features(
+    backbone: Backbone, synthetic: SyntheticSet, images: Tensor, batch_size: int
+) -> Tensor:
+    """Features of images, then of one augmented copy of each after the other."""
+    augmented = (
+        synthetic.augmentation(images, mix(0, Purpose.HEAD_COPIES, copy))
+        for copy in range(copies_of(synthetic))
+    )
+    return torch.cat(
+        [
+            backbone(part).to(images.dtype)
+            for every in (images, *augmented)
+            for part in every.split(batch_size)
+        ]
+    )
+
+
+def _rows_of(images: RealData, rows: Tensor, batch_size: int) -> Tensor:
+    """Images in [0, 1] of rows in rising order, read in one pass."""
+    found, first = [], 0
+    for pixels, _ in images.batches(batch_size):
+        last = first + len(pixels)
+        here = rows[(rows >= first) & (rows < last)]
+        found.append(pixels[(here - first).to(pixels.device)])
+        first = last
+    return torch.cat(found)
 
 
 def _detached(constants: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -595,7 +595,7 @@ class DistilledDataset:
         backbone = self.backbone(model, device=device) if backbone is None else backbone.to(device)
         seen = None if train is None else features_of(backbone, train, folder=folder)
         found = features_of(backbone, test, folder=folder)
-        return HeadTest(backbone, head, seen, found, as_probe=as_probe)
+        return HeadTest(backbone, head, seen, found, as_probe=as_probe, images=train)
 
     def synthetic(self, pixels: PixelKind, device: torch.device | str = "cpu") -> SyntheticSet:
         """The set as networks are trained on it."""

@@ -239,7 +239,7 @@ def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) 
     limits.check("max_image_size", side, f"{name} would have a side of", " pixels")
     stored = pixels.numel() * pixels.element_size()
     limits.check_expanded(stored, stored * factor * factor, name)
-    copies = recipe.augmentations_per_step
+    copies = max(recipe.augmentations_per_step, 1 + recipe.head_copies)
     batch = stored * factor * factor * copies
     limits.check_expanded(stored, batch, f"{copies} augmented copies of {name}")
     return Upsampled.of_stored(pixels, factor) if small else Pixels(pixels)

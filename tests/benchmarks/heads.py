@@ -100,6 +100,7 @@ def distil(case: dict[str, Any], data: str | TensorDataset, folder: Path) -> Pat
         "images_per_class": case["images_per_class"],
         "soft_labels": case["labels"] == "learned",
         "objective": case["objective"],
+        "head_copies": 0,  # `augmented_heads` measures these
         "max_steps": case["steps"],
         "eval_steps": 0,
         "save_steps": 0,

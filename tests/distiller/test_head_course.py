@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from dd_plugin import DistilledDataset, DistillerConfig
 from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.distiller.setting_checks import NoEffectWarning
+from dd_plugin.evaluation.coresets import nearest_to_centroid
 from dd_plugin.hub.dataset import OtherWeightsWarning
 from dd_plugin.models import ModelLoadError
+from dd_plugin.seeds import Purpose, mix
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 
 
@@ -31,8 +33,6 @@ def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, b
     leaves = [leaf for group in run.synthetic.leaves().values() for leaf in group]
     found = run._hypergradient(0, 0, leaves)
     # The same real features, and everything else by plain autograd in one graph.
-    from dd_plugin.seeds import Purpose, mix
-
     real, labels = run.head.train[0].batch(16, mix(0, Purpose.HEAD_REAL_BATCH, 0, 0))
     backbone = run.head.backbones[0]
     f = network.features(backbone.network_input(run.synthetic.images()))
@@ -318,3 +318,65 @@ def test_a_step_sees_several_augmented_copies(tmp_path, monkeypatch):
     copies = seen[0].detach().unflatten(0, (3, 3))
     assert not torch.equal(copies[0], copies[1])
     assert run.synthetic.recipe.augmentations_per_step == 3
+
+
+COPIED = {"augmentation": "flip+noise", "augmentations_per_step": 2, "head_copies": 3}
+
+
+def features_with_copies(run, images):
+    """Those of images, then of each augmented copy, by plain calls."""
+    made = [images]
+    for copy in range(3):
+        made.append(run.synthetic.augmentation(images, mix(0, Purpose.HEAD_COPIES, copy)))
+    with torch.no_grad():
+        return torch.cat([run.head.backbones[0](part) for part in made])
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_head_is_trained_on_augmented_copies_as_well(tmp_path, soft):
+    run = head_distiller(tmp_path, Small(8), soft_labels=soft, **COPIED)
+    run.train()
+    results = run.compare()
+    synthetic, test = run.synthetic, run.head.tests[0]
+    learned = {
+        "num_classes": synthetic.recipe.num_classes,
+        "step_sizes": synthetic.step_sizes(),
+        "constants": synthetic.constants(),
+    }
+    targets = synthetic.targets()
+    copies = features_with_copies(run, synthetic.images().detach())
+    head = run.head.head.fit(copies, torch.cat([targets] * 4), **learned)
+    assert results["distilled"].accuracies == (test.accuracy(head),)
+    alone = run.head.head.fit(copies[: len(targets)], targets, **learned)
+    assert not torch.allclose(head.weight, alone.weight)
+    # Real images get as many.
+    features, labels = test.train.values[0], test.train.labels
+    rows = nearest_to_centroid(features, labels, 1, num_classes=learned["num_classes"])
+    every = torch.cat([images for images, _ in run.train_data.batches(7)])
+    copies = features_with_copies(run, every[rows])
+    head = run.head.head.fit(copies, labels[rows].repeat(4), **learned)
+    assert results["nearest to the centroid"].accuracies == (test.accuracy(head),)
+    # And so do heads of the set when it is read back, by the same copies.
+    folder = run.save_model()
+    opened = DistilledDataset.from_pretrained(folder)
+    assert opened.recipe.head_copies == 3
+    again = opened.evaluate(Small(8), toy_dataset(seed=1))
+    assert again.accuracies == results["distilled"].accuracies
+    card = (folder / "README.md").read_text()
+    assert "on each image and 3 augmented copies of it (`flip+noise`)" in card
+
+
+def test_copies_without_augmentation_or_a_head_have_no_effect(tmp_path):
+    with pytest.raises(ValueError, match="`head_copies` must not be negative, got -1"):
+        DistillerConfig(trainable="head", model=["timm/resnet18.a1_in1k"], head_copies=-1)
+    with pytest.raises(ValueError, match="`head_copies` must be at most"):
+        DistillerConfig(trainable="head", model=["timm/resnet18.a1_in1k"], head_copies=10**9)
+    with pytest.warns(NoEffectWarning, match="head_copies"):
+        DistillerConfig(head_copies=2)
+    with pytest.warns(NoEffectWarning, match="head_copies"):
+        run = head_distiller(tmp_path, Small(8), head_copies=2)
+    run.head.prepare(to_test=True)
+    plain = head_distiller(tmp_path / "plain", Small(8))
+    plain.head.prepare(to_test=True)
+    pairs = zip(run.head.tests, plain.head.tests, strict=True)
+    assert all(a.distilled(run.synthetic) == b.distilled(plain.synthetic) for a, b in pairs)

@@ -63,10 +63,14 @@ def _rows_of_heads(record: Record) -> dict[str, Markdown]:
     without = ["network", "starts_from", "batches", "input", "batch_norm", "augmentation"]
     if recipe.head == "ridge":
         without += ["steps", "optimizer", "step_sizes", "loss"]
+    head = one_of("head", recipe.head)
+    if recipe.head_copies and recipe.augmentation:
+        copies, augmentation = count(recipe.head_copies), code(recipe.augmentation)
+        head = say("head.copies", head=head, copies=copies, augmentation=augmentation)
     return {
         **dict.fromkeys(without, _NOTHING),
         "backbones": joined(backbones, "; "),
-        "head": one_of("head", recipe.head),
+        "head": head,
     }
 
 
