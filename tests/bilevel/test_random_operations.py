@@ -76,8 +76,18 @@ def test_rrelu_is_torchs():
     model = problem.model
     eye = {"0.weight": torch.eye(7).double(), "0.bias": torch.zeros(7).double()}
     with model.ready():
-        out, _, _ = model(eye, {}, {}, {}, {}, x, training=True)
-        still, _, _ = model(eye, {}, {}, {}, {}, x, training=False)
+        out, still = (
+            model(
+                parameters=eye,
+                statistics={},
+                counters={},
+                constants={},
+                fixed={},
+                images=x,
+                training=training,
+            )[0]
+            for training in (True, False)
+        )
     below = x < 0
     for y in (native, out):
         assert torch.equal(y[~below], x[~below])

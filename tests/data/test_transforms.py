@@ -122,8 +122,9 @@ def test_the_hub_is_asked_for_an_image_processor_on_request_alone(monkeypatch):
     )
     model.config._name_or_path = "someone/net"
 
-    def on_the_hub_alone(name, *, local_files_only, trust_remote_code):
-        assert (name, trust_remote_code) == ("someone/net", False)
+    def on_the_hub_alone(name, *, local_files_only, trust_remote_code, revision):
+        # A model that does not say its revision is that of the main branch.
+        assert (name, trust_remote_code, revision) == ("someone/net", False, "main")
         if local_files_only:
             raise OSError("not in the cache")
         return ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])

@@ -131,8 +131,12 @@ def test_a_run_goes_on_with_smaller_batches(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_features_are_computed_leaves_nothing_half_written(
-    tmp_path, monkeypatch, number
+    request, tmp_path, monkeypatch, number
 ):
+    if number == signal.SIGINT:
+        # A shell that runs the tests in the background has it ignored.
+        ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     run = head_distiller(tmp_path, backbone_batch_size=4)
     backbone, calls = run.head.backbones[0], []
 
