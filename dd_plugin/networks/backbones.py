@@ -44,8 +44,8 @@ class Backbone(nn.Module):
             classifier is not among them.
         revision: of the files on the Hub, where known.
         feature_layer: the layer whose output the features are, where it was named.
-        channels_last: whether it computes in that memory layout, in which a network of convolutions
-            takes 0.5 to 0.9 of the time (docs/benchmarks/heads.md).
+        channels_last: whether it computes in that memory layout, in which networks of convolutions
+            take less time.
     """
 
     name: str | None
