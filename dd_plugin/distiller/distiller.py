@@ -409,7 +409,8 @@ class Distiller:
         """
         if self.head is not None:
             return set()
-        places = self.architectures.resting(range(*(self._turn(s) for s in (step, step + 1))))
+        turns = range(self._turn(step), self._turn(step + 1))
+        places = self.architectures.resting(turns)
         return {id(t) for place in places for t in self.synthetic.constants(place).values()}
 
     def _hypergradient(self, step: int, index: int, leaves: list[Any]) -> Any:

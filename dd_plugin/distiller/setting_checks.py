@@ -206,6 +206,7 @@ def check_selection_data(has_data: bool, split: str | None) -> None:
 def warn_of_no_effect(config: Settings) -> None:
     """Warn of every setting that was changed and does nothing; called while a config is made."""
     default = {f.name: f.default for f in fields(config)}
+    is_plain = config.augmentation.strip().lower() in ("", "none")
     unused = {
         **_without_effect_on_a_head(config),
         "groups": config.batching != "groups",
@@ -215,9 +216,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "pool_max_steps": config.init != "pool",
         "upsample_factor": config.parametrization != "upsampled",
         "pyramid_levels": config.parametrization != "pyramid",
-        "augmentations_per_step": config.augmentation.strip().lower() in ("", "none"),
-        "head_copies": config.trainable != "head"
-        or config.augmentation.strip().lower() in ("", "none"),
+        "augmentations_per_step": is_plain,
+        "head_copies": is_plain or config.trainable != "head",
         "label_lr": not config.soft_labels,
         "label_form": not config.soft_labels,
         "step_size_lr": config.step_sizes == "constant",
