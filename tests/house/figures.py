@@ -161,26 +161,48 @@ def participles(files: list[File]) -> list[str]:
     return found
 
 
+def _module_of(test: Path, modules: set[str]) -> str | None:
+    """The module that a file ``test_<module>.py`` or ``test_<module>_<topic>.py`` is about.
+
+    Of several that fit, the one with the longest name.
+    """
+    name = test.stem.removeprefix("test_")
+    fitting = [m for m in modules if name == m or name.startswith(f"{m}_")]
+    return max(fitting, key=len, default=None)
+
+
+def _mirrored(files: list[File], tests: Path) -> list[tuple[str, Path, str | None]]:
+    """Every file of tests in a folder that mirrors one of the package, and its module."""
+    modules: dict[str, set[str]] = {}
+    for file in files:
+        modules.setdefault(file.folder, set()).add(file.path.stem.strip("_"))
+    return [
+        (folder, test, _module_of(test, modules[folder]))
+        for folder in sorted(modules)
+        for test in sorted((tests / folder).glob("test_*.py"))
+    ]
+
+
 def without_test(files: list[File], tests: Path) -> list[str]:
     """Modules without a file of tests at the place that mirrors theirs."""
-    found = []
-    for file in files:
-        stem = file.path.stem.lstrip("_")
-        mirror = tests / file.path.parent / f"test_{stem}.py"
-        if not file.path.name.startswith("__") and not mirror.exists():
-            found.append(file.path.as_posix())
-    return found
+    tested = {(folder, module) for folder, _, module in _mirrored(files, tests)}
+    return [
+        file.path.as_posix()
+        for file in files
+        if not file.path.name.startswith("__")
+        and (file.folder, file.path.stem.strip("_")) not in tested
+    ]
 
 
 def without_module(files: list[File], tests: Path) -> list[str]:
-    """Files of tests in a folder that mirrors one of the package, which mirror no module."""
-    folders = {file.folder for file in files} - {"."}
-    modules = {(file.folder, file.path.stem.lstrip("_")) for file in files}
+    """Files of tests in a folder that mirrors one of the package, which mirror no module.
+
+    Those in a folder ``together`` are about several modules of a part, and right there.
+    """
     return [
-        path.relative_to(tests).as_posix()
-        for folder in sorted(folders)
-        for path in sorted((tests / folder).glob("test_*.py"))
-        if (folder, path.stem.removeprefix("test_")) not in modules
+        test.relative_to(tests).as_posix()
+        for folder, test, module in _mirrored(files, tests)
+        if module is None and folder != "."
     ]
 
 
