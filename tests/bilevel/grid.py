@@ -2,8 +2,8 @@
 
 Run as ``python -m tests.bilevel.grid --all --json FILE``. A case is one value of each of `OPTIONS`
 and its error the largest relative one over everything that `hypergradient` returns, in float64,
-compared with ``method="autograd"``. The default test run (`test_grid.py`) takes `COVERING`, a
-selection in which every two values of two options occur together; the full product is the command
+compared with ``method="autograd"``. The default test run (`together/test_grid.py`) takes
+`COVERING`, in which every two values of two options occur together; the full product is the command
 above. Its cases share what they can: problems keep what has been compiled, and one whole graph
 serves every method and storage.
 """
@@ -54,7 +54,7 @@ class Line(nn.Module):
     """A line through one feature, and that feature normalised: the smallest model with everything.
 
     Trained by SGD without its second term it is the regression whose hypergradients
-    `test_closed_forms` derives.
+    `test_hypergradient_closed_forms` derives.
     """
 
     def __init__(self) -> None:

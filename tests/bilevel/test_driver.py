@@ -5,21 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from dd_plugin.bilevel import (
-    BilevelProblem,
-    Device,
-    Full,
-    Host,
-    Recompute,
-    adam,
-    hypergradient,
-    sgd,
-)
+from dd_plugin.bilevel import BilevelProblem, Device, Full, Host, Recompute, adam, sgd
 from dd_plugin.bilevel.adjoints import DoubleBackward, ForwardOverReverse, Sweeps, WholeGraph
 from dd_plugin.bilevel.driver import backward, differentiate, forward, judge
 from dd_plugin.bilevel.plan import make_plan, started
 from dd_plugin.bn import convert_bn
-from tests.bilevel.problems import convnet, hard_batch, relative_error, soft_batches, worst_error
+from tests.bilevel.problems import convnet, hard_batch, relative_error, soft_batches
 
 STEPS = 5
 GIVEN = {"parameters": None, "statistics": None, "constants": None}
@@ -95,20 +86,3 @@ def test_without_reads_a_loss_that_is_not_finite_goes_back_too():
         done = differentiate(steps, plan, state, ForwardOverReverse(), taken.__setitem__)
     assert len(taken) == STEPS
     assert all(t.isnan().all() for t in done.carry.parameters.values())
-
-
-def test_a_name_stands_for_its_object():
-    batches, outer = soft_batches(3), hard_batch()
-    problem = BilevelProblem(convnet(width=2), optimizer=sgd(0.9))
-    for method in (ForwardOverReverse(), DoubleBackward(), WholeGraph()):
-        options = {"step_size": 0.1, "seed": 1}
-        one = hypergradient(problem, batches, outer, method=method.name, **options)
-        other = hypergradient(problem, batches, outer, method=method, **options)
-        assert one.method == other.method == method.name
-        assert worst_error(one, other)[0] == 0
-
-
-@pytest.mark.parametrize("method", ["forward", DoubleBackward, None, ["mixed"]])
-def test_what_is_no_method_is_refused(method):
-    with pytest.raises(ValueError, match='`method` must be "mixed", "reverse" or "autograd", got'):
-        hypergradient(convnet(width=2), soft_batches(1), hard_batch(), step_size=1, method=method)

@@ -217,3 +217,85 @@ def test_momentum_and_corrections_of_tracked_statistics(method):
     _same(result.constants["bn.momentum_shift"], expected)
     _same(result.statistics["bn.running_mean"], -((1 - p) ** 3) / v**0.5)
     _same(result.statistics["bn.running_var"], -((1 - p) ** 3) * (u - m) / (2 * v**1.5))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_linear_regression_in_closed_form(method):
+    # Inner loss (theta x - y)^2 with one example x, y:  theta' = theta - a 2 x (theta x - y).
+    # With c = 1 - 2 a x^2 and d = 2 a x y:   theta_K = c^K theta_0 + d (1 - c^K) / (1 - c)
+    #                                                 = c^K (theta_0 - y / x) + y / x.
+    # Outer loss (theta_K z - t)^2, derivative s = 2 z (theta_K z - t) for theta_K, and
+    #   d theta_K / d theta_0 = c^K
+    #   d theta_K / d a       = K c^(K-1) (-2 x^2) (theta_0 - y/x)        (summed over the steps)
+    theta, x, y, z, t, a, steps = THETA, X, Y, Z, T, A, STEPS
+    problem = BilevelProblem(_Slope(), inner_loss=_mse, outer_loss=_mse)
+    pairs = torch.tensor([[x, y], [z, t]], dtype=torch.float64)
+    inner, outer = (pair.split(1) for pair in pairs)
+    result = hypergradient(problem, [inner] * steps, outer, step_size=a, method=method)
+    c = 1 - 2 * a * x * x
+    final = c**steps * (theta - y / x) + y / x
+    slope = 2 * z * (final * z - t)
+    assert float(result.outer_loss) == pytest.approx((final * z - t) ** 2, rel=1e-12)
+    assert float(result.final.parameters["theta"]) == pytest.approx(final, rel=1e-12)
+    assert float(result.parameters["theta"]) == pytest.approx(slope * c**steps, rel=1e-12)
+    expected = slope * steps * c ** (steps - 1) * (-2 * x * x) * (theta - y / x)
+    assert float(result.step_size) == pytest.approx(expected, rel=1e-12)
+    # The label of step k moves theta by 2 a x, and c^(K-1-k) of it is left at the end.
+    for k, bar in result.batches.items():
+        expected = slope * 2 * a * x * c ** (steps - 1 - k)
+        assert float(bar.labels) == pytest.approx(expected, rel=1e-12)
+
+
+class _MeanOfBatch(nn.Module):
+    """One BatchNorm feature, in eval mode its running mean is all that the output shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(1, affine=False, momentum=0.25).double()
+        self.theta = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):
+        y = self.bn(x)
+        return y + self.theta if self.training else self.bn.running_mean.expand(len(x), 1)
+
+
+@pytest.mark.parametrize("policy", ["stock", "tracked"])
+def test_moving_average_in_closed_form(policy):
+    # m_K = (1 - p)^K m_0 + sum_k p (1 - p)^(K-1-k) mean(x_k), outer loss m_K: so each value of a
+    # batch of 4 at step k has gradient p (1 - p)^(K-1-k) / 4, and m_0 has (1 - p)^K.
+    model = _MeanOfBatch()
+    if policy == "tracked":
+        convert_bn(model, "tracked")
+    problem = BilevelProblem(
+        model, inner_loss=lambda out, y: out.square().mean(), outer_loss=lambda out, y: out.mean()
+    )
+    batches = [(torch.randn(4, 1).double(), torch.zeros(4, 1).double()) for _ in range(3)]
+    result = hypergradient(problem, batches, batches[0], step_size=0.1)
+    for k in range(3):
+        expected = torch.full((4, 1), 0.25 * 0.75 ** (2 - k) / 4, dtype=torch.float64)
+        torch.testing.assert_close(result.batches[k].images, expected)
+    start = result.statistics["bn.running_mean"]
+    torch.testing.assert_close(start, torch.tensor([0.75**3], dtype=torch.float64))
+
+
+def test_the_outer_half_of_a_leaf_in_closed_form():
+    # theta' = theta - a 2 x (theta x - y), outer loss (theta' z - t)^2. z and t get their partial
+    # derivatives 2 theta' (theta' z - t) and -2 (theta' z - t); with x = z = w the inner half of w
+    # is 2 w (theta' w - t) dtheta'/dx, dtheta'/dx = -2 a (2 theta x - y).
+    theta, y, t, a = THETA, Y, T, A
+    w = torch.tensor([X], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([t], dtype=torch.float64, requires_grad=True)
+    problem = BilevelProblem(_Slope(), inner_loss=_mse, outer_loss=_mse)
+    label = torch.tensor([y], dtype=torch.float64)
+    x = w.item()
+    after = theta - a * 2 * x * (theta * x - y)
+    error = after * x - t
+    expected = 2 * after * error + 2 * x * error * -2 * a * (2 * theta * x - y)
+    for method in METHODS:
+        # As they are, and through a graph.
+        for outer in ((w, target), (w * 1, target * 1)):
+            result = hypergradient(
+                problem, [(w, label)], outer, step_size=a, leaves=[w, target], method=method
+            )
+            assert float(result.leaves[0]) == pytest.approx(expected, rel=1e-12)
+            assert float(result.leaves[1]) == pytest.approx(-2 * error, rel=1e-12)

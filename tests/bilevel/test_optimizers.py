@@ -121,5 +121,10 @@ def test_errors_name_cause_and_remedy():
         sgd(nesterov=True)
 
 
+def test_groups_are_a_function():
+    with pytest.raises(TypeError, match="of a mapping pass its `get` method"):
+        sgd(groups={"0.weight": "first"})
+
+
 def test_the_table_names_every_optimizer():
     assert {name: make().name for name, make in OPTIMIZERS.items()} == {n: n for n in OPTIMIZERS}

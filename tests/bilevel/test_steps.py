@@ -1,5 +1,4 @@
-import gc
-import weakref
+"""The functions of a step, eager or compiled: one result, one compilation, what failing does."""
 
 import pytest
 import timm
@@ -9,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from dd_plugin.bilevel import BilevelProblem, Device, Host, Last, adam, hypergradient, sgd
 from dd_plugin.bilevel.steps import Steps
-from dd_plugin.bilevel.tracing.compile import CompiledFunction, CompileWarning
+from dd_plugin.bilevel.tracing.compile import CompileWarning
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 
@@ -157,32 +156,6 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(how):
     assert caught[0].filename == __file__
     oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
     assert worst_error(result, oracle)[0] < 1e-9
-
-
-@pytest.mark.parametrize("how", [True, "trace"])
-def test_what_was_traced_with_is_not_held_on_to(monkeypatch, how):
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    images = torch.ones(3)
-    gone = weakref.ref(images)
-    function = CompiledFunction(lambda x: x * 2, (images,), how)
-    assert torch.equal(function(images), images * 2)
-    del images
-    gc.collect()
-    assert gone() is None
-
-
-def test_trees_go_in_and_out(monkeypatch):
-    # The compiler is left out: this is about tracing and the shape of what comes back.
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-
-    def function(tree, list_of):
-        return {"sum": tree["a"] + list_of[0], "none": None, "pair": (tree["b"], tree["a"] * 2)}
-
-    args = ({"a": torch.ones(2), "b": torch.zeros(3)}, [torch.full((2,), 5.0)])
-    found = CompiledFunction(function, args)(*args)
-    assert torch.equal(found["sum"], torch.full((2,), 6.0))
-    assert found["none"] is None
-    assert torch.equal(found["pair"][1], torch.full((2,), 2.0))
 
 
 class _Raising(nn.Module):

@@ -1,3 +1,5 @@
+"""Models of timm and transformers through every method, stock and converted."""
+
 import pytest
 import timm
 import torch

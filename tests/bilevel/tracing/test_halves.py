@@ -1,8 +1,9 @@
+"""A graph cut in two: what is kept for the second half, and what is computed again."""
+
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dd_plugin.bilevel import BilevelProblem, Device, adam, hypergradient
-from dd_plugin.bilevel.tracing.compile import CompiledHalves
 from dd_plugin.bilevel.tracing.halves import split
 from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
@@ -49,25 +50,6 @@ def test_what_cannot_be_cut_is_left_whole():
     # An operation in place.
     in_place = _traced(lambda x, y: (x.exp().add_(1.0), x * y), x, late)
     assert split(in_place, [True, False], 1) is None
-
-
-def test_halves_of_a_function_in_place_and_with_trees(monkeypatch):
-    # The compiler is left out: this is about tracing and the shape of what comes back.
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-
-    def function(tree, late):
-        changed = (tree["a"] @ tree["a"]).add_(1.0)
-        return {"changed": changed, "none": None}, (changed * late, None)
-
-    a, late = torch.randn(2, 2), torch.randn(2, 2)
-    halves = CompiledHalves(function, ({"a": a},), (late,))
-    first, kept = halves.first({"a": a})
-    assert torch.equal(first["changed"], a @ a + 1.0)
-    assert first["none"] is None
-    second = halves.second(kept, {"a": a}, late)
-    assert torch.equal(second[0], (a @ a + 1.0) * late)
-    assert second[1] is None
-    assert kept == []
 
 
 def test_kept_activations_change_nothing_but_memory():
