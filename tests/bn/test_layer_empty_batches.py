@@ -15,7 +15,6 @@ from dd_plugin.bilevel import BilevelProblem, hypergradient
 from dd_plugin.bilevel.foreign_models.batchnorm import differentiable_batch_norm
 from dd_plugin.bn import convert_bn, statistics_in_graph
 from dd_plugin.bn.convert import unsynchronise_bn
-from tests.bn.processes import run_on_two
 
 STATISTICS = ("learned", "tracked", "frozen")
 KINDS = {
@@ -149,25 +148,3 @@ def test_the_engine_differentiates_through_an_empty_branch(statistics, method):
     for a, b in zip(expected.batches.values(), found.batches.values(), strict=True):
         assert b.images.isfinite().all()
         torch.testing.assert_close(a.images, b.images, rtol=1e-9, atol=1e-12)
-
-
-def one_of_two(rank, sizes):
-    """What a synchronised layer computes in a process whose batches have these sizes."""
-    layer = convert_bn(nn.SyncBatchNorm(2).double(), "tracked").train()
-    for step, of_ranks in enumerate(sizes):
-        torch.manual_seed(step)
-        x = torch.randn(sum(of_ranks), 2, 3, dtype=torch.float64)
-        y = layer(x.split(of_ranks)[rank])
-        assert y.isfinite().all()
-    return layer.state_dict()
-
-
-def test_a_process_may_have_nothing(tmp_path):
-    sizes = [(4, 0), (0, 0), (0, 3)]  # in the second step, nobody has
-    states = run_on_two(one_of_two, tmp_path, sizes)
-    expected = nn.BatchNorm1d(2).double().train()
-    for step, of_ranks in enumerate(sizes):
-        torch.manual_seed(step)
-        expected(torch.randn(sum(of_ranks), 2, 3, dtype=torch.float64))
-    for state in states:
-        torch.testing.assert_close(dict(state), dict(expected.state_dict()))

@@ -1,4 +1,4 @@
-"""Layers that are nearly BatchNorm, arguments that are nearly right: converted, or told why not."""
+"""What a conversion takes and what it refuses, with the model left as it was."""
 
 import pytest
 import torch
@@ -7,34 +7,13 @@ from torch.nn.parallel import DataParallel
 from torch.nn.utils import parametrize
 
 from dd_plugin.bn import (
-    ConversionUndoneWarning,
     NoBatchNormFoundError,
     UnsupportedBatchNormError,
     convert_bn,
     converted_layers,
     revert_bn,
 )
-
-
-class Doubled(nn.BatchNorm2d):
-    """A user's subclass that ends in its base's forward."""
-
-    def __init__(self, channels, factor=2.0):
-        super().__init__(channels)
-        self.factor = factor
-
-    def forward(self, x):
-        return self.factor * super().forward(x)
-
-
-class DoubledOldStyle(nn.BatchNorm2d):
-    def forward(self, x):
-        return 2 * super(DoubledOldStyle, self).forward(x)  # noqa: UP008 - what is tested
-
-
-class DoubledTwice(Doubled):
-    def forward(self, x):
-        return 2 * super().forward(x)
+from tests.bn.networks import nested
 
 
 class ByItself(nn.BatchNorm2d):
@@ -59,38 +38,8 @@ class MyBatchNorm(nn.Module):
         return x
 
 
-class NoSubclasses(nn.BatchNorm2d):
-    def __init_subclass__(cls, **kwargs):
-        raise TypeError("NoSubclasses cannot be subclassed")
-
-
-def images():
+def pixels():
     return torch.randn(4, 3, 5, 5)
-
-
-@pytest.mark.parametrize("kind", [Doubled, DoubledOldStyle, DoubledTwice])
-@pytest.mark.parametrize("statistics", ["learned", "tracked", "frozen"])
-def test_subclass_that_ends_in_its_base(kind, statistics):
-    torch.manual_seed(0)
-    layer, stock, x = kind(3), kind(3), images()
-    assert convert_bn(layer, statistics) is layer
-    assert isinstance(layer, kind)
-    assert type(layer).__name__ == f"Learnable{kind.__name__}"
-    for training in (False, True):  # eval first: stock statistics move in train mode
-        expected = stock.train(training)(x)
-        torch.testing.assert_close(layer.train(training)(x), expected)
-    if statistics == "learned":
-        layer.eval()(x).square().sum().backward()
-        assert layer.running_mean.grad.abs().sum() > 0
-    assert type(revert_bn(layer)) is kind
-
-
-def test_subclass_that_overwrites_its_statistics_attribute_stays_frozen_when_asked():
-    layer = convert_bn(Doubled(3, factor=3.0), "frozen")
-    before = layer.running_mean.clone()
-    layer.train()(images())
-    assert torch.equal(layer.running_mean, before)
-    assert layer.factor == 3.0
 
 
 def _parametrized():
@@ -153,20 +102,9 @@ def test_refused_layers_leave_the_model_as_it_was(name):
     assert [type(m) for m in model.modules()] == classes
 
 
-def test_class_that_refuses_subclasses_leaves_the_model_as_it_was():
-    model = nn.Sequential(nn.BatchNorm2d(3))
-    model.append(nn.BatchNorm2d(3))
-    layer = NoSubclasses(3)
-    model.append(layer)
-    with pytest.raises(TypeError, match="NoSubclasses cannot be subclassed"):
-        convert_bn(model)
-    assert [type(m) for m in model] == [nn.BatchNorm2d, nn.BatchNorm2d, NoSubclasses]
-    assert [n for n, _ in model.named_parameters() if "running" in n] == []
-
-
 def test_lazy_layer_converts_once_it_knows_its_channels():
     model = nn.Sequential(nn.LazyBatchNorm2d())
-    model(images())
+    model(pixels())
     assert list(converted_layers(convert_bn(model))) == ["0"]
     assert type(revert_bn(model)[0]) is nn.BatchNorm2d
 
@@ -177,12 +115,12 @@ def test_torchscript_is_refused():
     scripted = torch.jit.script(nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(UnsupportedBatchNormError, match=r"TorchScript.*convert the Python model"):
         convert_bn(scripted)
-    traced = torch.jit.trace(nn.Sequential(nn.BatchNorm2d(3)).eval(), images())
+    traced = torch.jit.trace(nn.Sequential(nn.BatchNorm2d(3)).eval(), pixels())
     # The advice that the message gives; `test_jit_trace` has the other half.
     converted = convert_bn(nn.Sequential(nn.BatchNorm2d(3)).eval(), "tracked")
     with torch.no_grad():
         converted[0].var_correction.fill_(0.3)
-    x = images()
+    x = pixels()
     y = converted(x)
     torch.testing.assert_close(torch.jit.script(revert_bn(converted))(x), y)
     with pytest.raises(UnsupportedBatchNormError, match=r"cannot convert '0\.0'.*TorchScript"):
@@ -243,45 +181,74 @@ def test_model_without_batch_norm_is_told_what_it_has():
         convert_bn(nn.Linear(2, 2))
 
 
-def test_revert_refuses_what_it_would_break():
-    model = convert_bn(nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3)))
-    model[1].forward = lambda x: x
-    with pytest.raises(UnsupportedBatchNormError, match=r"cannot revert '1'.*remove the hook"):
-        revert_bn(model)
-    assert list(converted_layers(model)) == ["0", "1"]
-    del model[1].forward
-    parametrize.register_parametrization(model[1], "weight", nn.Identity())
-    with pytest.raises(UnsupportedBatchNormError, match=r"cannot revert '1'.*remove_param"):
-        revert_bn(model)
-    assert list(converted_layers(model)) == ["0", "1"]
-    parametrize.remove_parametrizations(model[1], "weight")
-    assert [type(m) for m in revert_bn(model)] == [nn.BatchNorm2d, nn.BatchNorm2d]
-    with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module, got str"):
-        revert_bn("model")
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({"include": "1"}, ["1"]),
+        ({"include": "2"}, ["2.0"]),
+        ({"include": ["1", "2.*"]}, ["1", "2.0"]),
+        ({"exclude": "2"}, ["1"]),
+        ({"include": "*", "exclude": "1"}, ["2.0"]),
+    ],
+)
+def test_selection_by_name(selection, expected):
+    model = convert_bn(nested(), **selection)
+    assert [*converted_layers(model)] == expected
 
 
-def test_reverting_a_part_is_no_conversion_undone():
-    model = convert_bn(nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))))
-    revert_bn(model[1])
-    convert_bn(model)  # a warning would be an error here
-    assert list(converted_layers(model)) == ["0", "1.0"]
-    revert_bn(model[1])
-    revert_bn(model)
-
-
-def test_replaced_layers_are_seen_below_a_converted_part():
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3)))
-    convert_bn(model[1], "tracked")
-    model[1][0] = nn.BatchNorm2d(3)
-    with pytest.warns(ConversionUndoneWarning, match=r"'1\.0' for one is a BatchNorm2d now"):
+def test_no_batch_norm_names_the_norms_there_are():
+    model = nn.Sequential(nn.GroupNorm(1, 3), nn.LayerNorm(3), nn.LayerNorm(3))
+    with pytest.raises(NoBatchNormFoundError, match=r"1 GroupNorm, 2 LayerNorm.*missing_ok"):
         convert_bn(model)
-    convert_bn(model)  # said once
-    assert list(converted_layers(model)) == ["0", "1.0"]
+    assert convert_bn(model, missing_ok=True) is model
+    assert issubclass(NoBatchNormFoundError, ValueError)
 
 
-def test_layer_without_a_batch_counter():
-    # Momentum None divides by the counter; without one the stock layer stands still.
-    layer = nn.BatchNorm2d(3, momentum=None)
-    layer.num_batches_tracked = None
-    convert_bn(layer, "tracked")(images())
-    assert torch.equal(layer.running_mean, torch.zeros(3))
+def test_a_pattern_that_matches_nothing_is_told():
+    with pytest.raises(NoBatchNormFoundError, match=r"'layer9'.*are: 1, 2\.0"):
+        convert_bn(nested(), include=["1", "layer9"])
+
+
+class OwnForward(nn.BatchNorm2d):
+    def forward(self, x):
+        return nn.functional.batch_norm(x, None, None, self.weight, self.bias, True)
+
+
+def parametrized():
+    layer = nn.BatchNorm2d(4)
+    parametrize.register_parametrization(layer, "weight", nn.Identity())
+    return layer
+
+
+def hooked():
+    layer = nn.BatchNorm2d(4)
+    original = layer.forward
+    layer.forward = lambda x: original(x)
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OwnForward(4), r"OwnForward.*forward of its own.*exclude"),
+        (nn.LazyBatchNorm2d, r"lazy.*run one batch"),
+        (lambda: torch.jit.script(nn.BatchNorm2d(4)), r"TorchScript.*after revert_bn"),
+        (parametrized, r"parametrizations.*remove_parametrizations"),
+        (hooked, r"forward was replaced.*remove the hook"),
+        (lambda: nn.DataParallel(nn.BatchNorm2d(4)), r"wrapped in DataParallel.*model\.module"),
+    ],
+)
+def test_a_model_that_cannot_be_converted_is_untouched(make, message):
+    model = nn.Sequential(nn.BatchNorm2d(4), make())
+    classes = [type(m) for m in model.modules()]
+    with pytest.raises(UnsupportedBatchNormError, match=message):
+        convert_bn(model)
+    assert [type(m) for m in model.modules()] == classes
+    assert not isinstance(model[0].running_mean, nn.Parameter)
+
+
+@pytest.mark.parametrize("model", [None, "resnet18", nn.BatchNorm2d])
+def test_something_that_is_no_module(model):
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+        convert_bn(model)

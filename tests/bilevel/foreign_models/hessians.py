@@ -3,7 +3,6 @@
 import copy
 
 import torch
-import torch.utils.checkpoint
 from torch.func import functional_call
 
 from dd_plugin.bilevel.foreign_models.second_order import second_order

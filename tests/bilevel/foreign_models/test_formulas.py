@@ -11,7 +11,6 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from torch import nn
 
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation, second_order

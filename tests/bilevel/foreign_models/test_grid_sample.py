@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 
 from dd_plugin.bilevel.foreign_models.second_order import second_order
 from tests.bilevel.foreign_models.hessians import check_operation, check_values

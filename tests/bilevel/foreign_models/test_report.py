@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.utils.checkpoint
 from torch import nn
 
 from dd_plugin.bilevel.foreign_models.second_order import (

@@ -1,25 +1,16 @@
-"""Converted models in the hands of timm, torch's utilities, transformers, accelerate, safetensors.
-
-Tiny models with random weights and statistics as after some training; nothing is downloaded.
-"""
+"""Converted models in the hands of timm, and of utilities that would undo a conversion."""
 
 import copy
 
 import pytest
-import safetensors.torch
 import timm
 import torch
-from accelerate import Accelerator
-from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from timm.layers import BatchNormAct2d, SyncBatchNormAct, freeze_batch_norm_2d
 from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from timm.models import FeatureGraphNet
 from timm.optim import param_groups_weight_decay
-from timm.utils import ModelEmaV3
 from timm.utils.model import reparameterize_model
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
-from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
 from dd_plugin.bn import (
     ConversionUndoneWarning,
@@ -27,46 +18,13 @@ from dd_plugin.bn import (
     convert_bn,
     converted_layers,
     revert_bn,
-    tracking_tensors,
 )
-from dd_plugin.bn.layer import STATISTICS
-
-policies = pytest.mark.parametrize("statistics", STATISTICS)
-
-
-def trained(model):
-    """The model, its BatchNorm statistics as no initialisation leaves them."""
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
-        if tensor.is_floating_point() and name.endswith(("running_mean", "running_var")):
-            tensor.data = torch.rand(tensor.shape, generator=generator) + 0.5
-    return model
-
-
-def small_network(last=BatchNormAct2d):
-    torch.manual_seed(0)
-    return trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), last(4)))
+from tests.bn.networks import classes, images, policies, small_network, timm_model
 
 
 def network_for(utility):
     """Torch's own utility drops the activation of timm's layers, converted or not."""
     return small_network(nn.BatchNorm2d if utility == "torch sync" else BatchNormAct2d)
-
-
-def timm_model(name="test_resnet", **kwargs):
-    torch.manual_seed(0)
-    return trained(timm.create_model(name, num_classes=3, **kwargs)).eval()
-
-
-def images(count=2, size=32):
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def classes(model):
-    return [type(module) for module in model.modules()]
-
-
-# --- timm --------------------------------------------------------------------------------------
 
 
 @policies
@@ -131,8 +89,6 @@ def test_checkpoints_go_both_ways(statistics, tmp_path):
     assert torch.equal(fresh.eval()(images()), model(images()))
 
 
-# --- utilities that build new layers -----------------------------------------------------------
-
 UNDOING = {
     "timm freeze": freeze_batch_norm_2d,
     "timm sync": timm_convert_sync_batchnorm,
@@ -179,225 +135,3 @@ def test_before_conversion_they_work(utility, statistics):
     assert classes(revert_bn(model)) == stock
     if utility == "timm sync":
         assert SyncBatchNormAct in stock
-
-
-def test_update_bn_fills_tracked_statistics():
-    stock, converted = small_network(), convert_bn(small_network(), "tracked")
-    loader = [images(4), images(3) * 2 + 1, images(2) - 1]
-    for model in (stock, converted):
-        update_bn(loader, model)
-    for name, value in stock.state_dict().items():
-        torch.testing.assert_close(converted.state_dict()[name], value)
-    assert converted[1].momentum == 0.1
-
-
-@pytest.mark.parametrize("statistics", ["learned", "frozen"])
-def test_update_bn_warns_where_nothing_fills(statistics):
-    model = convert_bn(small_network(), statistics)
-    with pytest.warns(UserWarning, match='no moving average refills them.*statistics="tracked"'):
-        update_bn([images()], model)
-
-
-# --- averaged models ---------------------------------------------------------------------------
-
-
-def _step(model):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for training in (True, False):  # eval mode is where learned statistics get a gradient
-        optimizer.zero_grad()
-        model.train(training)(images(4)).square().mean().backward()
-        optimizer.step()
-
-
-@policies
-def test_timm_ema(statistics):
-    model = convert_bn(small_network(), statistics)
-    start = {n: v.clone() for n, v in model.state_dict().items()}
-    ema = ModelEmaV3(model, decay=0.75)
-    _step(model)
-    ema.update(model)
-    for name, value in ema.module.state_dict().items():
-        if value.is_floating_point():
-            expected = 0.75 * start[name] + 0.25 * model.state_dict()[name]
-            torch.testing.assert_close(value, expected, msg=name)
-    assert classes(ema.module) == classes(model)
-    y = ema.module.eval()(images())
-    torch.testing.assert_close(revert_bn(ema.module)(images()), y)
-
-
-@policies
-@pytest.mark.parametrize("use_buffers", [False, True])
-def test_torch_averaged_model(statistics, use_buffers):
-    model = convert_bn(small_network(), statistics)
-    averaged = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=use_buffers
-    )
-    averaged.update_parameters(model)  # the first one copies
-    start = {n: v.clone() for n, v in model.state_dict().items()}
-    _step(model)
-    averaged.update_parameters(model)
-    parameters = {n for n, _ in model.named_parameters()}
-    for name, value in averaged.module.state_dict().items():
-        if value.is_floating_point():
-            now = model.state_dict()[name]
-            if use_buffers or name in parameters:
-                now = 0.75 * start[name] + 0.25 * now
-            torch.testing.assert_close(value, now, msg=name)
-    revert_bn(averaged)
-    assert not converted_layers(averaged)
-
-
-# --- transformers ------------------------------------------------------------------------------
-
-CONFIG = {
-    "embedding_size": 8,
-    "hidden_sizes": [8, 8],
-    "depths": [1, 1],
-    "layer_type": "basic",
-    "num_labels": 3,
-}
-
-
-def hub_model(cls=ResNetForImageClassification):
-    torch.manual_seed(0)
-    return trained(cls(ResNetConfig(**CONFIG))).eval()
-
-
-class ConvertsItself(ResNetForImageClassification):
-    statistics = "tracked"
-
-    def __init__(self, config):
-        super().__init__(config)
-        convert_bn(self, self.statistics)
-
-
-class ConvertsItselfLearned(ConvertsItself):
-    statistics = "learned"
-
-
-class ConvertsItselfFrozen(ConvertsItself):
-    statistics = "frozen"
-
-
-@policies
-def test_saved_by_a_converted_model(statistics, tmp_path):
-    model = convert_bn(hub_model(), statistics)
-    expected = model(images()).logits
-    model.save_pretrained(tmp_path)
-    stock = ResNetForImageClassification.from_pretrained(tmp_path).eval()
-    assert not converted_layers(stock)
-    torch.testing.assert_close(stock(images()).logits, expected)
-    again = convert_bn(stock, statistics)
-    torch.testing.assert_close(again(images()).logits, expected)
-
-
-@pytest.mark.parametrize("cls", [ConvertsItselfLearned, ConvertsItself, ConvertsItselfFrozen])
-def test_loaded_by_a_model_that_converts_itself(cls, tmp_path):
-    model = hub_model()
-    expected = model(images()).logits
-    model.save_pretrained(tmp_path)
-    # Memory that is given back full of sevens, for whatever is left uninitialised.
-    del [torch.full((), 7.0) for _ in range(10_000)][:]
-    loaded = cls.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(loaded(images()).logits, expected)
-    for scalar in tracking_tensors(loaded).values():
-        assert scalar.item() == 0
-    assert len(tracking_tensors(loaded)) == (18 if cls is ConvertsItself else 0)
-    train_mode = loaded.train()(images()).logits
-    torch.testing.assert_close(train_mode, hub_model().train()(images()).logits)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
-@policies
-def test_trainer(statistics, tmp_path):
-    data = [{"pixel_values": x, "labels": i % 3} for i, x in enumerate(images(8))]
-    arguments = TrainingArguments(
-        str(tmp_path),
-        max_steps=2,
-        per_device_train_batch_size=4,
-        learning_rate=0.1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-        seed=0,
-    )
-    weights = []
-    for model in (hub_model(), convert_bn(hub_model(), statistics)):
-        trainer = Trainer(model, arguments, train_dataset=data)
-        assert trainer.train().global_step == 2
-        weights.append(dict(model.named_parameters()))
-    for name, weight in weights[0].items():  # train mode is the stock model's
-        torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-5)
-    trainer.save_model(tmp_path)
-    stock = ResNetForImageClassification.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(stock(images()).logits, model.eval()(images()).logits)
-
-
-# --- accelerate, safetensors, moves ------------------------------------------------------------
-
-
-@policies
-def test_accelerate_prepare(statistics):
-    model = convert_bn(small_network(), statistics)
-    accelerator = Accelerator(cpu=True)
-    prepared, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    before = model[0].weight.clone()
-    accelerator.backward(prepared(images(4)).square().mean())
-    optimizer.step()
-    assert not torch.equal(model[0].weight, before)
-    revert_bn(accelerator.unwrap_model(prepared))
-    assert not converted_layers(model)
-
-
-def test_accelerate_hooks_on_a_layer():
-    model = small_network()
-    add_hook_to_module(model[1], ModelHook())
-    with pytest.raises(UnsupportedBatchNormError, match=r"cannot convert '1'.*accelerate's hooks"):
-        convert_bn(model)
-    assert not converted_layers(model)
-    remove_hook_from_module(model[1])
-    convert_bn(model)
-    expected = model.eval()(images())
-    add_hook_to_module(model[1], ModelHook())
-    with pytest.raises(UnsupportedBatchNormError, match=r"cannot revert '1'.*accelerate's hooks"):
-        revert_bn(model)
-    torch.testing.assert_close(model(images()), expected)
-    remove_hook_from_module(model[1])
-    torch.testing.assert_close(revert_bn(model)(images()), expected)
-
-
-@policies
-def test_safetensors(statistics, tmp_path):
-    path = tmp_path / "model.safetensors"
-    model, stock = convert_bn(small_network().eval(), statistics), small_network()
-    safetensors.torch.save_model(model, str(path))
-    for other in (stock, convert_bn(small_network(), statistics)):
-        for buffer in other.buffers():
-            buffer.zero_()
-        assert safetensors.torch.load_model(other, str(path)) == (set(), [])
-        torch.testing.assert_close(other.eval()(images()), model(images()))
-
-
-@policies
-def test_change_of_dtype(statistics):
-    stock, model = small_network().eval(), convert_bn(small_network().eval(), statistics)
-    for dtype in (torch.float64, torch.bfloat16, torch.float32):
-        y = model.to(dtype)(images().to(dtype))
-        assert {t.dtype for t in model.state_dict().values() if t.is_floating_point()} == {dtype}
-        assert {t.dtype for t in tracking_tensors(model).values()} <= {dtype}
-        assert torch.equal(y, stock.to(dtype)(images().to(dtype)))
-
-
-@policies
-def test_built_on_the_meta_device(statistics):
-    reference = small_network().eval()
-    with torch.device("meta"):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), BatchNormAct2d(4))
-        convert_bn(model, statistics)
-    model.to_empty(device="cpu")
-    model.load_state_dict(reference.state_dict())
-    assert all(t.item() == 0 for t in tracking_tensors(model).values())
-    assert torch.equal(model.eval()(images()), reference(images()))
-    assert classes(revert_bn(model)) == classes(reference)
