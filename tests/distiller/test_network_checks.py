@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from dd_plugin.bilevel import sgd
+from dd_plugin.distiller.network_checks import check_outputs
 from dd_plugin.distiller.networks import Networks
 
 SHAPE = (1, 4, 4)
@@ -45,3 +46,18 @@ def test_a_pruned_network_is_a_fixed_start_and_stays_pruned():
     state = networks.take(0, 0)
     torch.testing.assert_close(state.parameters["0.weight_orig"], model[0].weight_orig)
     assert float(fixed["0.weight_mask"].sum()) == 13  # of 27 weights, 14 are taken out
+
+
+def silent(kind):
+    """A class whose `train` (and so `eval`) sets the mode and returns nothing."""
+
+    class Silent(kind):
+        def train(self, mode=True):
+            super().train(mode)
+
+    return Silent
+
+
+def test_the_trainer_s_check_takes_a_network_whose_train_returns_nothing():
+    network = silent(nn.Sequential)(nn.Flatten(), nn.Linear(64, 2))
+    check_outputs(network, torch.rand(2, 1, 8, 8), 2)

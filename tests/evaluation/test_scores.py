@@ -7,7 +7,13 @@ from torch import nn
 from dd_plugin.bilevel import BilevelProblem, initial_state
 from dd_plugin.bn import convert_bn, revert_bn
 from dd_plugin.data import RealData
-from dd_plugin.evaluation import Scores, accuracy_of, network_seed, score
+from dd_plugin.evaluation import (
+    DivergedWarning,
+    Scores,
+    accuracy_of,
+    network_seed,
+    score,
+)
 from dd_plugin.evaluation.baselines import (
     accuracy_of_module,
     train_on_all,
@@ -101,3 +107,12 @@ def test_baselines_learn_and_are_functions_of_the_seed(kind):
     assert not torch.equal(first[1].weight, other[1].weight)
     batches = [(x - 0.5, y) for x, y in test.batches(10)]
     assert accuracy_of_module(first, batches) > 0.6
+
+
+def test_images_without_a_class_count_as_wrong():
+    logits = torch.tensor([[torch.nan, 1.0], [1.0, 0.0], [0.0, torch.nan], [0.0, 1.0]])
+    batches = [(logits, torch.tensor([0, 0, 1, 1]))]
+    with pytest.warns(DivergedWarning, match="for 2 of 4 images, which count as wrong"):
+        assert share_right(lambda x: x, batches) == 0.5
+    infinite = torch.tensor([[torch.inf, 1.0], [-torch.inf, 0.0]])
+    assert share_right(lambda x: x, [(infinite, torch.tensor([0, 1]))]) == 1.0

@@ -14,11 +14,8 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import dd_plugin
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.distiller.network_checks import check_outputs
-from dd_plugin.evaluation import DivergedError, DivergedWarning, training
-from dd_plugin.evaluation.scores import share_right
+from dd_plugin.evaluation import DivergedError, training
 from dd_plugin.evaluation.training import OtherArchitectureWarning
-from dd_plugin.networks.checks import check_takes, check_trained
 from tests.distiller.toy import toy_dataset
 from tests.hub.toy import change_record, change_tensors, write_toy
 
@@ -245,25 +242,6 @@ def test_infinite_masks_are_no_divergence(distilled, protocol):
     assert bool(distilled.fit(Masked(), protocol=protocol).mask[1].isinf())
 
 
-def test_finite_weights_with_an_output_of_nan_are_told_of():
-    network = linear()
-    network[1].weight.data.fill_(3e38)
-    network[1].bias.data.fill_(-torch.finfo(torch.float32).max)
-    images = torch.full((2, 1, 8, 8), 3e38)
-    images[:, :, 0] *= -1
-    with pytest.raises(DivergedError, match="its output"):
-        check_trained(network, images, set(), "do something else")
-
-
-def test_images_without_a_class_count_as_wrong():
-    logits = torch.tensor([[torch.nan, 1.0], [1.0, 0.0], [0.0, torch.nan], [0.0, 1.0]])
-    batches = [(logits, torch.tensor([0, 0, 1, 1]))]
-    with pytest.warns(DivergedWarning, match="for 2 of 4 images, which count as wrong"):
-        assert share_right(lambda x: x, batches) == 0.5
-    infinite = torch.tensor([[torch.inf, 1.0], [-torch.inf, 0.0]])
-    assert share_right(lambda x: x, [(infinite, torch.tensor([0, 1]))]) == 1.0
-
-
 # --- networks that do not fit --------------------------------------------------------------------
 
 
@@ -296,21 +274,6 @@ def test_a_network_that_does_not_fit_is_told_before_it_is_trained(
         distilled.fit(network, protocol=protocol)
 
 
-def test_looking_at_a_network_changes_nothing():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten())
-    network.append(nn.Linear(72, 2)).train()
-    images = torch.rand(2, 1, 8, 8)
-    before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
-    check_takes(network, images, 2)
-    assert network.training
-    assert torch.equal(torch.random.get_rng_state(), state)
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, before[name])
-    with pytest.raises(ValueError, match="one for each class"):
-        check_takes(network.eval(), images, 3)
-    assert not network.training
-
-
 def test_memory_that_runs_out_comes_out_as_it_is(distilled):
     with pytest.raises(torch.OutOfMemoryError):
         distilled.fit(Raises(torch.OutOfMemoryError("no room")))
@@ -332,11 +295,6 @@ def test_nobody_relies_on_what_train_and_eval_return():
             and id(node) not in statements
         ]
         assert not used, path
-
-
-def test_the_trainer_s_check_takes_a_network_whose_train_returns_nothing():
-    network = silent(nn.Sequential)(nn.Flatten(), nn.Linear(64, 2))
-    check_outputs(network, torch.rand(2, 1, 8, 8), 2)
 
 
 @pytest.mark.parametrize(

@@ -223,14 +223,14 @@ FAULTS = (
         "hub/card/results.py",
         "if std is not None and len(each) != 1 else",
         "if std is not None else",
-        ("hub/test_card.py",),
+        ("hub/card/test_text.py",),
     ),
     Fault(
         "a commit over somebody else's",
         "hub/remote/push.py",
         "parent_commit=plan.head if on_head else None",
         "parent_commit=None",
-        ("hub/test_push.py::test_what_somebody_else_commits_meanwhile_is_built_upon",),
+        ("hub/remote/test_push.py::test_what_somebody_else_commits_meanwhile_is_built_upon",),
     ),
     Fault(
         "tokens in messages",
@@ -244,6 +244,6 @@ FAULTS = (
         "cli/__init__.py",
         'name[2:].replace("-", "_")',
         "name[2:]",
-        ("cli/test_spelling.py",),
+        ("cli/together/test_spelling.py",),
     ),
 )

@@ -1,9 +1,12 @@
-"""Tiny models of every kind that a backbone can be, with random weights and lively BatchNorm."""
+"""Tiny models of every kind that a backbone can be, with random weights, and checks of them."""
 
 import timm
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import nn
+
+from dd_plugin.data import Normalization
 
 TIMM = {
     "cnn": ("resnet10t", {}),
@@ -147,3 +150,44 @@ def save(model, folder, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)):
     processor = transformers.ViTImageProcessor(image_mean=list(mean), image_std=list(std))
     processor.save_pretrained(folder)
     return str(folder)
+
+
+HALF = Normalization([0.5] * 3, [0.5] * 3)
+
+
+NAMES = ["ant", "bee", "cat"]
+
+
+def images(size, number=2):
+    return torch.rand(number, 3, *size, generator=torch.Generator().manual_seed(3))
+
+
+def head_for(backbone):
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(len(NAMES), backbone.num_features, generator=generator)
+    return weight, torch.randn(len(NAMES), generator=generator)
+
+
+def logits_of(model, batch):
+    output = model(batch)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def check_head(backbone):
+    """with_head(W, b) gives W f + b, and shares nothing with the backbone."""
+    weight, bias = head_for(backbone)
+    pixels = images(backbone.size)
+    model = backbone.with_head(weight, bias, NAMES)
+    expected = F.linear(backbone(pixels), weight, bias)
+    actual = logits_of(model, backbone.network_input(pixels))
+    assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    assert not model.training
+    assert model.class_names == NAMES
+    theirs = {parameter.data_ptr() for parameter in backbone.parameters() if parameter.numel()}
+    assert not theirs & {parameter.data_ptr() for parameter in model.parameters()}
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    return model
+
+
+def tiny(**changes):
+    return timm_model("cnn", **changes)

@@ -12,8 +12,7 @@ from dd_plugin.models import ModelLoadError
 from dd_plugin.networks.backbones import load_backbone
 from dd_plugin.networks.classifier import FeatureClassifier
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
-from tests.networks.models import HUB, bare_model, classifier_model, save
-from tests.networks.test_backbones import HALF, check_head, images
+from tests.networks.models import HALF, HUB, bare_model, check_head, classifier_model, images, save
 
 CLASSIFIERS = sorted(kind for kind, entry in HUB.items() if entry[3])
 BARE_CLASSIFIED = sorted(

@@ -15,7 +15,7 @@ from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.evaluation import OtherArchitectureWarning
 from dd_plugin.models import ModelLoadError
-from tests.distiller.test_processes import torchrun
+from tests.distiller.together.test_processes import torchrun
 from tests.distiller.toy import toy_config, toy_dataset, toy_distiller
 
 # BatchNorm with something to learn, and none at all.

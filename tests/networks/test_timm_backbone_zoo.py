@@ -7,7 +7,7 @@ import torch
 import dd_plugin.convnet  # noqa: F401 - registers its networks
 from dd_plugin.networks.backbones import load_backbone
 from dd_plugin.networks.errors import BackboneError
-from tests.networks.test_backbones import check_head
+from tests.networks.models import check_head
 
 _MOST_PARAMETERS = 12_000_000
 

@@ -1,6 +1,6 @@
 """SyncBatchNorm in the trainer, whose processes have networks of their own.
 
-Real processes over gloo, as in `test_processes`.
+Real processes over gloo, as in `together/test_processes.py`.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.processes import run_processes
 RUN = """
 import json, sys
 from dd_plugin.evaluation import baselines
-from tests.distiller.test_sync_batchnorm import SHORT, distilled
+from tests.distiller.test_networks_sync_batchnorm import SHORT, distilled
 
 for name, value in SHORT.items():
     setattr(baselines, name, value)

@@ -38,7 +38,7 @@ def rows(text):
 
 def test_whole_text():
     # The expected card was read by a person. After a change that is meant, write it anew:
-    # python -c "from tests.hub.test_card import *; EXPECTED.write_text(card_of(a_record()))"
+    # python -c "from tests.hub.card.test_text import *; EXPECTED.write_text(card_of(a_record()))"
     assert card_of(a_record()) == EXPECTED.read_text(encoding="utf-8")
 
 

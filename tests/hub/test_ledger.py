@@ -74,7 +74,7 @@ import json, sys
 from pathlib import Path
 from dd_plugin.hub.ledger import add_to_file, add_to_record
 from dd_plugin.hub.reading import read_record
-from tests.hub.test_rows import row
+from tests.hub.test_ledger import row
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 noted = read_record(folder).files
