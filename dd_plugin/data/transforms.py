@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.data.whitening import SMALLEST_STD, Whitening
-from dd_plugin.hub_access import hub_access
-from dd_plugin.models import revision_of
+from dd_plugin.hub_access import hub_access, revision_of
 
 if TYPE_CHECKING:
     from dd_plugin.data.real.dataset import RealData

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.models import check_record, load_model, load_vision_model, revision_of
+from dd_plugin.hub_access import revision_of
 from dd_plugin.networks.classifier import FeatureNetwork
 from dd_plugin.networks.errors import BackboneError
 from dd_plugin.networks.fingerprint import fingerprint
 from dd_plugin.networks.lite_weights import LITE_PREFIX, load_lite
 from dd_plugin.networks.module_features import check_loaded, feature_network, normalization_of
+from dd_plugin.networks.names import check_record, load_model, load_vision_model
+from dd_plugin.networks.timm_models import TIMM_PREFIX
 from dd_plugin.text import described
 
-__all__ = ["Backbone", "BackboneError", "load_backbone"]
-
-TIMM_PREFIX = "timm/"
+__all__ = ["TIMM_PREFIX", "Backbone", "BackboneError", "load_backbone"]
 
 
 class Backbone(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bn import converted_layers, tracking_tensors
-from dd_plugin.models import factory_from
+from dd_plugin.networks.names import factory_from
 from dd_plugin.seeds import seeded_generators, untouched_generators
 
 ModelInit = nn.Module | Callable[[], nn.Module] | str
@@ -31,11 +31,11 @@ def network_maker(
     """What makes new networks for some data, or None for a module, which is one.
 
     Args:
-        model_init: a module, a function that makes one, or a name for `dd_plugin.models`.
+        model_init: a module, a function that makes one, or a name for `load_model`.
         num_classes: logits.
         shape: channels, height and width of the images.
         model_args: more arguments for a name; they go before those of the data.
-        from_record: the name is out of a file; see `dd_plugin.models.factory_from`.
+        from_record: the name is out of a file; see `dd_plugin.networks.names.factory_from`.
         max_parameters: of a network that is made from a name.
 
     Raises:

@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.hub_access import hub_access
-from dd_plugin.models import revision_of
+from dd_plugin.hub_access import hub_access, revision_of
 from dd_plugin.networks.classifier import FeatureNetwork, pooled, remove_classifier
 from dd_plugin.networks.errors import BackboneError
 from dd_plugin.text import described
