@@ -50,7 +50,8 @@ from dd_plugin.networks.backbones import (
 )
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.fresh import ModelInit, fresh_network
-from dd_plugin.networks.heads import Head, head_of
+from dd_plugin.networks.head_solvers import head_of
+from dd_plugin.networks.heads import Head
 from dd_plugin.networks.lite_weights import LITE_PREFIX
 from dd_plugin.networks.names import factory_from
 
