@@ -1,23 +1,32 @@
-"""Whether the Hugging Face Hub can be reached, found out at once and not after its client's waits.
+"""Access to the Hugging Face Hub: is it reachable, and at which commit are a model's files?
 
-Below `models` and `data`. Without a network the client of the Hub tries each file of a model six
-times in half a minute, and looks into its cache then. Here the Hub is asked once before: nothing
-that listens for connections means that the cache alone is looked at, without delay. A connection
-that is merely slow is left to the client.
+Below `networks` and `data`. Without a network the client of the Hub tries each file of a model six
+times in half a minute, and looks into its cache then. Here the Hub is asked once before: if nothing
+listens for connections, the cache alone is used, without delay. A connection that is merely slow is
+left to the client.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dd_plugin.text import described
 
-__all__ = ["hub_access", "why_no_hub"]
+__all__ = [
+    "cached_commit",
+    "hub_access",
+    "local_path",
+    "revision_of",
+    "set_revision",
+    "why_no_hub",
+]
 
 # Attempts to connect, seconds between two of them, and seconds that one may take.
 _ATTEMPTS = 2
@@ -49,7 +58,8 @@ def hub_access(name: str | None = None) -> Iterator[None]:
     from huggingface_hub import constants
 
     global _reason
-    if constants.HF_HUB_OFFLINE or _is_here(name):
+    is_local = name is not None and local_path(os.path.expandvars(name)) is not None
+    if constants.HF_HUB_OFFLINE or is_local:
         yield
         return
     reason = _unreachable(constants.ENDPOINT)
@@ -99,11 +109,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         each = each.__cause__ or each.__context__
 
 
-def _is_here(name: str | None) -> bool:
+def local_path(name: str) -> Path | None:
+    """Return the file or folder of a name; None where there is none."""
     try:
-        return name is not None and Path(os.path.expandvars(name)).exists()
+        path = Path(name)
+        return path if path.exists() else None
     except (OSError, ValueError):  # too long, or with a zero in it
-        return False
+        return None
 
 
 def _unreachable(endpoint: str) -> str | None:
@@ -132,3 +144,31 @@ def _unreachable(endpoint: str) -> str | None:
             return None
     _missed[endpoint] = (time.monotonic(), reason)
     return reason
+
+
+# --- commits -------------------------------------------------------------------------------------
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit of a model's configuration in the cache; None if it is not known.
+
+    Args:
+        name: The id of the model on the Hub.
+        revision: Branch, tag or commit.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    commit = Path(path).parent.name if isinstance(path, str) else ""
+    return commit if re.fullmatch("[0-9a-f]{40}", commit) else None
+
+
+def revision_of(model: Any) -> str | None:
+    """Return the commit on the Hub that a transformers model was loaded from, where it is known."""
+    commit: str | None = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return commit
+
+
+def set_revision(config: Any, commit: str) -> None:
+    """Note in a transformers configuration the commit that `revision_of` is to return."""
+    config._commit_hash = commit

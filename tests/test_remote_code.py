@@ -14,8 +14,9 @@ from transformers import ResNetConfig
 
 import dd_plugin
 from dd_plugin import DistilledDataset
-from dd_plugin.models import ModelLoadError, factory_from, load_model
+from dd_plugin.models import ModelLoadError, load_model
 from dd_plugin.networks.fresh import fresh_network
+from dd_plugin.networks.names import factory_from
 from tests.hub.toy import change_record, write_toy
 
 PACKAGE = Path(dd_plugin.__file__).parent

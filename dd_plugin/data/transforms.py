@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.data.whitening import SMALLEST_STD, Whitening
-from dd_plugin.hub_access import hub_access
-from dd_plugin.models import revision_of
+from dd_plugin.hub_access import hub_access, revision_of
 
 if TYPE_CHECKING:
     from dd_plugin.data.real.dataset import RealData
@@ -85,10 +84,10 @@ class Normalization:
                 repeated, several are averaged for grey images, and anything else gives None.
             fetch: ask the Hub for an image processor that is not in the local cache.
         """
-        found = _from_timm(model) or _from_image_processor(model, fetch)
-        if found is None:
+        mean_and_std = _from_timm(model) or _from_image_processor(model, fetch)
+        if mean_and_std is None:
             return None
-        mean, std = (list(map(float, values)) for values in found)
+        mean, std = (list(map(float, values)) for values in mean_and_std)
         if channels is not None and len(mean) != channels:
             if len(mean) == 1:
                 mean, std = mean * channels, std * channels
@@ -149,7 +148,13 @@ def _from_timm(model: nn.Module) -> tuple[Any, Any] | None:
     return resolved["mean"], resolved["std"]
 
 
-def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | None:
+def image_processor(model: Any, *, fetch: bool) -> Any:
+    """Return the image processor of a model from the Hub or a folder; None if it has none.
+
+    Args:
+        model: Any model.
+        fetch: Ask the Hub if the local cache does not have it.
+    """
     name = getattr(getattr(model, "config", None), "name_or_path", None)
     if not isinstance(name, str) or not name:
         return None
@@ -157,13 +162,19 @@ def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | No
 
     try:
         with hub_access(name) if fetch else nullcontext():
-            processor = AutoImageProcessor.from_pretrained(
+            return AutoImageProcessor.from_pretrained(
                 name,
                 revision=revision_of(model) or "main",
                 local_files_only=not fetch,
                 trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError, ImportError):
+        return None
+
+
+def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | None:
+    processor = image_processor(model, fetch=fetch)
+    if processor is None:
         return None
     factor = 255.0
     if getattr(processor, "do_rescale", False):

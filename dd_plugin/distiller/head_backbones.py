@@ -15,7 +15,8 @@ from torch import nn
 
 from dd_plugin.data import Normalization, RealData
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.networks.backbones import TIMM_PREFIX, Backbone, load_backbone
+from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.timm_models import TIMM_PREFIX
 from dd_plugin.seeds import Purpose, mix, seeded_generators
 
 logger = logging.getLogger(__name__)

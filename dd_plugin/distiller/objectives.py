@@ -6,14 +6,13 @@ Beside `dd_plugin.networks.heads`, whose heads are objectives themselves. Used b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.networks.heads import HeadGradient, Objective
+from dd_plugin.networks.heads import HeadGradient, HeadTraining, Objective
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,10 @@ class GradientMatching(Objective):
     learns beside its weights is not in it, and has a gradient of zero.
     """
 
-    def gradient(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        real: tuple[Tensor, Tensor],
-        *,
-        num_classes: int,
-        step_sizes: Tensor,
-        constants: Mapping[str, Tensor],
-        seed: int,
+    def _differentiate(
+        self, training: HeadTraining, real: tuple[Tensor, Tensor], seed: int
     ) -> HeadGradient:
-        """See `Objective`."""
+        features, num_classes = training.features, training.num_classes
         generator = torch.Generator().manual_seed(seed)
         shape = (num_classes, features.shape[1])
         weight = torch.randn(shape, generator=generator).to(features) / math.sqrt(shape[1])
@@ -46,21 +37,16 @@ class GradientMatching(Objective):
             y = y if y.is_floating_point() else F.one_hot(y, num_classes).to(f.dtype)
             return ((probabilities - y).T @ f / len(f)).flatten()
 
-        with torch.enable_grad():
-            f = features.detach().requires_grad_()
-            soft = targets.is_floating_point()
-            y = targets.detach().requires_grad_() if soft else targets
-            with torch.no_grad():
-                wanted = slope(*real)
-            value = 1 - F.cosine_similarity(slope(f, y), wanted, dim=0)
-            f_bar, *rest = torch.autograd.grad(value, [f, *([y] if soft else [])])
-        finite = bool(value.isfinite() & f_bar.isfinite().all())
-        zeros = {name: torch.zeros_like(t) for name, t in constants.items()}
+        with torch.no_grad():
+            wanted = slope(*real)
+        value = 1 - F.cosine_similarity(slope(features, training.targets), wanted, dim=0)
+        soft = training.soft_targets
+        of_features, *of_targets = torch.autograd.grad(value, [features, *soft])
         return HeadGradient(
-            value.detach(),
-            f_bar,
-            rest[0] if soft else None,
-            torch.zeros_like(step_sizes),
-            zeros,
-            finite,
+            loss=value.detach(),
+            features=of_features,
+            targets=of_targets[0] if soft else None,
+            step_sizes=torch.zeros_like(training.step_sizes),
+            constants={name: torch.zeros_like(t) for name, t in training.constants.items()},
+            finite=bool(value.isfinite() & of_features.isfinite().all()),
         )

@@ -64,7 +64,7 @@ from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features, features_of
 from dd_plugin.networks.fresh import ModelInit
-from dd_plugin.networks.heads import head_of
+from dd_plugin.networks.head_solvers import head_of
 from dd_plugin.seeds import Purpose, mix
 
 logger = logging.getLogger(__name__)

@@ -42,7 +42,6 @@ from dd_plugin.hub.reading import IMAGES, RECORD, StoredSet, read_set
 from dd_plugin.hub.remote.download import download_set
 from dd_plugin.hub.remote.published import PUBLISHED, check_replaceable, published_paths
 from dd_plugin.hub.remote.push import PushResult, push_folder
-from dd_plugin.models import factory_from
 from dd_plugin.networks.backbones import (
     Backbone,
     BackboneError,
@@ -51,8 +50,10 @@ from dd_plugin.networks.backbones import (
 )
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.fresh import ModelInit, fresh_network
-from dd_plugin.networks.heads import Head, head_of
+from dd_plugin.networks.head_solvers import head_of
+from dd_plugin.networks.heads import Head
 from dd_plugin.networks.lite_weights import LITE_PREFIX
+from dd_plugin.networks.names import factory_from
 
 Protocol = Literal["auto", "recipe", "standard"]
 PixelKind = Literal["exact", "png"]

@@ -1,19 +1,14 @@
-"""Networks: frozen backbones, their features, and the heads that are trained on these.
+"""Networks: from their names, frozen with their features, and the heads that are trained on these.
 
 Above `dd_plugin.data` and below `dd_plugin.evaluation`.
 """
 
-from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks.backbones import load_backbone
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
 from dd_plugin.networks.features import Features, features_of
-from dd_plugin.networks.heads import (
-    Head,
-    HeadGradient,
-    LinearHead,
-    Objective,
-    RidgeHead,
-    UnrolledHead,
-)
+from dd_plugin.networks.frozen import Backbone
+from dd_plugin.networks.head_solvers import RidgeHead, UnrolledHead
+from dd_plugin.networks.heads import Head, HeadGradient, LinearHead, Objective
 
 __all__ = [
     "Backbone",

@@ -1,7 +1,7 @@
 """Fresh networks: from a name, a function or a module, each a function of a seed alone.
 
-First in `evaluation`; the trainer makes its networks here too, so that a network of an evaluation
-is, weight for weight, the one that the same seed gave when the set was distilled.
+The trainer and the evaluation both make their networks here, so that a network of an evaluation is,
+weight for weight, the one that the same seed gave when the set was distilled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bn import converted_layers, tracking_tensors
-from dd_plugin.models import factory_from
+from dd_plugin.networks.names import factory_from
 from dd_plugin.seeds import seeded_generators, untouched_generators
 
 ModelInit = nn.Module | Callable[[], nn.Module] | str
@@ -24,47 +24,31 @@ def network_maker(
     num_classes: int,
     shape: tuple[int, int, int],
     model_args: Mapping[str, Any] | None = None,
-    *,
-    from_record: bool = False,
-    max_parameters: int | None = None,
 ) -> Callable[[], nn.Module] | None:
-    """What makes new networks for some data, or None for a module, which is one.
+    """Return a function that makes new networks for some data; None for a module, which is one.
 
     Args:
-        model_init: a module, a function that makes one, or a name for `dd_plugin.models`.
-        num_classes: logits.
-        shape: channels, height and width of the images.
-        model_args: more arguments for a name; they go before those of the data.
-        from_record: the name is out of a file; see `dd_plugin.models.factory_from`.
-        max_parameters: of a network that is made from a name.
+        model_init: A module, a function that makes one, or a name for `load_model`.
+        num_classes: Number of logits.
+        shape: Channels, height and width of the images.
+        model_args: More arguments for a name; they go before those of the data.
 
     Raises:
-        ModelLoadError: no model of that name, or one that is too large.
+        ModelLoadError: There is no model of that name.
     """
     if isinstance(model_init, nn.Module):
         return None
     if not isinstance(model_init, str):
         return model_init
-    channels, height, width = shape
-    of_data = {
-        "num_classes": num_classes,
-        "in_chans": channels,
-        "img_size": height if height == width else (height, width),
-    }
     with untouched_generators():
-        return factory_from(
-            model_init,
-            {**of_data, **(model_args or {})},
-            from_record=from_record,
-            max_parameters=max_parameters,
-        )
+        return factory_from(model_init, _arguments(num_classes, shape, model_args))
 
 
 def made_from(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A new network, which draws as if everything had just been seeded.
+    """Return a new network, which draws as if everything had just been seeded.
 
     Raises:
-        TypeError: the function makes something else.
+        TypeError: The function makes something else.
     """
     with seeded_generators(seed):
         model = make()
@@ -83,30 +67,56 @@ def fresh_network(
     from_record: bool = False,
     max_parameters: int | None = None,
 ) -> nn.Module:
-    """One network; of a module, a copy. Arguments are those of `network_maker`."""
-    make = network_maker(
-        model_init,
-        num_classes,
-        shape,
-        model_args,
-        from_record=from_record,
-        max_parameters=max_parameters,
-    )
-    if make is None:
-        assert isinstance(model_init, nn.Module)
+    """Return one network; of a module, a copy.
+
+    Args:
+        model_init: As for `network_maker`.
+        seed: All that the network draws follows from it.
+        num_classes: As for `network_maker`.
+        shape: As for `network_maker`.
+        model_args: As for `network_maker`.
+        from_record: The name is from a file; see `dd_plugin.networks.names.factory_from`.
+        max_parameters: The limit for a network that is made from a name.
+
+    Raises:
+        ModelLoadError: There is no model of that name, or it is too large.
+    """
+    if isinstance(model_init, nn.Module):
         return copy_model(model_init)
+    if not isinstance(model_init, str):
+        return made_from(model_init, seed)
+    with untouched_generators():
+        make = factory_from(
+            model_init,
+            _arguments(num_classes, shape, model_args),
+            from_record=from_record,
+            max_parameters=max_parameters,
+        )
     return made_from(make, seed)
 
 
+def _arguments(
+    num_classes: int, shape: tuple[int, int, int], model_args: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the arguments of a name for some data."""
+    channels, height, width = shape
+    return {
+        "num_classes": num_classes,
+        "in_chans": channels,
+        "img_size": height if height == width else (height, width),
+        **(model_args or {}),
+    }
+
+
 def learnable_constants(model: nn.Module) -> dict[str, Tensor]:
-    """What can be learned about the BatchNorm statistics of a converted model, for all its runs.
+    """Return what can be learned about the BatchNorm statistics of a converted model.
 
     Running means and variances per channel where these are learned, momentum shifts and corrections
     per layer where they are tracked. Nothing for frozen statistics, and for learned ones with
     ``train_with="running"``, which inner training moves as it moves weights.
 
     Returns:
-        Name to tensor, in memory of the model's own.
+        Name to tensor; the tensors share memory with the model.
     """
     names = set(tracking_tensors(model))
     for prefix, layer in converted_layers(model).items():

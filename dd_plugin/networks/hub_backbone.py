@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.hub_access import hub_access
-from dd_plugin.models import revision_of
+from dd_plugin.data.transforms import image_processor
 from dd_plugin.networks.classifier import FeatureNetwork, pooled, remove_classifier
 from dd_plugin.networks.errors import BackboneError
 from dd_plugin.text import described
@@ -172,22 +171,6 @@ def _as_classifier(model: Any) -> nn.Module | None:
     return classifier
 
 
-def image_processor(model: Any) -> Any:
-    """Return the image processor of a model from the Hub or a folder; None if it has none."""
-    name = getattr(getattr(model, "config", None), "name_or_path", None)
-    if not name:
-        return None
-    from transformers import AutoImageProcessor
-
-    try:
-        with hub_access(name):
-            return AutoImageProcessor.from_pretrained(
-                name, revision=revision_of(model) or "main", trust_remote_code=False
-            )
-    except (OSError, ValueError, KeyError, ImportError):
-        return None
-
-
 def timm_wrapper_normalization(model: Any) -> Normalization | None:
     """Return the normalization of a timm model inside transformers, whose processor hides it."""
     configured = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
@@ -198,7 +181,7 @@ def timm_wrapper_normalization(model: Any) -> Normalization | None:
 
 def hub_sizes(model: Any) -> list[tuple[int, int]]:
     """Return the sizes of images that a model's configuration or processor names, best first."""
-    processor = image_processor(model)
+    processor = image_processor(model, fetch=True)
     config = getattr(model, "config", None)
     # A TimmWrapper's configuration holds timm's.
     timm_size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dd_plugin.models import load_model
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.networks.names import load_model
 from dd_plugin.text import described
 
 __all__ = ["LITE_PREFIX", "load_lite"]

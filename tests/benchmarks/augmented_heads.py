@@ -24,10 +24,9 @@ from dd_plugin.data import RealData
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.probe import accuracy_of_head
-from dd_plugin.networks import load_backbone
+from dd_plugin.networks import RidgeHead, load_backbone
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features, features_of
-from dd_plugin.networks.heads import RidgeHead
 from tests.benchmarks.heads import LITES, TEST, TRAIN
 
 COPIES = 16

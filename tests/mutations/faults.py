@@ -185,7 +185,7 @@ FAULTS = (
     ),
     Fault(
         "bias of a ridge head",
-        "networks/heads.py",
+        "networks/head_solvers.py",
         "(tau * mean - weight @ center)",
         "(mean - weight @ center)",
         ("networks/test_heads.py",),

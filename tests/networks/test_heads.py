@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import adam, sgd
-from dd_plugin.networks.heads import RidgeHead, UnrolledHead
+from dd_plugin.networks import RidgeHead, UnrolledHead
 
 CLASSES = 3
 
