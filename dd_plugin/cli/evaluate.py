@@ -233,7 +233,7 @@ def _rows(
 ) -> list[Evaluation]:
     """The rows of a set, which are written as they come."""
     from dd_plugin.data import DataError
-    from dd_plugin.hub.comparison import compare
+    from dd_plugin.hub.comparison import Request, compare
     from dd_plugin.hub.ledger import add_to_file, add_to_record
     from dd_plugin.hub.record import Evaluation, Record
 
@@ -271,20 +271,19 @@ def _rows(
         text = f"{row.model}, {row.trained_on}: {100 * row.scores.mean:.1f} %"
         print(text, file=sys.stderr, flush=True)
 
-    return compare(
-        distilled,
-        models,
-        test,
-        train,
+    request = Request(
+        models=models,
+        test=test,
+        train=train,
         networks=args.networks,
         seed=args.seed,
         protocol=args.protocol,
         full_data=not args.no_full_data,
         device=device,
         about=about,
-        on_row=tell,
         backbones=backbones,
     )
+    return compare(distilled, request, tell)
 
 
 def _print_loss(name: str, rows: list[Evaluation]) -> None:

@@ -59,6 +59,7 @@ from dd_plugin.distiller.run_folder import RunFolder, SaveError
 from dd_plugin.distiller.setting_checks import check_selection_data
 from dd_plugin.distiller.stopping import StopSignal, unwinding_on_sigterm
 from dd_plugin.evaluation import Scores
+from dd_plugin.evaluation.preparation import training_input
 from dd_plugin.hub import check_target, push_folder
 from dd_plugin.hub.folder import preview
 from dd_plugin.networks.fresh import ModelInit
@@ -251,8 +252,7 @@ class Distiller:
         config = self.config
         seed = mix(config.seed, Purpose.REAL_BATCH, step, index)
         images, labels = self.train_data.batch(config.real_batch_size, seed, balanced=True)
-        images = self.synthetic.augmentation(images.to(self.dtype), seed, groups=labels)
-        return self.transform(images), labels
+        return training_input(self.synthetic, images, seed, groups=labels), labels
 
     # The loop.
 

@@ -1,116 +1,129 @@
 """The evaluations of a run: on the distilled set as it is, and the baselines beside it.
 
-Between `distiller`, which asks for them, and `dd_plugin.evaluation`, which trains and tests. The
-networks of an evaluation are shared out among the processes.
+Between `distiller`, which asks for them, and `dd_plugin.evaluation.comparison`, which trains and
+tests. The networks of an evaluation are shared out among the processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bilevel.step_values import tree_map
 from dd_plugin.bn import revert_bn
+from dd_plugin.data import RealData
 from dd_plugin.distiller.networks import Networks
-from dd_plugin.evaluation import InputBatches, Scores, network_seed, score
-from dd_plugin.evaluation.baselines import (
-    Prepare,
-    accuracy_of_module,
-    train_on_all,
-    train_on_random_real,
-)
-from dd_plugin.evaluation.heads import EIGHT_BIT, HeadTest
+from dd_plugin.evaluation import Scores, network_seed, score
+from dd_plugin.evaluation.comparison import Comparison, Measure, NetworkTest, compare
+from dd_plugin.evaluation.heads import HeadTest
+from dd_plugin.evaluation.preparation import input_batches
+from dd_plugin.evaluation.training_images import PixelKind, TrainingImages
 
 if TYPE_CHECKING:
     from dd_plugin.distiller.distiller import Distiller
 
 
 def distilled_scores(distiller: Distiller, networks: int) -> Scores:
-    """Accuracy of fresh networks trained on the distilled set; one for a fixed initialisation."""
-    if distiller.head is not None:
-        return _on_backbones(distiller)
-    batches = _eval_batches(distiller)
-    count = 1 if distiller.architectures.mode == "fixed" else networks
-    return _of_each(distiller, lambda which: _trained(distiller, which, count, batches))
+    """Return the accuracy of fresh networks trained on the distilled set.
+
+    One for a fixed initialisation.
+    """
+    comparison = Comparison(
+        synthetic=distiller.synthetic,
+        seeds=_seeds(distiller, networks),
+        pixels=("exact",),
+        baselines=False,
+    )
+    return _compared(distiller, comparison)[TrainingImages.DISTILLED]
 
 
 def baseline_scores(distiller: Distiller) -> dict[str, Scores]:
-    """Accuracy of ordinary networks trained on as many random real images, and on all."""
+    """Return the accuracies of networks or heads trained on real images, by their keys."""
+    comparison = Comparison(
+        synthetic=distiller.synthetic,
+        seeds=_seeds(distiller, distiller.config.final_eval_networks),
+        pixels=() if distiller.head is None else ("png",),
+    )
+    return {images.value: scores for images, scores in _compared(distiller, comparison).items()}
+
+
+def _seeds(distiller: Distiller, networks: int) -> list[int]:
+    return [network_seed(distiller.config.seed, index) for index in range(networks)]
+
+
+def _compared(distiller: Distiller, comparison: Comparison) -> dict[TrainingImages, Scores]:
+    """Return the scores on every architecture or backbone, by what was trained on."""
+    tests: Mapping[str, NetworkTest | HeadTest]
     if distiller.head is not None:
-        return _head_controls(distiller)
-    batches = _eval_batches(distiller)
-    share = _share(distiller, distiller.config.final_eval_networks)
-
-    def taken(one: Callable[[Distiller, int, int, InputBatches], float]) -> Scores:
-        return _of_each(
-            distiller,
-            lambda which: _gather({i: one(distiller, which, i, batches) for i in share}),
-        )
-
-    return {"random real": taken(_on_few), "full data": taken(_on_all)}
-
-
-def _of_each(distiller: Distiller, score_of: Callable[[int], Scores]) -> Scores:
-    """The scores of each architecture under its name, and together."""
-    labels = distiller.synthetic.recipe.network_labels
-    return Scores.joined({label: score_of(which) for which, label in enumerate(labels)})
+        tests = {str(place): test for place, test in enumerate(_head_tests(distiller))}
+    else:
+        labels = distiller.synthetic.recipe.network_labels
+        tests = {label: _network_test(distiller, place) for place, label in enumerate(labels)}
+    rows: dict[TrainingImages, dict[str, Scores]] = {}
+    for label, test in tests.items():
+        for images, scores in compare(comparison, test):
+            rows.setdefault(images, {})[label] = scores
+    if distiller.head is not None:
+        return {images: _side_by_side(by_place) for images, by_place in rows.items()}
+    return {images: Scores.joined(by_label) for images, by_label in rows.items()}
 
 
-def _trained(distiller: Distiller, which: int, count: int, batches: InputBatches) -> Scores:
-    """The scores of fresh networks of one architecture, trained on the distilled set."""
-    seeds = {i: network_seed(distiller.config.seed, i) for i in _share(distiller, count)}
-    networks = distiller.architectures.members[which]
-    states = [_fresh_state(networks, seed) for seed in seeds.values()]
-    found: tuple[float, ...] = ()
-    if states:
-        synthetic = distiller.synthetic
-        own = synthetic.constants(which)
-        scores = score(synthetic, networks.problem(), states, list(seeds.values()), batches, own)
-        found = scores.accuracies
-    return _gather(dict(zip(seeds, found, strict=True)))
+def _side_by_side(scores: Mapping[str, Scores]) -> Scores:
+    """Return the accuracies of heads on several backbones as one."""
+    return Scores(tuple(accuracy for each in scores.values() for accuracy in each.accuracies))
 
 
-def _tests(distiller: Distiller) -> list[HeadTest]:
-    """What heads are tested by, on every process alike."""
+def _head_tests(distiller: Distiller) -> list[HeadTest]:
+    """Return the tests of heads, the same on every process, which computes all of them."""
     assert distiller.head is not None
-    if distiller.eval_data is None:
-        _eval_batches(distiller)  # says what is missing
+    _check_eval_data(distiller)
     distiller.head.prepare(to_test=True)
     return distiller.head.tests
 
 
-def _on_backbones(distiller: Distiller) -> Scores:
-    """The accuracy of the head on each backbone; every process computes all of them."""
-    return Scores(tuple(test.distilled(distiller.synthetic) for test in _tests(distiller)))
+def _network_test(distiller: Distiller, place: int) -> NetworkTest:
+    """Return the test of fresh networks of one architecture."""
+    synthetic, size = distiller.synthetic, distiller.config.per_device_eval_batch_size
+    batches = input_batches(synthetic, _check_eval_data(distiller), size)
+    networks = distiller.architectures.members[place]
+    share = partial(_over_processes, distiller)
+
+    def on_distilled(pixels: PixelKind, seeds: Sequence[int]) -> Scores:
+        assert pixels == "exact"
+        problem, constants = networks.problem(), synthetic.constants(place)
+
+        def accuracy(seed: int) -> float:
+            return score(
+                synthetic,
+                problem,
+                states=[_fresh_state(networks, seed)],
+                seeds=[seed],
+                batches=batches,
+                constants=constants,
+            ).mean
+
+        return share(accuracy, seeds[:1] if distiller.architectures.mode == "fixed" else seeds)
+
+    return NetworkTest(
+        on_distilled=on_distilled,
+        # What an evaluation with this seed starts from, with its stock layers.
+        new_network=lambda seed: revert_bn(networks.new_model(seed)),
+        train=distiller.train_data,
+        test=batches,
+        over_seeds=share,
+    )
 
 
-def _head_controls(distiller: Distiller) -> dict[str, Scores]:
-    """Heads trained on real images, on every backbone: the values of one name side by side."""
-    config = distiller.config
-    seeds = [network_seed(config.seed, i) for i in range(config.final_eval_networks)]
-    found: dict[str, tuple[float, ...]] = {}
-    for test in _tests(distiller):
-        stored = test.distilled(distiller.synthetic, eight_bit=True)
-        found[EIGHT_BIT] = (*found.get(EIGHT_BIT, ()), stored)
-        for name, scores in test.controls(distiller.synthetic, config.images_per_class, seeds):
-            found[name] = found.get(name, ()) + scores.accuracies
-    return {name: Scores(accuracies) for name, accuracies in found.items()}
-
-
-def _share(distiller: Distiller, count: int) -> range:
-    """The networks of an evaluation that are this process's."""
-    accelerator = distiller.accelerator
-    return range(accelerator.process_index, count, accelerator.num_processes)
-
-
-def _gather(own: dict[int, float]) -> Scores:
+def _over_processes(distiller: Distiller, measure: Measure, seeds: Sequence[int]) -> Scores:
+    """Return the accuracies of the networks of all seeds, of which each process measures some."""
     from accelerate.utils import gather_object
 
-    return Scores(tuple(value for _, value in sorted(gather_object(list(own.items())))))
+    accelerator = distiller.accelerator
+    share = range(accelerator.process_index, len(seeds), accelerator.num_processes)
+    measured = [(index, measure(seeds[index])) for index in share]
+    return Scores(tuple(accuracy for _, accuracy in sorted(gather_object(measured))))
 
 
 def _fresh_state(networks: Networks, seed: int) -> RunState:
@@ -118,40 +131,10 @@ def _fresh_state(networks: Networks, seed: int) -> RunState:
     return tree_map(lambda t: t.to(networks.device), state)
 
 
-def _eval_batches(distiller: Distiller) -> InputBatches:
+def _check_eval_data(distiller: Distiller) -> RealData:
     if distiller.eval_data is None:
         raise ValueError(
             "there is no evaluation data: no split `validation` or `test` was found; give "
             "`eval_dataset` or `eval_split`"
         )
-    size = distiller.config.per_device_eval_batch_size
-    return InputBatches(distiller.eval_data, distiller.transform, distiller.dtype, size)
-
-
-def _on_few(distiller: Distiller, which: int, index: int, batches: InputBatches) -> float:
-    seed, config = network_seed(distiller.config.seed, index), distiller.config
-    network = _ordinary(distiller, which, seed)
-    train_on_random_real(
-        network, distiller.train_data, config.images_per_class, _preparing(distiller), seed
-    )
-    return accuracy_of_module(network, batches)
-
-
-def _on_all(distiller: Distiller, which: int, index: int, batches: InputBatches) -> float:
-    seed = network_seed(distiller.config.seed, index)
-    network = _ordinary(distiller, which, seed)
-    train_on_all(network, distiller.train_data, _preparing(distiller), seed)
-    return accuracy_of_module(network, batches)
-
-
-def _ordinary(distiller: Distiller, which: int, seed: int) -> torch.nn.Module:
-    """The network that an evaluation with this seed starts from, with its stock layers."""
-    return revert_bn(distiller.architectures.members[which].new_model(seed))
-
-
-def _preparing(distiller: Distiller) -> Prepare:
-    def prepare(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        augmented = distiller.synthetic.augmentation(images.to(distiller.dtype), seed)
-        return distiller.transform(augmented), labels
-
-    return prepare
+    return distiller.eval_data

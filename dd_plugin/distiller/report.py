@@ -19,8 +19,9 @@ import torch
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.evaluation import Scores, network_seed
+from dd_plugin.evaluation.training_images import row_labels
 from dd_plugin.files import write_whole
-from dd_plugin.hub.card.results import ALL_NETWORKS, row_labels
+from dd_plugin.hub.card.results import ALL_NETWORKS
 from dd_plugin.hub.folder import write_set
 from dd_plugin.hub.record import DISTILLED, About, NetworkClass, Protocol, Result, Settings, Source
 from dd_plugin.hub.remote.download import licenses_of

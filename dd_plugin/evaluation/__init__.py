@@ -1,15 +1,16 @@
 """Honest evaluation: fresh networks trained on a distilled set, tested in eval mode.
 
-After `data` and `bilevel`, before `distiller` and `hub`. `scores` trains and tests on a synthetic
-set, `baselines` gives what it has to be compared with: as many random real images, and the full
-data. For the heads of frozen networks `heads` does both, with `probe` and `coresets`.
+After `networks`, before `hub` and `distiller`. `training` and `scores` train and test networks on a
+synthetic set, `baselines` on real images; for the heads of frozen networks `heads` does both, with
+`probe` and `coresets`. `comparison` puts the accuracies side by side.
 """
 
 from dd_plugin.evaluation.baselines import train_on_real
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
+from dd_plugin.evaluation.preparation import InputBatches
 from dd_plugin.evaluation.probe import Probe, ProbeWarning, accuracy_of_head, fit_probe
-from dd_plugin.evaluation.scores import InputBatches, Scores, accuracy_of, network_seed, score
+from dd_plugin.evaluation.scores import Scores, accuracy_of, network_seed, score
 from dd_plugin.evaluation.training import OtherArchitectureWarning, train_by_recipe
 from dd_plugin.networks.checks import DivergedError, DivergedWarning
 

@@ -1,8 +1,9 @@
-"""What a distilled set has to be compared with: ordinary training on real images.
+"""The baselines of a distilled set: ordinary training on real images.
 
-After `scores`. Networks with their stock layers, AdamW with a cosine schedule, the same transform
-and augmentation as the distilled set. Random real images get many more steps than the distilled
-ones do, so that the comparison is with what those images can give, not with an unfinished run.
+After `scores` and `preparation`. Networks have their stock layers, and are trained by AdamW with a
+cosine schedule and the transform and augmentation of the distilled set. Random real images get many
+more steps than the distilled ones do, so that the comparison is with what those images can give,
+not with an unfinished run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from dd_plugin.bilevel import logits_of
 from dd_plugin.data import RealData
+from dd_plugin.evaluation.preparation import Prepare
 from dd_plugin.evaluation.scores import share_right
 from dd_plugin.seeds import Purpose, mix, nth_seed, seeded_generators
 
@@ -24,8 +26,6 @@ FEW_STEPS = 400
 MANY_IMAGES = 60_000
 LARGEST_BATCH = 256
 _BATCH = 128
-
-Prepare = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def train_on_few(
@@ -43,7 +43,7 @@ def train_on_few(
         network: any classifier.
         images: ``(N, C, H, W)`` in [0, 1].
         labels: class indices ``(N,)`` or probabilities ``(N, classes)``.
-        prepare: images, labels and a seed to augmented network input and labels.
+        prepare: makes network input of them.
         seed: decides batches (of 256 images where there are more) and augmentation.
         steps: how many.
     """
@@ -66,7 +66,8 @@ def train_on_random_real(
     """
     with seeded_generators(seed):
         images, labels = data.of_each_class(per_class, mix(seed, Purpose.REAL_BASELINE_IMAGES))
-        train_on_few(network, images, labels, prepare, mix(seed, Purpose.REAL_BASELINE_TRAINING))
+        training_seed = mix(seed, Purpose.REAL_BASELINE_TRAINING)
+        train_on_few(network, images, labels, prepare=prepare, seed=training_seed)
 
 
 def train_on_all(network: nn.Module, data: RealData, prepare: Prepare, seed: int) -> None:
@@ -115,7 +116,7 @@ def train_on_real(
 
 @torch.no_grad()
 def accuracy_of_module(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """The accuracy of an ordinary network in eval mode; its mode is put back."""
+    """Return the accuracy of an ordinary network in eval mode; its mode is put back."""
     was_training = network.training
     network.eval()
     accuracy = share_right(lambda images: logits_of(network(images)), batches)

@@ -58,7 +58,7 @@ def nearest_to_centroid(
     Raises:
         ValueError: a class has fewer rows, or an argument is not as described.
     """
-    return _chosen(_nearest, features, labels, per_class, num_classes)
+    return _chosen(_nearest, features, labels, per_class=per_class, num_classes=num_classes)
 
 
 def herding(
@@ -79,7 +79,7 @@ def herding(
     Raises:
         ValueError: a class has fewer rows, or an argument is not as described.
     """
-    return _chosen(_herded, features, labels, per_class, num_classes)
+    return _chosen(_herded, features, labels, per_class=per_class, num_classes=num_classes)
 
 
 def k_center(
@@ -99,7 +99,7 @@ def k_center(
     Raises:
         ValueError: a class has fewer rows, or an argument is not as described.
     """
-    return _chosen(_spread, features, labels, per_class, num_classes)
+    return _chosen(_spread, features, labels, per_class=per_class, num_classes=num_classes)
 
 
 # From the rows of a class, with their mean at 0, to the places of the chosen ones.
@@ -158,8 +158,9 @@ def _smallest(values: Tensor, slack: Tensor) -> int:
 
 
 def _chosen(
-    choice: _Choice, features: Tensor, labels: Tensor, per_class: int, num_classes: int | None
+    choice: _Choice, features: Tensor, labels: Tensor, *, per_class: int, num_classes: int | None
 ) -> Tensor:
+    """Return the rows that a rule chooses in each class."""
     parts = []
     for index, rows in enumerate(_rows_of_classes(features, labels, per_class, num_classes)):
         of_class = features[rows.to(features.device)].double()

@@ -1,7 +1,7 @@
-"""How good heads are that are trained on a few images: distilled, chosen among the real ones, all.
+"""Accuracies of heads that are trained on a few images: distilled ones, real ones, or all.
 
-After `probe` and `coresets`. One comparison for the trainer and for the command: each set of
-training images gives a head by the recipe's own solver, tested on features of real images.
+After `probe` and `coresets`, below `comparison`. Each kind of training images gives a head by the
+recipe's own solver, which is tested on features of real images.
 """
 
 from __future__ import annotations
@@ -17,24 +17,17 @@ from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
 from dd_plugin.evaluation.scores import Scores
+from dd_plugin.evaluation.training_images import TrainingImages, eight_bit_images
 from dd_plugin.networks.backbones import Backbone
 from dd_plugin.networks.features import Features
 from dd_plugin.networks.heads import Head, LinearHead
 from dd_plugin.seeds import Purpose, mix
 
-# Real images that are drawn, or chosen by a rule; `row_labels` of the card has their names.
-EIGHT_BIT, RANDOM, CENTROID, HERDING, K_CENTER, ALL = (
-    "distilled, 8-bit",
-    "random real",
-    "nearest to the centroid",
-    "herding",
-    "k-center",
-    "full data",
-)
-_CHOSEN: dict[str, Callable[..., Tensor]] = {
-    CENTROID: nearest_to_centroid,
-    HERDING: herding,
-    K_CENTER: k_center,
+# Real images that are chosen by a rule.
+_RULES: dict[TrainingImages, Callable[..., Tensor]] = {
+    TrainingImages.CENTROID: nearest_to_centroid,
+    TrainingImages.HERDING: herding,
+    TrainingImages.K_CENTER: k_center,
 }
 
 
@@ -63,11 +56,11 @@ class HeadTest:
     images: RealData | None = None
 
     def accuracy(self, head: LinearHead) -> float:
-        """Of a head, on the test features."""
+        """Return the accuracy of a head on the test features."""
         return accuracy_of_head(head.weight, head.bias, self.test.values[0], self.test.labels)
 
     def distilled(self, synthetic: SyntheticSet, *, eight_bit: bool = False) -> float:
-        """The accuracy of the head that is trained on a synthetic set.
+        """Return the accuracy of the head that is trained on a synthetic set.
 
         Args:
             synthetic: the set.
@@ -81,8 +74,8 @@ class HeadTest:
 
     def controls(
         self, synthetic: SyntheticSet, per_class: int, seeds: Sequence[int], *, full: bool = True
-    ) -> Iterator[tuple[str, Scores]]:
-        """Accuracies of heads trained on real images, as many of each class, and on all.
+    ) -> Iterator[tuple[TrainingImages, Scores]]:
+        """Yield accuracies of heads trained on real images, as many of each class, and on all.
 
         Trained as the head of the set is, with hard labels and as many augmented copies; on all
         images by regularized logistic regression (`fit_probe`).
@@ -97,8 +90,8 @@ class HeadTest:
         features, labels = self.train.values[0], self.train.labels
         classes = synthetic.recipe.num_classes
 
-        choices = {
-            RANDOM: [
+        choices: dict[TrainingImages, list[Tensor]] = {
+            TrainingImages.RANDOM: [
                 random_rows(
                     features,
                     labels,
@@ -109,22 +102,22 @@ class HeadTest:
                 for seed in seeds
             ]
         }
-        for name, choose in _CHOSEN.items():
-            choices[name] = [choose(features, labels, per_class, num_classes=classes)]
+        for images, rule in _RULES.items():
+            choices[images] = [rule(features, labels, per_class, num_classes=classes)]
         features_of = self._features_of_rows(synthetic, choices)
-        for name, chosen in choices.items():
-            heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in chosen)
-            yield name, Scores(tuple(map(self.accuracy, heads)))
+        for images, choice in choices.items():
+            heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in choice)
+            yield images, Scores(tuple(map(self.accuracy, heads)))
         if full:
             probe = fit_probe(
                 features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
             )
-            yield ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
+            yield TrainingImages.ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
 
     def _features_of_rows(
-        self, synthetic: SyntheticSet, choices: Mapping[str, Sequence[Tensor]]
+        self, synthetic: SyntheticSet, choices: Mapping[TrainingImages, Sequence[Tensor]]
     ) -> Callable[[Tensor], Tensor]:
-        """What gives the features of chosen real images, with copies where the recipe has them."""
+        """Return the features of chosen real images by their rows, with copies as in the recipe."""
         assert self.train is not None
         features = self.train.values[0]
         if self.images is None or not copies_of(synthetic):
@@ -139,7 +132,7 @@ class HeadTest:
         return with_copies
 
     def _train(self, synthetic: SyntheticSet, features: Tensor, labels: Tensor) -> LinearHead:
-        labels = labels.repeat(len(features) // len(labels))
+        labels = _with_copies(labels, features)
         if self.as_probe:
             probe = fit_probe(features, labels, synthetic.recipe.num_classes)
             return LinearHead(probe.weight, probe.bias)
@@ -161,7 +154,7 @@ def train_head(
     *,
     eight_bit: bool = False,
 ) -> LinearHead:
-    """The head that is trained on a synthetic set.
+    """Return the head that is trained on a synthetic set.
 
     On its images, and on as many augmented copies of each as the recipe says (`head_copies`).
 
@@ -173,10 +166,9 @@ def train_head(
         eight_bit: the images as they are in PNG files.
     """
     features = _features_of_set(backbone, synthetic, batch_size, eight_bit)
-    targets = synthetic.targets().detach()
     return head.fit(
         features,
-        torch.cat([targets] * (len(features) // len(targets))),
+        _with_copies(synthetic.targets().detach(), features),
         num_classes=synthetic.recipe.num_classes,
         step_sizes=synthetic.step_sizes().detach(),
         constants=_detached(synthetic.constants()),
@@ -187,9 +179,9 @@ def train_head(
 def probe_on(
     backbone: Backbone, synthetic: SyntheticSet, batch_size: int = 128, *, eight_bit: bool = False
 ) -> LinearHead:
-    """The head that a linear probe gives on the set's images and the classes that they are of."""
+    """Return the head of a linear probe on the images of a set and their classes."""
     features = _features_of_set(backbone, synthetic, batch_size, eight_bit)
-    labels = synthetic.labels.repeat(len(features) // len(synthetic.labels))
+    labels = _with_copies(synthetic.labels, features)
     probe = fit_probe(features, labels, synthetic.recipe.num_classes)
     return LinearHead(probe.weight, probe.bias)
 
@@ -199,12 +191,17 @@ def _features_of_set(
 ) -> Tensor:
     images = synthetic.images().detach()
     if eight_bit:
-        images = (images.clamp(0, 1) * 255).round() / 255
+        images = eight_bit_images(images)
     return _features(backbone, synthetic, images, batch_size)
 
 
+def _with_copies(labels: Tensor, features: Tensor) -> Tensor:
+    """Return the labels of images, and of their copies, for as many rows as there are features."""
+    return torch.cat([labels] * (len(features) // len(labels)))
+
+
 def copies_of(synthetic: SyntheticSet) -> int:
-    """How many augmented copies of an image a head is trained on, beside the image itself."""
+    """Return how many augmented copies of an image a head is trained on, beside the image."""
     return synthetic.recipe.head_copies if synthetic.augmentation.names else 0
 
 
@@ -212,7 +209,7 @@ def copies_of(synthetic: SyntheticSet) -> int:
 def _features(
     backbone: Backbone, synthetic: SyntheticSet, images: Tensor, batch_size: int
 ) -> Tensor:
-    """Features of images, then of one augmented copy of each after the other."""
+    """Return features of the images, then of one augmented copy of each after the other."""
     augmented = (
         synthetic.augmentation(images, mix(0, Purpose.HEAD_COPIES, copy))
         for copy in range(copies_of(synthetic))
@@ -227,14 +224,14 @@ def _features(
 
 
 def _rows_of(images: RealData, rows: Tensor, batch_size: int) -> Tensor:
-    """Images in [0, 1] of rows in rising order, read in one pass."""
-    found, first = [], 0
+    """Return the images in [0, 1] of rows in rising order, read in one pass."""
+    parts, first = [], 0
     for pixels, _ in images.batches(batch_size):
         last = first + len(pixels)
         here = rows[(rows >= first) & (rows < last)]
-        found.append(pixels[(here - first).to(pixels.device)])
+        parts.append(pixels[(here - first).to(pixels.device)])
         first = last
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def _detached(constants: Mapping[str, Tensor]) -> dict[str, Tensor]:

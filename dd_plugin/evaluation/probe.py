@@ -123,7 +123,7 @@ def fit_probe(
     if start is None:
         start = rotated.rows.new_zeros(num_classes, rotated.rows.shape[1] + 1)
     tolerance = _EXACT_TOLERANCE if exact else _SINGLE_TOLERANCE
-    head = _solve(rotated.rows, labels, strength, start, tolerance)
+    head = _solve(rotated.rows, labels, strength, start, tolerance=tolerance)
     weight, bias = rotated.head_for_raw_features(head)
     return Probe(weight.float(), bias.float(), strength)
 
@@ -217,11 +217,12 @@ def _best_strength(
     best, best_head, best_scores, since = STRENGTHS[0], heads[0], (-1.0, 0.0), 0
     for strength in STRENGTHS:
         right = cross_entropy = 0.0
-        for index, (own_rows, own, other_rows, other) in enumerate(parts):
-            head = heads[index] = _solve(own_rows, own, strength, heads[index], _TOLERANCE)
-            logits = other_rows @ head[:, :-1].T + head[:, -1]
-            right += float((logits.argmax(1) == other).sum())
-            cross_entropy += float(F.cross_entropy(logits, other, reduction="sum"))
+        for index, (kept_rows, kept, held_rows, held) in enumerate(parts):
+            head = _solve(kept_rows, kept, strength, heads[index], tolerance=_TOLERANCE)
+            heads[index] = head
+            logits = held_rows @ head[:, :-1].T + head[:, -1]
+            right += float((logits.argmax(1) == held).sum())
+            cross_entropy += float(F.cross_entropy(logits, held, reduction="sum"))
         if (right, -cross_entropy) > best_scores:
             best, best_head, best_scores, since = strength, heads[0], (right, -cross_entropy), 0
         elif (since := since + 1) == _PATIENCE:
@@ -234,13 +235,13 @@ def _folds(labels: Tensor, seed: int) -> Tensor:
     order = torch.randperm(
         len(labels), generator=torch.Generator().manual_seed(mix(seed, Purpose.PROBE_FOLDS))
     )
-    own = labels.cpu()[order]
-    by_class = own.argsort(stable=True)
-    counts = torch.bincount(own)
+    shuffled = labels.cpu()[order]
+    by_class = shuffled.argsort(stable=True)
+    counts = torch.bincount(shuffled)
     starts = counts.cumsum(0) - counts
-    place = torch.arange(len(labels)) - starts[own[by_class]]
-    folds = torch.empty_like(own)
-    folds[order[by_class]] = torch.where(counts[own[by_class]] > 1, place % _FOLDS, -1)
+    place = torch.arange(len(labels)) - starts[shuffled[by_class]]
+    folds = torch.empty_like(shuffled)
+    folds[order[by_class]] = torch.where(counts[shuffled[by_class]] > 1, place % _FOLDS, -1)
     return folds.to(labels.device)
 
 
@@ -249,6 +250,7 @@ def _solve(
     labels: Tensor,
     strength: float,
     start: Tensor,
+    *,
     tolerance: float,
 ) -> Tensor:
     """Return the optimal head (classes, r + 1) of rotated rows; the last column is the bias."""

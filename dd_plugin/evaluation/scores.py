@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import BilevelProblem, RunState, unroll
-from dd_plugin.data import RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.networks.checks import DivergedWarning
 from dd_plugin.seeds import Purpose, mix, untouched_generators
@@ -39,52 +38,34 @@ class Scores:
 
     @classmethod
     def joined(cls, by_model: Mapping[str, Scores]) -> Scores:
-        """The accuracies of several architectures as one; of one as they are."""
+        """Return the scores of several architectures as one; of one architecture its own."""
         if len(by_model) == 1:
             return next(iter(by_model.values()))
-        together = (accuracy for own in by_model.values() for accuracy in own.accuracies)
+        together = (accuracy for scores in by_model.values() for accuracy in scores.accuracies)
         return cls(tuple(together), dict(by_model))
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """The mean of the accuracies."""
         return statistics.fmean(self.accuracies)
 
     @property
     def std(self) -> float:
-        """Their standard deviation (of a sample); 0 for one network."""
+        """The standard deviation of the accuracies, of a sample; 0 for one network."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As a record has it."""
-        own = {"mean": self.mean, "std": self.std, "accuracies": list(self.accuracies)}
+        """Return the accuracies as a record has them."""
+        values = {"mean": self.mean, "std": self.std, "accuracies": list(self.accuracies)}
         each = {name: scores.to_dict() for name, scores in self.by_model.items()}
-        return {**own, "by_model": each} if each else own
+        return {**values, "by_model": each} if each else values
 
     def __str__(self) -> str:
         return percent(self.mean, self.std if len(self.accuracies) > 1 else None)
 
 
-class InputBatches:
-    """Real images as network input, made batch by batch each time they are gone through.
-
-    Args:
-        data: the images.
-        transform: from pixels to network input.
-        dtype: of the network.
-        size: images per batch; the last one may be smaller.
-    """
-
-    def __init__(self, data: RealData, transform: Transform, dtype: torch.dtype, size: int) -> None:
-        self._data, self._transform, self._dtype, self._size = data, transform, dtype, size
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._data.batches(self._size):
-            yield self._transform(images.to(self._dtype)), labels
-
-
 def network_seed(seed: int, index: int) -> int:
-    """The seed of everything about one network of an evaluation: its weights and its training."""
+    """Return the seed of one network of an evaluation: of its weights and its training."""
     return mix(seed, Purpose.EVALUATED_NETWORK, index)
 
 
@@ -93,6 +74,7 @@ def train_on(
     problem: BilevelProblem,
     state: RunState,
     seed: int,
+    *,
     constants: Mapping[str, Tensor] | None = None,
 ) -> RunState:
     """Train a network on a synthetic set by its recipe.
@@ -127,7 +109,7 @@ def accuracy_of(
     constants: dict[str, Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> float:
-    """The accuracy of a network in eval mode.
+    """Return the accuracy of a network in eval mode.
 
     Args:
         problem: the kind of network.
@@ -161,7 +143,7 @@ def accuracy_of(
 def share_right(
     logits: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> float:
-    """The share of images whose largest logit is their class.
+    """Return the share of images whose largest logit is their class.
 
     Logits that are not numbers have no largest: such an image counts as wrong.
 
@@ -173,10 +155,10 @@ def share_right(
     """
     right = total = none = 0
     for images, labels in batches:
-        found = logits(images)
-        nothing = found.isnan().any(1)
-        right += int(((found.argmax(1) == labels) & ~nothing).sum())
-        none += int(nothing.sum())
+        scores = logits(images)
+        diverged = scores.isnan().any(1)
+        right += int(((scores.argmax(1) == labels) & ~diverged).sum())
+        none += int(diverged.sum())
         total += len(labels)
     if not total:
         raise ValueError("the evaluation data must hold at least one image, got none")
@@ -212,6 +194,6 @@ def score(
     known = dict(synthetic.constants() if constants is None else constants)
     accuracies = []
     for state, seed in zip(states, seeds, strict=True):
-        trained = train_on(synthetic, problem, state, seed, known)
+        trained = train_on(synthetic, problem, state, seed, constants=known)
         accuracies.append(accuracy_of(problem, trained, known, batches))
     return Scores(tuple(accuracies))

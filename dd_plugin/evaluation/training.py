@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,11 @@ from dd_plugin.bilevel import (
 )
 from dd_plugin.bilevel.foreign_models.replay import Draws
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.bn import convert_bn, revert_bn
+from dd_plugin.bn import Statistics, TrainWith, convert_bn, revert_bn
 from dd_plugin.bn.private import BATCH_NORMS
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
+from dd_plugin.evaluation.preparation import preparation
 from dd_plugin.evaluation.scores import train_on
 from dd_plugin.networks.checks import check_takes, check_trained, infinite_in
 from dd_plugin.networks.fresh import learnable_constants
@@ -73,8 +74,9 @@ def train_by_recipe(
     recipe = synthetic.recipe
     _check_fit(network, synthetic)
     network.train()
-    policy, train_with = recipe.statistics or "tracked", recipe.train_with
-    convert_bn(network, policy, train_with, missing_ok=True)  # type: ignore[arg-type]
+    # A recipe takes no other words.
+    policy = cast(Statistics, recipe.statistics or "tracked")
+    convert_bn(network, policy, cast(TrainWith, recipe.train_with), missing_ok=True)
     which = _place_of(network, synthetic) if which is None else which
     constants = synthetic.constants(which)
     own_name = recipe.architectures[which].model or "its network"
@@ -97,8 +99,8 @@ def train_by_recipe(
         inner_loss=loss,
         autocast=recipe.autocast,
     )
-    own = recipe.step_size_parameters
-    if own is not None and (missing := sorted(set(problem.model.parameters) - set(own))):
+    sized = recipe.step_size_parameters
+    if sized is not None and (missing := sorted(set(problem.model.parameters) - set(sized))):
         raise ValueError(
             f"the set has a step size for each parameter of {own_name}, and "
             f"none for {missing[0]!r} of this {type(network).__name__}; train it as on "
@@ -107,7 +109,8 @@ def train_by_recipe(
     _find_moving(problem.model, synthetic, seed)
     state = initial_state(problem, network)
     infinite = infinite_in(network)
-    _write(network, train_on(synthetic, problem, state, seed, constants), constants)
+    trained = train_on(synthetic, problem, state, seed, constants=constants)
+    _write(network, trained, constants)
     revert_bn(network)
     if not fits:
         refresh_statistics(network, synthetic)
@@ -156,17 +159,19 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
         ValueError: the images do not fit the network.
         DivergedError: what was trained has values that are not numbers.
     """
-
-    def prepare(images: Tensor, labels: Tensor, now: int) -> tuple[Tensor, Tensor]:
-        return synthetic.transform(synthetic.augmentation(images, now)), labels
-
     with torch.no_grad():
         weights = synthetic.label_form == "weights"
         images, targets = synthetic.images(), synthetic.labels if weights else synthetic.targets()
     _check_fit(network, synthetic)
     infinite = infinite_in(network)
     with seeded_generators(seed):
-        train_on_few(network, images, targets, prepare, mix(seed, Purpose.STANDARD_TRAINING))
+        train_on_few(
+            network,
+            images,
+            targets,
+            prepare=preparation(synthetic),
+            seed=mix(seed, Purpose.STANDARD_TRAINING),
+        )
     network.eval()
     check_trained(
         network,
@@ -231,21 +236,21 @@ def refresh_statistics(network: nn.Module, synthetic: SyntheticSet) -> None:
 
 @torch.no_grad()
 def _start_from(network: nn.Module, initial: Mapping[str, Tensor]) -> None:
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     for name, value in initial.items():
-        if name not in own or own[name].shape != value.shape:
-            have = "none" if name not in own else str(tuple(own[name].shape))
+        if name not in tensors or tensors[name].shape != value.shape:
+            have = "none" if name not in tensors else str(tuple(tensors[name].shape))
             raise ValueError(
                 f"the set was distilled for one initialisation, whose {name!r} has shape "
                 f"{tuple(value.shape)}; the network has {have}. Leave the model out to train the "
                 'one that it was made for, or use protocol="standard"'
             )
-        own[name].copy_(value)
+        tensors[name].copy_(value)
 
 
 @torch.no_grad()
 def _write(network: nn.Module, state: RunState, constants: Mapping[str, Tensor]) -> None:
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    places = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     for tensors in (state.parameters, state.statistics, state.counters, constants):
         for name, value in tensors.items():
-            own[name].copy_(value)
+            places[name].copy_(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.files import new_folder
 from dd_plugin.hub.folder import to_bytes
 
@@ -81,14 +83,14 @@ def export_image_folder(
             f"{class_names[counts.index(0)]!r}; use the Parquet file, which names the classes"
         )
     names = _folder_names(class_names)
-    made = [0] * len(names)
+    written = [0] * len(names)
     with new_folder(folder) as partial:
         for name in names:
             (partial / name).mkdir()
         for pixels, label in zip(to_bytes(images), labels.tolist(), strict=True):
             array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
-            Image.fromarray(array).save(partial / names[label] / f"{made[label]:05d}.png")
-            made[label] += 1
+            Image.fromarray(array).save(partial / names[label] / f"{written[label]:05d}.png")
+            written[label] += 1
 
 
 def export_dd_ranking(
@@ -162,6 +164,42 @@ def export_dd_ranking(
             torch.save(tensor.contiguous().clone(), content)
             # Not by torch, which says "unexpected pos" where there is no room.
             (partial / name).write_bytes(content.getbuffer())
+
+
+def export_set_for_dd_ranking(
+    folder: Path, synthetic: SyntheticSet, *, dataset: str | None = None
+) -> None:
+    """Write the files of a distilled set; see `export_dd_ranking`.
+
+    Warns:
+        UserWarning: the set was distilled for another optimizer than SGD.
+
+    Raises:
+        ValueError: learned labels are no probabilities, or see `export_dd_ranking`.
+        OSError: see `export_dd_ranking`.
+    """
+    if synthetic.label_form == "weights":
+        raise ValueError(
+            "DD-Ranking takes labels that are probabilities, and this set was distilled with "
+            '`label_form: weights`; distil with "probabilities", or export an image folder'
+        )
+    images, optimizer = synthetic.images().detach(), synthetic.recipe.optimizer
+    learned = synthetic.learned_labels is not None
+    export_dd_ranking(
+        folder,
+        images if dataset else synthetic.transform(images),
+        synthetic.labels,
+        soft_labels=synthetic.targets().detach() if learned else None,
+        step_size=float(synthetic.step_sizes().detach().mean()),
+        dataset=dataset,
+    )
+    if optimizer != "sgd":
+        warnings.warn(
+            f"lr.pt must be a step size of SGD for DD-Ranking, got one of {optimizer}, for "
+            f"which this set was distilled; have its evaluator train with {optimizer}, or "
+            "leave `syn_lr` out, and it searches a step size",
+            stacklevel=3,
+        )
 
 
 def _normalized(images: Tensor, dataset: str) -> Tensor:

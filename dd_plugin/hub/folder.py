@@ -59,8 +59,8 @@ def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
     from torchvision.utils import make_grid
 
     pixels = to_bytes(make_grid(images.detach().float().cpu(), columns, padding=1, pad_value=0.5))
-    made = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    return made.resize((made.width * scale, made.height * scale), Image.Resampling.NEAREST)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def preview(synthetic: SyntheticSet, images: Tensor | None = None) -> Any:

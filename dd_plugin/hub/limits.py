@@ -7,7 +7,7 @@ largest network of timm; here that ends in an error that names the option to rai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 
@@ -65,4 +65,4 @@ class Limits:
 
 _ANY: Final = 1 << 62
 # For a set of one's own.
-UNLIMITED: Final = Limits(_ANY, _ANY, _ANY, _ANY, _ANY, _ANY)
+UNLIMITED: Final = Limits(**{limit.name: _ANY for limit in fields(Limits)})

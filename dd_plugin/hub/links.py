@@ -42,7 +42,7 @@ def _in_cache(folder: Path, target: Path) -> bool:
 
 def files_behind(folder: Path, name: str) -> list[Path]:
     """A file of a snapshot in the Hub's cache, and the files that it is a link to."""
-    found = [folder / name]
-    while found[-1].is_symlink() and len(found) < 10:
-        found.append(found[-1].parent / found[-1].readlink())
-    return [path for path in found if not leaves(folder, path)]
+    paths = [folder / name]
+    while paths[-1].is_symlink() and len(paths) < 10:
+        paths.append(paths[-1].parent / paths[-1].readlink())
+    return [path for path in paths if not leaves(folder, path)]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from dd_plugin.data.parametrization import Parametrization, Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import transform_from
+from dd_plugin.files import under
 from dd_plugin.hub.limits import DistilledFormatError, Limits
-from dd_plugin.hub.record import MOST_FACTOR, Record
+from dd_plugin.hub.record import MOST_FACTOR, FileEntry, Record
 from dd_plugin.text import described
 
 RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet"
@@ -49,11 +50,13 @@ class StoredSet:
         synthetic: the set, on the CPU.
         initial: weights and statistics that networks start from, for a fixed initialisation.
         record: all of ``recipe.json``.
+        limits: how large the networks of its recipe may be.
     """
 
     synthetic: SyntheticSet
     initial: dict[str, Tensor]
     record: Record
+    limits: Limits = field(default_factory=Limits)
 
 
 def read_set(
@@ -78,7 +81,9 @@ def read_set(
         size = _size(folder, name)
         limits.check("max_bytes", size, f"{folder / name} has", " bytes")
         digest = (checksums or {}).get(name) or sha256_of(folder / name)
-        _compare(folder, name, size, digest, record)
+        if (entry := record.files.get(name)) is None:
+            raise DistilledFormatError(f"{folder / RECORD} has no checksum of {name}")
+        _compare(folder / name, size, digest, entry)
     tensors = _tensors(folder, limits)
     try:
         steps = record.recipe.steps
@@ -91,7 +96,7 @@ def read_set(
         raise DistilledFormatError(
             f"{folder / RECORD} cannot be used: {described(error)}"
         ) from error
-    return StoredSet(synthetic, _named(tensors, "initial."), record)
+    return StoredSet(synthetic, under(tensors, "initial."), record, limits)
 
 
 def read_record(folder: Path) -> Record:
@@ -146,14 +151,11 @@ def _size(folder: Path, name: str) -> int:
     return info.st_size
 
 
-def _compare(folder: Path, name: str, size: int, digest: str, record: Record) -> None:
+def _compare(path: Path, size: int, digest: str, entry: FileEntry) -> None:
     """Check a file against the size and checksum that the record has of it."""
-    entry = record.files.get(name)
-    if entry is None:
-        raise DistilledFormatError(f"{folder / RECORD} has no checksum of {name}")
     if entry.size != size or entry.sha256 != digest:
         raise DistilledFormatError(
-            f"{folder / name} is not the file that was written with {RECORD}: "
+            f"{path} is not the file that was written with {RECORD}: "
             + (
                 f"it has {size:,} bytes instead of {entry.size!r:.20}"
                 if entry.size != size
@@ -217,10 +219,6 @@ def _tensors(folder: Path, limits: Limits) -> dict[str, Tensor]:
     return tensors
 
 
-def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
 def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) -> Parametrization:
     """The images, as they are or stored smaller."""
     small = name == SMALL_IMAGES
@@ -265,7 +263,7 @@ def _assemble(record: Record, tensors: Mapping[str, Tensor], limits: Limits) -> 
             f"labels must be from 0 to {recipe.num_classes - 1}, got {int(labels.min())} to "
             f"{int(labels.max())}"
         )
-    constants = _named(tensors, "constants.")
+    constants = under(tensors, "constants.")
     soft = tensors.get("soft_labels")
     for name, tensor in (("step_sizes", step_sizes), ("soft_labels", soft), *constants.items()):
         if tensor is not None and tensor.dtype not in FLOATS:
@@ -280,11 +278,11 @@ def _assemble(record: Record, tensors: Mapping[str, Tensor], limits: Limits) -> 
             raise DistilledFormatError(
                 f"soft_labels must be {form} ({count}, {recipe.num_classes})"
             )
-    transform = transform_from(record.transform.to_json(), _named(tensors, "transform."))
+    transform = transform_from(record.transform.to_json(), under(tensors, "transform."))
     with torch.no_grad():
         first = _parametrization(recipe, name_of_images, pixels[:1], limits)()
-        made = transform(first)
-    if made.shape != first.shape or not bool(made.isfinite().all()):
+        network_input = transform(first)
+    if network_input.shape != first.shape or not bool(network_input.isfinite().all()):
         raise DistilledFormatError("the transform does not fit the images")
     synthetic = SyntheticSet(
         recipe,

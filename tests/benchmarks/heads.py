@@ -33,8 +33,8 @@ from torch.utils.data import TensorDataset
 from dd_plugin import DistilledDataset, Distiller, DistillerConfig
 from dd_plugin.data import RealData
 from dd_plugin.distiller.callbacks import DistillerCallback
-from dd_plugin.evaluation.heads import ALL
-from dd_plugin.hub.comparison import compare
+from dd_plugin.evaluation.training_images import TrainingImages
+from dd_plugin.hub.comparison import Request, compare
 from tests.gpu.pack import class_names, read_pack
 
 LITES = tuple(f"lite/efficientnet_lite{n}" for n in range(3))
@@ -169,8 +169,10 @@ class Judge:
         target = distil(case, self.dataset, self.folder)
         distilled = DistilledDataset.from_pretrained(target)
         test, train = self._images(distilled, case["size"])
-        compared = compare(distilled, LITES, test, train, folder=self.folder, full_data=not on_all)
-        rows = [row.to_json() for row in compared]
+        request = Request(
+            models=LITES, test=test, train=train, folder=self.folder, full_data=not on_all
+        )
+        rows = [row.to_json() for row in compare(distilled, request)]
         about = json.loads((target / "seconds.json").read_text())
         if not about["exact_images"]:
             rows = [row for row in rows if row["pixels"] != "exact"]
@@ -190,7 +192,7 @@ class Judge:
 def rows_of_all(done: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
     """The rows of all real images of a size in the first case that has them."""
     for run in done:
-        rows = [row for row in run["rows"] if row["trained_on"] == ALL]
+        rows = [row for row in run["rows"] if row["trained_on"] == TrainingImages.ALL.in_words]
         if run["size"] == size and rows:
             return rows
     return []

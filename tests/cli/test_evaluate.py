@@ -71,8 +71,8 @@ def test_a_table_of_networks_is_printed_and_stored(run, real, tmp_path, capsys):
 def test_what_is_asked_for_is_what_is_compared(run, real, monkeypatch):
     asked = []
 
-    def compare(distilled, models, test, train, **options):
-        asked.append((models, len(test), train and len(train), str(test.device), options))
+    def compare(distilled, request, on_row):
+        asked.append(request)
         return []
 
     monkeypatch.setattr("dd_plugin.hub.comparison.compare", compare)
@@ -81,15 +81,15 @@ def test_what_is_asked_for_is_what_is_compared(run, real, monkeypatch):
     given = ["--protocol", "standard", "--seed", "7", "--split", "train", "--train_split", "test"]
     assert main([*words, *given, "--device", "cpu:0", "--networks", "3"]) == 0
     assert main([*words, "--no_baselines", "--device", "cpu"]) == 0
-    assert [call[:4] for call in asked] == [
-        (["timm/dd_convnet"], 30, 60, "cpu"),
-        (["timm/dd_convnet"], 60, 30, "cpu:0"),
-        (["timm/dd_convnet"], 30, None, "cpu"),
+    assert all(request.models == ["timm/dd_convnet"] for request in asked)
+    assert [(len(r.test), r.train and len(r.train), str(r.test.device)) for r in asked] == [
+        (30, 60, "cpu"),
+        (60, 30, "cpu:0"),
+        (30, None, "cpu"),
     ]
-    names = ("protocol", "seed", "device", "networks")
-    assert [[options[name] for name in names] for *_, options in asked[:2]] == [
-        ["auto", None, "cpu", 5],
-        ["standard", 7, "cpu:0", 3],
+    assert [(r.protocol, r.seed, r.device, r.networks) for r in asked[:2]] == [
+        ("auto", None, "cpu", 5),
+        ("standard", 7, "cpu:0", 3),
     ]
 
 
@@ -102,7 +102,7 @@ def test_the_full_data_may_be_left_out(run, real, capsys):
 
 
 def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
-    def cut_off(*args, on_row, **options):
+    def cut_off(distilled, request, on_row):
         on_row(Evaluation(model="a", trained_on="b", mean=0.5, accuracies=(0.5,)))
         raise KeyboardInterrupt
 
@@ -117,10 +117,10 @@ def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
 def test_rows_that_a_file_has_are_kept(run, real, tmp_path, monkeypatch):
     means = iter((0.1, 0.2, 0.3))
 
-    def measured(distilled, models, *args, about, on_row, **options):
+    def measured(distilled, request, on_row):
         rows = [
-            replace(about.with_scores(Scores((next(means),))), model=model, trained_on="b")
-            for model in models
+            replace(request.about.with_scores(Scores((next(means),))), model=model, trained_on="b")
+            for model in request.models
         ]
         for row in rows:
             on_row(row)
@@ -145,10 +145,10 @@ def test_two_evaluations_at_once_keep_the_rows_of_both(run, real, tmp_path, monk
     words = ["evaluate", str(run), "--dataset", str(real), "--no_baselines"]
     words += ["--output", str(tmp_path / "rows.json"), "--model"]
 
-    def measured(distilled, models, *args, about, on_row, **options):
-        first, last = (a_row(models[0], name, about) for name in ("first", "last"))
+    def measured(distilled, request, on_row):
+        first, last = (a_row(request.models[0], name, request.about) for name in ("first", "last"))
         on_row(first)
-        if models[0] == "timm/dd_convnet":  # the other one comes and goes meanwhile
+        if request.models[0] == "timm/dd_convnet":  # the other one comes and goes meanwhile
             assert main([*words, "timm/test_resnet"]) == 0
         on_row(last)
         return [first, last]
@@ -170,9 +170,9 @@ def test_two_evaluations_at_once_keep_the_rows_of_both(run, real, tmp_path, monk
 def test_a_set_that_is_distilled_anew_meanwhile_gets_no_rows(
     run, real, tmp_path, monkeypatch, capsys
 ):
-    def measured(distilled, models, *args, about, on_row, **options):
+    def measured(distilled, request, on_row):
         write_toy(run)
-        on_row(a_row(models[0], "a", about))
+        on_row(a_row(request.models[0], "a", request.about))
         return []
 
     monkeypatch.setattr("dd_plugin.hub.comparison.compare", measured)

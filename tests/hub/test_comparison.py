@@ -2,7 +2,7 @@
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.hub.comparison import compare
+from dd_plugin.hub.comparison import Request, compare
 from tests.distiller.toy import toy_dataset, toy_distiller
 
 
@@ -19,8 +19,9 @@ def test_an_upsampled_set_is_compared_with_as_much_storage_as_the_trainer_did(tm
     cells = [line.split("|")[2].strip() for line in (lines[0], *lines[2:])]
     assert cells[1:] == ["12, stored as 3", "3", "all"]
     assert lines[3].startswith("| random real images of that storage |")
-    real = [RealData.from_dataset(data) for data in (toy_dataset(30, seed=1), toy_dataset())]
-    rows = compare(distilled, ["timm/dd_convnet"], *real, networks=2)
+    test, train = (RealData.from_dataset(data) for data in (toy_dataset(30, seed=1), toy_dataset()))
+    request = Request(models=["timm/dd_convnet"], test=test, train=train, networks=2)
+    rows = compare(distilled, request)
     found = {(row.trained_on, row.pixels): row.accuracies for row in rows}
     noted = {name: scores.accuracies for name, scores in distiller.results.items()}
     assert found["distilled images", "exact"] == noted["distilled"]

@@ -214,7 +214,7 @@ def test_the_command_tells_of_a_network_without_weights_before_anything_is_compu
     def no_features(*args, **kwargs):
         raise AssertionError("features were computed")
 
-    monkeypatch.setattr("dd_plugin.hub.dataset.features_of", no_features)
+    monkeypatch.setattr("dd_plugin.hub.using.evaluating.features_of", no_features)
     good = saved_network(tmp_path / "good")
     arguments = ["evaluate", str(folder), "--dataset", data, "--model", good]
     assert main([*arguments, "--model", str(place)]) == 2

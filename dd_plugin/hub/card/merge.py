@@ -224,8 +224,8 @@ def _merged_entry(key: str, ours: _Entry, theirs: _Entry, before: tuple[str, ...
     # Item by item: what he took out stays out, what he put in stays in.
     present, generated = fingerprints(theirs.value), set(before or ())
     kept = [v for v in ours.value if (f := fingerprint(v)) in present or f not in generated]
-    own = set(map(fingerprint, kept)) | generated
-    value = kept + [v for v in theirs.value if fingerprint(v) not in own]
+    known = set(map(fingerprint, kept)) | generated
+    value = kept + [v for v in theirs.value if fingerprint(v) not in known]
     if value == theirs.value:
         return theirs
     return _Entry(value, _dumped(key, value))

@@ -6,42 +6,21 @@ standard deviation are computed from the accuracies where the record has them.
 
 from __future__ import annotations
 
-import statistics
-
+from dd_plugin.evaluation import Scores
+from dd_plugin.evaluation.training_images import row_labels
 from dd_plugin.hub.card.markdown import Markdown, code, count, escaped, fenced, one_line, table
 from dd_plugin.hub.card.words import cells, joined, say
 from dd_plugin.hub.record import Evaluation, Protocol, Record, Result, times_smaller
+from dd_plugin.text import percent
 
-__all__ = ["ALL_NETWORKS", "accuracy", "results_text", "row_labels", "times_smaller"]
+__all__ = ["ALL_NETWORKS", "accuracy", "results_text", "times_smaller"]
 
 # The row of several architectures together, below the rows of each.
 ALL_NETWORKS = say("results.all_networks")
 
 
-def row_labels(own: str, shown: str, stored: str, real: str) -> dict[str, tuple[str, str]]:
-    """Name and number of images of each row of a table of accuracies, by its key in a record.
-
-    Args:
-        own: what the distilled images are called.
-        shown: how many of them networks are trained on.
-        stored: how many images of full size take their storage.
-        real: how many real images there are.
-    """
-    smaller = shown != stored
-    few = "random real images of that storage" if smaller else "as many random real images"
-    return {
-        "distilled": (own, f"{shown}, stored as {stored}" if smaller else shown),
-        "distilled, 8-bit": (f"{own}, as PNG files have them", shown),
-        "random real": (few, stored),
-        "nearest to the centroid": ("real images nearest to the centroid", stored),
-        "herding": ("real images by herding", stored),
-        "k-center": ("real images by k-center", stored),
-        "full data": ("all real images", real),
-    }
-
-
 def results_text(record: Record) -> Markdown:
-    """The section, or an empty text where nothing was measured."""
+    """Return the section, or an empty text where nothing was measured."""
     main, others = _main_table(record), _evaluations_table(record)
     if not main and not others:
         return Markdown()
@@ -57,14 +36,10 @@ def results_text(record: Record) -> Markdown:
 
 
 def accuracy(scores: Result | Evaluation) -> str:
-    """``93.0 ± 1.0 %``, or an empty text where the record has no mean."""
-    each = scores.accuracies
-    mean = statistics.fmean(each) if each else scores.mean
-    std = statistics.stdev(each) if len(each) > 1 else scores.std
-    if mean is None:
-        return ""
-    spread = f" ± {100 * std:.1f}" if std is not None and len(each) != 1 else ""
-    return f"{100 * mean:.1f}{spread} %"
+    """Return ``93.0 ± 1.0 %``, or an empty text where the record has no mean."""
+    if scores.accuracies:
+        return str(Scores(scores.accuracies))
+    return "" if scores.mean is None else percent(scores.mean, scores.std)
 
 
 def _networks(scores: Result | Evaluation) -> str:
@@ -86,17 +61,17 @@ def _main_table(record: Record) -> Markdown:
     ]
     several = any(each for _, _, each in listed)
     rows = [
-        (trained_on, *((network,) if several else ()), number, accuracy(own), _networks(own))
+        (trained_on, *((network,) if several else ()), number, accuracy(scores), _networks(scores))
         for (trained_on, number), result, each in listed
-        for network, own in [*each, (ALL_NETWORKS, result)]
+        for network, scores in [*each, (ALL_NETWORKS, result)]
     ]
     header = cells("results.several_header" if several else "results.main_header")
     return table(header, rows) if rows else Markdown()
 
 
 def _by_model(result: Result) -> list[tuple[Markdown, Result]]:
-    """The scores of each of several architectures, by its name."""
-    return [(code(name), own) for name, own in result.by_model.items() if accuracy(own)]
+    """Return the scores of each of several architectures, by its name."""
+    return [(code(name), each) for name, each in result.by_model.items() if accuracy(each)]
 
 
 def _tested_on(tested: Protocol | Evaluation) -> Markdown:

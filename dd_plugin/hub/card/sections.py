@@ -105,22 +105,22 @@ def split(body: str) -> tuple[list[Section | str], Ledger | None]:
     """
     lines = body.replace("\r\n", "\n").split("\n")
     parts: list[Section | str] = []
-    listed, own = None, []
+    listed, between = None, []
     i = 0
     while i < len(lines):
-        found = _section_at(lines, i) or _ledger_at(lines, i)
-        if found is None:
-            own.append(lines[i])
+        generated = _section_at(lines, i) or _ledger_at(lines, i)
+        if generated is None:
+            between.append(lines[i])
             i += 1
             continue
-        part, i = found
+        part, i = generated
         if isinstance(part, Section):
-            parts += ["\n".join(own), part]
-            own = []
+            parts += ["\n".join(between), part]
+            between = []
         else:
             # The last one counts: others are in copies that somebody made of a whole card.
             listed = part
-    kept = (p.strip("\n") if isinstance(p, str) else p for p in [*parts, "\n".join(own)])
+    kept = (p.strip("\n") if isinstance(p, str) else p for p in [*parts, "\n".join(between)])
     return [part for part in kept if not isinstance(part, str) or part.strip()], listed
 
 
@@ -144,12 +144,12 @@ def _section_at(lines: Sequence[str], begin: int) -> tuple[Section, int] | None:
 def _ledger_at(lines: Sequence[str], begin: int) -> tuple[Ledger, int] | None:
     if lines[begin] != _LEDGER_BEGIN:
         return None
-    found: dict[str, tuple[str, ...]] = {}
+    words: dict[str, tuple[str, ...]] = {}
     for i in range(begin + 1, len(lines)):
         if lines[i] == _LEDGER_END:
-            return Ledger(found.pop(_SECTIONS, ()), found), i + 1
+            return Ledger(words.pop(_SECTIONS, ()), words), i + 1
         line = _LEDGER_LINE.fullmatch(lines[i])
         if not line:
             break
-        found[line[1]] = tuple(line[2].split())
+        words[line[1]] = tuple(line[2].split())
     return None

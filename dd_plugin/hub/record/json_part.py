@@ -79,6 +79,13 @@ class JsonPart:
             if not (key.left_out and value in (None, (), {}))
         }
 
+    def as_read(self, changes: Mapping[str, Any]) -> Self | None:
+        """Return the part as it was read, with other values of these keys.
+
+        None for a part that was not read.
+        """
+        return None if self._json is None else type(self).from_json({**self._json, **changes})
+
     @property
     def is_empty(self) -> bool:
         """Whether it says nothing."""

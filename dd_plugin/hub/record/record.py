@@ -110,9 +110,9 @@ class Record(JsonPart):
 
     def with_evaluations(self, rows: Iterable[Evaluation]) -> Self:
         """Return the same record with other rows of evaluations."""
-        if self._json is None:
-            return replace(self, evaluations=tuple(rows))
-        return type(self).from_json({**self._json, "evaluations": as_json(tuple(rows))})
+        evaluations = tuple(rows)
+        changed = self.as_read({"evaluations": as_json(evaluations)})
+        return replace(self, evaluations=evaluations) if changed is None else changed
 
     @property
     def distilled(self) -> Result:

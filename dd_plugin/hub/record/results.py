@@ -79,7 +79,7 @@ class Result(JsonPart):
             mean=scores.mean,
             std=scores.std,
             accuracies=scores.accuracies,
-            by_model={name: Result.of(own) for name, own in scores.by_model.items()},
+            by_model={name: Result.of(each) for name, each in scores.by_model.items()},
             seeds=tuple(seeds),
         )
 

@@ -92,7 +92,9 @@ def download_set(
     Warns:
         StaleSetWarning: Nobody answers, and the cache has the set.
     """
-    fetch = _Fetch(repo_id, revision, token, cache_dir, max_bytes)
+    fetch = _Fetch(
+        repo_id, revision=revision, token=token, cache_dir=cache_dir, max_bytes=max_bytes
+    )
     try:
         cached = fetch.cached()
     except HFValidationError as error:
@@ -138,6 +140,7 @@ class _Fetch:
     def __init__(
         self,
         repo_id: str,
+        *,
         revision: str | None,
         token: str | bool | None,
         cache_dir: str | Path | None,
@@ -260,11 +263,11 @@ def _passes(error: BaseException) -> bool:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and what it was raised from."""
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        yield found
-        seen.add(id(found))
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -62,8 +62,8 @@ def published_paths(folder: Path) -> dict[str, Path]:
     Raises:
         PushError: one that there has to be is missing, or one is a link out of the folder.
     """
-    found = {p: sorted(folder.glob(p)) for p in PUBLISHED}
-    for path in (path for matches in found.values() for path in matches):
+    matching = {p: sorted(folder.glob(p)) for p in PUBLISHED}
+    for path in (path for matches in matching.values() for path in matches):
         name = path.relative_to(folder).as_posix()
         if leaves(folder, path):
             raise PushError(
@@ -73,12 +73,12 @@ def published_paths(folder: Path) -> dict[str, Path]:
             )
         if not path.is_file():
             raise PushError(f"{name} in {folder} must be a file; take it away")
-    if missing := [pattern for pattern in _REQUIRED if not found[pattern]]:
+    if missing := [pattern for pattern in _REQUIRED if not matching[pattern]]:
         raise PushError(
             f"{folder} must hold a distilled set, got no {', '.join(missing)}; use the folder "
             "that it was saved to"
         )
-    paths = [path for matches in found.values() for path in matches]
+    paths = [path for matches in matching.values() for path in matches]
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 

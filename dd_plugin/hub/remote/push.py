@@ -135,11 +135,20 @@ def push_folder(
         if revision is not None and not target.branch_exists:
             branch = partial(api.create_branch, repo_type=kind, branch=revision, exist_ok=True)
             patiently(lambda: branch(name), sleep)
-        push = _Push(api, name, files, revision or "main", create_pr, license, say, sleep)
+        push = _Push(
+            api=api,
+            repo_id=name,
+            files=files,
+            revision=revision or "main",
+            create_pr=create_pr,
+            license=license,
+            say=say,
+            sleep=sleep,
+        )
         return push.run(commit_message or "Publish a distilled set")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Push:
     api: HfApi
     repo_id: str
@@ -226,13 +235,13 @@ class _Push:
 
     def _card(self, head: str, remote: RepoFile | None) -> LocalFile:
         """The card with what a person has written into the one that is there."""
-        own = self.files[CARD]
-        assert isinstance(own.source, bytes)
+        local = self.files[CARD]
+        assert isinstance(local.source, bytes)
         try:
-            text = own.source.decode()
-            if remote is not None and not own.is_at(remote):
-                there = patiently(lambda: self._read_card(head, remote), self.sleep)
-                text = merge_card(text, there)
+            text = local.source.decode()
+            if remote is not None and not local.is_at(remote):
+                published = patiently(lambda: self._read_card(head, remote), self.sleep)
+                text = merge_card(text, published)
             if self.license is not None:
                 text = with_license(text, self.license)
         except ValueError as error:

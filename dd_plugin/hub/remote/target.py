@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeVar
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -27,7 +27,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from dd_plugin.hub.reading import RECORD
 from dd_plugin.text import described, without_secrets
@@ -98,7 +97,7 @@ def check_target(
             cannot be reached.
     """
     try:
-        validate_repo_id(repo_id)
+        hf_hub_url(repo_id, RECORD, repo_type="dataset")  # no address without a valid id
     except HFValidationError as error:
         raise PushError(
             f'`repo_id` must be "name" or "namespace/name", got {repo_id!r}: {error}'
@@ -114,23 +113,65 @@ def check_target(
         )
     api = HfApi(token=token)
     with told(repo_id):
-        who = patiently(lambda: _account(api, token), sleep)
-        name = repo_id if "/" in repo_id else f"{who['name']}/{repo_id}"
-        return _checked(api, who, name, private, revision, create_pr, sleep)
+        account = patiently(lambda: _Account.from_json(api.whoami(token)), sleep)
+        name = repo_id if "/" in repo_id else f"{account.name}/{repo_id}"
+        return _checked(
+            api,
+            account,
+            name,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            sleep=sleep,
+        )
 
 
-def _account(api: HfApi, token: str | bool | None) -> Mapping[str, Any]:
-    """What the Hub says of whose token it is."""
-    who: Mapping[str, Any] = api.whoami(token)
-    if not isinstance(who["name"], str):
-        raise DamagedAnswerError("it has no name of an account")
-    return who
+class _Account(NamedTuple):
+    """The owner of a token, and what the token allows.
+
+    Attributes:
+        name: of the account.
+        token: the name of the token.
+        role: of the token: ``"read"``, ``"write"``, ``"fineGrained"``, or None where nobody says.
+        writable: users, organizations and repositories that a fine-grained token may write to;
+            None among them stands for one that this version does not know.
+        organizations: the account's role in each of its organizations.
+    """
+
+    name: str
+    token: str
+    role: str | None
+    writable: frozenset[str | None]
+    organizations: Mapping[str | None, str | None]
+
+    @classmethod
+    def from_json(cls, who: Mapping[str, Any]) -> _Account:
+        """Read the Hub's answer.
+
+        Raises:
+            DamagedAnswerError: it has no name.
+        """
+        if not isinstance(who["name"], str):
+            raise DamagedAnswerError("it has no name of an account")
+        token = (who.get("auth") or {}).get("accessToken") or {}
+        role, scopes = token.get("role"), []
+        if role == "fineGrained":
+            scopes = (token.get("fineGrained") or {}).get("scoped") or []
+        writable = [s for s in scopes if "repo.write" in (s.get("permissions") or ())]
+        return cls(
+            name=who["name"],
+            token=token.get("displayName") or "",
+            role=role,
+            writable=frozenset((s.get("entity") or {}).get("name") for s in writable),
+            organizations={o.get("name"): o.get("roleInOrg") for o in who.get("orgs") or ()},
+        )
 
 
 def _checked(
     api: HfApi,
-    who: Mapping[str, Any],
+    account: _Account,
     name: str,
+    *,
     private: bool | None,
     revision: str | None,
     create_pr: bool,
@@ -142,7 +183,7 @@ def _checked(
         info = None
     if info is None and create_pr:
         raise PushError(
-            f"a pull request must be to a repository that exists, and {who['name']!r} sees no "
+            f"a pull request must be to a repository that exists, and {account.name!r} sees no "
             f"{name}; push without `create_pr` to make it"
         )
     if info is not None and private and not info.private:
@@ -151,7 +192,7 @@ def _checked(
             "or push to another name"
         )
     if not create_pr:
-        _check_rights(api, who, name, info is not None)
+        _check_rights(api, account, name, info is not None)
     branch_exists = info is not None
     if info is not None and revision is not None:
         try:
@@ -165,7 +206,12 @@ def _checked(
             branch_exists = False  # it will start as main is
     if info is not None:
         check_no_other_data(name, [file.rfilename for file in info.siblings or ()])
-    return Target(name, info is not None, branch_exists or revision in (None, "main"), who["name"])
+    return Target(
+        name,
+        exists=info is not None,
+        branch_exists=branch_exists or revision in (None, "main"),
+        user=account.name,
+    )
 
 
 def check_no_other_data(repo_id: str, paths: Collection[str]) -> None:
@@ -192,20 +238,14 @@ def check_no_other_data(repo_id: str, paths: Collection[str]) -> None:
         )
 
 
-def _check_rights(api: HfApi, who: Mapping[str, Any], name: str, exists: bool) -> None:
+def _check_rights(api: HfApi, account: _Account, name: str, exists: bool) -> None:
     namespace = name.split("/")[0]
-    token = (who.get("auth") or {}).get("accessToken") or {}
-    refused = f"the token {token.get('displayName') or ''!r} of {who['name']!r} may not write to "
+    refused = f"the token {account.token!r} of {account.name!r} may not write to "
     remedy = f"; make one that may at {api.endpoint}/settings/tokens"
-    if token.get("role") == "read":
+    if account.role == "read":
         raise PushError(f"{refused}anything{remedy}")
-    if token.get("role") == "fineGrained":
-        scopes = (token.get("fineGrained") or {}).get("scoped") or []
-        writable = [s for s in scopes if "repo.write" in (s.get("permissions") or ())]
-        names = {(s.get("entity") or {}).get("name") for s in writable}
-        # An entity without a name is one that this version does not know.
-        if not names & {namespace, name, None}:
-            raise PushError(f"{refused}{name}{remedy}")
+    if account.role == "fineGrained" and not account.writable & {namespace, name, None}:
+        raise PushError(f"{refused}{name}{remedy}")
     if exists and "write" in inspect.signature(api.auth_check).parameters:
         try:
             api.auth_check(name, repo_type="dataset", write=True)
@@ -214,15 +254,15 @@ def _check_rights(api: HfApi, who: Mapping[str, Any], name: str, exists: bool) -
             if error.response.status_code in (401, 403):
                 raise PushError(f"{refused}{name}: {said(error)}{remedy}") from error
         return
-    roles = {org.get("name"): org.get("roleInOrg") for org in who.get("orgs") or ()}
-    if namespace != who["name"] and namespace not in roles:
+    roles = account.organizations
+    if namespace != account.name and namespace not in roles:
         raise PushError(
-            f"{who['name']!r} is not {namespace!r} and not a member of it, so cannot write to "
-            f"{name}; use {who['name']}/{name.split('/')[1]}, or `create_pr` where it exists"
+            f"{account.name!r} is not {namespace!r} and not a member of it, so cannot write to "
+            f"{name}; use {account.name}/{name.split('/')[1]}, or `create_pr` where it exists"
         )
     if roles.get(namespace) == "read":
         raise PushError(
-            f"{who['name']!r} may only read in {namespace!r}; ask for the right to write"
+            f"{account.name!r} may only read in {namespace!r}; ask for the right to write"
         )
 
 

@@ -1,0 +1,57 @@
+"""The real images that networks of a distilled set are tested on, as these see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dd_plugin.data import DataError, RealData, load_real
+from dd_plugin.hub.record import Record
+
+
+def real_images(
+    record: Record, dataset: Any, split: str | None, device: torch.device | str
+) -> RealData:
+    """Return real images with the classes, channels and size of a set.
+
+    Args:
+        record: of the set.
+        dataset: `RealData`, or what `load_real` takes; None for those of the record.
+        split: None for that of the record.
+        device: where they are kept.
+
+    Raises:
+        DataError: they cannot be had, or do not fit.
+        ValueError: the record does not say which data set.
+    """
+    recipe = record.recipe
+    if isinstance(dataset, RealData):
+        shape, class_names = dataset.shape, tuple(dataset.class_names)
+        if (shape, class_names) != (recipe.shape, recipe.class_names):
+            raise DataError(
+                f"the real images are {shape} with classes {list(class_names)[:10]}, those of "
+                f"this set {recipe.shape} with {list(recipe.class_names)[:10]}; give the "
+                "data set itself, or make both alike"
+            )
+        return dataset
+    source = record.protocol.dataset if dataset is None else dataset
+    if source is None:
+        raise ValueError(
+            "`dataset` must be given: the record of this set does not say which real images it "
+            "was evaluated on; name them (`--dataset` on the command line)"
+        )
+    if split is None:
+        split = record.protocol.split or "test"
+    channels, height, width = recipe.shape
+    by_name = isinstance(source, (str, Path, dict))
+    return load_real(
+        source,
+        split if by_name else None,
+        image_size=(height, width),
+        channels=channels,
+        class_names=list(recipe.class_names),
+        device=device,
+        white_level=record.source.white_level,
+    )
