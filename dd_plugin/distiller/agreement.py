@@ -12,20 +12,19 @@ import zlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 import dd_plugin
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from dd_plugin.bilevel import FunctionalModel
-    from dd_plugin.data import RealData
-    from dd_plugin.distiller.config import DistillerConfig
-    from dd_plugin.distiller.distiller import Distiller
+from dd_plugin.bilevel import FunctionalModel
+from dd_plugin.data import RealData
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.parts import Parts
+from dd_plugin.distiller.run import Run, Trained, TrainState
 
 # Settings that the main process alone reads.
 _OF_ONE_PROCESS = {
@@ -52,46 +51,46 @@ class ProcessesDifferError(ValueError):
     """The processes of a run do not work on the same thing."""
 
 
-def check_construction(distiller: Distiller) -> None:
+def check_construction(run: Run, parts: Parts) -> None:
     """Compare what the processes have read and made; then give all of them the same start.
 
     Raises:
         ProcessesDifferError: they differ, on every process; the message says in what.
     """
-    if distiller.accelerator.num_processes == 1:
+    if run.accelerator.num_processes == 1:
         return
-    train = distiller.train_data
+    train, evaluation, synthetic = parts.train, parts.evaluation, parts.synthetic
     facts = {
         "code of dd_plugin": code_version(),
         "torch": torch.__version__,
-        **_settings(distiller.config),
+        **_settings(run.config),
         "classes": train.class_names,
         "shape of the images": train.shape,
         "number of training images": _length(train),
         "training images": _checksum_of_data(train),
-        "number of evaluation images": _length(distiller.eval_data),
-        "evaluation images": _checksum_of_data(distiller.eval_data),
-        **_networks(distiller),
-        "tensors of the synthetic set": _shapes(distiller.synthetic.state_dict()),
-        "normalization": str(distiller.transform.metadata()),
+        "number of evaluation images": _length(evaluation),
+        "evaluation images": _checksum_of_data(evaluation),
+        **_networks(parts.networks),
+        "tensors of the synthetic set": _shapes(synthetic.state_dict()),
+        "normalization": str(parts.transform.metadata()),
     }
-    compare_facts(distiller.accelerator, facts)
-    start = {f"{name} at the start": t for name, t in distiller.synthetic.state_dict().items()}
-    start |= {f"transform.{name}": t for name, t in distiller.transform.to_tensors().items()}
-    compare_tensors(distiller.accelerator, start)
+    compare_facts(run.accelerator, facts)
+    start = {f"{name} at the start": t for name, t in synthetic.state_dict().items()}
+    start |= {f"transform.{name}": t for name, t in parts.transform.to_tensors().items()}
+    compare_tensors(run.accelerator, start)
 
 
-def _networks(distiller: Distiller) -> dict[str, Any]:
+def _networks(networks: Trained) -> dict[str, Any]:
     """What the processes must have alike of the networks."""
-    if distiller.head is not None:
+    if isinstance(networks, HeadCourse):
         return {
             f"weights of backbone {index}": backbone.fingerprint
-            for index, backbone in enumerate(distiller.head.backbones)
+            for index, backbone in enumerate(networks.backbones)
         }
     facts: dict[str, Any] = {}
-    for place, problem in enumerate(distiller.architectures.problems):
-        number = f" {place + 1}" if len(distiller.architectures.members) > 1 else ""
-        facts |= _network(problem.model, number, fixed=distiller.architectures.mode == "fixed")
+    for place, problem in enumerate(networks.problems):
+        number = f" {place + 1}" if len(networks.members) > 1 else ""
+        facts |= _network(problem.model, number, fixed=networks.mode == "fixed")
     return facts
 
 
@@ -106,22 +105,21 @@ def _network(model: FunctionalModel, number: str, *, fixed: bool) -> dict[str, A
     }
 
 
-def check_course(distiller: Distiller) -> None:
+def check_course(run: Run, state: TrainState) -> None:
     """Compare where the processes go on from.
 
     Raises:
         ProcessesDifferError: they differ, on every process; the message says in what.
     """
-    if distiller.accelerator.num_processes == 1:
+    if run.accelerator.num_processes == 1:
         return
-    state = distiller.state
     facts = {
-        **_settings(distiller.config),
-        "outer steps done": state.global_step,
-        "learning rates": distiller.lr_scheduler.get_last_lr(),
+        **_settings(run.config),
+        "outer steps done": state.position.global_step,
+        "learning rates": state.lr_scheduler.get_last_lr(),
     }
-    compare_facts(distiller.accelerator, facts)
-    compare_tensors(distiller.accelerator, distiller.synthetic.state_dict())
+    compare_facts(run.accelerator, facts)
+    compare_tensors(run.accelerator, state.synthetic.state_dict())
 
 
 def compare_facts(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
@@ -145,13 +143,16 @@ def compare_tensors(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> 
 
     differ, first = [], {}
     for name in sorted(tensors):
-        own = tensors[name].detach().to(accelerator.device)
-        first[name] = torch.as_tensor(broadcast(own.clone(), from_process=0))
-        if not _close(own, first[name]):
+        tensor = tensors[name].detach().to(accelerator.device)
+        first[name] = torch.as_tensor(broadcast(tensor.clone(), from_process=0))
+        if not _close(tensor, first[name]):
             differ.append(name)
     by_process = gather_object([differ])
     names = sorted({name for names in by_process for name in names})
-    ranks = {n: [rank for rank, own in enumerate(by_process) if n in own] for n in names}
+    ranks = {
+        name: [rank for rank, differing in enumerate(by_process) if name in differing]
+        for name in names
+    }
     _refuse(f"{name} ({_processes(ranks[name])} against process 0)" for name in names)
     with torch.no_grad():
         for name, value in first.items():
@@ -230,15 +231,15 @@ def _text(value: Any) -> str:
 
 
 def _differences(by_process: list[dict[str, str]]) -> list[str]:
-    found = []
+    differences = []
     for name in by_process[0]:
         ranks: dict[str, list[int]] = {}
         for rank, facts in enumerate(by_process):
             ranks.setdefault(facts.get(name, "none"), []).append(rank)
         if len(ranks) > 1:
-            values = (f"{value} in {_processes(own)}" for value, own in ranks.items())
-            found.append(f"{name}: {', '.join(values)}")
-    return found
+            values = (f"{value} in {_processes(where)}" for value, where in ranks.items())
+            differences.append(f"{name}: {', '.join(values)}")
+    return differences
 
 
 def _processes(ranks: Iterable[int]) -> str:

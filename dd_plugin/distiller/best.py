@@ -5,13 +5,10 @@ Kept by `distiller` with `load_best_model_at_end`, saved and restored by `checkp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from dd_plugin.data.synthetic import SyntheticSet
-    from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.callbacks import DistillerState
 
 
 class BestSet:

@@ -87,24 +87,6 @@ class DistillerCallback:
         """After the last step."""
 
 
-def checked_callbacks(callbacks: Any) -> list[DistillerCallback]:
-    """Callbacks as objects; classes are made without arguments, as `transformers.Trainer` does.
-
-    Raises:
-        TypeError: something else was given.
-    """
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(f"`callbacks` must be a list, got {callbacks!r}; use callbacks=[it]")
-    made = [each() if isinstance(each, type) else each for each in callbacks]
-    events = [name for name in vars(DistillerCallback) if name.startswith("on_")]
-    for each in made:
-        if not all(callable(getattr(each, event, None)) for event in events):
-            raise TypeError(
-                f"`callbacks` must be of DistillerCallback, got {each!r}; derive its class from it"
-            )
-    return made
-
-
 class IntervalCallback(DistillerCallback):
     """Logs, evaluates and saves at the intervals of the configuration."""
 
@@ -179,3 +161,23 @@ class ProgressCallback(DistillerCallback):
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.close()
+
+
+def callbacks_of_run(callbacks: Any) -> list[DistillerCallback]:
+    """Return the callbacks of every run and those of the user.
+
+    Classes are made without arguments, as `transformers.Trainer` does.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"`callbacks` must be a list, got {callbacks!r}; use callbacks=[it]")
+    added = [each() if isinstance(each, type) else each for each in callbacks]
+    events = [name for name in vars(DistillerCallback) if name.startswith("on_")]
+    for each in added:
+        if not all(callable(getattr(each, event, None)) for event in events):
+            raise TypeError(
+                f"`callbacks` must be of DistillerCallback, got {each!r}; derive its class from it"
+            )
+    return [IntervalCallback(), ProgressCallback(), *added]

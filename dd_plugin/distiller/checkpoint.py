@@ -18,60 +18,29 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dd_plugin.distiller.callbacks import DistillerState
-from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
+from dd_plugin.distiller.checkpoint_checks import check_resumable, networks_in_words
+from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.files import flush, replace_folder, under
 
-if TYPE_CHECKING:
-    from dd_plugin.distiller.distiller import Distiller
-
 _NAME = re.compile(r"checkpoint-(\d+)")
-# Settings that may change between a checkpoint and what goes on from it.
-_FREE = {
-    "output_dir",
-    "overwrite_output_dir",
-    "rescue_dir",
-    "feature_dir",
-    "wait_for_room",
-    "resume_from_checkpoint",
-    "logging_steps",
-    "eval_steps",
-    "eval_networks",
-    "final_eval_networks",
-    "save_steps",
-    "save_total_limit",
-    "report_to",
-    "run_name",
-    # Compared as the number that the default stood for.
-    "networks_per_step",
-    "disable_tqdm",
-    "baselines",
-    "per_device_eval_batch_size",
-    "backbone_batch_size",
-    "verify",
-    "push_to_hub",
-    "hub_dataset_id",
-    "hub_private_repo",
-    "hub_token",
-    "hub_revision",
-    "license",
-}
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     if not output_dir.is_dir():
         return []
-    found = [path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_step_of)
+    folders = [path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(folders, key=_step_of)
 
 
 def latest_checkpoint(output_dir: Path) -> Path:
@@ -80,28 +49,28 @@ def latest_checkpoint(output_dir: Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    found = checkpoints(output_dir)
-    if not found:
+    every = checkpoints(output_dir)
+    if not every:
         raise ValueError(
             f"`output_dir` {str(output_dir)!r} holds no checkpoint to resume from; start without "
             "`resume_from_checkpoint`"
         )
-    return found[-1]
+    return every[-1]
 
 
-def find_checkpoint(output_dir: Path, given: str | bool) -> Path:
-    """The checkpoint that a run is to go on from, which is there.
+def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
+    """Return the folder of the checkpoint that a run is to go on from.
 
     Args:
         output_dir: of the run.
-        given: its folder, or True or ``"latest"`` for the newest of ``output_dir``.
+        checkpoint: its folder, or True or ``"latest"`` for the newest of ``output_dir``.
 
     Raises:
         ValueError: there is none.
     """
-    if given is True or given == "latest":
+    if checkpoint is True or checkpoint == "latest":
         return latest_checkpoint(output_dir)
-    folder = Path(str(given))
+    folder = Path(str(checkpoint))
     if not (folder / "state.json").is_file():
         raise ValueError(
             f"{str(folder)!r} is not a checkpoint that can be read (it has no state.json); give "
@@ -110,26 +79,26 @@ def find_checkpoint(output_dir: Path, given: str | bool) -> Path:
     return folder
 
 
-def save_checkpoint(distiller: Distiller) -> Path:
-    """Write ``checkpoint-N`` of where the run is, and delete the oldest over the limit.
+def save_checkpoint(state: TrainState, run: Run) -> Path:
+    """Write ``checkpoint-N`` of where a run is, and delete the oldest over the limit.
 
     Raises:
         OSError: it could not be written, on this process or another; nothing is left of it.
     """
-    accelerator, state = distiller.accelerator, distiller.state
-    final = distiller.output_dir / f"checkpoint-{state.global_step}"
-    partial = distiller.output_dir / f".checkpoint-{state.global_step}.partial"
+    accelerator, step = run.accelerator, state.position.global_step
+    final = run.folder / f"checkpoint-{step}"
+    partial = run.folder / f".checkpoint-{step}.partial"
     # Every process passes the same barriers, whatever failed on one of them.
     problem = ""
     if accelerator.is_main_process:
-        problem = _problem_of(_begin, distiller, partial)
+        problem = _problem_of(_begin, state, run, partial)
     accelerator.wait_for_everyone()
-    problem = problem or _problem_of(_save_own, distiller, partial, accelerator.process_index)
-    failed = _any_problem(distiller, problem)
+    problem = problem or _problem_of(_save_process, state, partial, accelerator.process_index)
+    failed = _any_problem(accelerator, problem)
     if not failed:
         if accelerator.is_main_process:
-            problem = _problem_of(_finish, distiller, partial, final)
-        failed = _any_problem(distiller, problem)
+            problem = _problem_of(_finish, partial, final, run.config.save_total_limit)
+        failed = _any_problem(accelerator, problem)
     if failed:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
@@ -137,16 +106,38 @@ def save_checkpoint(distiller: Distiller) -> Path:
     return final
 
 
-def _begin(distiller: Distiller, partial: Path) -> None:
+def save_or_warn(state: TrainState, run: Run) -> bool:
+    """Write a checkpoint as `save_checkpoint` does; a run does not end for want of one.
+
+    Returns:
+        Whether it was written.
+
+    Warns:
+        UserWarning: it was not.
+    """
+    try:
+        save_checkpoint(state, run)
+    except OSError as error:
+        # The run itself is in memory and sound; losing it for want of a file would be worse.
+        warnings.warn(
+            f"checkpoint {state.position.global_step} could not be written ({error}); the run goes "
+            "on, earlier checkpoints are intact. Make room, or the work since the last one is "
+            "lost when the run is stopped",
+            stacklevel=3,
+        )
+        return False
+    return True
+
+
+def _begin(state: TrainState, run: Run, partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _save_shared(distiller, partial)
+    _save_shared(state, run, partial)
 
 
-def _finish(distiller: Distiller, partial: Path, final: Path) -> None:
+def _finish(partial: Path, final: Path, limit: int | None) -> None:
     replace_folder(partial, final)
-    limit = distiller.config.save_total_limit
-    for old in checkpoints(distiller.output_dir)[: -limit if limit else 0]:
+    for old in checkpoints(final.parent)[: -limit if limit else 0]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -182,18 +173,20 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _any_problem(distiller: Distiller, problem: str) -> bool:
-    if distiller.accelerator.num_processes == 1:
+def _any_problem(accelerator: Accelerator, problem: str) -> bool:
+    """Whether a process had a problem; the same on all of them."""
+    if accelerator.num_processes == 1:
         return bool(problem)
-    flag = torch.tensor(float(bool(problem)), device=distiller.accelerator.device)
-    return bool(torch.as_tensor(distiller.accelerator.reduce(flag, reduction="sum")) > 0)
+    flag = torch.tensor(float(bool(problem)), device=accelerator.device)
+    return bool(torch.as_tensor(accelerator.reduce(flag, reduction="sum")) > 0)
 
 
-def _save_shared(distiller: Distiller, folder: Path) -> None:
-    tensors = {f"synthetic.{k}": t for k, t in distiller.synthetic.state_dict().items()}
-    tensors |= {f"best.{k}": t for k, t in distiller.best.tensors.items()}
+def _save_shared(state: TrainState, run: Run, folder: Path) -> None:
+    """Write what all processes have alike."""
+    tensors = {f"synthetic.{k}": t for k, t in state.synthetic.state_dict().items()}
+    tensors |= {f"best.{k}": t for k, t in state.best.tensors.items()}
     numbers: dict[str, Any] = {}
-    optimizer = distiller.optimizer.state_dict()
+    optimizer = state.optimizer.state_dict()
     for index, values in optimizer["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
     numbers["optimizer_groups"] = [
@@ -202,29 +195,21 @@ def _save_shared(distiller: Distiller, folder: Path) -> None:
     ]
     numbers["scheduler"] = {
         k: v
-        for k, v in distiller.lr_scheduler.state_dict().items()
+        for k, v in state.lr_scheduler.state_dict().items()
         if isinstance(v, (int, float, list))
     }
     numbers["state"] = {
-        k: v for k, v in asdict(distiller.state).items() if k not in ("max_steps", "interrupted")
+        k: v for k, v in asdict(state.position).items() if k not in ("max_steps", "interrupted")
     }
-    numbers["config"] = distiller.config.to_dict()
-    numbers["processes"] = distiller.accelerator.num_processes
-    numbers["networks_per_step"] = distiller.networks_per_step
-    if distiller.head is not None:
-        numbers["backbones"] = [b.fingerprint for b in distiller.head.backbones]
-    else:
-        numbers["architectures"] = _architectures(distiller)
+    numbers["config"] = run.config.to_dict()
+    numbers["processes"] = run.accelerator.num_processes
+    numbers["networks_per_step"] = run.networks_per_step
+    numbers |= networks_in_words(state.networks)
     _write(folder, "state", tensors, numbers)
 
 
-def _architectures(distiller: Distiller) -> list[str]:
-    """The networks that take turns, in words, as far as two of them can be told apart."""
-    each = [networks.summary() for networks in distiller.architectures.members]
-    return [f"a {one['class']} with {one['parameters']:,} trained parameters" for one in each]
-
-
-def _save_own(distiller: Distiller, folder: Path, process: int) -> None:
+def _save_process(state: TrainState, folder: Path, process: int) -> None:
+    """Write what a process has for itself."""
     tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
     numbers: dict[str, Any] = {}
     if torch.cuda.is_available():
@@ -233,8 +218,8 @@ def _save_own(distiller: Distiller, folder: Path, process: int) -> None:
     numbers["numpy"] = [kind, np.asarray(keys).tolist(), position, has_gauss, gauss]
     version, internal, following = random.getstate()
     numbers["python"] = [version, list(internal), following]
-    numbers["train_data"] = distiller.train_data.state_dict()
-    for name, value in distiller.networks.state_dict().items():
+    numbers["train_data"] = state.train_data.state_dict()
+    for name, value in state.networks.state_dict().items():
         if isinstance(value, Tensor):
             tensors[f"networks.{name}"] = value
         else:
@@ -243,9 +228,9 @@ def _save_own(distiller: Distiller, folder: Path, process: int) -> None:
 
 
 def _write(folder: Path, stem: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     try:
-        save_file(own, folder / f"{stem}.safetensors")
+        save_file(copies, folder / f"{stem}.safetensors")
     except SafetensorError as error:
         raise OSError(str(error)) from error
     (folder / f"{stem}.json").write_text(json.dumps(numbers))
@@ -254,8 +239,8 @@ def _write(folder: Path, stem: str, tensors: dict[str, Tensor], numbers: dict[st
     flush(folder)
 
 
-def load_checkpoint(distiller: Distiller, folder: Path) -> None:
-    """Go back to where a checkpoint was.
+def load_checkpoint(state: TrainState, run: Run, folder: Path) -> None:
+    """Make the state of a run what it was at a checkpoint.
 
     Raises:
         ValueError: it cannot be read, or belongs to a run with other settings.
@@ -263,16 +248,29 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
     tensors, numbers = _read(
         folder, "state", "config state optimizer_groups processes networks_per_step scheduler"
     )
-    _check_settings(distiller, folder, numbers)
+    check_resumable(folder, numbers, run=run, state=state)
     # A process that the run did not have then takes what all of them have alike from the first.
-    process = distiller.accelerator.process_index
+    process = run.accelerator.process_index
     is_new = process >= numbers["processes"]
-    stem = f"process-{0 if is_new else process}"
-    own, more = _read(folder, stem, "numpy python train_data")
-    device = distiller.accelerator.device
-    distiller.synthetic.load_state_dict(under(tensors, "synthetic."))
-    distiller.best.tensors = {k: t.to(device) for k, t in under(tensors, "best.").items()}
-    optimizer = distiller.optimizer.state_dict()
+    of_process, more = _read(
+        folder, f"process-{0 if is_new else process}", "numpy python train_data"
+    )
+    device = run.accelerator.device
+    _load_shared(state, run, tensors, numbers)
+    networks: dict[str, Any] = {n: t.to(device) for n, t in under(of_process, "networks.").items()}
+    state.networks.load_state_dict({**networks, **more.get("networks", {})})
+    state.train_data.load_state_dict(more["train_data"])
+    if not is_new:  # its random numbers are not those of another process
+        _load_generators(of_process, more)
+
+
+def _load_shared(
+    state: TrainState, run: Run, tensors: dict[str, Tensor], numbers: dict[str, Any]
+) -> None:
+    state.synthetic.load_state_dict(under(tensors, "synthetic."))
+    device = run.accelerator.device
+    state.best.tensors = {k: t.to(device) for k, t in under(tensors, "best.").items()}
+    optimizer = state.optimizer.state_dict()
     entries: dict[int, dict[str, Tensor]] = {}
     for name, t in under(tensors, "optimizer.").items():
         index, _, key = name.partition(".")
@@ -281,24 +279,20 @@ def load_checkpoint(distiller: Distiller, folder: Path) -> None:
         {**now, **saved}
         for now, saved in zip(optimizer["param_groups"], numbers["optimizer_groups"], strict=True)
     ]
-    distiller.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    distiller.lr_scheduler.load_state_dict(
-        {**distiller.lr_scheduler.state_dict(), **numbers["scheduler"]}
-    )
-    distiller.state = DistillerState(
-        **{**numbers["state"], "max_steps": distiller.config.max_steps}
-    )
-    networks: dict[str, Any] = {name: t.to(device) for name, t in under(own, "networks.").items()}
-    distiller.networks.load_state_dict({**networks, **more.get("networks", {})})
-    distiller.train_data.load_state_dict(more["train_data"])
-    if is_new:
-        return  # its random numbers are not those of another process
-    torch.set_rng_state(own["rng.torch"])
-    if "rng.cuda" in own and torch.cuda.is_available():
-        torch.cuda.set_rng_state(own["rng.cuda"])
-    kind, keys, *rest = more["numpy"]
+    state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    state.lr_scheduler.load_state_dict({**state.lr_scheduler.state_dict(), **numbers["scheduler"]})
+    # In place: whoever holds the position sees the run go on.
+    position = DistillerState(**{**numbers["state"], "max_steps": run.config.max_steps})
+    vars(state.position).update(vars(position))
+
+
+def _load_generators(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["rng.torch"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    kind, keys, *rest = numbers["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    version, internal, following = more["python"]
+    version, internal, following = numbers["python"]
     random.setstate((version, tuple(internal), following))
 
 
@@ -314,62 +308,3 @@ def _read(folder: Path, stem: str, keys: str) -> tuple[dict[str, Tensor], dict[s
             f"{str(folder)!r} is not a checkpoint that can be read ({error}); give the path of a "
             "checkpoint-N folder, or another one"
         ) from error
-
-
-def _check_settings(distiller: Distiller, folder: Path, numbers: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(distiller.config.to_dict()))
-    # Settings that have come since the checkpoint was written were as they are by default.
-    then = {**json.loads(json.dumps(DistillerConfig().to_dict())), **numbers["config"]}
-    changed = sorted(
-        k for k in set(now) | set(then) if k not in _FREE and now.get(k) != then.get(k)
-    )
-    if numbers["processes"] != distiller.accelerator.num_processes and (
-        distiller.config.init == "pool" or not distiller.train_data.in_memory
-    ):
-        raise ValueError(
-            f"{str(folder)!r} was written by {numbers['processes']} processes, each with networks "
-            f"or data of its own; resume with as many, got {distiller.accelerator.num_processes}"
-        )
-    weights = [b.fingerprint for b in distiller.head.backbones] if distiller.head else []
-    if numbers.get("backbones", weights) != weights:
-        raise ValueError(
-            f"{str(folder)!r} belongs to a run whose frozen networks had other weights or another "
-            "order; give the same, or start a new run in another folder"
-        )
-    if distiller.head is None:
-        own = _architectures(distiller)
-        if (then_networks := numbers.get("architectures", own)) != own:
-            raise ValueError(
-                f"{str(folder)!r} belongs to a run with other networks or another order, "
-                f"{', '.join(then_networks)}, got {', '.join(own)}; give the same, or start a new "
-                "run in another folder"
-            )
-    networks = numbers["networks_per_step"]
-    if networks != distiller.networks_per_step:
-        raise ValueError(
-            f"{str(folder)!r} belongs to a run with {networks} networks per outer step, got "
-            f"{distiller.networks_per_step}, by default one per process; give "
-            f"`networks_per_step={networks}`"
-        )
-    if "max_steps" in changed:
-        changed.remove("max_steps")
-        done = numbers["state"].get("global_step", 0)
-        if now["max_steps"] < done:
-            raise ValueError(
-                f"{str(folder)!r} has {done} outer steps already, more than `max_steps`, "
-                f"{now['max_steps']}; give at least {done}, or resume from an earlier checkpoint"
-            )
-        if now["lr_scheduler_type"] not in ENDLESS_SCHEDULES:
-            warnings.warn(
-                f"`max_steps` was {then['max_steps']} and is {now['max_steps']} now: the learning "
-                f"rates so far were those of a {now['lr_scheduler_type']} schedule over "
-                f"{then['max_steps']} steps, so the images will not be those of an undisturbed "
-                "run; for these start anew, or use lr_scheduler_type=constant from the beginning",
-                stacklevel=5,
-            )
-    if changed:
-        lines = ", ".join(f"{k}: {then.get(k)!r} then, {now.get(k)!r} now" for k in changed)
-        raise ValueError(
-            f"{str(folder)!r} belongs to a run with other settings ({lines}); give the same, or "
-            "start a new run in another folder"
-        )

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dd_plugin.distiller.checkpoint import checkpoints
+from dd_plugin.distiller.checkpoint import checkpoints, find_checkpoint
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.folder_lock import check_not_in_use
 from dd_plugin.files import partial_name
@@ -47,6 +47,31 @@ def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> Non
     check_writable(folder)
 
 
+def check_places(config: DistillerConfig, *datasets: Any, is_main: bool) -> None:
+    """See that the places of a run can be read and written, before its data are.
+
+    Args:
+        config: of the run.
+        datasets: where the real images are, as far as that is known; see `check_apart`.
+        is_main: whether this is the process that writes.
+
+    Raises:
+        FolderInUseError: another run is writing to the output folder.
+        ValueError: that folder is among the images, or there is no checkpoint to resume from.
+        OSError: a folder cannot be written.
+    """
+    folder = Path(config.output_dir)
+    for data in datasets:
+        check_apart(folder, data)
+    if config.resume_from_checkpoint is not None:
+        find_checkpoint(folder, config.resume_from_checkpoint)
+    if is_main:
+        check_not_in_use(folder)
+        check_writable(folder)
+        if config.rescue_dir is not None:
+            check_writable(Path(config.rescue_dir), "rescue_dir")
+
+
 def holds(folder: Path, checkpoint: Path) -> bool:
     """Whether a checkpoint is one of the run in a folder."""
     return folder.resolve() in checkpoint.resolve().parents
@@ -64,9 +89,9 @@ def check_apart(folder: Path, data: Any) -> None:
     """
     if not isinstance(data, (str, os.PathLike)) or not Path(data).exists():
         return
-    images, own = Path(data).resolve(), folder.resolve()
-    if images == own or images in own.parents:
-        where = "is" if images == own else "is inside of"
+    images, output = Path(data).resolve(), folder.resolve()
+    if images == output or images in output.parents:
+        where = "is" if images == output else "is inside of"
         raise ValueError(
             f"`output_dir` {str(folder)!r} {where} the folder of the real images, {str(data)!r}, "
             "where what is written would be read as real images; choose a folder beside it"

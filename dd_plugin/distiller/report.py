@@ -1,6 +1,6 @@
 """What a run leaves behind: the distilled set, its curve, its log and the table of accuracies.
 
-Last in the flow of the trainer; `Distiller.save_model` calls it.
+Last in the flow of the trainer: saving the model writes it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.parts import Parts
+from dd_plugin.distiller.run import Run
 from dd_plugin.evaluation import Scores, network_seed
 from dd_plugin.evaluation.training_images import row_labels
 from dd_plugin.files import write_whole
@@ -28,12 +35,19 @@ from dd_plugin.hub.remote.download import licenses_of
 from dd_plugin.hub.remote.published import check_replaceable
 from dd_plugin.text import first_line, table
 
-if TYPE_CHECKING:
-    from dd_plugin.distiller.config import DistillerConfig
-    from dd_plugin.distiller.distiller import Distiller
-
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
 _DIGITS_LICENSE = "cc-by-4.0"
+
+# Settings that say nothing to others.
+_OF_ONE_MACHINE = {
+    "output_dir",
+    "resume_from_checkpoint",
+    "overwrite_output_dir",
+    "run_name",
+    "rescue_dir",
+    "wait_for_room",
+    "feature_dir",
+}
 
 # A plot fails in many ways, and not one of them is worth a run.
 _FAILURES = (
@@ -48,82 +62,119 @@ _FAILURES = (
 )
 
 
-def write_report(distiller: Distiller, folder: Path) -> None:
-    """Write everything into a folder; called on one process.
+@dataclass(frozen=True)
+class Report:
+    """A run as it is told to others.
 
-    Raises:
-        OSError: the folder cannot be written.
-        ValueError: it is not the run's own, and has files of the user's that would be replaced.
-    """
-    if folder.resolve() != distiller.output_dir.resolve():  # which was looked at before the run
-        check_replaceable(folder, "output_dir")
-    config, state = distiller.config, distiller.state
-    initial = None
-    if distiller.head is None:
-        initial = distiller.architectures.start(distiller.synthetic)
-    results = {name: _result(s, config.seed) for name, s in distiller.results.items()}
-    about = About(
-        recipe_name=config.recipe_name or None,
-        config=Settings.from_json(_published(distiller)),
-        outer_steps=state.global_step,
-        network=NetworkClass.from_json(distiller.networks.summary()),
-        versions={
-            "dd_plugin": __version__,
-            "torch": torch.__version__,
-            **_installed("timm", "transformers", "datasets"),
-        },
-    )
-    write_set(
-        folder,
-        distiller.synthetic,
-        initial=initial,
-        results=results,
-        protocol=_protocol(distiller),
-        source=_source(distiller),
-        about=about,
-    )
-    _write_extras(distiller, folder)
-
-
-def _write_extras(distiller: Distiller, folder: Path) -> None:
-    """Write the log, the table and the curve beside a set, which is whole without them.
-
-    Warns:
-        UserWarning: one of them cannot be written.
+    Attributes:
+        run: its settings and folder.
+        parts: its real images, the networks and the distilled set.
+        position: the steps done and the log.
+        results: the table of accuracies, by what was trained on; empty without a comparison.
     """
 
-    def log() -> bytes:
-        return "".join(json.dumps(line) + "\n" for line in distiller.state.log_history).encode()
+    run: Run
+    parts: Parts
+    position: DistillerState
+    results: Mapping[str, Scores]
 
-    def table_of_results() -> bytes | None:
-        if not distiller.results:
-            return None
-        classes = distiller.synthetic.recipe.num_classes
-        return (results_table(distiller.results, classes, distiller.config) + "\n").encode()
+    def write(self, folder: Path) -> None:
+        """Write everything into a folder; called on one process.
 
-    def curve() -> bytes | None:
-        history = list(distiller.state.log_history)
-        if final := distiller.results.get(DISTILLED):
-            ended = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
-            history.append({"step": distiller.state.global_step, **ended})
-        trained = "heads" if distiller.head is not None else "fresh networks"
-        return training_curve(history, trained)
-
-    missing = []
-    extras = {"log.jsonl": log, "results.md": table_of_results, "curve.png": curve}
-    for name, make in extras.items():
-        try:
-            (folder / name).unlink(missing_ok=True)  # of an earlier set in the folder
-            content = make()
-            if content is not None:
-                write_whole(folder / name, content)
-        except _FAILURES as error:
-            missing.append(f"{name} ({type(error).__name__}: {first_line(error)})")
-    if missing:
-        warnings.warn(
-            f"the distilled set in {str(folder)!r} is whole, but it lacks {', '.join(missing)}",
-            stacklevel=4,
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: it is not the run's own, and has files of the user's that would be replaced.
+        """
+        config, networks = self.run.config, self.parts.networks
+        # The run's own folder was looked at before the run.
+        if folder.resolve() != self.run.folder.resolve():
+            check_replaceable(folder, "output_dir")
+        initial = None
+        if not isinstance(networks, HeadCourse):
+            initial = networks.start(self.parts.synthetic)
+        results = {name: _result(s, config.seed) for name, s in self.results.items()}
+        write_set(
+            folder,
+            self.parts.synthetic,
+            initial=initial,
+            results=results,
+            protocol=self._protocol(),
+            source=_source(config, self.parts),
+            about=self._about(),
         )
+        self._write_extras(folder)
+
+    def _about(self) -> About:
+        config = self.run.config
+        settings = _published(config, self.parts.synthetic.recipe, self.parts.train.public_name)
+        return About(
+            recipe_name=config.recipe_name or None,
+            config=Settings.from_json(settings),
+            outer_steps=self.position.global_step,
+            network=NetworkClass.from_json(self.parts.networks.summary()),
+            versions={
+                "dd_plugin": __version__,
+                "torch": torch.__version__,
+                **_installed("timm", "transformers", "datasets"),
+            },
+        )
+
+    def _protocol(self) -> Protocol:
+        config, images, split = self.run.config, self.parts.evaluation, self.parts.eval_split
+        if images is None or not self.results:
+            return Protocol.from_json({})
+        name = images.public_name
+        command = f"dd-plugin evaluate {self.run.folder.name}"
+        if name is None:
+            command += " --dataset FOLDER"
+            command += f" --split {split}" if split else ""
+        return Protocol(
+            best_step=self.position.best_step if config.load_best_model_at_end else None,
+            dataset=name,
+            split=split,
+            images=_length(images),
+            eval_mode=True,
+            command=command,
+        )
+
+    def _write_extras(self, folder: Path) -> None:
+        """Write the log, the table and the curve beside a set, which is whole without them.
+
+        Warns:
+            UserWarning: one of them cannot be written.
+        """
+        missing = []
+        extras = {"log.jsonl": self._log, "results.md": self._table, "curve.png": self._curve}
+        for name, make in extras.items():
+            try:
+                (folder / name).unlink(missing_ok=True)  # of an earlier set in the folder
+                content = make()
+                if content is not None:
+                    write_whole(folder / name, content)
+            except _FAILURES as error:
+                missing.append(f"{name} ({type(error).__name__}: {first_line(error)})")
+        if missing:
+            warnings.warn(
+                f"the distilled set in {str(folder)!r} is whole, but it lacks {', '.join(missing)}",
+                stacklevel=4,
+            )
+
+    def _log(self) -> bytes:
+        return "".join(json.dumps(line) + "\n" for line in self.position.log_history).encode()
+
+    def _table(self) -> bytes | None:
+        if not self.results:
+            return None
+        classes = self.parts.synthetic.recipe.num_classes
+        return (results_table(self.results, classes, self.run.config) + "\n").encode()
+
+    def _curve(self) -> bytes | None:
+        history = list(self.position.log_history)
+        if final := self.results.get(DISTILLED):
+            accuracy = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
+            history.append({"step": self.position.global_step, **accuracy})
+        is_head = isinstance(self.parts.networks, HeadCourse)
+        return training_curve(history, "heads" if is_head else "fresh networks")
 
 
 def _installed(*packages: str) -> dict[str, str]:
@@ -142,25 +193,19 @@ def _result(scores: Scores, seed: int) -> Result:
     return Result.of(scores, seeds)
 
 
-def _published(distiller: Distiller) -> dict[str, Any]:
+def _published(config: DistillerConfig, recipe: Recipe, dataset: str | None) -> dict[str, Any]:
     """The settings that had an effect, without what concerns one machine alone."""
-    config = distiller.config
-    settings = config.to_dict()
-    for name in ("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "run_name"):
-        settings.pop(name)
-    recipe = distiller.synthetic.recipe
-    settings["dataset"] = distiller.train_data.public_name
+    settings = {name: v for name, v in config.to_dict().items() if name not in _OF_ONE_MACHINE}
+    settings["dataset"] = dataset
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
     if recipe.networks:
         settings["model"] = [one.model for one in recipe.networks]
         settings["model_args"] = [dict(one.model_args) for one in recipe.networks]
-    return {
-        k: v for k, v in settings.items() if k not in ("rescue_dir", "wait_for_room", "feature_dir")
-    }
+    return settings
 
 
-def _source(distiller: Distiller) -> Source:
-    config, name = distiller.config, distiller.train_data.public_name
+def _source(config: DistillerConfig, parts: Parts) -> Source:
+    name = parts.train.public_name
     hub_id = None if name == DIGITS else name
     if config.license:
         licenses = [config.license]
@@ -171,29 +216,10 @@ def _source(distiller: Distiller) -> Source:
     return Source(
         dataset=name,
         hub_id=hub_id,
-        train_split=distiller.train_split,
-        images=_length(distiller.train_data),
+        train_split=parts.train_split,
+        images=_length(parts.train),
         licenses=tuple(licenses),
-        white_level=distiller.train_data.white_level,
-    )
-
-
-def _protocol(distiller: Distiller) -> Protocol:
-    config, data = distiller.config, distiller.eval_data
-    if data is None or not distiller.results:
-        return Protocol.from_json({})
-    name = data.public_name
-    command = f"dd-plugin evaluate {distiller.output_dir.name}"
-    if name is None:
-        command += " --dataset FOLDER"
-        command += f" --split {distiller.eval_split}" if distiller.eval_split else ""
-    return Protocol(
-        best_step=distiller.state.best_step if config.load_best_model_at_end else None,
-        dataset=name,
-        split=distiller.eval_split,
-        images=_length(data),
-        eval_mode=True,
-        command=command,
+        white_level=parts.train.white_level,
     )
 
 
@@ -212,9 +238,10 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Disti
     body = []
     for name, scores in results.items():
         trained_on, images = labels[name]
-        for model, own in {**scores.by_model, ALL_NETWORKS: scores}.items():
+        for model, of_model in {**scores.by_model, ALL_NETWORKS: scores}.items():
             network = (model,) if several else ()
-            body.append((trained_on, *network, images, str(own), str(len(own.accuracies))))
+            count = str(len(of_model.accuracies))
+            body.append((trained_on, *network, images, str(of_model), count))
     network = ("network",) if several else ()
     return table(("trained on", *network, "images", "accuracy", "networks"), body)
 

@@ -12,19 +12,20 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from accelerate import Accelerator
+
+from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.checkpoint import checkpoints
+from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.folder_lock import FolderInUseError, FolderLock
 from dd_plugin.distiller.output_folder import check_output_dir
 from dd_plugin.files import remove_leftovers, remove_partial_folders
 from dd_plugin.hub.reading import RECORD, TENSORS
 from dd_plugin.hub.record import checksum_in
-
-if TYPE_CHECKING:
-    from dd_plugin.distiller.config import DistillerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,56 @@ class RunFolder:
             remove_partial_folders(self._own, ".checkpoint-*.partial")
         remove_leftovers(self._own)
         remove_leftovers(self._own / "data")
+
+    @contextmanager
+    def steps(self, position: DistillerState) -> Iterator[None]:
+        """Keep the folder while steps are done. A run that ends early leaves it to others.
+
+        Args:
+            position: of the run; a signal that ended it is noted there.
+        """
+        self.lock.busy = True
+        try:
+            yield
+        except BaseException:
+            self.lock.release()
+            raise
+        self.lock.busy = False
+        if position.interrupted:
+            self.lock.release()
+
+    def save_from(
+        self, accelerator: Accelerator, write: Callable[[Path], None], folder: Path | None
+    ) -> Path:
+        """Write a set on the main process, see `save`, and tell the others how it went.
+
+        Args:
+            accelerator: the processes.
+            write: writes the set into a folder.
+            folder: where it should go; by default where the set of the run goes.
+
+        Returns:
+            Where it went, on every process; what `save` raises is raised on every process, too.
+        """
+        target = self.place if folder is None else folder
+        failure: OSError | ValueError | None = None
+        if accelerator.is_main_process:
+            try:
+                target = self.save(write, target)
+            except (OSError, ValueError) as error:
+                failure = error
+        if accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            place, text = broadcast_object_list([str(target), str(failure or "")])
+            target = Path(place)
+            if text and failure is None:
+                failure = SaveError(text)
+            # The sender is done before the others have it, and may be about to end.
+            accelerator.wait_for_everyone()
+        if failure is not None:
+            raise failure
+        return target
 
     def save(self, write: Callable[[Path], None], folder: Path) -> Path:
         """Write a set into a folder, or where the configuration says that it goes instead.

@@ -72,7 +72,7 @@ def make(folder: str, case: dict[str, Any]) -> Distiller:
 def gradient_of_trainer(distiller: Distiller) -> tuple[Tensor, Tensor]:
     """The outer gradient of the first network, for the images and the step sizes."""
     leaves = _leaves(distiller)
-    found = distiller._hypergradient(distiller.state.global_step, 0, leaves)
+    found = distiller._outer_step.gradient(distiller.state.global_step, 0, leaves)
     return found.leaves[0], found.leaves[1]
 
 

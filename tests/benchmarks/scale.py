@@ -30,7 +30,7 @@ from unittest import mock
 
 import torch
 
-import dd_plugin.distiller.distiller as trainer
+import dd_plugin.distiller.outer_step as outer_step
 from dd_plugin.bilevel import hypergradient
 from dd_plugin.distiller import Distiller, DistillerConfig
 from tests.benchmarks.hypergradient import Memory
@@ -89,7 +89,7 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
             kept.append(result.trajectory_bytes)
             return result
 
-        with mock.patch.object(trainer, "hypergradient", noted):
+        with mock.patch.object(outer_step, "hypergradient", noted):
             memory = Memory("cpu")
             began = time.perf_counter()
             distiller.training_step()

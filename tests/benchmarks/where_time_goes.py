@@ -32,7 +32,7 @@ from unittest import mock
 import torch
 from torch.utils import _pytree as pytree
 
-import dd_plugin.distiller.distiller as trainer
+import dd_plugin.distiller.outer_step as outer_step
 from dd_plugin.bilevel import driver, steps
 from dd_plugin.bilevel.inputs import Batches, Leaves
 from dd_plugin.bilevel.steps import Steps
@@ -79,9 +79,9 @@ CUTS: list[tuple[str, str, Any, str]] = [
     ("backward", "through the optimizer", Steps, "pull"),
     ("backward", "states rebuilt", Trajectory, "rebuild"),
     ("backward", "rest", driver, "backward"),
-    ("outer optimizer", "clipping", trainer, "clip_by_moving_norm"),
+    ("outer optimizer", "clipping", outer_step, "clip_by_moving_norm"),
     ("outer optimizer", "Adam", "optimizer", "step"),
-    ("rest", "engine", trainer, "hypergradient"),
+    ("rest", "engine", outer_step, "hypergradient"),
     ("rest", "trainer", Distiller, "training_step"),
 ]
 

@@ -120,7 +120,7 @@ def test_step_sizes_per_layer_share_out_the_gradient_of_those_per_step(tmp_path,
     for kind in ("per_step", "per_layer"):
         distiller = toy_distiller(tmp_path, init="fixed", step_sizes=kind, compile=compile)
         leaf = distiller.synthetic.log_step_sizes
-        found[kind] = distiller._hypergradient(0, 0, [leaf])
+        found[kind] = distiller._outer_step.gradient(0, 0, [leaf])
     assert found["per_step"].outer_loss == found["per_layer"].outer_loss
     (whole,), (parts,) = (found[kind].leaves for kind in ("per_step", "per_layer"))
     assert parts.shape == (3, len(distiller.synthetic.recipe.step_size_parameters))
@@ -129,7 +129,7 @@ def test_step_sizes_per_layer_share_out_the_gradient_of_those_per_step(tmp_path,
 
 
 def test_networks_of_a_step_draw_random_numbers_of_their_own(tmp_path, monkeypatch):
-    from dd_plugin.distiller import distiller as module
+    from dd_plugin.distiller import outer_step as module
 
     calls, run = [], module.hypergradient
 
@@ -159,7 +159,7 @@ def test_a_network_of_the_pool_goes_on_where_its_training_is(tmp_path, monkeypat
         seen.append((first.index(True), [round(100 * s.item()) for s in step_size]))
         return hypergradient(problem, batches, *args, step_size=step_size, **kwargs)
 
-    monkeypatch.setattr("dd_plugin.distiller.distiller.hypergradient", noting)
+    monkeypatch.setattr("dd_plugin.distiller.outer_step.hypergradient", noting)
     distiller.train()
     # Three steps each; the last step size stays; a fresh network after eight steps or more.
     assert seen == [(0, [1, 2, 3]), (1, [4, 5, 6]), (0, [7, 8, 8]), (0, [1, 2, 3])]
@@ -389,7 +389,7 @@ def test_what_is_published_goes_where_it_is_meant_to(tmp_path, monkeypatch):
         return PushResult("address", "oid")
 
     for name in ("check_target", "push_folder"):
-        monkeypatch.setattr(f"dd_plugin.distiller.distiller.{name}", note)
+        monkeypatch.setattr(f"dd_plugin.distiller.publishing.{name}", note)
     where = {"hub_dataset_id": "me/toy", "hub_revision": "second", "hub_token": "mine"}
     options = {**where, "push_to_hub": True, "hub_private_repo": True}
     assert toy_distiller(tmp_path, **options).push_to_hub() == "address"

@@ -31,7 +31,7 @@ def test_the_gradient_is_that_of_one_graph_through_backbone_and_head(tmp_path, b
     )
     run.head.prepare()
     leaves = [leaf for group in run.synthetic.leaves().values() for leaf in group]
-    found = run._hypergradient(0, 0, leaves)
+    found = run._outer_step.gradient(0, 0, leaves)
     # The same real features, and everything else by plain autograd in one graph.
     real, labels = run.head.train[0].batch(16, mix(0, Purpose.HEAD_REAL_BATCH, 0, 0))
     backbone = run.head.backbones[0]

@@ -11,7 +11,6 @@ from torch import nn
 
 from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
-from dd_plugin.distiller.evaluating import distilled_scores
 from dd_plugin.models import ModelLoadError
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 
@@ -63,7 +62,7 @@ def scaled(seed, mean, std):
 def test_each_network_without_a_name_has_the_normalization_that_it_was_distilled_with(tmp_path):
     networks = [scaled(0, 0.5, 0.5), scaled(1, 0.1, 0.9)]
     run, folder = made_set(tmp_path, networks, normalization="auto", image_size=32)
-    expected = distilled_scores(run, 1).accuracies
+    expected = run.compare()["distilled"].accuracies
     opened = DistilledDataset.from_pretrained(folder)
     for network, accuracy in zip(networks, expected, strict=True):
         assert (

@@ -169,7 +169,7 @@ def test_a_shared_step_size_of_an_unrolled_head_is_learned(tmp_path):
         dict(
             zip(
                 (kind for kind, group in one.synthetic.leaves().items() for _ in group),
-                one._hypergradient(
+                one._outer_step.gradient(
                     0, 0, [leaf for group in one.synthetic.leaves().values() for leaf in group]
                 ).leaves,
                 strict=True,
@@ -226,7 +226,7 @@ def test_a_loss_of_the_users_is_used_or_he_is_told(tmp_path, kind, settings, tol
     for one in (run, plain):
         one.head.prepare()
         leaves = [leaf for group in one.synthetic.leaves().values() for leaf in group]
-        losses.append(float(one._hypergradient(0, 0, leaves).outer_loss))
+        losses.append(float(one._outer_step.gradient(0, 0, leaves).outer_loss))
     assert (losses[0] == losses[1]) == bool(told)
 
 

@@ -126,7 +126,7 @@ def test_the_gradient_is_the_mean_over_networks(tmp_path):
     # One outer step of SGD would need no Adam: compare the gradients themselves.
     both = toy_distiller(tmp_path / "both", networks_per_step=2)
     leaves = list(both.synthetic.leaves()["images"])
-    each = [both._hypergradient(0, index, leaves).leaves[0] for index in range(2)]
+    each = [both._outer_step.gradient(0, index, leaves).leaves[0] for index in range(2)]
     seen = []
     both.optimizer.register_step_pre_hook(
         lambda optimizer, args, kwargs: seen.append(leaves[0].grad.clone())

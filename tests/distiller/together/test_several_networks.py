@@ -50,7 +50,7 @@ def check_same(one, other):
 
 def runs_of(monkeypatch):
     """The parameters of the networks that a run's inner runs train, as they come."""
-    from dd_plugin.distiller import distiller as module
+    from dd_plugin.distiller import outer_step as module
 
     seen, original = [], module.hypergradient
 

@@ -1,0 +1,154 @@
+"""What must be the same when a run goes on from a checkpoint: settings, networks, processes.
+
+Beside `checkpoint`, which asks before it changes anything.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
+from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.run import Run, Trained, TrainState
+
+# Settings that may change between a checkpoint and what goes on from it.
+_FREE = {
+    "output_dir",
+    "overwrite_output_dir",
+    "rescue_dir",
+    "feature_dir",
+    "wait_for_room",
+    "resume_from_checkpoint",
+    "logging_steps",
+    "eval_steps",
+    "eval_networks",
+    "final_eval_networks",
+    "save_steps",
+    "save_total_limit",
+    "report_to",
+    "run_name",
+    # Compared as the number that the default stood for.
+    "networks_per_step",
+    "disable_tqdm",
+    "baselines",
+    "per_device_eval_batch_size",
+    "backbone_batch_size",
+    "verify",
+    "push_to_hub",
+    "hub_dataset_id",
+    "hub_private_repo",
+    "hub_token",
+    "hub_revision",
+    "license",
+}
+
+
+def networks_in_words(networks: Trained) -> dict[str, list[str]]:
+    """Return what a checkpoint says of the networks, as far as two of them can be told apart."""
+    if isinstance(networks, HeadCourse):
+        return {"backbones": [backbone.fingerprint for backbone in networks.backbones]}
+    each = [member.summary() for member in networks.members]
+    return {
+        "architectures": [
+            f"a {one['class']} with {one['parameters']:,} trained parameters" for one in each
+        ]
+    }
+
+
+def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: TrainState) -> None:
+    """Refuse a checkpoint from which a run cannot go on.
+
+    Args:
+        folder: the checkpoint.
+        saved: its ``state.json``.
+        run: the settings and processes now.
+        state: the networks and data now.
+
+    Warns:
+        UserWarning: ``max_steps`` has changed, on which the schedule of the learning rates depends.
+
+    Raises:
+        ValueError: it belongs to a run with other settings, networks or processes.
+    """
+    settings = json.loads(json.dumps(run.config.to_dict()))
+    # Settings that have come since the checkpoint was written were as they are by default.
+    settings_then = {**json.loads(json.dumps(DistillerConfig().to_dict())), **saved["config"]}
+    changed = sorted(
+        name
+        for name in set(settings) | set(settings_then)
+        if name not in _FREE and settings.get(name) != settings_then.get(name)
+    )
+    _check_processes(folder, saved, run, state)
+    _check_networks(folder, saved, run, state)
+    if "max_steps" in changed:
+        changed.remove("max_steps")
+        _check_max_steps(folder, saved, settings_then["max_steps"], run.config)
+    if changed:
+        lines = ", ".join(
+            f"{name}: {settings_then.get(name)!r} then, {settings.get(name)!r} now"
+            for name in changed
+        )
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run with other settings ({lines}); give the same, or "
+            "start a new run in another folder"
+        )
+
+
+def _check_processes(folder: Path, saved: Mapping[str, Any], run: Run, state: TrainState) -> None:
+    processes = run.accelerator.num_processes
+    if saved["processes"] != processes and (
+        run.config.init == "pool" or not state.train_data.in_memory
+    ):
+        raise ValueError(
+            f"{str(folder)!r} was written by {saved['processes']} processes, each with networks "
+            f"or data of its own; resume with as many, got {processes}"
+        )
+
+
+def _check_networks(folder: Path, saved: Mapping[str, Any], run: Run, state: TrainState) -> None:
+    words = networks_in_words(state.networks)
+    weights = words.get("backbones", [])
+    if saved.get("backbones", weights) != weights:
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run whose frozen networks had other weights or another "
+            "order; give the same, or start a new run in another folder"
+        )
+    if "architectures" in words:
+        now = words["architectures"]
+        then = saved.get("architectures", now)
+        if then != now:
+            raise ValueError(
+                f"{str(folder)!r} belongs to a run with other networks or another order, "
+                f"{', '.join(then)}, got {', '.join(now)}; give the same, or start a new run in "
+                "another folder"
+            )
+    count = saved["networks_per_step"]
+    if count != run.networks_per_step:
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run with {count} networks per outer step, got "
+            f"{run.networks_per_step}, by default one per process; give `networks_per_step={count}`"
+        )
+
+
+def _check_max_steps(
+    folder: Path, saved: Mapping[str, Any], then: int, config: DistillerConfig
+) -> None:
+    """Refuse fewer steps than were done, and warn of another schedule of the learning rates."""
+    done = saved["state"].get("global_step", 0)
+    if config.max_steps < done:
+        raise ValueError(
+            f"{str(folder)!r} has {done} outer steps already, more than `max_steps`, "
+            f"{config.max_steps}; give at least {done}, or resume from an earlier checkpoint"
+        )
+    if config.lr_scheduler_type not in ENDLESS_SCHEDULES:
+        warnings.warn(
+            f"`max_steps` was {then} and is {config.max_steps} now: the learning rates so far "
+            f"were those of a {config.lr_scheduler_type} schedule over {then} steps, so the images "
+            "will not be those of an undisturbed run; for these start anew, or use "
+            "lr_scheduler_type=constant from the beginning",
+            stacklevel=6,
+        )

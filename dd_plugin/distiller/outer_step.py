@@ -1,0 +1,193 @@
+"""An outer step: the gradients of some networks, averaged over all processes, move the set.
+
+The heart of the loop in `distiller`. Every process differentiates its own networks on its own real
+batches, and one sum over the processes carries gradients, losses and flags. Whatever is random is a
+function of the seed, the step and the index of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dd_plugin.bilevel import Hypergradient, Storage, Window, hypergradient
+from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.clipping import clip_by_moving_norm
+from dd_plugin.distiller.head_course import HeadCourse, HeadStep
+from dd_plugin.distiller.run import Run, TrainState
+from dd_plugin.distiller.skipped_steps import skip
+from dd_plugin.distiller.stopping import StopSignal
+from dd_plugin.seeds import Purpose, mix
+
+
+@dataclass(frozen=True)
+class _Average:
+    """What the networks of a step have in the mean, or this process's part of it.
+
+    Attributes:
+        gradients: for the leaves, in their order.
+        outer_loss: 0-d.
+        finite: whether every loss and every gradient is.
+        stop: whether a process was asked to end.
+    """
+
+    gradients: list[Tensor]
+    outer_loss: Tensor
+    finite: bool
+    stop: bool
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """One outer step after another.
+
+    Attributes:
+        run: the settings and the processes.
+        state: what a step changes.
+        real_batch: the real images on which a network of a step is judged, by step and index.
+        window: the inner steps that are differentiated.
+        storage: where the states of an inner run are kept.
+    """
+
+    run: Run
+    state: TrainState
+    real_batch: Callable[[int, int], tuple[Tensor, Tensor]]
+    window: Window
+    storage: Storage
+
+    def take(self, signal: StopSignal) -> float:
+        """Average the networks' gradients and move the synthetic set.
+
+        Args:
+            signal: a signal that came by the time of the average is noted in the position of the
+                run, on all processes in the same step.
+
+        Returns:
+            The mean outer loss, not finite if the step was skipped.
+
+        Raises:
+            NonFiniteError: too many steps in a row were not finite.
+        """
+        state, position = self.state, self.state.position
+        leaves = [leaf for group in state.synthetic.leaves().values() for leaf in group]
+        average = self._all_processes(self._this_process(leaves, signal))
+        if average.stop:
+            position.interrupted = signal.name or "a signal to another process"
+        if not average.finite:
+            skip(position, self.run.config.max_skipped_steps)
+        else:
+            position.consecutive_skipped = 0
+            resting = self._resting(position.global_step)
+            for leaf, gradient in zip(leaves, average.gradients, strict=True):
+                leaf.grad = None if id(leaf) in resting else gradient
+            clip_by_moving_norm(
+                state.optimizer, position.gradient_norms, self.run.config.max_grad_norm
+            )
+        # Without gradients, after a step that was left out, nothing moves.
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.synthetic.constrain_()
+        state.lr_scheduler.step()
+        position.global_step += 1
+        return float(average.outer_loss)
+
+    def _this_process(self, leaves: Sequence[Tensor], signal: StopSignal) -> _Average:
+        count, step = self.run.networks_per_step, self.state.position.global_step
+        total = [torch.zeros_like(leaf) for leaf in leaves]
+        device = self.run.accelerator.device
+        outer_loss = torch.zeros((), dtype=self.run.dtype, device=device)
+        finite = True
+        for index in self.run.share(count):
+            one = self.gradient(step, index, leaves)
+            finite &= one.finite
+            outer_loss += one.outer_loss / count
+            total = [sum_ + g / count for sum_, g in zip(total, one.leaves, strict=True)]
+        return _Average(total, outer_loss, finite, stop=signal.name is not None)
+
+    def _all_processes(self, part: _Average) -> _Average:
+        """The sum of the parts of all processes, in one exchange."""
+        accelerator = self.run.accelerator
+        if accelerator.num_processes == 1:
+            return part
+        flags = torch.tensor(
+            [not part.finite, part.stop], dtype=self.run.dtype, device=accelerator.device
+        )
+        gradients = (g.flatten() for g in part.gradients)
+        flat = torch.cat([flags, part.outer_loss.reshape(1), *gradients])
+        flat = torch.as_tensor(accelerator.reduce(flat, reduction="sum"))
+        unusable, stop = (flat[:2] > 0).tolist()
+        pieces = flat[3:].split([g.numel() for g in part.gradients])
+        total = [p.view_as(g) for p, g in zip(pieces, part.gradients, strict=True)]
+        return _Average(total, flat[2], finite=not unusable, stop=stop)
+
+    def gradient(self, step: int, index: int, leaves: Sequence[Tensor]) -> Hypergradient | HeadStep:
+        """Return the gradient of one network's outer loss for some leaves of the set.
+
+        Args:
+            step: the outer step.
+            index: of the network, among those of the step.
+            leaves: tensors of the synthetic set.
+        """
+        networks, turn = self.state.networks, self._turn(step, index)
+        if isinstance(networks, HeadCourse):
+            networks.prepare()
+            return networks.gradient(self.state.synthetic, step, index, leaves, turn=turn)
+        return self._unrolled(networks, step, index, leaves, turn=turn)
+
+    def _unrolled(
+        self,
+        architectures: Architectures,
+        step: int,
+        index: int,
+        leaves: Sequence[Tensor],
+        *,
+        turn: int,
+    ) -> Hypergradient:
+        """The gradient through the inner training of the architecture that has its turn."""
+        config, synthetic = self.run.config, self.state.synthetic
+        which = architectures.choice(turn)
+        networks = architectures.members[which]
+        start = networks.take(step, index)
+        age = networks.age(index)
+        seed = mix(config.seed, Purpose.INNER_RUN, step)
+        batches = synthetic.batches(seed)
+        result = hypergradient(
+            networks.problem(),
+            # A network of the pool goes on where its training by the recipe is.
+            lambda k: batches(age + k),
+            self.real_batch(step, index),
+            step_size=synthetic.step_size(age, config.inner_steps),
+            steps=config.inner_steps,
+            window=self.window,
+            method=config.method,
+            storage=self.storage,
+            seed=seed,
+            model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index),
+            initial=start,
+            constants=synthetic.constants(which) or None,
+            leaves=leaves,
+            # A set may hold what the settings leave without effect.
+            allow_unused=True,
+        )
+        networks.give_back(index, result.final, age + result.stop)
+        self.state.position.inner_steps += result.stop
+        return result
+
+    def _turn(self, step: int, index: int = 0) -> int:
+        """The number of an inner run, over all outer steps."""
+        return step * self.run.networks_per_step + index
+
+    def _resting(self, step: int) -> set[int]:
+        """What is learned about the architectures that a step does not take, by `id`.
+
+        The step says nothing about these tensors, so the outer optimizer leaves them alone.
+        """
+        networks = self.state.networks
+        if isinstance(networks, HeadCourse):
+            return set()
+        turns = range(self._turn(step), self._turn(step + 1))
+        places = networks.resting(turns)
+        return {id(t) for place in places for t in self.state.synthetic.constants(place).values()}

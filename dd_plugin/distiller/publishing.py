@@ -1,0 +1,56 @@
+"""The place of a run on the Hub: asked before any work, and written to in the end.
+
+Used by `distiller`. How a folder gets there is told in `dd_plugin.hub`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.run import Run
+from dd_plugin.hub import check_target, push_folder
+
+logger = logging.getLogger(__name__)
+
+
+def check_publishing(config: DistillerConfig) -> None:
+    """See that the Hub would take the set: a wrong token should not cost the run.
+
+    Raises:
+        PushError: it would not.
+    """
+    check_target(str(config.hub_dataset_id), **_access(config))
+
+
+def publish(run: Run, folder: Path, repo_id: str) -> str:
+    """Push the folder of a set to the Hub from the main process, in one commit.
+
+    Returns:
+        The address of the commit; empty on all but the main process.
+
+    Raises:
+        PushError: the Hub does not take it.
+    """
+    address = ""
+    if run.accelerator.is_main_process:
+        result = push_folder(
+            folder,
+            repo_id,
+            **_access(run.config),
+            commit_message="Distilled by dd_plugin",
+            on_progress=logger.info,
+        )
+        address = result.commit_url
+    run.accelerator.wait_for_everyone()
+    return address
+
+
+def _access(config: DistillerConfig) -> dict[str, Any]:
+    return {
+        "token": config.hub_token,
+        "private": config.hub_private_repo or None,
+        "revision": config.hub_revision,
+    }

@@ -1,0 +1,82 @@
+"""Where the outer steps of a run begin: at none, or at a checkpoint.
+
+Between `distiller`, which asks before the first step, and `checkpoint`, which reads and writes one.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.checkpoint import (
+    checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    set_aside_later,
+)
+from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
+from dd_plugin.distiller.output_folder import holds
+from dd_plugin.distiller.run import Run, TrainState
+from dd_plugin.distiller.run_folder import RunFolder
+
+
+def begin_or_resume(
+    run: Run, state: TrainState, folder: RunFolder, checkpoint: str | bool | None
+) -> bool:
+    """Load what a run goes on from, and see to it that its folder holds no other course.
+
+    Args:
+        run: its settings and processes.
+        state: what is loaded.
+        folder: the folder of the run.
+        checkpoint: a folder, or True or ``"latest"``; by default that of the settings, for a run
+            that has done no step.
+
+    Returns:
+        Whether a checkpoint was loaded.
+
+    Raises:
+        FolderInUseError: another run is writing to the folder.
+        ValueError: there is no such checkpoint, or it belongs to another run.
+        OSError: the folder cannot be written.
+    """
+    begins = not state.position.global_step
+    if begins:
+        checkpoint = checkpoint or run.config.resume_from_checkpoint
+    is_main = run.accelerator.is_main_process
+    if checkpoint:
+        path = find_checkpoint(run.folder, checkpoint)
+        begins = not holds(run.folder, path)
+        if is_main:
+            folder.begin(str(path), is_new=begins)
+        load_checkpoint(state, run, path)
+        run.accelerator.wait_for_everyone()
+        if is_main and not begins:
+            set_aside_later(run.folder, state.position.global_step)
+    elif is_main:
+        folder.begin(None, is_new=begins)
+    if is_main and begins:
+        for old in checkpoints(run.folder):
+            shutil.rmtree(old)
+    return bool(checkpoint)
+
+
+def take_max_steps(position: DistillerState, config: DistillerConfig, scheduled: int) -> None:
+    """Take over a ``max_steps`` that was changed since the schedule was made, if it may be.
+
+    Args:
+        position: of the run; its ``max_steps`` is set.
+        config: the settings now.
+        scheduled: the steps that the schedule of the learning rates was made for.
+
+    Raises:
+        ValueError: the schedule depends on them.
+    """
+    if config.max_steps != scheduled and config.lr_scheduler_type not in ENDLESS_SCHEDULES:
+        raise ValueError(
+            f"`max_steps` is {config.max_steps} now and was {scheduled} when the "
+            f"{config.lr_scheduler_type} schedule of the learning rates was made, which ends "
+            'with it; use lr_scheduler_type="constant", or a new Distiller with '
+            "`resume_from_checkpoint`, whose images will not be those of an undisturbed run"
+        )
+    position.max_steps = config.max_steps

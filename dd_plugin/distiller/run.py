@@ -1,0 +1,92 @@
+"""What the files of the trainer hand each other: a run, and everything that its steps change.
+
+At the bottom of the trainer, beside `parts`, which has the data, the networks and the synthetic
+set. Whatever works for a run takes these values, or fewer; `distiller` alone fills them in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from accelerate import Accelerator
+from torch.optim.lr_scheduler import LRScheduler
+
+from dd_plugin.data import RealData
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.best import BestSet
+from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.head_course import HeadCourse
+
+# Networks that are trained from scratch, or frozen ones with a head.
+Trained: TypeAlias = Architectures | HeadCourse
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings of a run and the processes that share its work.
+
+    Attributes:
+        config: the settings.
+        accelerator: the processes and their devices.
+        networks_per_step: networks in an outer step, of all processes together.
+        folder: the folder that the run writes to, as its settings named it at the start.
+    """
+
+    config: DistillerConfig
+    accelerator: Accelerator
+    networks_per_step: int
+    folder: Path
+
+    @classmethod
+    def of(cls, config: DistillerConfig, accelerator: Accelerator) -> Run:
+        """Return the run of a configuration.
+
+        Raises:
+            ValueError: ``networks_per_step`` does not divide among the processes.
+        """
+        world = accelerator.num_processes
+        networks = config.networks_per_step or world
+        if networks % world:
+            raise ValueError(
+                f"`networks_per_step` must be a multiple of the number of processes, {world}, got "
+                f"{networks}; leave it out for one per process"
+            )
+        return cls(config, accelerator, networks, Path(config.output_dir))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of images and weights."""
+        dtype: torch.dtype = getattr(torch, self.config.dtype)
+        return dtype
+
+    def share(self, count: int) -> range:
+        """Return which of ``count`` networks are this process's."""
+        return range(self.accelerator.process_index, count, self.accelerator.num_processes)
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that outer steps change, and so what a checkpoint holds.
+
+    Attributes:
+        synthetic: the set, whose tensors the outer optimizer moves.
+        networks: the networks; those of a pool are trained a little further in each step.
+        train_data: the real images; streamed ones have a position.
+        optimizer: the outer optimizer.
+        lr_scheduler: the schedule of its learning rates.
+        position: the steps done and the log.
+        best: the set at its best evaluation.
+    """
+
+    synthetic: SyntheticSet
+    networks: Trained
+    train_data: RealData
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LRScheduler
+    position: DistillerState
+    best: BestSet

@@ -1,0 +1,80 @@
+"""The trackers of a run, such as TensorBoard: they get its log and its pictures.
+
+Beside `distiller`, which tells them what it logs. A tracker that cannot be written to costs a
+warning and not the run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.hub.folder import preview
+
+
+def make_accelerator(config: DistillerConfig) -> Accelerator:
+    """Return what computes a run by default, with the trackers that its settings name."""
+    names = [name for name in config.report_to if name != "none"]
+    return Accelerator(log_with=names or None, project_dir=config.output_dir)
+
+
+class Trackers:
+    """The trackers of a run.
+
+    Args:
+        accelerator: what holds them.
+        names: what to call them in a warning.
+    """
+
+    def __init__(self, accelerator: Accelerator, names: Sequence[str]) -> None:
+        self._accelerator, self._names = accelerator, names
+        self._works = True
+
+    def start(self, config: DistillerConfig) -> None:
+        """Open them, with the settings of the run."""
+        if config.report_to:
+            plain = {
+                k: v if isinstance(v, (int, float, str, bool)) else str(v)
+                for k, v in config.to_dict().items()
+            }
+            self._accelerator.init_trackers(config.run_name or "dd_plugin", plain)
+
+    def log(self, logs: dict[str, Any], step: int) -> None:
+        """Log values of an outer step."""
+        self._write(lambda: self._accelerator.log(logs, step=step))
+
+    def log_images(self, synthetic: SyntheticSet, step: int) -> None:
+        """Log the synthetic images as one picture, with trackers that take pictures."""
+        for tracker in self._accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                picture = np.asarray(preview(synthetic).convert("RGB"))[None]
+                how = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                self._write(partial(tracker.log_images, {"distilled": picture}, step=step, **how))
+
+    def close(self) -> None:
+        """Close them, and end the processes."""
+        try:
+            self._accelerator.end_training()
+        except OSError as error:
+            warnings.warn(f"the trackers could not be closed ({error})", stacklevel=3)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write to them; a run does not end for want of them."""
+        if not self._works:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._works = False
+            warnings.warn(
+                f"the trackers {', '.join(self._names)} cannot be written to ({error}); the run "
+                "goes on without them",
+                stacklevel=4,
+            )
