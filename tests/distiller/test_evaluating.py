@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dd_plugin.distiller import evaluating
-from dd_plugin.evaluation import baselines
+from dd_plugin.evaluation import baselines, comparison
 from tests.distiller.toy import toy_distiller
 
 
@@ -35,7 +34,7 @@ def test_baselines_are_functions_of_their_seeds(tmp_path, monkeypatch, init):
         trained.append({name: t.detach().clone() for name, t in network.state_dict().items()})
         return 0.5
 
-    monkeypatch.setattr(evaluating, "accuracy_of_module", noted)
+    monkeypatch.setattr(comparison, "accuracy_of_module", noted)
     given = Noisy if init == "random" else Noisy()
     distiller = toy_distiller(tmp_path, model_init=given, init=init, baselines=True)
     for seed in (1, 2):
