@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from dd_plugin.data.resampling import AffineMap, resample
 
 # Strengths, as in DSA's published code. Its brightness is added to normalised images; here it is
 # that times 0.25, a usual standard deviation of pixels.
@@ -116,10 +117,12 @@ class Augmentation:
         for name in chosen:
             # One generator each, and one row per group, so that neither the other transformations
             # nor the number of groups change what a group gets.
-            own = torch.Generator().manual_seed(
+            numbers_of_name = torch.Generator().manual_seed(
                 int(torch.randint(1 << 62, (), generator=generator))
             )
-            drawn = torch.rand(int(rows.max()) + 1, 4, generator=own, dtype=torch.float64)
+            drawn = torch.rand(
+                int(rows.max()) + 1, 4, generator=numbers_of_name, dtype=torch.float64
+            )
             images = _TRANSFORMATIONS[name](images, drawn[rows].unbind(1), fill)
         return images
 
@@ -141,8 +144,8 @@ def _parse(names: str) -> list[str]:
             "augmentation must be joined either by '_', to do one at a time, or by '+', to do all, "
             f"got {names!r}"
         )
-    found = names.split("+" if "+" in names else "_")
-    for name in found:
+    parts = names.split("+" if "+" in names else "_")
+    for name in parts:
         if name not in _TRANSFORMATIONS:
             close = difflib.get_close_matches(name, _TRANSFORMATIONS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -150,9 +153,9 @@ def _parse(names: str) -> list[str]:
                 f"augmentation must be made of {', '.join(sorted(_TRANSFORMATIONS))}, joined by "
                 f"'_' or '+', or be 'dsa' or 'none', got {name!r}{hint} in {names!r}"
             )
-    if len(set(found)) < len(found):
+    if len(set(parts)) < len(parts):
         raise ValueError(f"augmentation must name each transformation once, got {names!r}")
-    return found
+    return parts
 
 
 def _check(images: Tensor, groups: Tensor | None) -> None:
@@ -203,12 +206,12 @@ def _flip(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
 
 def _sources(images: Tensor, numbers: Numbers) -> tuple[Tensor, Tensor]:
     """The row and column that each moved row ``(N, H)`` and column ``(N, W)`` comes from."""
-    found = []
+    sources = []
     for number, length in zip(numbers, images.shape[2:], strict=False):
         most = int(length * LARGEST_SHIFT + 0.5)
         moved = _whole(number, 2 * most + 1, images) - most
-        found.append(torch.arange(length, device=images.device) - moved)
-    return found[0], found[1]
+        sources.append(torch.arange(length, device=images.device) - moved)
+    return sources[0], sources[1]
 
 
 def _take(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -264,8 +267,7 @@ def _scale(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     vertical, horizontal = (
         _between(number, 1 / LARGEST_SCALE, LARGEST_SCALE, images) for number in numbers[:2]
     )
-    none = torch.zeros_like(vertical)
-    return _resample(images, horizontal, none, none, vertical, fill)
+    return resample(images, AffineMap(xx=horizontal, yy=vertical), fill)
 
 
 def _rotate(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
@@ -273,17 +275,10 @@ def _rotate(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     angle = _between(numbers[0], -most, most, images)
     # In pixels, so that an image that is not square is turned and not sheared.
     ratio = images.shape[2] / images.shape[3]
-    return _resample(
-        images, angle.cos(), -angle.sin() * ratio, angle.sin() / ratio, angle.cos(), fill
+    turn = AffineMap(
+        xx=angle.cos(), xy=-angle.sin() * ratio, yx=angle.sin() / ratio, yy=angle.cos()
     )
-
-
-def _resample(
-    images: Tensor, xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, fill: Tensor
-) -> Tensor:
-    """Output (x, y) comes from (xx x + xy y, yx x + yy y), from the centre, edges at ±1."""
-    none = torch.zeros_like(xx)
-    return _sample(images, _grid(images, xx, xy, none, yx, yy, none), fill)
+    return resample(images, turn, fill)
 
 
 def _resizedcrop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
@@ -299,11 +294,10 @@ def _resizedcrop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     half_width, half_height, x, y = (
         number.to(images.device, images.dtype) for number in (half_width, half_height, x, y)
     )
-    none = torch.zeros_like(x)
-    grid = _grid(images, half_width, none, x, none, half_height, y)
+    part = AffineMap(xx=half_width, yy=half_height, x=x, y=y)
     # Between the outermost pixels and the border of the image there is nothing but the former.
     most = torch.tensor([1 - 1 / width, 1 - 1 / height], dtype=images.dtype, device=images.device)
-    return _sample(images, grid.clamp(-most, most), fill)
+    return resample(images, part, fill, most=most)
 
 
 def _noise(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
@@ -316,54 +310,6 @@ def _noise(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     noise = torch.stack(fields).clamp_(-NOISE_CUT, NOISE_CUT)[places]
     strength = _between(numbers[0], 0.0, LARGEST_NOISE, images).view(-1, 1, 1, 1)
     return images + strength * noise.to(images.device, images.dtype)
-
-
-def _grid(
-    images: Tensor, xx: Tensor, xy: Tensor, x: Tensor, yx: Tensor, yy: Tensor, y: Tensor
-) -> Tensor:
-    matrices = torch.stack([xx, xy, x, yx, yy, y], 1).view(-1, 2, 3)
-    return F.affine_grid(matrices, list(images.shape), align_corners=False)
-
-
-def _sample(images: Tensor, grid: Tensor, fill: Tensor) -> Tensor:
-    # Zeros come in; what is sampled is the difference from the fill.
-    centred = images - fill
-    # On a GPU the backward of grid_sample adds in any order, and cannot do otherwise.
-    exact = images.is_cuda and torch.are_deterministic_algorithms_enabled()
-    sample = sample_by_gather if exact else _grid_sample
-    return sample(centred, grid) + fill
-
-
-def _grid_sample(images: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def sample_by_gather(images: Tensor, grid: Tensor) -> Tensor:
-    """`grid_sample`, bilinear with zeros around, from operations whose backward can be exact.
-
-    Some two to three times as slow on a CPU.
-
-    Args:
-        images: ``(N, C, H, W)``.
-        grid: ``(N, H, W, 2)``, x and y with the image's edges at -1 and 1.
-
-    Returns:
-        ``(N, C, H, W)``.
-    """
-    _, channels, height, width = images.shape
-    x = ((grid[..., 0] + 1) * width - 1) / 2
-    y = ((grid[..., 1] + 1) * height - 1) / 2
-    left, top = x.floor(), y.floor()
-    flat = images.flatten(2)
-    result = torch.zeros_like(flat)
-    for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        at_x, at_y = left + column, top + row
-        inside = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
-        weight = (1 - (x - at_x).abs()) * (1 - (y - at_y).abs()) * inside
-        place = (at_y.clamp(0, height - 1) * width + at_x.clamp(0, width - 1)).long()
-        taken = flat.gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
-        result = result + taken * weight.flatten(1)[:, None]
-    return result.view(images.shape)
 
 
 _TRANSFORMATIONS: dict[str, Callable[[Tensor, Numbers, Tensor], Tensor]] = {

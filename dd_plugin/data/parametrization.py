@@ -86,9 +86,9 @@ class Upsampled(Parametrization):
     def of_stored(cls, pixels: Tensor, factor: int) -> Upsampled:
         """From the parameters that another one had; its images are the same bit for bit."""
         height, width = pixels.shape[-2:]
-        made = cls(pixels.new_zeros(1, 1, height * factor, width * factor), factor)
-        made.pixels = nn.Parameter(pixels.detach().clone())
-        return made
+        images = cls(pixels.new_zeros(1, 1, height * factor, width * factor), factor)
+        images.pixels = nn.Parameter(pixels.detach().clone())
+        return images
 
     def forward(self) -> Tensor:
         """See `Parametrization`."""

@@ -77,11 +77,13 @@ class SyntheticSet(nn.Module):
         self.learned_labels: nn.Parameter | None = None
         if soft_labels:
             self.label_form = "probabilities" if soft_labels is True else soft_labels
-            own = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
+            one_hot = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
             others = (1 - _OWN_CLASS) / max(recipe.num_classes - 1, 1)
-            self.learned_labels = nn.Parameter(torch.empty_like(own))
+            self.learned_labels = nn.Parameter(torch.empty_like(one_hot))
             self.set_targets(
-                own if self.label_form == "weights" else own * (_OWN_CLASS - others) + others
+                one_hot
+                if self.label_form == "weights"
+                else one_hot * (_OWN_CLASS - others) + others
             )
         self._constant_names = list(constants or {})
         self._constants = nn.ParameterList(
@@ -105,8 +107,8 @@ class SyntheticSet(nn.Module):
                 f"`batch_size` must not exceed the number of images, {count}, got "
                 f'{recipe.batch_size}; use batching="all"'
             )
-        own = recipe.step_size_parameters
-        shapes = [(), (recipe.steps,)] if own is None else [(recipe.steps, len(own))]
+        names = recipe.step_size_parameters
+        shapes = [(), (recipe.steps,)] if names is None else [(recipe.steps, len(names))]
         if tuple(step_sizes.shape) not in shapes or not bool((step_sizes > 0).all()):
             raise ValueError(
                 f"`step_sizes` must be positive and of shape {' or '.join(map(str, shapes))}, got "
@@ -150,12 +152,12 @@ class SyntheticSet(nn.Module):
             steps: how many there are; by default all that are left. Past the last step of the
                 recipe its step size is kept.
         """
-        sizes, own = self.step_sizes(), self.recipe.step_size_parameters
+        sizes, names = self.step_sizes(), self.recipe.step_size_parameters
         if sizes.dim():
             count = self.recipe.steps
             index = torch.arange(start, count if steps is None else start + steps)
             sizes = sizes[index.clamp(max=count - 1).to(sizes.device)]
-        return sizes if own is None else dict(zip(own, sizes.unbind(1), strict=True))
+        return sizes if names is None else dict(zip(names, sizes.unbind(1), strict=True))
 
     def constants(self, network: int | None = None) -> dict[str, Tensor]:
         """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it.
@@ -218,7 +220,7 @@ class SyntheticSet(nn.Module):
             mix(seed, InnerPurpose.AUGMENTATION, step),
             *(mix(seed, InnerPurpose.AUGMENTATION, step, copy) for copy in range(1, copies)),
         ]
-        augmented = [self.augmentation(images, own, groups=groups) for own in seeds]
+        augmented = [self.augmentation(images, each, groups=groups) for each in seeds]
         return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -232,8 +234,8 @@ class SyntheticSet(nn.Module):
         ):
             return lambda step: self.batch(step, seed, classes)
         groups = recipe.groups if recipe.batching == "groups" else 1
-        made = [self.batch(group, seed, classes) for group in range(groups)]
-        return lambda step: made[step % groups]
+        batches = [self.batch(group, seed, classes) for group in range(groups)]
+        return lambda step: batches[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:
         """The outer parameters by kind: images, labels, step_sizes, constants; empty ones too."""

@@ -236,8 +236,10 @@ def layer_features(model: nn.Module, layer: str, example: Tensor) -> FeatureNetw
             without = remove_classifier(copy.deepcopy(model), example)
         except BackboneError:
             return network
-        own = without(example)
-    if own.shape == features.shape and torch.allclose(own, features, rtol=1e-4, atol=1e-6):
+        before_head = without(example)
+    if before_head.shape == features.shape and torch.allclose(
+        before_head, features, rtol=1e-4, atol=1e-6
+    ):
         return without
     return network
 

@@ -130,7 +130,7 @@ def read_hub_model(
     kind, is_auto = _class_for(config, name, for_features=for_features)
     # A head for another number of classes does not fit the saved one, and is drawn again.
     options = {**at, **({"ignore_mismatched_sizes": True} if model_args else {})}
-    return HubModel(name, config, kind, is_auto, options)
+    return HubModel(name, config, kind=kind, is_auto=is_auto, options=options)
 
 
 def _check_name(name: str) -> None:

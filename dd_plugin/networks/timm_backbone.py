@@ -48,9 +48,9 @@ def is_timm_model(model: nn.Module) -> bool:
 
 def timm_sizes(model: Any) -> list[tuple[int, int]]:
     """Return the sizes of images that a timm model names, best first."""
-    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    of_patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
     configured = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    candidates = [own, configured[1:] if configured else None]
+    candidates = [of_patches, configured[1:] if configured else None]
     return [
         (int(size[0]), int(size[1]))
         for size in candidates

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dd_plugin.data.real.columns import Classes, DataError, find_columns
+from dd_plugin.data.real.classes import Classes
+from dd_plugin.data.real.columns import DataError, find_columns
+from dd_plugin.data.real.pixel_sums import class_means, mean_std
 from dd_plugin.data.real.rows import Rows, open_rows, require, require_two_classes
 from dd_plugin.data.real.sources import (
     Options,
@@ -125,7 +126,13 @@ class RealData:
             TypeError: `dataset` is none of the above.
         """
         options = Options(
-            image_size, channels, torch.device(device), max_bytes, buffer_size, seed, white_level
+            image_size=image_size,
+            channels=channels,
+            device=torch.device(device),
+            max_bytes=max_bytes,
+            buffer_size=buffer_size,
+            seed=seed,
+            white_level=white_level,
         )
         dataset = one_split(dataset, split)
         named = {"image_column": image_column, "label_column": label_column}
@@ -225,43 +232,17 @@ class RealData:
         Raises:
             DataError: a class has fewer images than that.
         """
-        parts = self.num_classes * per_class
-        sums = torch.zeros(parts, *self.shape, dtype=torch.int64)
-        seen = torch.zeros(self.num_classes, dtype=torch.int64)
-        counts = torch.zeros(parts, dtype=torch.int64)
-        for pixels, labels in self._rows.sample_of_classes(self._scan_size(), per_class):
-            labels = labels.cpu()
-            # The images of a class go to its parts in turn.
-            earlier = F.one_hot(labels, self.num_classes).cumsum(0).gather(1, labels[:, None]) - 1
-            part = labels * per_class + (seen[labels] + earlier[:, 0]) % per_class
-            # Sums of whole numbers do not depend on their order.
-            sums.index_add_(0, part, pixels.cpu().to(torch.int64))
-            counts += torch.bincount(part, minlength=parts)
-            seen += torch.bincount(labels, minlength=self.num_classes)
-        require(seen, per_class, self.class_names)
-        means = sums.double() / counts.view(-1, 1, 1, 1) / 255
-        return means.float().to(self.device)
+        batches = self._rows.sample_of_classes(self._scan_size(), per_class)
+        means, counts = class_means(batches, self.shape, self.num_classes, per_class)
+        require(counts, per_class, self.class_names)
+        return means.to(self.device)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel, of pixels in [0, 1].
 
         Of the images that `sample` gives.
         """
-        count = 0
-        total = squares = torch.zeros(self.shape[0], dtype=torch.int64)
-        for pixels in self._rows.sample(self._scan_size()):
-            values = pixels.to(torch.int64)  # whole numbers: exact in any order
-            count += values[:, 0].numel()
-            total = total + values.sum(dim=(0, 2, 3)).cpu()
-            squares = squares + values.square().sum(dim=(0, 2, 3)).cpu()
-        means, stds = [], []
-        for channel in range(self.shape[0]):
-            mean = int(total[channel]) / count
-            # count² times the variance, in whole numbers: nothing cancels.
-            spread = count * int(squares[channel]) - int(total[channel]) ** 2
-            means.append(mean / 255)
-            stds.append(spread**0.5 / count / 255)
-        return means, stds
+        return mean_std(self._rows.sample(self._scan_size()))
 
     def batches(
         self, size: int, *, first: int = 0, stop: int | None = None

@@ -52,10 +52,10 @@ def explicit_splits(folder: Path) -> dict[str, list[str]] | None:
     if described != list(splits) and all(map(_is_seen, splits)):
         return None
     # In the order of `datasets`.
-    found: dict[str, list[str]] = {split: [] for split in _WORDS}
+    patterns: dict[str, list[str]] = {split: [] for split in _WORDS}
     for name, split in splits.items():
-        found[split].append(_all_in(folder / name))
-    return {split: files for split, files in found.items() if files}
+        patterns[split].append(_all_in(folder / name))
+    return {split: files for split, files in patterns.items() if files}
 
 
 def holds_images(folder: Path) -> bool:
@@ -85,11 +85,11 @@ def _splits_of_tables(folder: Path) -> dict[str, list[str]] | None:
     files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     if all(map(_is_seen, (path.stem for path in files))):
         return None
-    found: dict[str, list[str]] = {}
+    patterns: dict[str, list[str]] = {}
     for path in files:
         if split := split_of(path.stem):
-            found.setdefault(split, []).append(glob.escape(str(path.absolute())))
-    return found
+            patterns.setdefault(split, []).append(glob.escape(str(path.absolute())))
+    return patterns
 
 
 def split_of(name: str, flags: re.RegexFlag = re.IGNORECASE) -> str | None:

@@ -64,7 +64,9 @@ def load_real(
         files = None if splits is None else take_split(splits, split, name)
     loaded: Any
     if files is None:
-        loaded, split = _load(name, folder, split, config, revision, streaming)
+        loaded, split = _load(
+            name, folder, split=split, config=config, revision=revision, streaming=streaming
+        )
     else:
         loaded, split = _stream_of(files) if streaming else files, None
         if len(files.classes) < 2 and options.get("class_names") is None:
@@ -109,6 +111,7 @@ def _stream_of(files: LabeledFiles) -> Any:
 def _load(
     name: str,
     folder: Path | None,
+    *,
     split: str | None,
     config: str | None,
     revision: str | None,

@@ -82,10 +82,10 @@ class Rows:
 
     def without_empty_classes(self) -> tuple[Rows, list[str]]:
         """The same rows with the names of the classes that have any, and these names."""
-        there = (self._counts > 0).nonzero()[:, 0]
+        present = (self._counts > 0).nonzero()[:, 0]
         place = torch.full((len(self._names),), -1, dtype=torch.int64)
-        place[there] = torch.arange(len(there))
-        names = [self._names[index] for index in there.tolist()]
+        place[present] = torch.arange(len(present))
+        names = [self._names[index] for index in present.tolist()]
         return Rows(self._take, place[self._labels], names, self.in_memory), names
 
     def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dd_plugin.data.real.columns import Columns, DataError, MissingSplitError, as_names
+from dd_plugin.data.real.classes import as_names
+from dd_plugin.data.real.columns import Columns, DataError, MissingSplitError
 from dd_plugin.data.real.pixels import read_pixels
 from dd_plugin.data.real.tones import Tones
 
@@ -30,6 +31,7 @@ class Options:
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] | None,
         channels: int | None,
         device: torch.device,
@@ -81,19 +83,19 @@ def is_a(dataset: Any, kind: str) -> bool:
 def one_split(dataset: Any, split: str | None) -> Any:
     """The split that is asked for, or the only one there is; without a name that is `train`."""
     if is_a(dataset, "DatasetDict") or is_a(dataset, "IterableDatasetDict"):
-        there = ", ".join(map(repr, dataset))
+        known = ", ".join(map(repr, dataset))
         if split is None and len(dataset) == 1:
             return next(iter(dataset.values()))
         if split is None:
-            raise DataError(f"`split` must say which part of the data set to take: {there}")
+            raise DataError(f"`split` must say which part of the data set to take: {known}")
         if split not in dataset:
-            raise MissingSplitError(f"there is no split {split!r}; there are {there or 'none'}")
+            raise MissingSplitError(f"there is no split {split!r}; there are {known or 'none'}")
         return dataset[split]
     if split is not None:
         name = getattr(dataset, "split", None)
         # A slice that was stored, "train[:1000]", is what there is of its split.
-        known = {"train"} if name is None else {str(name), str(name).partition("[")[0]}
-        if split not in known:
+        names = {"train"} if name is None else {str(name), str(name).partition("[")[0]}
+        if split not in names:
             described = (
                 "without a name, which counts as 'train'" if name is None else f"{str(name)!r}"
             )

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugin.data.real.columns import Classes, Columns, DataError
+from dd_plugin.data.real.classes import Classes
+from dd_plugin.data.real.columns import Columns, DataError
 from dd_plugin.data.real.rows import SAMPLE_PER_CLASS, Rows, draw_balanced, require, take
 from dd_plugin.data.real.sources import CHUNK, ColourError, Options, Reader
 from dd_plugin.data.real.tones import DepthError
@@ -43,7 +44,14 @@ def open_stream(
     try:
         reader = Reader(first[columns.image], options)
         buffer_size = max(1, min(options.buffer_size, options.max_bytes // reader.image_bytes))
-        stream = Stream(dataset, columns, classes, reader, buffer_size, options.seed)
+        stream = Stream(
+            dataset,
+            columns=columns,
+            classes=classes,
+            reader=reader,
+            buffer_size=buffer_size,
+            seed=options.seed,
+        )
         pixels, labels = stream.first_block()
     except ColourError:
         options.channels = 3
@@ -76,6 +84,7 @@ class Stream:
     def __init__(
         self,
         dataset: Any,
+        *,
         columns: Columns,
         classes: Classes,
         reader: Reader,
@@ -94,7 +103,7 @@ class Stream:
         self._used = 0  # rows of the current block
         self._block: tuple[Tensor, Tensor] | None = None
         self._live: tuple[Any, Iterator[Any]] | None = None  # the pass that is read from
-        self._own = dataset  # what the position is in
+        self._mine = dataset  # what the position is in
         # Rows of each class in this epoch so far; None where its beginning was not seen.
         self._shown: Tensor | None = self._none_shown()
         self._missing: list[str] = []  # classes that were told to be missing
@@ -104,7 +113,7 @@ class Stream:
         """Have batches come from one process's part of the rows, from its beginning."""
         from datasets.distributed import split_dataset_by_node
 
-        self._own = split_dataset_by_node(self._dataset, rank=process, world_size=processes)
+        self._mine = split_dataset_by_node(self._dataset, rank=process, world_size=processes)
         self._epoch = self._row = self._used = 0
         self._state = self._block = self._live = None
         self._shown = self._none_shown()
@@ -146,7 +155,7 @@ class Stream:
         """The current block, read if need be."""
         if self._block is None:
             if self._live is None:
-                self._live = self._begin(self._epoch, self._row, own=True)
+                self._live = self._begin(self._epoch, self._row, shared=True)
             self._block = self._read_block(self._live[1])
         if self._block is None:
             if self._row == 0:
@@ -201,13 +210,13 @@ class Stream:
         self._missing = missing
 
     def _begin(
-        self, epoch: int = 0, row: int = 0, state: Any = None, *, own: bool = False
+        self, epoch: int = 0, row: int = 0, state: Any = None, *, shared: bool = False
     ) -> tuple[Any, Iterator[Any]]:
         """A pass over the data set from a row on, by its own state there if that is given.
 
-        With ``own`` over this process's share.
+        With ``shared`` over this process's share.
         """
-        dataset = copy.deepcopy(self._own if own else self._dataset)
+        dataset = copy.deepcopy(self._mine if shared else self._dataset)
         dataset.set_epoch(epoch)
         if state is None:
             return dataset, itertools.islice(iter(dataset), row, None)
@@ -341,7 +350,7 @@ class Stream:
         # A state can be inexact: it leaves out, for one, what is in a shuffle buffer of the data
         # set's own. Then all rows up to the position are read again.
         for state in (self._state, None):
-            self._live = self._begin(self._epoch, self._row, state, own=True)
+            self._live = self._begin(self._epoch, self._row, state, shared=True)
             self._block = self._read_block(self._live[1])
             if self._block is not None and _checksum(self._block) == position["checksum"]:
                 return

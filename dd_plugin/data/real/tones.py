@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,11 @@ _LOOKED_AT: Final = 16  # images whose values are counted for that
 _DIM: Final = 32  # contrast on white below which black may show more
 
 _LOCK: Final = threading.Lock()  # images are decoded in threads
+
+# Numbers of TIFF tags.
+_NEW_SUBFILE_TYPE: Final = 254
+_SAMPLES_PER_PIXEL: Final = 277
+_EXTRA_SAMPLES: Final = 338
 
 # Pillow's names of formats whose 16 bits per channel it cuts to the upper 8.
 _CUT: Final = re.compile(r"(?:LA|RGB|RGBA|RGBX|RGBa|CMYK)X*;16[BLN]")
@@ -147,12 +153,12 @@ def check_channels(image: Image.Image) -> None:
     """
     unnamed = False
     if image.format == "TIFF":
-        stored = image.tag_v2.get(277, 1)  # type: ignore[attr-defined]  # SamplesPerPixel
+        stored = _tags(image).get(_SAMPLES_PER_PIXEL, 1)
         read = len(image.getbands())
         if image.mode not in ("P", "PA") and stored > read:
             raise ValueError(_too_many(stored))
-        # Some other quantity than opacity, if the file does not call it so (ExtraSamples).
-        unnamed = image.mode == "RGBA" and 338 not in image.tag_v2  # type: ignore[attr-defined]
+        # Some other quantity than opacity, if the file does not call it so.
+        unnamed = image.mode == "RGBA" and _EXTRA_SAMPLES not in _tags(image)
     if unnamed or image.mode == "RGBX":
         low, high = image.getchannel(3).getextrema()
         if low != high:
@@ -171,10 +177,17 @@ def check_pages(image: Image.Image) -> None:
     pages = 1
     for number in range(1, count):
         image.seek(number)
-        pages += not image.tag_v2.get(254, 0) & 1  # type: ignore[attr-defined]  # NewSubfileType
+        is_copy = _tags(image).get(_NEW_SUBFILE_TYPE, 0) & 1
+        pages += not is_copy
     image.seek(0)
     if pages > 1:
         raise ValueError(f"it has {pages} pages, of which one would be used; store them apart")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF file by their numbers."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
 
 
 def _too_many(channels: int) -> str:
