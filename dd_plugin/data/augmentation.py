@@ -1,10 +1,10 @@
 """Differentiable augmentation, repeatable from a seed and shared within groups of images.
 
-Between the synthetic or real images in pixel space and the `Transform` that normalises them. The
+Between the synthetic or real images in pixel space and the `Transform` that normalizes them. The
 transformations and their strengths are those of DSA (Zhao and Bilen, arXiv 2102.08259).
-Plain tensor operations: kornia 0.9 draws from the global generator and not from one that is given,
-and its flip, cutout, rotation and colour took 0.7 to 2.8 times as long, forward and backward (one
-CPU core, 10x1x28x28 and 256x3x32x32).
+Plain tensor operations: kornia 0.9 draws from the global generator and takes no other. Its flip,
+cutout, rotation and color took 0.7 to 2.8 times as long, forward and backward (one CPU core,
+10x1x28x28 and 256x3x32x32).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dd_plugin.data.resampling import AffineMap, resample
 
-# Strengths, as in DSA's published code. Its brightness is added to normalised images; here it is
+# Strengths, as in DSA's published code. Its brightness is added to normalized images; here it is
 # that times 0.25, a usual standard deviation of pixels.
 FLIP_PROBABILITY = 0.5
 LARGEST_SCALE = 1.2
@@ -46,15 +46,15 @@ class Augmentation:
     | ``flip`` | mirrors left and right | with probability 1/2 |
     | ``crop`` | moves by whole pixels, the rest filled | up to 1/8 of height and width |
     | ``shift`` | the same, the rest mirrored at the border | up to 1/8 |
-    | ``rotate`` | turns about the centre, bilinear | up to 15 degrees |
+    | ``rotate`` | turns about the center, bilinear | up to 15 degrees |
     | ``scale`` | stretches height and width, each by itself, bilinear | 1/1.2 to 1.2 |
-    | ``cutout`` | fills a rectangle | half of height and width, any centre |
+    | ``cutout`` | fills a rectangle | half of height and width, any center |
     | ``color`` | brightness, saturation and contrast | ±0.125; 0 to 2; 0.5 to 1.5 |
     | ``resizedcrop`` | enlarges a part of the image, bilinear | area 0.35 to 1; ratio 3/4 to 4/3 |
     | ``noise`` | adds Gaussian noise, cut off at 3 deviations | deviation up to 0.1 |
 
     All but ``shift``, ``resizedcrop`` and ``noise`` are DSA's, with its strengths; its brightness
-    is ±0.5 of a normalised image, hence ±0.125 of one in [0, 1] at a standard deviation of 0.25.
+    is ±0.5 of a normalized image, hence ±0.125 of one in [0, 1] at a standard deviation of 0.25.
 
     Each is an affine function of the pixels, so ordinary autograd gives exact gradients.
     Results of ``color`` and ``noise`` are not clamped: they leave [0, 1] by up to some tenths, and
@@ -69,7 +69,7 @@ class Augmentation:
         compose: do all of them, in the order of ``names``, as ``+`` does. Otherwise one of them,
             drawn for each call, as DSA does.
         fill: what comes in where there is no image: one value, or one per channel. DSA fills
-            normalised images with 0, which in [0, 1] is the mean of the data set.
+            normalized images with 0, which in [0, 1] is the mean of the data set.
 
     Raises:
         ValueError: a name that there is not, one twice, or ``_`` beside ``+``.
@@ -88,7 +88,7 @@ class Augmentation:
         return f"Augmentation({'_'.join(self.names)!r}{options})"
 
     def __call__(self, images: Tensor, seed: int, *, groups: Tensor | None = None) -> Tensor:
-        """Augmented images.
+        """Return augmented images.
 
         Args:
             images: ``(N, C, H, W)``, float32 or float64.
@@ -175,7 +175,7 @@ def _check(images: Tensor, groups: Tensor | None) -> None:
 
 
 def _rows(groups: Tensor) -> Tensor:
-    """The groups on the CPU, checked there: a value of a GPU would have to be waited for."""
+    """Return the groups on the CPU, checked there, where no GPU has to be waited for."""
     rows = groups.cpu()
     if int(rows.min()) < 0:
         raise ValueError(f"`groups` must not be negative, got {int(rows.min())}")
@@ -190,12 +190,12 @@ Numbers = tuple[Tensor, ...]
 
 
 def _between(number: Tensor, low: float, high: float, images: Tensor) -> Tensor:
-    """From [0, 1) to [low, high), ``(N,)`` on the device of the images."""
+    """Map from [0, 1) to [low, high), ``(N,)`` on the device of the images."""
     return (low + (high - low) * number).to(images.device, images.dtype)
 
 
 def _whole(number: Tensor, count: int, images: Tensor) -> Tensor:
-    """From [0, 1) to 0, ..., count - 1, ``(N, 1)`` on the device of the images."""
+    """Map from [0, 1) to 0, ..., count - 1, ``(N, 1)`` on the device of the images."""
     return (number * count).floor().long().view(-1, 1).to(images.device)
 
 
@@ -205,7 +205,7 @@ def _flip(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
 
 
 def _sources(images: Tensor, numbers: Numbers) -> tuple[Tensor, Tensor]:
-    """The row and column that each moved row ``(N, H)`` and column ``(N, W)`` comes from."""
+    """Return the row and column that each moved row ``(N, H)`` and column ``(N, W)`` comes from."""
     sources = []
     for number, length in zip(numbers, images.shape[2:], strict=False):
         most = int(length * LARGEST_SHIFT + 0.5)
@@ -230,7 +230,7 @@ def _crop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
 
 
 def _mirrored(index: Tensor, length: int) -> Tensor:
-    """Indices beyond the ends, mirrored there without repeating the last."""
+    """Mirror the indices beyond the ends, without repeating the last one."""
     index = index.abs()
     return torch.where(index >= length, 2 * (length - 1) - index, index)
 

@@ -1,7 +1,7 @@
 """The recipe of a distilled set: everything about training on it that is not a tensor.
 
-A plain value at the bottom of `data`: the trainer makes it from its configuration, the synthetic
-set takes its batches by it, the evaluation trains by it, and it travels with the images as
+A plain value at the bottom of `data`. The trainer makes it from its configuration, the synthetic
+set takes its batches by it, and the evaluation trains by it. It travels with the images as
 ``recipe.json``. A distilled set without its recipe does not reproduce its accuracy.
 """
 
@@ -53,7 +53,7 @@ class Recipe:
         step_size_parameters: names of the network's parameters where each has step sizes of its
             own, in the order of the columns of the set's step sizes; None where all are alike.
         augmentation: of the synthetic images, as `dd_plugin.data.augmentation.Augmentation` takes.
-        init: where networks start: one ``"fixed"`` initialisation, a fresh ``"random"`` one each
+        init: where networks start: one ``"fixed"`` initialization, a fresh ``"random"`` one each
             time, or a ``"pool"`` of partly trained ones.
         statistics: the BatchNorm policy (`dd_plugin.convert_bn`), or None for a network without.
         train_with: see ``statistics``.
@@ -164,12 +164,12 @@ class Recipe:
 
     @property
     def network_labels(self) -> tuple[str, ...]:
-        """What tables call `architectures`: their names, with a number where two have the same."""
+        """The names of `architectures` in tables, with a number where two are the same."""
         names = [one.model or "" for one in self.architectures]
         return tuple(label_of(names, place) for place in range(len(names)))
 
     def of_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
-        """What belongs to one of the networks, among what belongs to all of them.
+        """Return the tensors of one of the networks, of those of all.
 
         Args:
             which: place in `architectures`.
@@ -183,7 +183,7 @@ class Recipe:
         return under(tensors, prefix)
 
     def for_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
-        """The opposite of `of_network`: by names that tell the networks apart."""
+        """Return tensors by names that tell networks apart, the opposite of `of_network`."""
         prefix = f"{which}." if self.networks else ""
         return {f"{prefix}{name}": t for name, t in tensors.items()}
 
@@ -193,7 +193,7 @@ class Recipe:
         return len(self.class_names)
 
     def make_optimizer(self) -> Optimizer:
-        """The inner optimizer; every parameter is a group, as step sizes of its own need it."""
+        """Return the inner optimizer. Every parameter is a group, as own step sizes need it."""
         return OPTIMIZERS[self.optimizer](**self.optimizer_args, groups=str)
 
     @property
@@ -202,14 +202,14 @@ class Recipe:
         return torch.bfloat16 if self.mixed_precision == "bf16" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; without what has come since, where that is not used."""
+        """Return it as JSON has it, without unused fields that version 0.1.0 does not know."""
         values = asdict(self)
         unused = [name for name, default in _LATER.items() if values[name] == default]
         return {k: _listed(v) for k, v in values.items() if k not in unused}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """From what `to_dict` gave.
+        """Make a recipe from what `to_dict` returned.
 
         Raises:
             ValueError: a key is unknown or missing, or a value is not possible.
@@ -248,7 +248,7 @@ def check_training(
     optimizer: str,
     optimizer_args: Mapping[str, Any],
 ) -> None:
-    """See that a recipe with these settings is possible, before there are data or a network.
+    """Check that a recipe with these settings is possible, before there are data or a network.
 
     Args:
         augmentation: see `Recipe`.
@@ -289,7 +289,7 @@ _LATER: dict[str, Any] = {
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
+    """Return a value with lists for tuples, as JSON has them."""
     if isinstance(value, Mapping):
         return {name: _listed(part) for name, part in value.items()}
     return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value

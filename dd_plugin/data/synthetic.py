@@ -36,10 +36,9 @@ class SyntheticSet(nn.Module):
         step_sizes: initial step sizes, positive: ``(steps,)``, 0-d for all steps alike, or
             ``(steps, parameters)`` if ``recipe.step_size_parameters`` names so many.
         transform: from pixel space to the network's input.
-        soft_labels: learn labels: as ``"probabilities"``, starting close to ``labels``, or as
-            ``"weights"`` of the classes in the loss that may be any number, starting at one for
-            the class and zero for the others (as Sucholutsky and Schonlau, arXiv 1910.02551); True
-            is the former.
+        soft_labels: learn labels. ``"probabilities"`` or True start close to ``labels``.
+            ``"weights"`` of the classes in the loss may be any number; they start at one for the
+            class and zero for the others (Sucholutsky and Schonlau, arXiv 1910.02551).
         learn_step_sizes: whether the step sizes are parameters or stay.
         constants: what is learned about BatchNorm, by name in the network; of several networks
             as `Recipe.for_network` names it.
@@ -122,12 +121,12 @@ class SyntheticSet(nn.Module):
         return len(self.labels) / (factor * factor * self.recipe.num_classes)
 
     def images(self) -> Tensor:
-        """All images ``(N, C, H, W)`` in pixel space."""
+        """Return all images ``(N, C, H, W)`` in pixel space."""
         images: Tensor = self.parametrization()
         return images
 
     def targets(self) -> Tensor:
-        """Class indices ``(N,)``, or ``(N, classes)`` where labels are learned."""
+        """Return class indices ``(N,)``, or ``(N, classes)`` where labels are learned."""
         if self.learned_labels is None:
             return self.labels
         weights = self.label_form == "weights"
@@ -141,11 +140,11 @@ class SyntheticSet(nn.Module):
         self.learned_labels.data = targets.clone()
 
     def step_sizes(self) -> Tensor:
-        """Positive, ``(steps,)``, ``(steps, parameters)`` or 0-d."""
+        """Return the step sizes: positive, ``(steps,)``, ``(steps, parameters)`` or 0-d."""
         return self.log_step_sizes.exp()
 
     def step_size(self, start: int = 0, steps: int | None = None) -> Tensor | dict[str, Tensor]:
-        """`step_sizes` as the engine takes them: by parameter where each has its own.
+        """Return `step_sizes` as the engine takes them: by parameter where each has its own.
 
         Args:
             start: the first step of the run.
@@ -160,7 +159,7 @@ class SyntheticSet(nn.Module):
         return sizes if names is None else dict(zip(names, sizes.unbind(1), strict=True))
 
     def constants(self, network: int | None = None) -> dict[str, Tensor]:
-        """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it.
+        """Return what is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it.
 
         Args:
             network: place of one of several in ``recipe.architectures``; by default what is learned
@@ -177,7 +176,7 @@ class SyntheticSet(nn.Module):
         return self.recipe.augmentations_per_step if self.augmentation.names else 1
 
     def indices(self, step: int, seed: int) -> Tensor:
-        """Which images a step trains on, each once, ``(images,)`` on the CPU."""
+        """Return the indices of the images that a step trains on, ``(images,)`` on the CPU."""
         recipe, count = self.recipe, len(self.labels)
         if recipe.batching == "groups":
             size = count // recipe.groups
@@ -194,7 +193,7 @@ class SyntheticSet(nn.Module):
         return order[begin : begin + recipe.batch_size]
 
     def batch(self, step: int, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The batch of a step: network input ``(batch, C, H, W)`` and labels, with their graph.
+        """Return the batch of a step: network input ``(batch, C, H, W)`` and labels, with a graph.
 
         With several augmentations per step the batch is as many copies of the step's images, one
         after the other. Each copy is augmented by a seed of its own; the labels are repeated.
@@ -224,7 +223,7 @@ class SyntheticSet(nn.Module):
         return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """`batch` as a function of the step; what is the same in several steps is made once.
+        """Return `batch` as a function of the step; equal batches of several steps are made once.
 
         For one run: what it has made stays as it is when the parameters move.
         """
@@ -238,7 +237,7 @@ class SyntheticSet(nn.Module):
         return lambda step: batches[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:
-        """The outer parameters by kind: images, labels, step_sizes, constants; empty ones too."""
+        """Return the outer parameters by kind: images, labels, step_sizes, constants; empty too."""
         return {
             "images": list(self.parametrization.parameters()),
             "labels": [] if self.learned_labels is None else [self.learned_labels],

@@ -1,8 +1,8 @@
 """Features of real images: computed once per backbone, then drawn from as real images are.
 
 Between `dd_plugin.data` and the heads. The outer loss of a run with a frozen backbone, the probes
-and the coresets read features alone, so each real image goes through the backbone once, and once
-more for each augmented copy. With a folder the features are kept in a file there
+and the coresets read features alone. Each real image goes through the backbone once, and once more
+for each augmented copy. With a folder the features are kept in a file there
 (`feature_store`), memory-mapped, and the next run on the same data and weights reads them.
 """
 

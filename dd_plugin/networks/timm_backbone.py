@@ -20,7 +20,7 @@ __all__ = ["PreLogits", "is_timm_model", "set_timm_size", "timm_features", "timm
 
 
 class PreLogits(FeatureNetwork):
-    """What a timm model gives to its classifiers, where these are not one linear layer."""
+    """The input of a timm model's classifiers, where these are not one linear layer."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return `forward_head(forward_features(x), pre_logits=True)`."""

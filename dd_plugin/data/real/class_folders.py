@@ -7,10 +7,10 @@ for another split than ``cat/1.png``. Only the folders at the top may be splits,
 ``test`` say, if they hold class folders.
 
 These differences from `ImageFolder` are meant. A folder without images is no class instead of an
-error; hidden files (``.name``) are left out; any format that Pillow reads counts as an image. An
-image beside the class folders, one of a kind that Pillow cannot read (``.heic``), and a link to
-nowhere are errors, where `ImageFolder` passes over them. A link that leads back into its own
-parents is not followed, where `ImageFolder` reads the same files forty times.
+error. Hidden files (``.name``) are left out. Any format that Pillow reads counts as an image. It
+is an error if an image lies beside the class folders, if Pillow cannot read one (``.heic``), or if
+a link leads nowhere; `ImageFolder` ignores all three. A link that leads back into its own parents
+is not followed; `ImageFolder` reads the same files forty times.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LabeledFiles(Sequence[tuple[str, int]]):
         return self.paths[row], self.labels[row]
 
     def to_stream(self) -> Any:
-        """The same as a `datasets.IterableDataset`, in the same order."""
+        """Return the same as a `datasets.IterableDataset`, in the same order."""
         from datasets import ClassLabel, Dataset, Features
         from datasets import Image as ImageFeature
 
@@ -60,7 +60,7 @@ Splits = dict[str, LabeledFiles | DataError]
 
 
 def find_class_folders(folder: Path) -> Splits | None:
-    """The images of each split of a folder.
+    """Return the images of each split of a folder.
 
     Args:
         folder: class folders, or split folders that hold them.
@@ -94,7 +94,7 @@ def find_class_folders(folder: Path) -> Splits | None:
 
 
 def take_split(splits: Splits, split: str | None, name: str) -> LabeledFiles:
-    """The files of one split, or of a slice or sum of splits as `datasets` writes them.
+    """Return the files of one split, or of a slice or sum of splits as `datasets` writes them.
 
     Args:
         splits: what `find_class_folders` gives.
@@ -160,7 +160,7 @@ def _join(parts: list[tuple[LabeledFiles, int, int]]) -> LabeledFiles:
 
 
 def _is_hub_layout(folder: Path) -> bool:
-    """Whether it is laid out as data sets on the Hub are, images beside the tables or not."""
+    """Return whether a folder is laid out like data sets on the Hub, with or without images."""
     for table in [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]:
         if split_of(table.stem) or _HUB_SHARD.search(table.stem):
             return True
@@ -168,7 +168,7 @@ def _is_hub_layout(folder: Path) -> bool:
 
 
 def _inner(folder: Folder, *, in_split: bool = False) -> Folder:
-    """The folder that has the classes or splits, where others are only wrapped around it."""
+    """Return the folder that has the classes or splits, inside of those wrapped around it."""
     while len(folder.folders) == 1 and not folder.images:
         ((name, inside),) = folder.folders.items()
         if not inside.folders or (split_of(name) and not in_split):
@@ -178,7 +178,7 @@ def _inner(folder: Folder, *, in_split: bool = False) -> Folder:
 
 
 def _splits_of(root: Folder) -> dict[str, list[Folder]]:
-    """Split to the folders that hold its classes."""
+    """Return, for each split, the folders that hold its classes."""
     named = {name: split for name in root.folders if (split := split_of(name))}
     # A split folder has classes in it. Images beside these are for `_files_of` to complain about.
     holding = [name for name in named if root.folders[name].folders]
@@ -210,7 +210,7 @@ def _splits_of(root: Folder) -> dict[str, list[Folder]]:
 
 
 def _files_of(holders: list[Folder]) -> LabeledFiles:
-    """The files of all classes in some folders that are one split."""
+    """Return the files of all classes in some folders that are one split."""
     parts = []
     for outer in holders:
         holder = _inner(outer, in_split=True)
@@ -252,7 +252,7 @@ def _check_names(path: str, classes: list[str]) -> None:
 
 
 def _check_common_classes(train: list[str], split: str, names: list[str]) -> None:
-    """Without any class in common, labels would be matched by place: 1st to 1st, 2nd to 2nd."""
+    """Refuse splits without a common class, whose labels would be matched by their order."""
     if train and set(train).isdisjoint(names):
         raise DataError(
             f"the splits 'train' ({_listed(train)}) and {split!r} ({_listed(names)}) have no class "

@@ -32,7 +32,7 @@ class Classes:
         class_names: Sequence[str] | None = None,
         values: Sequence[Any] | None = None,
     ) -> Classes:
-        """Works out the classes.
+        """Make the classes of a data set.
 
         Args:
             declared: the names that the data set itself gives to the labels 0, 1, 2, ..., as a
@@ -77,7 +77,7 @@ class Classes:
         return cls(names, lookup)
 
     def encode(self, labels: Iterable[Any], *, first_row: int = 0) -> Tensor:
-        """Class indices, int64 of shape (N,), of labels as the data set has them.
+        """Return class indices, int64 of shape (N,), of labels as the data set has them.
 
         Args:
             labels: one per row.
@@ -121,14 +121,14 @@ class Classes:
 
 
 def _single(label: Any) -> Any:
-    """The label in a list or an array that holds one only; what else there is as it is."""
+    """Return the label in a list or an array of one label, and anything else as it is."""
     while isinstance(label, (list, tuple)) and len(label) == 1:
         label = label[0]
     return label.item() if isinstance(label, np.ndarray) and label.size == 1 else label
 
 
 def as_names(classes: Sequence[Any]) -> list[str]:
-    """What a data set calls its classes, as text.
+    """Return the names of a data set's classes as text.
 
     Of several words for a class, as torchvision's ImageNet has them, it is the first one; where
     that is another class's as well (ImageNet has two cranes), with the number of the class.
@@ -142,7 +142,7 @@ def as_names(classes: Sequence[Any]) -> list[str]:
 
 
 def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) -> dict[Any, int]:
-    """Index in the given names of each label."""
+    """Return the index of each label among the names."""
     index = {name: position for position, name in enumerate(names)}
     in_order: dict[Any, int] = {position: position for position in range(len(names))}
     if declared:
@@ -181,7 +181,7 @@ def _numbers(values: Iterable[Any]) -> set[Any]:
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    """Sorted distinct labels; whatever cannot be one is left for `Classes.encode` to name."""
+    """Return the distinct labels, sorted. `Classes.encode` complains of what cannot be one."""
     distinct: set[Any] = set()
     for value in values:
         if isinstance(value, (str, int, np.integer)) and not (

@@ -50,7 +50,7 @@ class Columns:
 def find_columns(
     dataset: Any, *, image_column: str | None = None, label_column: str | None = None
 ) -> Columns:
-    """Finds the columns of images and labels.
+    """Find the columns of images and labels.
 
     A column of type `datasets.Image` (`ClassLabel` for the labels) is taken first. If no column is
     of that type, one with a usual name (`IMAGE_NAMES`, `LABEL_NAMES`) is; if several are, a usual
@@ -142,12 +142,12 @@ def _choose(
 
 
 def _only_images(features: Mapping[str, Any]) -> bool:
-    """Whether no column could be named as the labels: so `datasets` reads files without classes."""
+    """Return whether all columns are images, as of files that `datasets` reads without classes."""
     return all(type(feature).__name__ == "Image" for feature in features.values())
 
 
 def _feature_of(value: Any) -> Any:
-    """The feature of a value in a stream that declares none."""
+    """Return the feature of a value in a stream that declares none."""
     from datasets import Image as ImageFeature
     from datasets import Value
 
@@ -186,7 +186,7 @@ def _may_hold_labels(feature: Any) -> bool:
 
 
 def _inside(feature: Any) -> Any:
-    """The feature of the items of a list; None for other features, and for long lists."""
+    """Return the feature of the items of a list; None for other features, and for long lists."""
     if isinstance(feature, list) and len(feature) == 1:  # as `datasets` wrote it before 4.0
         return feature[0]
     if type(feature).__name__ in ("List", "LargeList", "Sequence"):

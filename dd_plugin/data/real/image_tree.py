@@ -36,7 +36,7 @@ class Folder:
     folders: dict[str, Folder] = field(default_factory=dict)
 
     def all_images(self) -> list[str]:
-        """Paths of the images here and below, in the order of `ImageFolder`."""
+        """Return the paths of the images here and below, in the order of `ImageFolder`."""
         paths = []
         waiting = [self]
         holders = []
@@ -54,7 +54,7 @@ class DescribedError(Exception):
 
 
 def _suffixes() -> frozenset[str]:
-    """Suffixes of images, in small letters."""
+    """Return the suffixes of images, in small letters."""
     Image.init()
     known = Image.registered_extensions().items()
     readable = set(Image.OPEN) - _NO_PICTURES
@@ -64,7 +64,7 @@ def _suffixes() -> frozenset[str]:
 def walk(
     path: str, parents: tuple[tuple[int, int], ...], suffixes: frozenset[str] | None = None
 ) -> Folder | None:
-    """A folder with all that holds images below it; None where there are none."""
+    """Return a folder with all that holds images below it; None where there are none."""
     suffixes = suffixes or _suffixes()
     status = Path(path).stat()
     identity = (status.st_dev, status.st_ino)

@@ -1,8 +1,8 @@
 """From what an image stores to 8 bits per channel, without losing what can be seen in it.
 
-Three things are lost in silence where nobody looks: opacity, channels beyond the third, and the
-gray levels of data that fill a small part of their range, such as 12 bits in a 16-bit file. Here
-the first is painted on a background, the second is refused, and `Tones` takes care of the third.
+Three things are lost in silence where nobody looks: opacity, channels beyond the third, and gray
+levels, as of 12 bits in a 16-bit file. Here opacity is painted on a background, more channels are
+refused, and `Tones` takes care of the gray levels.
 `pixels` calls this for every image.
 """
 
@@ -69,7 +69,7 @@ class Tones:
         self._values = np.empty(0)
 
     def scale(self, values: Array) -> Array:
-        """uint8 of whole numbers of up to 16 bits.
+        """Scale whole numbers of up to 16 bits to uint8.
 
         Raises:
             DepthError: a value is larger than ``white``, which is not fixed.
@@ -132,12 +132,12 @@ class Tones:
 
 
 def white_of(high: int) -> int:
-    """The largest value of the number of bits that ``high`` needs, of 8 at least."""
+    """Return the largest value of the number of bits that ``high`` needs, of 8 at least."""
     return int((1 << max(8, high.bit_length())) - 1)
 
 
 def is_cut(image: Image.Image) -> bool:
-    """Whether Pillow reads only the upper 8 of 16 bits per channel; to be asked before loading."""
+    """Return whether Pillow reads only the upper 8 of 16 bits; call it before loading."""
     for tile in getattr(image, "tile", ()):
         arguments: Any = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(each, str) and _CUT.fullmatch(each) for each in arguments):
@@ -198,7 +198,7 @@ def _too_many(channels: int) -> str:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The image without opacity, painted on a background; gray stays gray.
+    """Return the image without opacity, painted on a background; gray stays gray.
 
     The background is white, or black where on white there would be next to nothing to see, as of a
     white icon. An image that is transparent everywhere shows the colors that it stores.
@@ -214,7 +214,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def paint(color: Array, opacity: Array) -> Array:
-    """uint8 colors (H, W, C) with opacity (H, W) on a background; see `opaque`."""
+    """Paint uint8 colors (H, W, C) with opacity (H, W) on a background; see `opaque`."""
     if opacity.min() == 255 or opacity.max() == 0:
         return np.ascontiguousarray(color)
     share = opacity[..., None].astype(np.uint16)
