@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.networks.classifier import FeatureNetwork, layer_features, remove_classifier
+from dd_plugin.networks.classifier import layer_features, remove_classifier
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
+from dd_plugin.networks.feature_networks import FeatureNetwork
 from dd_plugin.networks.hub_backbone import (
     PooledOutput,
     hub_features,

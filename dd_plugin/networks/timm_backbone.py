@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.networks.classifier import FeatureNetwork, remove_classifier
+from dd_plugin.networks.classifier import remove_classifier
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.networks.feature_networks import FeatureNetwork
 from dd_plugin.text import described
 
 __all__ = ["PreLogits", "is_timm_model", "set_timm_size", "timm_features", "timm_sizes"]

@@ -10,8 +10,8 @@ from torch import nn
 
 from dd_plugin.data import Normalization
 from dd_plugin.networks.backbones import Backbone, load_backbone
-from dd_plugin.networks.classifier import FeatureClassifier
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
+from dd_plugin.networks.feature_networks import FeatureClassifier
 from tests.networks.models import TIMM, ConvolutionalHead, lively, timm_model
 
 HALF = Normalization([0.5] * 3, [0.5] * 3)
