@@ -100,7 +100,7 @@ def one_split(dataset: Any, split: str | None) -> Any:
                 "without a name, which counts as 'train'" if name is None else f"{str(name)!r}"
             )
             raise MissingSplitError(
-                f"there is no split {split!r}: what was given is a single split already, "
+                f"there is no split {split!r}: the data set is a single split already, "
                 f"{described}; ask for that one, or give the DatasetDict"
             )
     return dataset

@@ -356,7 +356,7 @@ class Stream:
                 return
         raise DataError(
             f"the stream does not show the images that it showed before at row {self._row}, so the "
-            "run cannot go on as it was; a stream must repeat itself: give its shuffling a seed, "
+            "run cannot resume as it was; a stream must repeat itself: give its shuffling a seed, "
             "and leave out random transforms"
         )
 
