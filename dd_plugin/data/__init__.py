@@ -1,9 +1,8 @@
-"""What is trained on and with: real images, synthetic images, and what happens to both on the way.
+"""Data: real images, synthetic images, and what happens to both on the way to a network.
 
-Real data is found by `loading` and goes through `columns` (what a data set holds), `sources` and
-`pixels` (its images) and `rows` or `streams` into `RealData`, from which the trainer draws;
-`digits` makes the data set that is always there. A `Transform` maps pixels in [0, 1] to what a
-network is fed.
+In `real`, `loading` gets a data set by its name, and `dataset.RealData` is what the trainer draws
+from. `digits` makes the data set that is always there. A `Transform` maps pixels in [0, 1] to the
+input of a network.
 """
 
 from dd_plugin.data.real.columns import DataError, MissingSplitError

@@ -1,10 +1,10 @@
 """Differentiable augmentation, repeatable from a seed and shared within groups of images.
 
-Between the synthetic or real images in pixel space and the `Transform` that normalises them. The
+Between the synthetic or real images in pixel space and the `Transform` that normalizes them. The
 transformations and their strengths are those of DSA (Zhao and Bilen, arXiv 2102.08259).
-Plain tensor operations: kornia 0.9 draws from the global generator and not from one that is given,
-and its flip, cutout, rotation and colour took 0.7 to 2.8 times as long, forward and backward (one
-CPU core, 10x1x28x28 and 256x3x32x32).
+Plain tensor operations: kornia 0.9 draws from the global generator and takes no other. Its flip,
+cutout, rotation and color took 0.7 to 2.8 times as long, forward and backward (one CPU core,
+10x1x28x28 and 256x3x32x32).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-# Strengths, as in DSA's published code. Its brightness is added to normalised images; here it is
+from dd_plugin.data.resampling import AffineMap, resample
+
+# Strengths, as in DSA's published code. Its brightness is added to normalized images; here it is
 # that times 0.25, a usual standard deviation of pixels.
 FLIP_PROBABILITY = 0.5
 LARGEST_SCALE = 1.2
@@ -45,15 +46,15 @@ class Augmentation:
     | ``flip`` | mirrors left and right | with probability 1/2 |
     | ``crop`` | moves by whole pixels, the rest filled | up to 1/8 of height and width |
     | ``shift`` | the same, the rest mirrored at the border | up to 1/8 |
-    | ``rotate`` | turns about the centre, bilinear | up to 15 degrees |
+    | ``rotate`` | turns about the center, bilinear | up to 15 degrees |
     | ``scale`` | stretches height and width, each by itself, bilinear | 1/1.2 to 1.2 |
-    | ``cutout`` | fills a rectangle | half of height and width, any centre |
+    | ``cutout`` | fills a rectangle | half of height and width, any center |
     | ``color`` | brightness, saturation and contrast | ±0.125; 0 to 2; 0.5 to 1.5 |
     | ``resizedcrop`` | enlarges a part of the image, bilinear | area 0.35 to 1; ratio 3/4 to 4/3 |
     | ``noise`` | adds Gaussian noise, cut off at 3 deviations | deviation up to 0.1 |
 
     All but ``shift``, ``resizedcrop`` and ``noise`` are DSA's, with its strengths; its brightness
-    is ±0.5 of a normalised image, hence ±0.125 of one in [0, 1] at a standard deviation of 0.25.
+    is ±0.5 of a normalized image, hence ±0.125 of one in [0, 1] at a standard deviation of 0.25.
 
     Each is an affine function of the pixels, so ordinary autograd gives exact gradients.
     Results of ``color`` and ``noise`` are not clamped: they leave [0, 1] by up to some tenths, and
@@ -68,7 +69,7 @@ class Augmentation:
         compose: do all of them, in the order of ``names``, as ``+`` does. Otherwise one of them,
             drawn for each call, as DSA does.
         fill: what comes in where there is no image: one value, or one per channel. DSA fills
-            normalised images with 0, which in [0, 1] is the mean of the data set.
+            normalized images with 0, which in [0, 1] is the mean of the data set.
 
     Raises:
         ValueError: a name that there is not, one twice, or ``_`` beside ``+``.
@@ -87,7 +88,7 @@ class Augmentation:
         return f"Augmentation({'_'.join(self.names)!r}{options})"
 
     def __call__(self, images: Tensor, seed: int, *, groups: Tensor | None = None) -> Tensor:
-        """Augmented images.
+        """Return augmented images.
 
         Args:
             images: ``(N, C, H, W)``, float32 or float64.
@@ -116,10 +117,12 @@ class Augmentation:
         for name in chosen:
             # One generator each, and one row per group, so that neither the other transformations
             # nor the number of groups change what a group gets.
-            own = torch.Generator().manual_seed(
+            numbers_of_name = torch.Generator().manual_seed(
                 int(torch.randint(1 << 62, (), generator=generator))
             )
-            drawn = torch.rand(int(rows.max()) + 1, 4, generator=own, dtype=torch.float64)
+            drawn = torch.rand(
+                int(rows.max()) + 1, 4, generator=numbers_of_name, dtype=torch.float64
+            )
             images = _TRANSFORMATIONS[name](images, drawn[rows].unbind(1), fill)
         return images
 
@@ -141,8 +144,8 @@ def _parse(names: str) -> list[str]:
             "augmentation must be joined either by '_', to do one at a time, or by '+', to do all, "
             f"got {names!r}"
         )
-    found = names.split("+" if "+" in names else "_")
-    for name in found:
+    parts = names.split("+" if "+" in names else "_")
+    for name in parts:
         if name not in _TRANSFORMATIONS:
             close = difflib.get_close_matches(name, _TRANSFORMATIONS, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -150,9 +153,9 @@ def _parse(names: str) -> list[str]:
                 f"augmentation must be made of {', '.join(sorted(_TRANSFORMATIONS))}, joined by "
                 f"'_' or '+', or be 'dsa' or 'none', got {name!r}{hint} in {names!r}"
             )
-    if len(set(found)) < len(found):
+    if len(set(parts)) < len(parts):
         raise ValueError(f"augmentation must name each transformation once, got {names!r}")
-    return found
+    return parts
 
 
 def _check(images: Tensor, groups: Tensor | None) -> None:
@@ -172,7 +175,7 @@ def _check(images: Tensor, groups: Tensor | None) -> None:
 
 
 def _rows(groups: Tensor) -> Tensor:
-    """The groups on the CPU, checked there: a value of a GPU would have to be waited for."""
+    """Return the groups on the CPU, checked there, where no GPU has to be waited for."""
     rows = groups.cpu()
     if int(rows.min()) < 0:
         raise ValueError(f"`groups` must not be negative, got {int(rows.min())}")
@@ -187,12 +190,12 @@ Numbers = tuple[Tensor, ...]
 
 
 def _between(number: Tensor, low: float, high: float, images: Tensor) -> Tensor:
-    """From [0, 1) to [low, high), ``(N,)`` on the device of the images."""
+    """Map from [0, 1) to [low, high), ``(N,)`` on the device of the images."""
     return (low + (high - low) * number).to(images.device, images.dtype)
 
 
 def _whole(number: Tensor, count: int, images: Tensor) -> Tensor:
-    """From [0, 1) to 0, ..., count - 1, ``(N, 1)`` on the device of the images."""
+    """Map from [0, 1) to 0, ..., count - 1, ``(N, 1)`` on the device of the images."""
     return (number * count).floor().long().view(-1, 1).to(images.device)
 
 
@@ -202,13 +205,13 @@ def _flip(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
 
 
 def _sources(images: Tensor, numbers: Numbers) -> tuple[Tensor, Tensor]:
-    """The row and column that each moved row ``(N, H)`` and column ``(N, W)`` comes from."""
-    found = []
+    """Return the row and column that each moved row ``(N, H)`` and column ``(N, W)`` comes from."""
+    sources = []
     for number, length in zip(numbers, images.shape[2:], strict=False):
         most = int(length * LARGEST_SHIFT + 0.5)
         moved = _whole(number, 2 * most + 1, images) - most
-        found.append(torch.arange(length, device=images.device) - moved)
-    return found[0], found[1]
+        sources.append(torch.arange(length, device=images.device) - moved)
+    return sources[0], sources[1]
 
 
 def _take(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -227,7 +230,7 @@ def _crop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
 
 
 def _mirrored(index: Tensor, length: int) -> Tensor:
-    """Indices beyond the ends, mirrored there without repeating the last."""
+    """Mirror the indices beyond the ends, without repeating the last one."""
     index = index.abs()
     return torch.where(index >= length, 2 * (length - 1) - index, index)
 
@@ -264,8 +267,7 @@ def _scale(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     vertical, horizontal = (
         _between(number, 1 / LARGEST_SCALE, LARGEST_SCALE, images) for number in numbers[:2]
     )
-    none = torch.zeros_like(vertical)
-    return _resample(images, horizontal, none, none, vertical, fill)
+    return resample(images, AffineMap(xx=horizontal, yy=vertical), fill)
 
 
 def _rotate(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
@@ -273,17 +275,10 @@ def _rotate(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     angle = _between(numbers[0], -most, most, images)
     # In pixels, so that an image that is not square is turned and not sheared.
     ratio = images.shape[2] / images.shape[3]
-    return _resample(
-        images, angle.cos(), -angle.sin() * ratio, angle.sin() / ratio, angle.cos(), fill
+    turn = AffineMap(
+        xx=angle.cos(), xy=-angle.sin() * ratio, yx=angle.sin() / ratio, yy=angle.cos()
     )
-
-
-def _resample(
-    images: Tensor, xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor, fill: Tensor
-) -> Tensor:
-    """Output (x, y) comes from (xx x + xy y, yx x + yy y), from the centre, edges at ±1."""
-    none = torch.zeros_like(xx)
-    return _sample(images, _grid(images, xx, xy, none, yx, yy, none), fill)
+    return resample(images, turn, fill)
 
 
 def _resizedcrop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
@@ -299,11 +294,10 @@ def _resizedcrop(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     half_width, half_height, x, y = (
         number.to(images.device, images.dtype) for number in (half_width, half_height, x, y)
     )
-    none = torch.zeros_like(x)
-    grid = _grid(images, half_width, none, x, none, half_height, y)
+    part = AffineMap(xx=half_width, yy=half_height, x=x, y=y)
     # Between the outermost pixels and the border of the image there is nothing but the former.
     most = torch.tensor([1 - 1 / width, 1 - 1 / height], dtype=images.dtype, device=images.device)
-    return _sample(images, grid.clamp(-most, most), fill)
+    return resample(images, part, fill, most=most)
 
 
 def _noise(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
@@ -316,54 +310,6 @@ def _noise(images: Tensor, numbers: Numbers, fill: Tensor) -> Tensor:
     noise = torch.stack(fields).clamp_(-NOISE_CUT, NOISE_CUT)[places]
     strength = _between(numbers[0], 0.0, LARGEST_NOISE, images).view(-1, 1, 1, 1)
     return images + strength * noise.to(images.device, images.dtype)
-
-
-def _grid(
-    images: Tensor, xx: Tensor, xy: Tensor, x: Tensor, yx: Tensor, yy: Tensor, y: Tensor
-) -> Tensor:
-    matrices = torch.stack([xx, xy, x, yx, yy, y], 1).view(-1, 2, 3)
-    return F.affine_grid(matrices, list(images.shape), align_corners=False)
-
-
-def _sample(images: Tensor, grid: Tensor, fill: Tensor) -> Tensor:
-    # Zeros come in; what is sampled is the difference from the fill.
-    centred = images - fill
-    # On a GPU the backward of grid_sample adds in any order, and cannot do otherwise.
-    exact = images.is_cuda and torch.are_deterministic_algorithms_enabled()
-    sample = sample_by_gather if exact else _grid_sample
-    return sample(centred, grid) + fill
-
-
-def _grid_sample(images: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def sample_by_gather(images: Tensor, grid: Tensor) -> Tensor:
-    """`grid_sample`, bilinear with zeros around, from operations whose backward can be exact.
-
-    Some two to three times as slow on a CPU.
-
-    Args:
-        images: ``(N, C, H, W)``.
-        grid: ``(N, H, W, 2)``, x and y with the image's edges at -1 and 1.
-
-    Returns:
-        ``(N, C, H, W)``.
-    """
-    _, channels, height, width = images.shape
-    x = ((grid[..., 0] + 1) * width - 1) / 2
-    y = ((grid[..., 1] + 1) * height - 1) / 2
-    left, top = x.floor(), y.floor()
-    flat = images.flatten(2)
-    result = torch.zeros_like(flat)
-    for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        at_x, at_y = left + column, top + row
-        inside = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
-        weight = (1 - (x - at_x).abs()) * (1 - (y - at_y).abs()) * inside
-        place = (at_y.clamp(0, height - 1) * width + at_x.clamp(0, width - 1)).long()
-        taken = flat.gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
-        result = result + taken * weight.flatten(1)[:, None]
-    return result.view(images.shape)
 
 
 _TRANSFORMATIONS: dict[str, Callable[[Tensor, Numbers, Tensor], Tensor]] = {

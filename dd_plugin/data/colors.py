@@ -1,8 +1,8 @@
 """The decorrelated color space: directions of color in which real images vary independently.
 
 Used by `parametrization.Pyramid`, whose levels hold coordinates in this space. The channels of
-photographs rise and fall together, but Adam moves each of them as far as the others, so that red,
-green and blue become vivid noise. Feature visualization therefore learns images in decorrelated
+photographs rise and fall together. Adam moves each of them as far as the others, so red, green and
+blue become vivid noise. Feature visualization therefore learns images in decorrelated
 colors, with constants taken from ImageNet (Olah, Mordvintsev and Schubert, Distill 2017,
 doi:10.23915/distill.00007). Here they are fitted to the images that are distilled.
 """

@@ -58,7 +58,7 @@ class NetworkRecord:
 
 
 def label_of(names: Sequence[str], place: int) -> str:
-    """What tables call a network, by the names of all; empty for one without."""
+    """Return the name of a network in tables, numbered where others have the same."""
     name = names[place]
     if not name:
         return f"network {place + 1}"
@@ -66,7 +66,7 @@ def label_of(names: Sequence[str], place: int) -> str:
 
 
 def check_arguments(model_args: Mapping[str, Any]) -> None:
-    """Look for arguments that could do more than shape a network.
+    """Refuse arguments that could do more than shape a network.
 
     Raises:
         ValueError: there is one.
@@ -80,7 +80,7 @@ def check_arguments(model_args: Mapping[str, Any]) -> None:
 
 
 def network_from(values: Any) -> NetworkRecord:
-    """One of a recipe's networks, as it comes out of a file.
+    """Return one of a recipe's networks from the values in a file.
 
     Raises:
         ValueError: something of it is not what it has to be.
@@ -101,7 +101,7 @@ def network_from(values: Any) -> NetworkRecord:
 
 
 def backbone_from(values: Any) -> BackboneRecord:
-    """One of a recipe's backbones, as it comes out of a file.
+    """Return one of a recipe's backbones from the values in a file.
 
     Raises:
         ValueError: something of it is not what it has to be.
@@ -142,7 +142,7 @@ def backbone_from(values: Any) -> BackboneRecord:
 
 
 def is_plain_object(value: Any) -> bool:
-    """Whether a value is a dictionary of plain values and lists of these."""
+    """Return whether a value is a dictionary of plain values and lists of these."""
 
     def plain(item: Any) -> bool:
         if isinstance(item, (list, tuple)):

@@ -1,7 +1,7 @@
-"""What the outer optimizer moves to make the synthetic images: pixels, fewer of them, or a pyramid.
+"""Parametrizations of the synthetic images: pixels, fewer of them, or a pyramid.
 
-Below `synthetic`, which owns one. A parametrisation is a module that returns all images in pixel
-space and can put its parameters back into the range in which images survive as 8-bit PNG.
+Below `synthetic`, which owns one. A parametrization is a module that returns all images in pixel
+space. It can put its parameters back into the range of images that survive as 8-bit PNG.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Parametrization(nn.Module):
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """The images, ``(N, C, H, W)`` in [0, 1]."""
+        """Return the images, ``(N, C, H, W)`` in [0, 1]."""
 
     @abstractmethod
     def constrain_(self) -> None:
@@ -48,12 +48,12 @@ class Pixels(Parametrization):
         self.pixels = nn.Parameter(images.detach().clone())
 
     def forward(self) -> Tensor:
-        """See `Parametrization`."""
+        """Return the pixels."""
         return self.pixels
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """See `Parametrization`."""
+        """Clamp the pixels to [0, 1]."""
         self.pixels.clamp_(0.0, 1.0)
 
 
@@ -79,24 +79,24 @@ class Upsampled(Parametrization):
         self.pixels = nn.Parameter(F.avg_pool2d(images.detach(), factor))
 
     def stored(self) -> Tensor:
-        """See `Parametrization`."""
+        """Return the pixels before they are enlarged."""
         return self.pixels
 
     @classmethod
     def of_stored(cls, pixels: Tensor, factor: int) -> Upsampled:
-        """From the parameters that another one had; its images are the same bit for bit."""
+        """Make one from the parameters of another; its images are the same bit for bit."""
         height, width = pixels.shape[-2:]
-        made = cls(pixels.new_zeros(1, 1, height * factor, width * factor), factor)
-        made.pixels = nn.Parameter(pixels.detach().clone())
-        return made
+        images = cls(pixels.new_zeros(1, 1, height * factor, width * factor), factor)
+        images.pixels = nn.Parameter(pixels.detach().clone())
+        return images
 
     def forward(self) -> Tensor:
-        """See `Parametrization`."""
+        """Return the enlarged pixels."""
         return F.interpolate(self.pixels, self.size, mode="bilinear", align_corners=False)
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """See `Parametrization`; bilinear interpolation stays within the range of its input."""
+        """Clamp the pixels to [0, 1]; interpolated ones stay within their range."""
         self.pixels.clamp_(0.0, 1.0)
 
 
@@ -163,7 +163,7 @@ class Pyramid(Parametrization):
         self.levels = nn.ParameterList(parameters)
 
     def forward(self) -> Tensor:
-        """See `Parametrization`."""
+        """Return the sigmoid of the sum of the levels."""
         return self._logits().sigmoid()
 
     def _logits(self) -> Tensor:
@@ -174,7 +174,7 @@ class Pyramid(Parametrization):
             return _colors(total, self.basis) * (_GAIN / len(self.sizes))
 
     def _enlarged(self, level: Tensor, index: int) -> Tensor:
-        """A level in full size. Products of matrices, whose backward is repeatable on a GPU."""
+        """Return a level in full size, by products of matrices, whose backward repeats on a GPU."""
         if index == len(self.sizes) - 1:
             return level
         rows, columns = (self.get_buffer(f"enlarging_{index}_{axis}") for axis in (0, 1))
@@ -182,7 +182,7 @@ class Pyramid(Parametrization):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        """See `Parametrization`. The images are in [0, 1] anyway; gradients must not die out.
+        """Limit the logits: the images are in [0, 1] anyway, but gradients must not die out.
 
         A logit beyond the limit is taken back to it, by way of the finest level.
         """
@@ -206,7 +206,7 @@ _COARSEST: Final = 4
 
 
 def check_factor(height: int, width: int, factor: int) -> None:
-    """See that images of a size can be stored that many times smaller.
+    """Check that images of a size can be stored that many times smaller.
 
     Raises:
         ValueError: the size is not a multiple of the factor.
@@ -242,13 +242,13 @@ def level_sizes(height: int, width: int, levels: int | None = None) -> list[tupl
 
 
 def _enlarging(low: int, high: int) -> Tensor:
-    """The matrix ``(high, low)`` of bilinear enlargement along one axis, in float64."""
+    """Return the matrix ``(high, low)`` of bilinear enlargement along one axis, in float64."""
     rows = torch.eye(low, dtype=torch.float64)[None]
     return F.interpolate(rows, high, mode="linear", align_corners=False)[0].mT.contiguous()
 
 
 def _colors(images: Tensor, matrix: Tensor | None) -> Tensor:
-    """Each pixel times a matrix of colors."""
+    """Multiply each pixel by a matrix of colors."""
     if matrix is None:
         return images
     return torch.einsum("dc,nchw->ndhw", matrix, images)

@@ -1,7 +1,7 @@
 """The recipe of a distilled set: everything about training on it that is not a tensor.
 
-A plain value at the bottom of `data`: the trainer makes it from its configuration, the synthetic
-set takes its batches by it, the evaluation trains by it, and it travels with the images as
+A plain value at the bottom of `data`. The trainer makes it from its configuration, the synthetic
+set takes its batches by it, and the evaluation trains by it. It travels with the images as
 ``recipe.json``. A distilled set without its recipe does not reproduce its accuracy.
 """
 
@@ -16,15 +16,13 @@ import torch
 from dd_plugin.bilevel.optimizers import OPTIMIZERS, Optimizer
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.network_records import (
-    MOST_NETWORKS,
     BackboneRecord,
     NetworkRecord,
     backbone_from,
-    check_arguments,
-    is_plain_object,
     label_of,
     network_from,
 )
+from dd_plugin.data.recipe_values import MOST_AUGMENTATIONS, MOST_STEPS, check_types
 from dd_plugin.files import under
 from dd_plugin.text import described
 
@@ -35,10 +33,6 @@ Precision = Literal["no", "bf16"]
 Trainable = Literal["all", "head"]
 HeadKind = Literal["ridge", "unroll"]
 _T = TypeVar("_T")
-
-# Far over any training on a handful of images; a file that says more is damaged.
-_MOST_STEPS = 10_000_000
-_MOST_AUGMENTATIONS = 256
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class Recipe:
         step_size_parameters: names of the network's parameters where each has step sizes of its
             own, in the order of the columns of the set's step sizes; None where all are alike.
         augmentation: of the synthetic images, as `dd_plugin.data.augmentation.Augmentation` takes.
-        init: where networks start: one ``"fixed"`` initialisation, a fresh ``"random"`` one each
+        init: where networks start: one ``"fixed"`` initialization, a fresh ``"random"`` one each
             time, or a ``"pool"`` of partly trained ones.
         statistics: the BatchNorm policy (`dd_plugin.convert_bn`), or None for a network without.
         train_with: see ``statistics``.
@@ -170,12 +164,12 @@ class Recipe:
 
     @property
     def network_labels(self) -> tuple[str, ...]:
-        """What tables call `architectures`: their names, with a number where two have the same."""
+        """The names of `architectures` in tables, with a number where two are the same."""
         names = [one.model or "" for one in self.architectures]
         return tuple(label_of(names, place) for place in range(len(names)))
 
     def of_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
-        """What belongs to one of the networks, among what belongs to all of them.
+        """Return the tensors of one of the networks, of those of all.
 
         Args:
             which: place in `architectures`.
@@ -189,7 +183,7 @@ class Recipe:
         return under(tensors, prefix)
 
     def for_network(self, which: int, tensors: Mapping[str, _T]) -> dict[str, _T]:
-        """The opposite of `of_network`: by names that tell the networks apart."""
+        """Return tensors by names that tell networks apart, the opposite of `of_network`."""
         prefix = f"{which}." if self.networks else ""
         return {f"{prefix}{name}": t for name, t in tensors.items()}
 
@@ -199,7 +193,7 @@ class Recipe:
         return len(self.class_names)
 
     def make_optimizer(self) -> Optimizer:
-        """The inner optimizer; every parameter is a group, as step sizes of its own need it."""
+        """Return the inner optimizer. Every parameter is a group, as own step sizes need it."""
         return OPTIMIZERS[self.optimizer](**self.optimizer_args, groups=str)
 
     @property
@@ -208,14 +202,14 @@ class Recipe:
         return torch.bfloat16 if self.mixed_precision == "bf16" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; without what has come since, where that is not used."""
+        """Return it as JSON has it, without unused fields that version 0.1.0 does not know."""
         values = asdict(self)
         unused = [name for name, default in _LATER.items() if values[name] == default]
         return {k: _listed(v) for k, v in values.items() if k not in unused}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """From what `to_dict` gave.
+        """Make a recipe from what `to_dict` returned.
 
         Raises:
             ValueError: a key is unknown or missing, or a value is not possible.
@@ -227,23 +221,23 @@ class Recipe:
             raise ValueError(f"the recipe has {unknown}, which this version does not know")
         if missing := sorted({"shape", "class_names", "steps"} - set(values)):
             raise ValueError(f"the recipe must have {missing}")
-        _check_types(values)
+        check_types(values)
         channels, height, width = values["shape"]
-        given = {**values, "class_names": tuple(values["class_names"])}
-        if given.get("step_size_parameters") is not None:
-            given["step_size_parameters"] = tuple(given["step_size_parameters"])
-        if "backbones" in given:
-            given["backbones"] = tuple(map(backbone_from, given["backbones"]))
-        if "networks" in given:
-            given["networks"] = tuple(map(network_from, given["networks"]))
-        made = cls(**{**given, "shape": (channels, height, width)})
+        arguments = {**values, "class_names": tuple(values["class_names"])}
+        if arguments.get("step_size_parameters") is not None:
+            arguments["step_size_parameters"] = tuple(arguments["step_size_parameters"])
+        if "backbones" in arguments:
+            arguments["backbones"] = tuple(map(backbone_from, arguments["backbones"]))
+        if "networks" in arguments:
+            arguments["networks"] = tuple(map(network_from, arguments["networks"]))
+        recipe = cls(**{**arguments, "shape": (channels, height, width)})
         try:
-            _try(made.make_optimizer())
+            _try(recipe.make_optimizer())
         except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`optimizer_args` of the recipe are not possible: {described(error)}"
             ) from error
-        return made
+        return recipe
 
 
 def check_training(
@@ -254,7 +248,7 @@ def check_training(
     optimizer: str,
     optimizer_args: Mapping[str, Any],
 ) -> None:
-    """See that a recipe with these settings is possible, before there are data or a network.
+    """Check that a recipe with these settings is possible, before there are data or a network.
 
     Args:
         augmentation: see `Recipe`.
@@ -269,9 +263,9 @@ def check_training(
     """
     Augmentation(augmentation)
     for name, value, most in (
-        ("augmentations_per_step", augmentations_per_step, _MOST_AUGMENTATIONS),
-        ("head_copies", head_copies, _MOST_AUGMENTATIONS),
-        ("inner_steps", steps, _MOST_STEPS),
+        ("augmentations_per_step", augmentations_per_step, MOST_AUGMENTATIONS),
+        ("head_copies", head_copies, MOST_AUGMENTATIONS),
+        ("inner_steps", steps, MOST_STEPS),
     ):
         if value > most:
             raise ValueError(f"`{name}` must be at most {most:,}, got {value:,}")
@@ -295,7 +289,7 @@ _LATER: dict[str, Any] = {
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
+    """Return a value with lists for tuples, as JSON has them."""
     if isinstance(value, Mapping):
         return {name: _listed(part) for name, part in value.items()}
     return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
@@ -306,74 +300,3 @@ def _try(optimizer: Optimizer) -> None:
     """Take one step with an optimizer, whose arguments may be anything."""
     one = {"x": torch.zeros(1)}
     optimizer.update(one, optimizer.init(one), one, 0.1)
-
-
-def _check_types(values: Mapping[str, Any]) -> None:
-    """Check the kinds and sizes of a recipe's values as they come out of a file.
-
-    Raises:
-        ValueError: one is not what it has to be.
-    """
-
-    def require(name: str, right: bool, what: str) -> None:
-        if name in values and not right:
-            shown = repr(values[name])
-            shown = shown if len(shown) <= 80 else shown[:77] + "..."
-            raise ValueError(f"`{name}` of the recipe must be {what}, got {shown}")
-
-    def whole(value: Any, most: int) -> bool:
-        return type(value) is int and 1 <= value <= most
-
-    def list_of_names(value: Any) -> bool:
-        some = isinstance(value, (list, tuple)) and len(value) > 0
-        return some and all(type(name) is str for name in value)
-
-    shape, names = values["shape"], values["class_names"]
-    require(
-        "shape",
-        isinstance(shape, (list, tuple))
-        and len(shape) == 3
-        and all(whole(n, 1 << 16) for n in shape),
-        "three whole numbers: channels, height, width",
-    )
-    require(
-        "class_names",
-        list_of_names(names),
-        "a list of names",
-    )
-    own = values.get("step_size_parameters")
-    require(
-        "step_size_parameters",
-        own is None or (list_of_names(own) and len(set(own)) == len(own)),
-        "a list of different names or null",
-    )
-    require("steps", whole(values["steps"], _MOST_STEPS), f"a whole number up to {_MOST_STEPS:,}")
-    require("groups", whole(values.get("groups"), _MOST_STEPS), "a whole number from 1")
-    require(
-        "augmentations_per_step",
-        whole(values.get("augmentations_per_step"), _MOST_AUGMENTATIONS),
-        f"a whole number from 1 to {_MOST_AUGMENTATIONS}",
-    )
-    copies = values.get("head_copies", 0)
-    require(
-        "head_copies",
-        (copies == 0 and type(copies) is int) or whole(copies, _MOST_AUGMENTATIONS),
-        f"a whole number from 0 to {_MOST_AUGMENTATIONS}",
-    )
-    batch = values.get("batch_size")
-    require("batch_size", batch is None or whole(batch, _MOST_STEPS), "a whole number or null")
-    words = "batching optimizer augmentation init train_with loss mixed_precision trainable"
-    for name in words.split():
-        require(name, type(values.get(name)) is str, "a word")
-    for name in ("statistics", "model", "head"):
-        require(name, type(values.get(name)) in (str, type(None)), "a word or null")
-    for name in ("backbones", "networks"):
-        listed = values.get(name, ())
-        require(
-            name,
-            isinstance(listed, (list, tuple)) and len(listed) <= MOST_NETWORKS,
-            f"a list of at most {MOST_NETWORKS}",
-        )
-    for name in ("optimizer_args", "model_args"):
-        require(name, is_plain_object(values.get(name)), "an object of plain values")
-    check_arguments(values.get("model_args", {}))

@@ -36,10 +36,9 @@ class SyntheticSet(nn.Module):
         step_sizes: initial step sizes, positive: ``(steps,)``, 0-d for all steps alike, or
             ``(steps, parameters)`` if ``recipe.step_size_parameters`` names so many.
         transform: from pixel space to the network's input.
-        soft_labels: learn labels: as ``"probabilities"``, starting close to ``labels``, or as
-            ``"weights"`` of the classes in the loss that may be any number, starting at one for
-            the class and zero for the others (as Sucholutsky and Schonlau, arXiv 1910.02551); True
-            is the former.
+        soft_labels: learn labels. ``"probabilities"`` or True start close to ``labels``.
+            ``"weights"`` of the classes in the loss may be any number; they start at one for the
+            class and zero for the others (Sucholutsky and Schonlau, arXiv 1910.02551).
         learn_step_sizes: whether the step sizes are parameters or stay.
         constants: what is learned about BatchNorm, by name in the network; of several networks
             as `Recipe.for_network` names it.
@@ -77,11 +76,13 @@ class SyntheticSet(nn.Module):
         self.learned_labels: nn.Parameter | None = None
         if soft_labels:
             self.label_form = "probabilities" if soft_labels is True else soft_labels
-            own = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
+            one_hot = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
             others = (1 - _OWN_CLASS) / max(recipe.num_classes - 1, 1)
-            self.learned_labels = nn.Parameter(torch.empty_like(own))
+            self.learned_labels = nn.Parameter(torch.empty_like(one_hot))
             self.set_targets(
-                own if self.label_form == "weights" else own * (_OWN_CLASS - others) + others
+                one_hot
+                if self.label_form == "weights"
+                else one_hot * (_OWN_CLASS - others) + others
             )
         self._constant_names = list(constants or {})
         self._constants = nn.ParameterList(
@@ -105,8 +106,8 @@ class SyntheticSet(nn.Module):
                 f"`batch_size` must not exceed the number of images, {count}, got "
                 f'{recipe.batch_size}; use batching="all"'
             )
-        own = recipe.step_size_parameters
-        shapes = [(), (recipe.steps,)] if own is None else [(recipe.steps, len(own))]
+        names = recipe.step_size_parameters
+        shapes = [(), (recipe.steps,)] if names is None else [(recipe.steps, len(names))]
         if tuple(step_sizes.shape) not in shapes or not bool((step_sizes > 0).all()):
             raise ValueError(
                 f"`step_sizes` must be positive and of shape {' or '.join(map(str, shapes))}, got "
@@ -120,12 +121,12 @@ class SyntheticSet(nn.Module):
         return len(self.labels) / (factor * factor * self.recipe.num_classes)
 
     def images(self) -> Tensor:
-        """All images ``(N, C, H, W)`` in pixel space."""
+        """Return all images ``(N, C, H, W)`` in pixel space."""
         images: Tensor = self.parametrization()
         return images
 
     def targets(self) -> Tensor:
-        """Class indices ``(N,)``, or ``(N, classes)`` where labels are learned."""
+        """Return class indices ``(N,)``, or ``(N, classes)`` where labels are learned."""
         if self.learned_labels is None:
             return self.labels
         weights = self.label_form == "weights"
@@ -139,26 +140,26 @@ class SyntheticSet(nn.Module):
         self.learned_labels.data = targets.clone()
 
     def step_sizes(self) -> Tensor:
-        """Positive, ``(steps,)``, ``(steps, parameters)`` or 0-d."""
+        """Return the step sizes: positive, ``(steps,)``, ``(steps, parameters)`` or 0-d."""
         return self.log_step_sizes.exp()
 
     def step_size(self, start: int = 0, steps: int | None = None) -> Tensor | dict[str, Tensor]:
-        """`step_sizes` as the engine takes them: by parameter where each has its own.
+        """Return `step_sizes` as the engine takes them: by parameter where each has its own.
 
         Args:
             start: the first step of the run.
             steps: how many there are; by default all that are left. Past the last step of the
                 recipe its step size is kept.
         """
-        sizes, own = self.step_sizes(), self.recipe.step_size_parameters
+        sizes, names = self.step_sizes(), self.recipe.step_size_parameters
         if sizes.dim():
             count = self.recipe.steps
             index = torch.arange(start, count if steps is None else start + steps)
             sizes = sizes[index.clamp(max=count - 1).to(sizes.device)]
-        return sizes if own is None else dict(zip(own, sizes.unbind(1), strict=True))
+        return sizes if names is None else dict(zip(names, sizes.unbind(1), strict=True))
 
     def constants(self, network: int | None = None) -> dict[str, Tensor]:
-        """What is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it.
+        """Return what is learned about BatchNorm, as `dd_plugin.bilevel.hypergradient` takes it.
 
         Args:
             network: place of one of several in ``recipe.architectures``; by default what is learned
@@ -175,7 +176,7 @@ class SyntheticSet(nn.Module):
         return self.recipe.augmentations_per_step if self.augmentation.names else 1
 
     def indices(self, step: int, seed: int) -> Tensor:
-        """Which images a step trains on, each once, ``(images,)`` on the CPU."""
+        """Return the indices of the images that a step trains on, ``(images,)`` on the CPU."""
         recipe, count = self.recipe, len(self.labels)
         if recipe.batching == "groups":
             size = count // recipe.groups
@@ -192,7 +193,7 @@ class SyntheticSet(nn.Module):
         return order[begin : begin + recipe.batch_size]
 
     def batch(self, step: int, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The batch of a step: network input ``(batch, C, H, W)`` and labels, with their graph.
+        """Return the batch of a step: network input ``(batch, C, H, W)`` and labels, with a graph.
 
         With several augmentations per step the batch is as many copies of the step's images, one
         after the other. Each copy is augmented by a seed of its own; the labels are repeated.
@@ -218,11 +219,11 @@ class SyntheticSet(nn.Module):
             mix(seed, InnerPurpose.AUGMENTATION, step),
             *(mix(seed, InnerPurpose.AUGMENTATION, step, copy) for copy in range(1, copies)),
         ]
-        augmented = [self.augmentation(images, own, groups=groups) for own in seeds]
+        augmented = [self.augmentation(images, each, groups=groups) for each in seeds]
         return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """`batch` as a function of the step; what is the same in several steps is made once.
+        """Return `batch` as a function of the step; equal batches of several steps are made once.
 
         For one run: what it has made stays as it is when the parameters move.
         """
@@ -232,11 +233,11 @@ class SyntheticSet(nn.Module):
         ):
             return lambda step: self.batch(step, seed, classes)
         groups = recipe.groups if recipe.batching == "groups" else 1
-        made = [self.batch(group, seed, classes) for group in range(groups)]
-        return lambda step: made[step % groups]
+        batches = [self.batch(group, seed, classes) for group in range(groups)]
+        return lambda step: batches[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:
-        """The outer parameters by kind: images, labels, step_sizes, constants; empty ones too."""
+        """Return the outer parameters by kind: images, labels, step_sizes, constants; empty too."""
         return {
             "images": list(self.parametrization.parameters()),
             "labels": [] if self.learned_labels is None else [self.learned_labels],

@@ -1,9 +1,10 @@
-"""From pixels in [0, 1] to what a network is fed: what a transform is, and normalisation.
+"""Transforms from pixels in [0, 1] to the input of a network, and normalization.
 
 Real and synthetic images pass through the same transform, between augmentation and network, and the
 gradient passes back through it into the synthetic pixels. A distilled set is of no use without its
-transform, so each one can be taken apart into JSON (`metadata`) and tensors (`to_tensors`) and put
-together again (`transform_from`). Fitted on `real.RealData`; the other transform is in `whitening`.
+transform, so each one has a form that can be stored: JSON (`metadata`) and tensors (`to_tensors`),
+which `transform_from` puts together again. Transforms are fitted on `real.RealData`; the other one
+is in `whitening`.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ if TYPE_CHECKING:
 
 
 class Transform(Protocol):
-    """What maps pixel space to network input, and back."""
+    """A map from pixel space to network input, and back."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Network input of images (N, C, H, W) in [0, 1]."""
+        """Return network input of images (N, C, H, W) in [0, 1]."""
 
     def inverse(self, images: Tensor) -> Tensor:
-        """The images that give a network input."""
+        """Return the images that give a network input."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same transform with its tensors on a device."""
+        """Return the same transform with its tensors on a device."""
 
     def metadata(self) -> dict[str, Any]:
-        """What JSON can hold of it; `kind` says which transform it is."""
+        """Return the part that JSON can hold; `kind` says which transform it is."""
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The rest, on the CPU."""
+        """Return the rest, on the CPU."""
 
 
 class Normalization:
@@ -72,7 +73,7 @@ class Normalization:
     def from_model(
         cls, model: nn.Module, *, channels: int | None = None, fetch: bool = False
     ) -> Normalization | None:
-        """The one that the model was made for, or None if the model does not say.
+        """Return the normalization that a model was made for, or None if it does not say.
 
         timm's models say it in their `pretrained_cfg`, which `timm.data.resolve_model_data_config`
         reads. For a Hugging Face model it is its image processor that says it, in the folder or
@@ -81,7 +82,7 @@ class Normalization:
         Args:
             model: a timm or Hugging Face model.
             channels: of the images. Where the model's values are for another number, one value is
-                repeated, several are averaged for grey images, and anything else gives None.
+                repeated, several are averaged for gray images, and anything else gives None.
             fetch: ask the Hub for an image processor that is not in the local cache.
         """
         mean_and_std = _from_timm(model) or _from_image_processor(model, fetch)
@@ -99,38 +100,38 @@ class Normalization:
 
     @classmethod
     def from_data(cls, data: RealData) -> Normalization:
-        """With mean and deviation of the data; a channel that never changes counts as 1/255."""
+        """Make one of the data's mean and deviation; a constant channel counts as 1/255."""
         mean, std = data.mean_std()
         return cls(mean, [max(value, SMALLEST_STD) for value in std])
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Network input of images (N, C, H, W) in [0, 1]."""
+        """Return network input of images (N, C, H, W) in [0, 1]."""
         self._check(images)
         return (images - self._mean.to(images)) / self._std.to(images)
 
     def inverse(self, images: Tensor) -> Tensor:
-        """The images that give a network input."""
+        """Return the images that give a network input."""
         self._check(images)
         return images * self._std.to(images) + self._mean.to(images)
 
     def to(self, device: torch.device | str) -> Normalization:
-        """The same transform with its tensors on a device."""
+        """Return the same transform with its tensors on a device."""
         moved = copy.copy(self)
         moved._mean, moved._std = self._mean.to(device), self._std.to(device)
         return moved
 
     def metadata(self) -> dict[str, Any]:
-        """All there is to it: kind, mean and std."""
+        """Return kind, mean and std, which are all there is."""
         return {"kind": self.kind, "mean": self.mean, "std": self.std}
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """Return nothing."""
         return {}
 
     def _check(self, images: Tensor) -> None:
         if images.ndim < 3 or images.shape[-3] != len(self.mean):
             raise ValueError(
-                f"`images` must be (N, {len(self.mean)}, H, W), since the normalisation has values "
+                f"`images` must be (N, {len(self.mean)}, H, W), since the normalization has values "
                 f"for {len(self.mean)} channels, got {tuple(images.shape)}"
             )
 
@@ -189,7 +190,7 @@ def _from_image_processor(model: nn.Module, fetch: bool) -> tuple[Any, Any] | No
 
 
 def transform_from(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Transform:
-    """The transform that `metadata()` and `to_tensors()` came from.
+    """Return the transform that `metadata()` and `to_tensors()` came from.
 
     Args:
         metadata: what was stored as JSON.

@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dd_plugin.data.real.dataset import RealData
 
-SMALLEST_STD: Final = 1 / 255  # one grey level, for channels that never change
+SMALLEST_STD: Final = 1 / 255  # one gray level, for channels that never change
 
 _MOST_PIXELS = 64 * 64 * 3  # whose covariance in float64 takes 1.2 GB
 
@@ -27,7 +27,7 @@ class Whitening:
     For pixels x, divided by the deviation of their channel, with covariance U diag(s) Uᵀ over the
     real images, it is (x - mean) U diag(s + eps)^(-1/2) Uᵀ. RaT-BPTT (Feng et al., ICLR 2024,
     arXiv 2311.07025) and the codes before it use it on CIFAR, with `kornia.enhance.ZCAWhitening` at
-    eps = 0.1 on normalised images, which this agrees with.
+    eps = 0.1 on normalized images, which this agrees with.
 
     Made by `fit`, or by `transform_from` from what was stored.
 
@@ -57,7 +57,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, data: RealData | Tensor, *, eps: float = 0.1) -> Self:
-        """Fits it to real images, in float64; the result is kept in float32.
+        """Fit it to real images, in float64; the result is kept in float32.
 
         The work grows with (C H W)² times the number of images, and with (C H W)³.
 
@@ -79,7 +79,7 @@ class Whitening:
                 f"images of {' x '.join(map(str, shape))} have {size} values, too many for ZCA "
                 f"whitening (at most {_MOST_PIXELS}); use Normalization, or a smaller `image_size`"
             )
-        # A shift by the middle grey keeps the two terms of the covariance from cancelling.
+        # A shift by the middle gray keeps the two terms of the covariance from cancelling.
         count = 0
         total: Tensor | None = None
         products: Tensor | None = None
@@ -104,7 +104,7 @@ class Whitening:
         return cls((mean.view(shape) + 0.5).float(), std.float(), matrix.float(), eps=eps)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Network input of images (N, C, H, W) in [0, 1]."""
+        """Return network input of images (N, C, H, W) in [0, 1]."""
         self._check(images)
         with torch.autocast(images.device.type, enabled=False):
             # Half precision would cost more than whitening gains.
@@ -114,24 +114,24 @@ class Whitening:
             return (scaled.flatten(1) @ matrix).view(images.shape).to(images.dtype)
 
     def inverse(self, images: Tensor) -> Tensor:
-        """The images that give a network input; solves a linear system in float64."""
+        """Return the images that give a network input, by a linear system in float64."""
         self._check(images)
         mean, std, matrix = (x.to(images.device, torch.float64) for x in self._all())
         scaled = torch.linalg.solve(matrix, images.flatten(1).double(), left=False)
         return (scaled.view(images.shape) * std.view(-1, 1, 1) + mean).to(images.dtype)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same transform with its tensors on a device."""
+        """Return the same transform with its tensors on a device."""
         moved = copy.copy(self)
         moved.mean, moved.std, moved.matrix = (x.to(device) for x in self._all())
         return moved
 
     def metadata(self) -> dict[str, Any]:
-        """Kind, eps and the shape of the images."""
+        """Return kind, eps and the shape of the images."""
         return {"kind": self.kind, "eps": self.eps, "shape": list(self.mean.shape)}
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Mean, std and matrix."""
+        """Return mean, std and matrix."""
         names = ("mean", "std", "matrix")
         return {
             name: x.detach().cpu().contiguous() for name, x in zip(names, self._all(), strict=True)

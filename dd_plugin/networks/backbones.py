@@ -62,7 +62,9 @@ def load_backbone(
     size = _size(image_size)
     if isinstance(model, Backbone):
         fixed = {"feature_layer": feature_layer, "revision": revision, "size": size}
-        return _moved(model, device, dtype, normalization, fixed)
+        moved = _moved(model, device, dtype, fixed)
+        moved.normalization = normalization or model.normalization
+        return moved
     module, missing = _module_of(model, pretrained=pretrained, revision=revision, size=size)
     module.eval()
     if any(value.dtype in (torch.float16, torch.bfloat16) for value in module.parameters()):
@@ -125,7 +127,6 @@ def _moved(
     backbone: Backbone,
     device: torch.device | str,
     dtype: torch.dtype,
-    normalization: Normalization | None,
     fixed: dict[str, Any],
 ) -> Backbone:
     """Return a copy of a backbone, whose ``fixed`` attributes must be None or what they are."""
@@ -135,9 +136,7 @@ def _moved(
                 f"`{name}` must be left out for a `Backbone`, got {value!r}; give it to the "
                 "`load_backbone` that makes it"
             )
-    moved = copy.deepcopy(backbone).to(device=device, dtype=dtype)
-    moved.normalization = normalization or backbone.normalization
-    return moved
+    return copy.deepcopy(backbone).to(device=device, dtype=dtype)
 
 
 def check_recorded_backbone(name: str) -> None:

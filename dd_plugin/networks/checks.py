@@ -1,7 +1,7 @@
-"""Whether a network takes the images of a set, and whether training left it whole.
+"""Checks of networks: they take the images of a set, and training left them whole.
 
-Before `training` and `scores`. A network of NaN has an accuracy too, that of guessing one class, so
-nobody would notice.
+Used before and after `training` and by `scores` of `dd_plugin.evaluation`. A network of NaN has an
+accuracy too, that of guessing one class, so nobody would notice.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def check_takes(network: nn.Module, images: Tensor, num_classes: int) -> None:
 
 
 def infinite_in(network: nn.Module) -> set[str]:
-    """The names of the tensors that have infinite values, as masks of attention do."""
+    """Return the names of the tensors that have infinite values, as masks of attention do."""
     return {name for name, t in _numbers(network).items() if bool(t.isinf().any())}
 
 
 @torch.no_grad()
 def check_trained(network: nn.Module, images: Tensor, infinite: set[str], remedy: str) -> None:
-    """See that a network consists of numbers, and gives numbers.
+    """Check that a network consists of numbers, and returns numbers.
 
     Args:
         network: trained, in eval mode.

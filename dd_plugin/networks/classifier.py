@@ -1,10 +1,8 @@
-"""Networks that return features: a model without its last layer, and how a new one is put there.
+"""The classifier of a model: which layer it is, and how another one gets into its place.
 
-A `FeatureNetwork` wraps a model and maps network input to features (N, d). `remove_classifier` runs
-the model once to find the layer that makes the logits, and puts an identity in its place. What the
-model returns then is what its own head took, and a linear layer in that place gives an ordinary
-model again. Where that is impossible, `LayerFeatures` takes the output of a named layer,
-and the head goes on top (`FeatureClassifier`).
+`remove_classifier` runs the model once to find the layer that makes the logits, and puts an
+identity in its place. The model then returns what its own head took, and a linear layer in that
+place gives an ordinary model again.
 """
 
 from __future__ import annotations
@@ -12,66 +10,21 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.networks.feature_networks import (
+    FeatureNetwork,
+    LayerFeatures,
+    linear_layer,
+    output_tensor,
+)
 from dd_plugin.text import described
 
-__all__ = [
-    "ClassifierRemoved",
-    "FeatureClassifier",
-    "FeatureNetwork",
-    "LayerFeatures",
-    "layer_features",
-    "remove_classifier",
-]
-
-
-class FeatureNetwork(nn.Module):
-    """A model that returns features, and that a head can be given.
-
-    Args:
-        model: the wrapped model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return features (N, d) of network input (N, 3, H, W)."""
-        raise NotImplementedError
-
-    def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
-        """Return a model of the same modules that gives ``features @ weight.T + bias``.
-
-        This network is not to be used afterwards.
-        """
-        return FeatureClassifier(self, _linear(weight, bias))
-
-
-class FeatureClassifier(nn.Module):
-    """A backbone's features followed by one linear layer: ``classifier(features(x))``.
-
-    Stands in where a model has no place for a classifier, such as the vision tower of CLIP.
-
-    Args:
-        features: maps network input to features (N, d).
-        classifier: maps features to logits.
-    """
-
-    def __init__(self, features: nn.Module, classifier: nn.Linear) -> None:
-        super().__init__()
-        self.features = features
-        self.classifier = classifier
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return logits (N, classes) of network input (N, 3, H, W)."""
-        return self.classifier(self.features(pixel_values))
+__all__ = ["ClassifierRemoved", "layer_features", "remove_classifier"]
 
 
 class ClassifierRemoved(FeatureNetwork):
@@ -98,66 +51,9 @@ class ClassifierRemoved(FeatureNetwork):
     def with_head(self, weight: Tensor, bias: Tensor) -> nn.Module:
         """Return the ordinary model with a new classifier."""
         for path, convolutional in zip(self.paths, self.convolutional, strict=True):
-            layer = (_convolution if convolutional else _linear)(weight, bias)
+            layer = (_convolution if convolutional else linear_layer)(weight, bias)
             self.model.set_submodule(path, layer)
         return self.model
-
-
-class LayerFeatures(FeatureNetwork):
-    """The output of one layer of a model, averaged over positions if it is 4-dimensional.
-
-    Args:
-        model: any module.
-        layer: name of the layer, as `named_modules` spells it.
-    """
-
-    def __init__(self, model: nn.Module, layer: str) -> None:
-        super().__init__(model)
-        self.layer = layer
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return the layer's output as (N, d)."""
-        outputs: list[Any] = []
-        handle = self.model.get_submodule(self.layer).register_forward_hook(
-            lambda module, inputs, output: outputs.append(output)
-        )
-        try:
-            self.model(pixel_values)
-        finally:
-            handle.remove()
-        if len(outputs) != 1:
-            raise BackboneError(
-                f"the layer {self.layer!r} must be used once per forward pass, got {len(outputs)} "
-                "uses; name another `feature_layer`"
-            )
-        return pooled(outputs[0], f"the layer {self.layer!r}")
-
-
-def pooled(output: Any, source: str) -> Tensor:
-    """Return an output as features (N, d): as it is, or averaged over two spatial dimensions."""
-    if isinstance(output, Tensor) and output.ndim in (2, 4):
-        return output if output.ndim == 2 else output.mean((2, 3))
-    kind = (
-        f"a tensor of shape {tuple(output.shape)}"
-        if isinstance(output, Tensor)
-        else f"a {type(output).__name__}"
-    )
-    raise BackboneError(
-        f"{source} must return one tensor (N, d) or (N, d, H, W), got {kind}; give "
-        "`feature_layer`, the name of a layer that does"
-    )
-
-
-def output_tensor(output: Any) -> Tensor:
-    """Return the logits of a model's output: the tensor itself, or its `logits`."""
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise BackboneError(
-            f"the model must return one tensor or an output with `logits`, got a "
-            f"{type(output).__name__} (features of several kinds); give `feature_layer`, the name "
-            "of the layer whose output is to be taken"
-        )
-    return logits
 
 
 def remove_classifier(
@@ -190,7 +86,7 @@ def remove_classifier(
             weight /= features.shape[1] ** 0.5
             bias = torch.randn(3, generator=generator).to(features)
             for path, convolution in zip(layers, convolutional, strict=True):
-                new = (_convolution if convolution else _linear)(weight, bias)
+                new = (_convolution if convolution else linear_layer)(weight, bias)
                 model.set_submodule(path, new)
             logits = output_tensor(model(example)).flatten(1)
         expected = F.linear(features, weight, bias)
@@ -236,8 +132,10 @@ def layer_features(model: nn.Module, layer: str, example: Tensor) -> FeatureNetw
             without = remove_classifier(copy.deepcopy(model), example)
         except BackboneError:
             return network
-        own = without(example)
-    if own.shape == features.shape and torch.allclose(own, features, rtol=1e-4, atol=1e-6):
+        before_head = without(example)
+    if before_head.shape == features.shape and torch.allclose(
+        before_head, features, rtol=1e-4, atol=1e-6
+    ):
         return without
     return network
 
@@ -283,14 +181,6 @@ def _executed_layers(model: nn.Module, example: Tensor) -> list[str]:
         f"the {type(model).__name__} must end in one linear layer that makes its logits, and none "
         "was found; give `feature_layer`, the name of the layer whose output is to be taken"
     )
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
-    layer.bias = nn.Parameter(bias.detach().clone())
-    layer.eval()
-    return layer
 
 
 def _convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:

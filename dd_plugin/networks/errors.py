@@ -1,4 +1,4 @@
-"""What networks from names and frozen backbones complain about, for every file of this part."""
+"""The errors and the warning of networks from names and of frozen backbones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Files of features: written whole or not at all, checked when read, and memory-mapped.
 
-Used by `features` alone. A file is an ordinary safetensors file with the tensors `values` and
+Used by `feature_store`. A file is an ordinary safetensors file with the tensors `values` and
 `labels`; any safetensors reader opens it. Its metadata has the key that it was computed for and a
 checksum of its tensors. Values are written as they are computed, so a file may be larger than the
 memory.

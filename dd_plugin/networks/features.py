@@ -1,16 +1,13 @@
 """Features of real images: computed once per backbone, then drawn from as real images are.
 
 Between `dd_plugin.data` and the heads. The outer loss of a run with a frozen backbone, the probes
-and the coresets read features alone, so each real image goes through the backbone once, and once
-more for each augmented copy. With a folder the features are kept in a file there
-(`feature_file`), memory-mapped, and the next run on the same data and weights reads them.
+and the coresets read features alone. Each real image goes through the backbone once, and once more
+for each augmented copy. With a folder the features are kept in a file there
+(`feature_store`), memory-mapped, and the next run on the same data and weights reads them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +18,13 @@ from torch import Tensor, nn
 from dd_plugin.data import DataError, RealData
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.real.rows import draw, draw_balanced, require_two_classes
-from dd_plugin.networks.feature_file import FeatureFile, UnusableFileWarning, read_features
+from dd_plugin.networks.feature_file import FeatureFile
+from dd_plugin.networks.feature_store import FilePlace, MemoryStore
 from dd_plugin.networks.feature_work import FeatureWork, FrozenBackbone, Gather
 from dd_plugin.seeds import Purpose, mix
 
 # Bytes from which on values are kept in half precision.
 _HALF_FROM = 1 << 30
-# Raised when features are computed in another way, so that older files are not used.
-_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,26 +172,34 @@ def features_of(
     """
     if isinstance(augmentation, str):
         augmentation = Augmentation(augmentation, compose=True)
-    _check_arguments(copies, augmentation, batch_size, share, gather)
+    _check_numbers(copies=copies, batch_size=batch_size)
+    _check_copies(copies, augmentation)
+    _check_share(share, gather)
     device = _device_of(backbone, data)
-    precision = _resolved(precision, device)
+    work = FeatureWork(
+        backbone=backbone,
+        data=data,
+        augmentation=augmentation,
+        seed=seed,
+        device=device,
+        precision=_resolved(precision, device),
+        batch_size=batch_size,
+    )
     labels = data.labels().cpu()
     _check_labels(data, labels)
     shape = (copies, len(labels), backbone.num_features)
     dtype = torch.bfloat16 if 4 * shape[0] * shape[1] * shape[2] > _HALF_FROM else torch.float32
 
-    path, key = None, ""
+    place: FilePlace | None = None
+    store: MemoryStore | FeatureFile | None = None
     if folder is not None:
-        key = _key(backbone, data, copies, augmentation, seed, precision, dtype)
-        path = Path(folder) / "features" / f"{key}.safetensors"
-        if (stored := _read_everywhere(path, key, shape, device, gather)) is not None:
+        place = FilePlace.of_work(work, Path(folder) / "features", shape, dtype)
+        if (stored := place.read(device, gather)) is not None:
             return Features(stored, labels, data.num_classes)
-
-    store: _Memory | FeatureFile = _Memory(shape, dtype)
-    if path is not None and share[0] == 0:
-        store = _open_file(path, key, shape, dtype, labels) or store
+        if share[0] == 0:
+            store = place.open(labels)
+    store = store or MemoryStore(shape, dtype)
     try:
-        work = FeatureWork(backbone, data, augmentation, seed, device, precision, batch_size)
         done = 0
         for copy in range(copies):
             for first, values in work.rows_of(copy, len(labels), share, gather):
@@ -203,46 +207,31 @@ def features_of(
                 done += len(values)
                 if on_progress is not None:
                     on_progress(done, copies * len(labels))
-        if isinstance(store, FeatureFile):
-            store.finish()
+        store.finish()
     finally:
-        if isinstance(store, FeatureFile):
-            store.discard()
+        store.discard()
     if gather is not None:
         gather(torch.zeros(1, device=device))  # the file is finished now, if there is one
-    if isinstance(store, _Memory):
+    if isinstance(store, MemoryStore):
         return Features(store.values, labels, data.num_classes)
-    assert path is not None
-    written = read_features(path, key)
-    if written is None:
-        raise OSError(f"{path} cannot be read after it was written; check the disk")
-    return Features(written[0], labels, data.num_classes)
+    assert place is not None
+    return Features(place.written(), labels, data.num_classes)
 
 
-class _Memory:
-    """Features that are kept in memory."""
-
-    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        self.values = torch.empty(shape, dtype=dtype)
-
-    def write(self, copy: int, first: int, values: Tensor) -> None:
-        self.values[copy, first : first + len(values)] = values
-
-
-def _check_arguments(
-    copies: int,
-    augmentation: Augmentation,
-    batch_size: int,
-    share: tuple[int, int],
-    gather: Gather | None,
-) -> None:
-    for name, value in (("copies", copies), ("batch_size", batch_size)):
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}")
+
+
+def _check_copies(copies: int, augmentation: Augmentation) -> None:
     if copies > 1 and not augmentation.names:
         raise ValueError(
             f"`copies` must be 1 without augmentation, got {copies}; give `augmentation`"
         )
+
+
+def _check_share(share: tuple[int, int], gather: Gather | None) -> None:
     process, processes = share
     if not 0 <= process < processes:
         raise ValueError(f"`share` must be (process, processes), counted from 0, got {share}")
@@ -271,58 +260,3 @@ def _resolved(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return precision
-
-
-def _key(
-    backbone: FrozenBackbone,
-    data: RealData,
-    copies: int,
-    augmentation: Augmentation,
-    seed: int,
-    precision: str,
-    dtype: torch.dtype,
-) -> str:
-    """Return the checksum of all that the features depend on."""
-    facts = {
-        "version": _VERSION,
-        "backbone": backbone.fingerprint,
-        "size": list(backbone.size),
-        "data": data.fingerprint(),
-        "copies": copies,
-        # Plain images have no augmentation, whatever it is called.
-        "augmentation": [repr(augmentation), str(augmentation.fill)] if copies > 1 else None,
-        "seed": seed if copies > 1 else None,
-        "precision": precision,
-        "dtype": str(dtype),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _read_everywhere(
-    path: Path,
-    key: str,
-    shape: tuple[int, int, int],
-    device: torch.device,
-    gather: Gather | None,
-) -> Tensor | None:
-    """Return the values of a file if every process can read it."""
-    stored = read_features(path, key)
-    usable = stored is not None and stored[0].shape == shape
-    if gather is not None:
-        usable = bool(gather(torch.tensor([float(usable)], device=device)).min() > 0)
-    return stored[0] if usable and stored is not None else None
-
-
-def _open_file(
-    path: Path, key: str, shape: tuple[int, int, int], dtype: torch.dtype, labels: Tensor
-) -> FeatureFile | None:
-    try:
-        return FeatureFile(path, key, shape, dtype, labels)
-    except OSError as error:
-        warnings.warn(
-            f"the features cannot be kept in {path.parent} ({error}); they are kept in memory, and "
-            "the next run computes them again",
-            UnusableFileWarning,
-            stacklevel=3,
-        )
-        return None

@@ -1,7 +1,7 @@
 """Fresh networks: from a name, a function or a module, each a function of a seed alone.
 
-The trainer and the evaluation both make their networks here, so that a network of an evaluation is,
-weight for weight, the one that the same seed gave when the set was distilled.
+The trainer and the evaluation both make their networks here. So one seed gives the same weights in
+both.
 """
 
 from __future__ import annotations

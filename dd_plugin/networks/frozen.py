@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.networks.classifier import FeatureNetwork
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.networks.feature_networks import FeatureNetwork
 
 __all__ = ["Backbone"]
 

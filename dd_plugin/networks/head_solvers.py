@@ -121,7 +121,7 @@ class UnrolledHead(Head):
         return {}
 
     def _train(self, training: HeadTraining) -> LinearHead:
-        """See `Head.fit`. Without a graph."""
+        """Return the trained head, without a graph."""
         center, scale = _center_and_scale(training.features)
         trained = unroll(
             self._problem(training),

@@ -1,7 +1,7 @@
 """Linear heads on features: what one is, what it is trained with, and the gradient of its loss.
 
-Between `frozen`, whose features heads are trained on, and the trainer, which sends the gradient of
-a head's loss back into the features and from there into the images. `head_solvers` trains them.
+Heads are trained on the features of a `frozen.Backbone`, by `head_solvers`. The trainer sends the
+gradient of a head's loss back into the features, and from there into the images.
 """
 
 from __future__ import annotations

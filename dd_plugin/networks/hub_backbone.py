@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
 from dd_plugin.data.transforms import image_processor
-from dd_plugin.networks.classifier import FeatureNetwork, pooled, remove_classifier
+from dd_plugin.networks.classifier import remove_classifier
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.networks.feature_networks import FeatureNetwork, pooled
 from dd_plugin.text import described
 
 __all__ = ["PooledOutput", "hub_features", "hub_sizes", "is_hub_model", "norms_of_head", "tower_of"]

@@ -39,7 +39,7 @@ class HubModel:
         name: The id on the Hub, or the folder.
         config: The configuration, with all that was asked for.
         kind: The class whose `from_pretrained` loads it.
-        is_auto: Whether `kind` is one of transformers' auto classes.
+        is_auto: True if `kind` is one of transformers' auto classes.
         options: Of `from_pretrained`.
     """
 
@@ -130,7 +130,7 @@ def read_hub_model(
     kind, is_auto = _class_for(config, name, for_features=for_features)
     # A head for another number of classes does not fit the saved one, and is drawn again.
     options = {**at, **({"ignore_mismatched_sizes": True} if model_args else {})}
-    return HubModel(name, config, kind, is_auto, options)
+    return HubModel(name, config, kind=kind, is_auto=is_auto, options=options)
 
 
 def _check_name(name: str) -> None:
@@ -166,8 +166,8 @@ def _read_config(name: str, at: Mapping[str, str]) -> Any:
         if _asks_for_code(error):
             raise _needs_code(name) from error
         raise ModelLoadError(
-            f"no model {name!r}: it is not a folder here, and its configuration could not be had "
-            f"from the Hub ({described(error)}); for an architecture of timm write timm/NAME"
+            f"no model {name!r}: it is not a folder here, and its configuration could not be "
+            f"loaded from the Hub ({described(error)}); for an architecture of timm write timm/NAME"
             if local_path(name) is None
             else f"the folder {name!r} holds no usable model configuration: {described(error)}"
         ) from error

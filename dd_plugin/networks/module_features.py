@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.data import Normalization
-from dd_plugin.networks.classifier import FeatureNetwork, layer_features, remove_classifier
+from dd_plugin.networks.classifier import layer_features, remove_classifier
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
+from dd_plugin.networks.feature_networks import FeatureNetwork
 from dd_plugin.networks.hub_backbone import (
     PooledOutput,
     hub_features,
@@ -145,20 +146,20 @@ def _first_size(
 
 def normalization_of(module: nn.Module, name: str | None) -> Normalization:
     """Return the normalization of a model's input; assume one, with a warning, if it names none."""
-    found = timm_wrapper_normalization(module) or Normalization.from_model(
+    normalization = timm_wrapper_normalization(module) or Normalization.from_model(
         module, channels=3, fetch=True
     )
-    if found is not None:
-        return found
+    if normalization is not None:
+        return normalization
     subject = f"model {name!r}" if name else type(module).__name__
-    own = (
+    remedy = (
         "save its image processor (preprocessor_config.json) beside its weights"
         if name
         else "pass `load_backbone(module, normalization=Normalization(mean, std))` in its place"
     )
     warnings.warn(
         f"the {subject} does not say how its input is normalized; mean 0.5 and standard deviation "
-        f"0.5 are assumed. If it was trained with others, {own}. A run of `Distiller` may also "
+        f"0.5 are assumed. If it was trained with others, {remedy}. A run of `Distiller` may also "
         "have `normalization=none`, for pixels from 0 to 1, or `normalization=data`, for the mean "
         "and deviation of its training images",
         BackboneWarning,

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.networks.classifier import FeatureNetwork, remove_classifier
+from dd_plugin.networks.classifier import remove_classifier
 from dd_plugin.networks.errors import BackboneError
+from dd_plugin.networks.feature_networks import FeatureNetwork
 from dd_plugin.text import described
 
 __all__ = ["PreLogits", "is_timm_model", "set_timm_size", "timm_features", "timm_sizes"]
 
 
 class PreLogits(FeatureNetwork):
-    """What a timm model gives to its classifiers, where these are not one linear layer."""
+    """The input of a timm model's classifiers, where these are not one linear layer."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return `forward_head(forward_features(x), pre_logits=True)`."""
@@ -48,9 +49,9 @@ def is_timm_model(model: nn.Module) -> bool:
 
 def timm_sizes(model: Any) -> list[tuple[int, int]]:
     """Return the sizes of images that a timm model names, best first."""
-    own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    of_patches = getattr(getattr(model, "patch_embed", None), "img_size", None)
     configured = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
-    candidates = [own, configured[1:] if configured else None]
+    candidates = [of_patches, configured[1:] if configured else None]
     return [
         (int(size[0]), int(size[1]))
         for size in candidates

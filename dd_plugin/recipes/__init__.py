@@ -15,13 +15,13 @@ __all__ = ["recipe_names", "recipe_settings", "recipe_summary"]
 
 
 def recipe_names() -> list[str]:
-    """The names of all recipes, in alphabetical order."""
+    """Return the names of all recipes, in alphabetical order."""
     files = resources.files(__name__).iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
 def recipe_settings(name: str) -> dict[str, Any]:
-    """The settings of a recipe, by the names of `DistillerConfig`'s fields.
+    """Return the settings of a recipe, by the names of `DistillerConfig`'s fields.
 
     Raises:
         ValueError: there is no recipe of that name.
@@ -33,7 +33,7 @@ def recipe_settings(name: str) -> dict[str, Any]:
 
 
 def recipe_summary(name: str) -> str:
-    """What a recipe is of, in one sentence.
+    """Return a sentence that says what a recipe is of.
 
     Raises:
         ValueError: there is no recipe of that name.

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dd_plugin.data import augmentation
-from dd_plugin.data.augmentation import Augmentation, sample_by_gather
+from dd_plugin.data import resampling
+from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.data.resampling import sample_by_gather
 
 NAMES = ["color", "crop", "cutout", "flip", "noise", "resizedcrop", "rotate", "scale", "shift"]
 
@@ -254,12 +255,12 @@ def test_what_comes_in_has_the_fill():
 def test_sampling_by_gather_is_grid_sample():
     images = batch(3).requires_grad_()
     grid = torch.rand(3, 8, 10, 2, dtype=torch.float64) * 2.6 - 1.3
-    expected = augmentation._grid_sample(images, grid)
+    expected = resampling._grid_sample(images, grid)
     torch.testing.assert_close(sample_by_gather(images, grid), expected)
     weights = torch.rand_like(expected)
     slopes = [
         torch.autograd.grad((sample(images, grid) * weights).sum(), images)[0]
-        for sample in (sample_by_gather, augmentation._grid_sample)
+        for sample in (sample_by_gather, resampling._grid_sample)
     ]
     torch.testing.assert_close(*slopes)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dd_plugin.networks.backbones import load_backbone
-from dd_plugin.networks.classifier import FeatureClassifier
+from dd_plugin.networks.feature_networks import FeatureClassifier
 from tests.networks.models import (
     HALF,
     ConvolutionalHead,

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from dd_plugin.models import ModelLoadError
 from dd_plugin.networks.backbones import load_backbone
-from dd_plugin.networks.classifier import FeatureClassifier
 from dd_plugin.networks.errors import BackboneError, BackboneWarning
+from dd_plugin.networks.feature_networks import FeatureClassifier
 from tests.networks.models import HALF, HUB, bare_model, check_head, classifier_model, images, save
 
 CLASSIFIERS = sorted(kind for kind, entry in HUB.items() if entry[3])

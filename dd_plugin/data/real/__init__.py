@@ -1,7 +1,8 @@
 """Real images: found, read, decoded, and drawn by seed.
 
-Beside the synthetic set. `loading` has the entry point, `sources` and the modules for folders and
-columns what it reads from, `rows` and `streams` what is drawn from, `dataset` what users hold.
+Beside the synthetic set. `loading` is the entry, and `dataset` has `RealData`, which users hold.
+Data sets are read by `class_folders`, `columns`, `classes` and `sources`; batches are drawn from
+`rows` and `streams`.
 """
 
 from dd_plugin.data.real.dataset import RealData

@@ -1,38 +1,30 @@
 """Images sorted into one folder per class: which files there are, and of which class each is.
 
-Used by `loading`. A class is a folder, and all images below it belong to it, however deep: the
-rule of torchvision's `ImageFolder`, with the same order of classes and files. Names never decide
-about a file: `datasets` takes ``cat/train_4.png`` for another split than ``cat/1.png``. Only the
-folders at the top may be splits, ``train`` and ``test`` say, if they hold class folders.
+Used by `loading`; `image_tree` lists the files. A class is a folder, and all images below it belong
+to it, however deep. That is the rule of torchvision's `ImageFolder`, with the same order of classes
+and files. Names never decide about a file, unlike in `datasets`, which takes ``cat/train_4.png``
+for another split than ``cat/1.png``. Only the folders at the top may be splits, ``train`` and
+``test`` say, if they hold class folders.
 
 These differences from `ImageFolder` are meant. A folder without images is no class instead of an
-error; hidden files (``.name``) are left out; any format that Pillow reads counts as an image. An
-image beside the class folders, one of a kind that Pillow cannot read (``.heic``), and a link to
-nowhere are errors, where `ImageFolder` passes over them. A link that leads back into its own
-parents is not followed, where `ImageFolder` reads the same files forty times.
+error. Hidden files (``.name``) are left out. Any format that Pillow reads counts as an image. It
+is an error if an image lies beside the class folders, if Pillow cannot read one (``.heic``), or if
+a link leads nowhere; `ImageFolder` ignores all three. A link that leads back into its own parents
+is not followed; `ImageFolder` reads the same files forty times.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image
-
 from dd_plugin.data.real.columns import DataError, MissingSplitError
-from dd_plugin.data.real.image_folders import DESCRIPTIONS, has_configurations, split_of
+from dd_plugin.data.real.image_folders import has_configurations, split_of
+from dd_plugin.data.real.image_tree import DescribedError, Folder, walk
 from dd_plugin.text import first_line
 
-# Formats that Pillow registers and cannot read without help: data files and films.
-_NO_PICTURES: Final = {"BUFR", "GRIB", "HDF5", "MPEG"}
-# Kinds of pictures that Pillow reads with a plugin, if at all.
-_FOREIGN: Final = {
-    ".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".dcm",
-}  # fmt: skip
 _HUB_SHARD: Final = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -55,7 +47,7 @@ class LabeledFiles(Sequence[tuple[str, int]]):
         return self.paths[row], self.labels[row]
 
     def to_stream(self) -> Any:
-        """The same as a `datasets.IterableDataset`, in the same order."""
+        """Return the same as a `datasets.IterableDataset`, in the same order."""
         from datasets import ClassLabel, Dataset, Features
         from datasets import Image as ImageFeature
 
@@ -64,41 +56,11 @@ class LabeledFiles(Sequence[tuple[str, int]]):
         return Dataset.from_dict(columns, features=features).to_iterable_dataset()
 
 
-@dataclass
-class _Folder:
-    """A folder: its images, and the folders below it that hold any.
-
-    ``foreign`` is an image here or below that Pillow cannot read.
-    """
-
-    path: str
-    images: list[str] = field(default_factory=list)
-    foreign: str | None = None
-    folders: dict[str, _Folder] = field(default_factory=dict)
-
-    def all_images(self) -> list[str]:
-        """Paths of the images here and below, in the order of `ImageFolder`."""
-        found = []
-        waiting = [self]
-        holders = []
-        while waiting:
-            holder = waiting.pop()
-            holders.append(holder)
-            waiting.extend(holder.folders.values())
-        for holder in sorted(holders, key=lambda each: each.path):
-            found += [f"{holder.path}{os.sep}{name}" for name in sorted(holder.images)]
-        return found
-
-
-class _DescribedError(Exception):
-    """A table beside the images says what they are."""
-
-
 Splits = dict[str, LabeledFiles | DataError]
 
 
 def find_class_folders(folder: Path) -> Splits | None:
-    """The images of each split of a folder.
+    """Return the images of each split of a folder.
 
     Args:
         folder: class folders, or split folders that hold them.
@@ -115,24 +77,24 @@ def find_class_folders(folder: Path) -> Splits | None:
     if _is_hub_layout(folder):
         return None
     try:
-        root = _walk(str(folder.absolute()), ())
-    except _DescribedError:
+        root = walk(str(folder.absolute()), ())
+    except DescribedError:
         return None
     except OSError as error:
         raise DataError(f"the folder {str(folder)!r} could not be read: {error}") from error
     if root is None or not root.folders:
         return None
-    found: Splits = {}
+    splits: Splits = {}
     for split, holders in _splits_of(_inner(root)).items():
         try:
-            found[split] = _files_of(holders)
-        except DataError as error:  # which is none to who wants another split
-            found[split] = error
-    return found
+            splits[split] = _files_of(holders)
+        except DataError as error:  # which does not matter to those who want another split
+            splits[split] = error
+    return splits
 
 
 def take_split(splits: Splits, split: str | None, name: str) -> LabeledFiles:
-    """The files of one split, or of a slice or sum of splits as `datasets` writes them.
+    """Return the files of one split, or of a slice or sum of splits as `datasets` writes them.
 
     Args:
         splits: what `find_class_folders` gives.
@@ -144,13 +106,13 @@ def take_split(splits: Splits, split: str | None, name: str) -> LabeledFiles:
             cannot be used.
         MissingSplitError: there is no such split.
     """
-    there = ", ".join(map(repr, splits))
+    known = ", ".join(map(repr, splits))
     if split is None:
         if len(splits) > 1:
-            raise DataError(f"`split` must say which part of the data set to take: {there}")
+            raise DataError(f"`split` must say which part of the data set to take: {known}")
         split = next(iter(splits))
     split = str(split)
-    missing = f"the folder {name!r} has no split {split!r}; there are {there}"
+    missing = f"the folder {name!r} has no split {split!r}; there are {known}"
     usable = {each: files for each, files in splits.items() if isinstance(files, LabeledFiles)}
     parts: list[tuple[str, int, int]]
     if split in splits:
@@ -160,16 +122,16 @@ def take_split(splits: Splits, split: str | None, name: str) -> LabeledFiles:
     else:
         parts = _slices(split, {each: len(usable.get(each, ())) for each in splits}, missing)
     for part, _, _ in parts:
-        found = splits[part]
-        if isinstance(found, DataError):
-            raise found
-        if not found.classes:
+        files = splits[part]
+        if isinstance(files, DataError):
+            raise files
+        if not files.classes:
             raise MissingSplitError(
                 f"the images of the split {part!r} of the folder {name!r} have no labels: they are "
                 "not sorted into folders, one per class"
             )
         if "train" in usable:
-            _check_common_classes(usable["train"].classes, part, found.classes)
+            _check_common_classes(usable["train"].classes, part, files.classes)
     return _join([(usable[part], start, stop) for part, start, stop in parts])
 
 
@@ -197,75 +159,16 @@ def _join(parts: list[tuple[LabeledFiles, int, int]]) -> LabeledFiles:
     return LabeledFiles(paths, labels, classes)
 
 
-# --- what is there ------------------------------------------------------------------------------
-
-
-def _suffixes() -> frozenset[str]:
-    """Suffixes of images, in small letters."""
-    Image.init()
-    known = Image.registered_extensions().items()
-    readable = set(Image.OPEN) - _NO_PICTURES
-    return frozenset(suffix for suffix, kind in known if kind in readable)
-
-
-def _walk(
-    path: str, parents: tuple[tuple[int, int], ...], suffixes: frozenset[str] | None = None
-) -> _Folder | None:
-    """A folder with all that holds images below it; None where there are none."""
-    suffixes = suffixes or _suffixes()
-    status = Path(path).stat()
-    own = (status.st_dev, status.st_ino)
-    if own in parents:
-        return None
-    found = _Folder(path)
-    inside = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if _is_folder(entry):
-                inside.append(name)
-            elif name[name.rfind(".") :].lower() in suffixes:
-                found.images.append(name)
-            elif name[name.rfind(".") :].lower() in _FOREIGN:
-                found.foreign = entry.path
-            elif name in DESCRIPTIONS:
-                raise _DescribedError
-            elif entry.is_symlink() and "." not in name and not Path(entry.path).exists():
-                target = Path(entry.path).readlink()
-                raise DataError(
-                    f"{entry.path!r} is a link to '{target}', where nothing is; correct the link "
-                    "or remove it"
-                )
-    for name in inside:
-        below = _walk(f"{path}{os.sep}{name}", (*parents, own), suffixes)
-        if below is not None:
-            found.folders[name] = below
-            found.foreign = found.foreign or below.foreign
-    return found if found.images or found.folders or found.foreign else None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
 def _is_hub_layout(folder: Path) -> bool:
-    """Whether it is laid out as data sets on the Hub are, images beside the tables or not."""
+    """Return whether a folder is laid out like data sets on the Hub, with or without images."""
     for table in [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]:
         if split_of(table.stem) or _HUB_SHARD.search(table.stem):
             return True
     return has_configurations(folder)
 
 
-# --- what it means ------------------------------------------------------------------------------
-
-
-def _inner(folder: _Folder, *, in_split: bool = False) -> _Folder:
-    """The folder that has the classes or splits, where others are only wrapped around it."""
+def _inner(folder: Folder, *, in_split: bool = False) -> Folder:
+    """Return the folder that has the classes or splits, inside of those wrapped around it."""
     while len(folder.folders) == 1 and not folder.images:
         ((name, inside),) = folder.folders.items()
         if not inside.folders or (split_of(name) and not in_split):
@@ -274,8 +177,8 @@ def _inner(folder: _Folder, *, in_split: bool = False) -> _Folder:
     return folder
 
 
-def _splits_of(root: _Folder) -> dict[str, list[_Folder]]:
-    """Split to the folders that hold its classes."""
+def _splits_of(root: Folder) -> dict[str, list[Folder]]:
+    """Return, for each split, the folders that hold its classes."""
     named = {name: split for name in root.folders if (split := split_of(name))}
     # A split folder has classes in it. Images beside these are for `_files_of` to complain about.
     holding = [name for name in named if root.folders[name].folders]
@@ -298,16 +201,16 @@ def _splits_of(root: _Folder) -> dict[str, list[_Folder]]:
             "have no class folders in them; sort the images of each into folders, one per class; "
             f"if these are the classes, move them into a folder {Path(root.path, 'train')}"
         )
-    found: dict[str, list[_Folder]] = {}
+    splits: dict[str, list[Folder]] = {}
     for split in ("train", "validation", "test"):
         holders = [root.folders[name] for name in sorted(named) if named[name] == split]
         if holders:
-            found[split] = holders
-    return found
+            splits[split] = holders
+    return splits
 
 
-def _files_of(holders: list[_Folder]) -> LabeledFiles:
-    """The files of all classes in some folders that are one split."""
+def _files_of(holders: list[Folder]) -> LabeledFiles:
+    """Return the files of all classes in some folders that are one split."""
     parts = []
     for outer in holders:
         holder = _inner(outer, in_split=True)
@@ -349,7 +252,7 @@ def _check_names(path: str, classes: list[str]) -> None:
 
 
 def _check_common_classes(train: list[str], split: str, names: list[str]) -> None:
-    """Without any class in common, labels would be matched by place: 1st to 1st, 2nd to 2nd."""
+    """Refuse splits without a common class, whose labels would be matched by their order."""
     if train and set(train).isdisjoint(names):
         raise DataError(
             f"the splits 'train' ({_listed(train)}) and {split!r} ({_listed(names)}) have no class "

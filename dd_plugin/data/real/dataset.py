@@ -1,9 +1,8 @@
-"""Real data: labelled images, checked once, then sampled as fast as the memory at hand allows.
+"""Real data: labeled images, checked once, then sampled as fast as the memory at hand allows.
 
-Flow: a data set of any kind -> `columns` (where, which classes) -> `sources` (its rows, decoded by
-`pixels`) -> `rows` or `streams` -> `RealData`, from which the trainer draws its outer batches, the
-initial synthetic images and the test batches.
-There are three kinds of rows, chosen by size:
+Flow: a data set of any kind -> `columns` and `classes` -> `sources` (its rows, decoded by `pixels`)
+-> `rows` or `streams` -> `RealData`. The trainer draws its outer batches from it, the initial
+synthetic images and the test batches. There are three kinds of rows, chosen by size:
 
 - in memory: all pixels as one uint8 tensor on the device;
 - on demand: a data set with random access that is larger than `max_bytes` is decoded row by row,
@@ -24,9 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dd_plugin.data.real.columns import Classes, DataError, find_columns
+from dd_plugin.data.real.classes import Classes
+from dd_plugin.data.real.columns import DataError, find_columns
+from dd_plugin.data.real.pixel_sums import class_means, mean_std
 from dd_plugin.data.real.rows import Rows, open_rows, require, require_two_classes
 from dd_plugin.data.real.sources import (
     Options,
@@ -40,7 +40,7 @@ from dd_plugin.data.real.streams import Stream, open_stream
 
 
 class RealData:
-    """Labelled images, ready to be sampled. Made by `RealData.from_dataset` or `load_real`.
+    """Labeled images, ready to be sampled. Made by `RealData.from_dataset` or `load_real`.
 
     Images are handed out as float32 in [0, 1] of shape (N, C, H, W), labels as int64 of shape (N,),
     both on the device.
@@ -89,15 +89,15 @@ class RealData:
         seed: int = 0,
         white_level: int | None = None,
     ) -> RealData:
-        """Reads and checks a data set.
+        """Read and check a data set.
 
         Whatever fits in `max_bytes` is decoded here, so a damaged image is found now. Of a larger
         data set all labels are checked and a sample of the images; of a stream the first buffer.
 
         Args:
             dataset: a `datasets.Dataset`, `IterableDataset`, a `DatasetDict` of either, or a
-                sequence of (image, label) as torch's and torchvision's map-style data sets are,
-                where an image is a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W).
+                sequence of (image, label) as torch's and torchvision's map-style data sets are.
+                There an image is a Pillow image, an array (H, W[, C]) or a tensor ([C,] H, W).
                 An attribute `classes`, where there is one, has the names of the labels 0, 1, 2, ...
                 A format or transform set on a `datasets` data set is left out of account.
             split: the split of a `DatasetDict`; may be left out if it has only one. A single split
@@ -108,7 +108,7 @@ class RealData:
                 (scaled to cover it, the middle cut out). By default the size that all images have;
                 if they differ, this argument has to be given, since the choice settles what the
                 distilled images will be.
-            channels: 1 or 3. By default 3 if any of the images that are read here has colour.
+            channels: 1 or 3. By default 3 if any of the images that are read here has color.
             class_names: see `Classes.make`; pass `train.class_names` for a test set.
             device: where batches are wanted, and the pixels kept if they fit.
             max_bytes: how much memory the pixels, or a stream's buffer, may take.
@@ -122,10 +122,16 @@ class RealData:
         Raises:
             DataError: the data cannot be used, with the row and the remedy.
             MissingSplitError: there is no such split.
-            TypeError: `dataset` is none of the above.
+            TypeError: `dataset` is of another kind.
         """
         options = Options(
-            image_size, channels, torch.device(device), max_bytes, buffer_size, seed, white_level
+            image_size=image_size,
+            channels=channels,
+            device=torch.device(device),
+            max_bytes=max_bytes,
+            buffer_size=buffer_size,
+            seed=seed,
+            white_level=white_level,
         )
         dataset = one_split(dataset, split)
         named = {"image_column": image_column, "label_column": label_column}
@@ -159,7 +165,7 @@ class RealData:
         return data
 
     def batch(self, size: int, seed: int, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
-        """A random batch.
+        """Return a random batch.
 
         Rows are drawn without replacement as long as there are enough, otherwise each is drawn
         equally often, give or take one. The same seed gives the same batch, on every device. A
@@ -193,7 +199,7 @@ class RealData:
             self._rows.share(process, processes)
 
     def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Random images of each class, sorted by class; e.g. to start from, or as a baseline.
+        """Return random images of each class, sorted by class; e.g. to start from.
 
         A stream is read from its beginning until it has shown ten times as many of each class.
 
@@ -213,60 +219,34 @@ class RealData:
         return self._hand_out(pixels, labels)
 
     def class_means(self, per_class: int = 1) -> Tensor:
-        """Mean images of each class, (num_classes * per_class, C, H, W) in [0, 1], sorted by class.
+        """Return mean images of each class, (num_classes * per_class, C, H, W), sorted by class.
 
         Exact in memory; otherwise of 100 images per class (or of ``per_class``, if that is more),
         evenly spaced in a table and the first ones of a stream.
 
         Args:
-            per_class: how many; each is the mean of its own part of the class, so that no two are
-                the same image, which training on all of them could never tell apart.
+            per_class: how many; each is the mean of another part of the class, since training
+                could never tell equal images apart.
 
         Raises:
             DataError: a class has fewer images than that.
         """
-        parts = self.num_classes * per_class
-        sums = torch.zeros(parts, *self.shape, dtype=torch.int64)
-        seen = torch.zeros(self.num_classes, dtype=torch.int64)
-        counts = torch.zeros(parts, dtype=torch.int64)
-        for pixels, labels in self._rows.sample_of_classes(self._scan_size(), per_class):
-            labels = labels.cpu()
-            # The images of a class go to its parts in turn.
-            earlier = F.one_hot(labels, self.num_classes).cumsum(0).gather(1, labels[:, None]) - 1
-            part = labels * per_class + (seen[labels] + earlier[:, 0]) % per_class
-            # Sums of whole numbers do not depend on their order.
-            sums.index_add_(0, part, pixels.cpu().to(torch.int64))
-            counts += torch.bincount(part, minlength=parts)
-            seen += torch.bincount(labels, minlength=self.num_classes)
-        require(seen, per_class, self.class_names)
-        means = sums.double() / counts.view(-1, 1, 1, 1) / 255
-        return means.float().to(self.device)
+        batches = self._rows.sample_of_classes(self._scan_size(), per_class)
+        means, counts = class_means(batches, self.shape, self.num_classes, per_class)
+        require(counts, per_class, self.class_names)
+        return means.to(self.device)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, of pixels in [0, 1].
+        """Return mean and standard deviation of each channel, of pixels in [0, 1].
 
         Of the images that `sample` gives.
         """
-        count = 0
-        total = squares = torch.zeros(self.shape[0], dtype=torch.int64)
-        for pixels in self._rows.sample(self._scan_size()):
-            values = pixels.to(torch.int64)  # whole numbers: exact in any order
-            count += values[:, 0].numel()
-            total = total + values.sum(dim=(0, 2, 3)).cpu()
-            squares = squares + values.square().sum(dim=(0, 2, 3)).cpu()
-        means, stds = [], []
-        for channel in range(self.shape[0]):
-            mean = int(total[channel]) / count
-            # count² times the variance, in whole numbers: nothing cancels.
-            spread = count * int(squares[channel]) - int(total[channel]) ** 2
-            means.append(mean / 255)
-            stds.append(spread**0.5 / count / 255)
-        return means, stds
+        return mean_std(self._rows.sample(self._scan_size()))
 
     def batches(
         self, size: int, *, first: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once, in the order of the data set; the last batch may be smaller.
+        """Yield all images once, in the order of the data set; the last batch may be smaller.
 
         A stream is read from its beginning, which leaves the position of `batch` where it is.
 
@@ -302,15 +282,15 @@ class RealData:
         return self._fingerprint
 
     def sample(self, size: int) -> Iterator[Tensor]:
-        """Batches of images that stand for all, e.g. to fit a transform to.
+        """Yield batches of images that stand for all, e.g. to fit a transform to.
 
         All of them in memory; otherwise 10,000 rows, evenly spaced, or a stream's first buffer.
         """
         for pixels in self._rows.sample(size):
-            yield pixels.to(self.device).float().div_(255)
+            yield self._images(pixels)
 
     def class_counts(self) -> list[int] | None:
-        """How many images each class has; None for a stream, which does not know."""
+        """Return how many images each class has; None for a stream, which does not know."""
         return self._rows.class_counts()
 
     def leave_out_empty_classes(self) -> list[str]:
@@ -330,7 +310,7 @@ class RealData:
         return empty
 
     def check_classes(self, at_least: int = 1) -> None:
-        """Raises a `DataError` naming each class with fewer images; a stream cannot tell."""
+        """Raise a `DataError` naming each class with fewer images; a stream cannot tell."""
         counts = self.class_counts()
         if counts is not None:
             require_two_classes(torch.tensor(counts), self.class_names)
@@ -338,7 +318,7 @@ class RealData:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all pixels are on the device."""
+        """True if all pixels are on the device."""
         return isinstance(self._rows, Rows) and self._rows.in_memory
 
     def __len__(self) -> int:
@@ -359,7 +339,7 @@ class RealData:
         return f"RealData({rows}, {self.num_classes} classes, shape {self.shape}, {self.device})"
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the data, of plain values that JSON can hold."""
+        """Return the position in the data, of plain values that JSON can hold."""
         return {
             "shape": list(self.shape),
             "num_classes": self.num_classes,
@@ -368,7 +348,7 @@ class RealData:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a position.
+        """Go back to a position.
 
         Raises:
             DataError: it was saved with other data.
@@ -383,10 +363,13 @@ class RealData:
         self._rows.restore(state["position"])
 
     def _hand_out(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return pixels.to(self.device).float().div_(255), labels.to(self.device)
+        return self._images(pixels), labels.to(self.device)
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self.device).float().div_(255)
 
     def _scan_size(self) -> int:
-        """Rows whose pixels as int64 take some 64 MiB."""
+        """Return the number of rows whose pixels as int64 take some 64 MiB."""
         return max(1, (64 << 20) // (8 * int(np.prod(self.shape))))
 
 

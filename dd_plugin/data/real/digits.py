@@ -1,8 +1,8 @@
 """Handwritten digits that need no network: the ones that scikit-learn carries along.
 
-What `dd-plugin distill` runs on when no data set is named. 1,797 images of 8 x 8 pixels in ten
-classes (Alpaydin and Kaynak, UCI Machine Learning Repository, 1998), made into the same kind of
-object that `datasets.load_dataset` gives, so that everything downstream takes the usual way.
+`dd-plugin distill` runs on them when no data set is named. They are 1,797 images of 8 x 8 pixels in
+ten classes (Alpaydin and Kaynak, UCI Machine Learning Repository, 1998). They come as an object of
+the kind that `datasets.load_dataset` returns, so everything downstream takes the usual way.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ _TURNS = ("train", "train", "train", "validation", "test")
 
 
 def load_digits() -> Any:
-    """The digits as a `datasets.DatasetDict` with the splits train, validation and test.
+    """Return the digits as a `datasets.DatasetDict` with splits train, validation and test.
 
     The splits are the same each time, and each has as many images of each class as the others, in
-    proportion. Grey values 0 to 16 are scaled to 0 to 255 and rounded.
+    proportion. Gray values 0 to 16 are scaled to 0 to 255 and rounded.
 
     Returns:
-        Columns `image` (`datasets.Image`, 8 x 8, grey) and `label` (`ClassLabel` 0 to 9).
+        Columns `image` (`datasets.Image`, 8 x 8, gray) and `label` (`ClassLabel` 0 to 9).
 
     Raises:
         ImportError: scikit-learn is not installed.

@@ -2,7 +2,7 @@
 
 Used by `loading` for what `class_folders` leaves: images that a table describes, and Parquet files.
 `datasets` finds the splits of a folder by words in its paths. It looks for them in the names of
-images too, so that ``train_4.png`` would leave ``1.png`` unused, and in small letters only, so that
+images too, so ``train_4.png`` would leave ``1.png`` unused. It looks for small letters only, so
 ``Train`` and ``Test`` together would be the training data. Here folders alone are splits.
 """
 
@@ -29,7 +29,7 @@ DESCRIPTIONS: Final = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def explicit_splits(folder: Path) -> dict[str, list[str]] | None:
-    """The files of each split as patterns, where `datasets` would not sort them as they are meant.
+    """Return the files of each split as patterns, where `datasets` would mistake the splits.
 
     Args:
         folder: of images with a table that describes them, or such folders, one for each split; or
@@ -52,14 +52,14 @@ def explicit_splits(folder: Path) -> dict[str, list[str]] | None:
     if described != list(splits) and all(map(_is_seen, splits)):
         return None
     # In the order of `datasets`.
-    found: dict[str, list[str]] = {split: [] for split in _WORDS}
+    patterns: dict[str, list[str]] = {split: [] for split in _WORDS}
     for name, split in splits.items():
-        found[split].append(_all_in(folder / name))
-    return {split: files for split, files in found.items() if files}
+        patterns[split].append(_all_in(folder / name))
+    return {split: files for split, files in patterns.items() if files}
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether there is an image in a folder, however deep."""
+    """Return whether there is an image in a folder, however deep."""
     images = Image.registered_extensions()
     return any(
         Path(file).suffix.lower() in images for _, _, files in os.walk(folder) for file in files
@@ -67,7 +67,7 @@ def holds_images(folder: Path) -> bool:
 
 
 def has_configurations(folder: Path) -> bool:
-    """Whether a card says which files belong to which split, as on the Hub."""
+    """Return whether a card says which files belong to which split, as on the Hub."""
     try:
         text = (folder / "README.md").read_text("utf-8", errors="replace")
     except OSError:
@@ -81,19 +81,19 @@ def _is_described(folder: Path) -> bool:
 
 
 def _splits_of_tables(folder: Path) -> dict[str, list[str]] | None:
-    """The same of Parquet files without folders, such as ``Train.parquet``."""
+    """Return `explicit_splits` of Parquet files without folders, such as ``Train.parquet``."""
     files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     if all(map(_is_seen, (path.stem for path in files))):
         return None
-    found: dict[str, list[str]] = {}
+    patterns: dict[str, list[str]] = {}
     for path in files:
         if split := split_of(path.stem):
-            found.setdefault(split, []).append(glob.escape(str(path.absolute())))
-    return found
+            patterns.setdefault(split, []).append(glob.escape(str(path.absolute())))
+    return patterns
 
 
 def split_of(name: str, flags: re.RegexFlag = re.IGNORECASE) -> str | None:
-    """The split that a folder or file is meant for, by its name."""
+    """Return the split that a folder or file is meant for, by its name."""
     for split, words in _WORDS.items():
         if re.search(rf"(?:^|{_END})(?:{'|'.join(words)})(?:$|{_END})", name, flags):
             return split
@@ -101,7 +101,7 @@ def split_of(name: str, flags: re.RegexFlag = re.IGNORECASE) -> str | None:
 
 
 def _is_seen(name: str) -> bool:
-    """Whether `datasets`, which minds capital letters, takes a name as it is meant."""
+    """Return whether `datasets`, which minds capital letters, takes a name as it is meant."""
     return split_of(name, re.NOFLAG) == split_of(name)
 
 

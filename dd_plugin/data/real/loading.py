@@ -1,6 +1,6 @@
 """Real data by its name: a folder, the id of a data set on the Hub, or the digits.
 
-The front door of `dd_plugin.data`: `load_real` finds the data set and hands it to `real`.
+The front door of `dd_plugin.data`: `load_real` finds the data set and hands it to `RealData`.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def load_real(
     streaming: bool = False,
     **options: Any,
 ) -> RealData:
-    """Real data by name.
+    """Load real data by its name.
 
-    In a folder of images, each folder with images in it is a class, and all images below it belong
-    to that class, as for torchvision's `ImageFolder`. Above the class folders there may be folders
-    for splits, such as ``train`` and ``test``.
+    A folder of images has a folder for each class, as for torchvision's `ImageFolder`. All images
+    below it belong to that class. Above the class folders there may be folders for splits, such as
+    ``train`` and ``test``.
 
     Args:
         source: a folder (of images sorted into folders, of Parquet files, or written by
             `save_to_disk`), the id of a data set on the Hugging Face Hub, `"digits"` for the one
-            that scikit-learn brings along, or anything `RealData.from_dataset` takes.
+            that comes with scikit-learn, or anything `RealData.from_dataset` takes.
         split: which split, e.g. `"train"`; for the Hub and for a folder, but for one written by
             `save_to_disk`, also a slice, `"train[:1000]"`.
         config: which configuration of the data set, if it has several.
@@ -64,7 +64,9 @@ def load_real(
         files = None if splits is None else take_split(splits, split, name)
     loaded: Any
     if files is None:
-        loaded, split = _load(name, folder, split, config, revision, streaming)
+        loaded, split = _load(
+            name, folder, split=split, config=config, revision=revision, streaming=streaming
+        )
     else:
         loaded, split = _stream_of(files) if streaming else files, None
         if len(files.classes) < 2 and options.get("class_names") is None:
@@ -78,7 +80,7 @@ def load_real(
 
 
 def _folder_of(name: str) -> Path | None:
-    """The folder or file of a name; None for the digits, the Hub, and other addresses."""
+    """Return the folder or file of a name; None for the digits, the Hub, and other addresses."""
     if not name:
         raise DataError(f"the data set needs a name: a folder, an id on the Hub, or {DIGITS!r}")
     if name == DIGITS or "://" in name:
@@ -92,7 +94,7 @@ def _folder_of(name: str) -> Path | None:
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote it."""
+    """Return whether `save_to_disk` wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
@@ -109,12 +111,13 @@ def _stream_of(files: LabeledFiles) -> Any:
 def _load(
     name: str,
     folder: Path | None,
+    *,
     split: str | None,
     config: str | None,
     revision: str | None,
     streaming: bool,
 ) -> tuple[Any, str | None]:
-    """The data set, and the split that remains to be taken."""
+    """Return the data set, and the split that remains to be taken."""
     try:
         import datasets
         from datasets.exceptions import DatasetsError
@@ -156,6 +159,7 @@ def _unreachable(name: str, is_local: bool, split: str | None, error: Exception)
     if is_local:
         return f"the {what} could not be read: {reason}"
     return (
-        f"the {what} could not be had: there is no such folder here, and from the Hub: {reason}; "
-        f"check the name and the connection, give a folder, or use {DIGITS!r}, which needs neither"
+        f"the {what} could not be loaded: there is no such folder here, and the Hub says: "
+        f"{reason}; check the name and the connection, give a folder, or use {DIGITS!r}, which "
+        "needs neither"
     )

@@ -1,4 +1,4 @@
-"""The pixels of one image, whatever it is stored as.
+"""Return the pixels of one image, whatever it is stored as.
 
 Data sets of the ecosystem hold palette PNGs, CMYK JPEGs, 16-bit TIFFs, arrays and tensors. Here
 this ends: `read_pixels` turns whatever stands for an image into uint8, or into a `DataError` that
@@ -39,10 +39,10 @@ def read_pixels(
     channels: int | None = None,
     tones: Tones | None = None,
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The pixels of one image, whatever it is stored as.
+    """Return the pixels of one image, whatever it is stored as.
 
     Files are decoded by Pillow, turned upright by their EXIF tag, and converted as Pillow does:
-    palettes become colour, CMYK becomes RGB. What is transparent is painted on white, or on black
+    palettes become color, CMYK becomes RGB. What is transparent is painted on white, or on black
     where white would leave nothing to see. Gray values of more than 8 bits are scaled to 8.
     Arrays are height by width, by 1 or 3 channels where there is a third dimension; tensors have
     the channels first. Their values are uint8, uint16, other integers from 0 to 255, or real
@@ -53,8 +53,8 @@ def read_pixels(
         row: the number of the row, for messages.
         size: (height, width) of the result. An image of another size is scaled (bicubic, with
             antialiasing) until it covers that and its middle is cut out.
-        channels: 1 or 3; colour is turned into luminance, and grey is repeated. By default 1 for a
-            grey image, 3 otherwise.
+        channels: 1 or 3; color is turned into luminance, and gray is repeated. By default 1 for a
+            gray image, 3 otherwise.
         tones: how many bits the images of the data set have; by default this one's own number.
 
     Returns:
@@ -67,12 +67,12 @@ def read_pixels(
     tones = Tones() if tones is None else tones
     try:
         image = opaque(_upright(_open(value, size, tones)))
-        grey = image.mode in ("1", "L")
+        gray = image.mode in ("1", "L")
         if channels is None:
-            channels = 1 if grey else 3
-        if not grey and image.mode != "RGB":
+            channels = 1 if gray else 3
+        if not gray and image.mode != "RGB":
             image = image.convert("RGB")  # not every mode becomes luminance in one step
-        mode = "L" if grey or channels == 1 else "RGB"
+        mode = "L" if gray or channels == 1 else "RGB"
         if image.mode != mode:
             image = image.convert(mode)
         if size is not None and image.size != (size[1], size[0]):
@@ -98,7 +98,7 @@ def read_pixels(
 
 
 def _open(value: Any, size: tuple[int, int] | None, tones: Tones) -> Image.Image:
-    """A loaded Pillow image of 8 bits per channel."""
+    """Return a loaded Pillow image of 8 bits per channel."""
     if value is None:
         raise ValueError("it is None")
     if isinstance(value, Image.Image):
@@ -163,7 +163,7 @@ def _from_16_bits(image: Image.Image, tones: Tones) -> Image.Image:
 
 
 def _last(image: Tensor) -> np.ndarray[Any, Any]:
-    """A tensor, channels first, as an array, channels last."""
+    """Return a tensor, channels first, as an array, channels last."""
     if image.dtype == torch.bfloat16:
         image = image.float()
     array: np.ndarray[Any, Any] = image.numpy()
@@ -171,14 +171,14 @@ def _last(image: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _first_to_last(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An array, channels last; `pixel_values` have them first after all."""
+    """Return an array, channels last; `pixel_values` have them first after all."""
     if array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4) and array.shape[0] in (1, 3):
         return np.moveaxis(array, 0, -1)
     return array
 
 
 def _from_array(array: np.ndarray[Any, Any], tones: Tones, shape: tuple[int, ...]) -> Image.Image:
-    """An image of an array, channels last; ``shape`` is how the user has it, for messages."""
+    """Return an image of an array, channels last; ``shape`` is the user's, for messages."""
     if array.ndim not in (2, 3) or array.size == 0:
         raise ValueError(f"its shape is {shape}, not that of an image")
     if array.ndim == 3 and array.shape[2] not in (1, 3):
@@ -200,7 +200,7 @@ def _from_array(array: np.ndarray[Any, Any], tones: Tones, shape: tuple[int, ...
         if not (low >= 0 and high <= limit):  # false for NaN too
             raise ValueError(
                 f"its values go from {low:.6g} to {high:.6g}, but must lie in 0 to {limit}: "
-                "give pixels, without a normalisation"
+                "give pixels, without a normalization"
             )
         scaled = (array if whole else np.rint(array * 255)).astype(np.uint8)
         if not whole:

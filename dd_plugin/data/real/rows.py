@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin.data.real.columns import DataError
-from dd_plugin.data.real.sources import CHUNK, ColourError, Options, Reader, Source
+from dd_plugin.data.real.sources import CHUNK, ColorError, Options, Reader, Source
 from dd_plugin.data.real.tones import DepthError
 
 SAMPLE_PER_CLASS: Final = 100  # images that stand for a class where reading all would take hours
@@ -27,7 +27,7 @@ _SAMPLE = 10_000  # rows that stand for all where reading all would take hours
 def open_rows(
     source: Source, options: Options
 ) -> tuple[Callable[[Tensor], Tensor], tuple[int, int, int], bool]:
-    """What gives uint8 rows by their indices, (C, H, W), and whether it is in memory."""
+    """Return a function from indices to uint8 rows, (C, H, W), and whether all are in memory."""
     count = len(source)
     try:
         reader = Reader(source.images(range(1))[0], options)
@@ -40,7 +40,7 @@ def open_rows(
         for start in range(0, count, CHUNK):
             rows = range(start, min(start + CHUNK, count))
             pixels[start : rows.stop] = reader.read(source.images(rows), rows)
-    except ColourError:
+    except ColorError:
         options.channels = 3
         return open_rows(source, options)
     except DepthError as error:
@@ -52,12 +52,12 @@ def open_rows(
 
 
 def take(pixels: Tensor, rows: Tensor) -> Tensor:
-    """Rows of pixels that are in memory; the indices may be on another device."""
+    """Return rows of pixels in memory; the indices may be on another device."""
     return pixels.index_select(0, rows.to(pixels.device))
 
 
 class Rows:
-    """Rows that can be had in any order.
+    """Rows in any order.
 
     Args:
         take: uint8 pixels of rows, given their indices on the CPU.
@@ -81,15 +81,15 @@ class Rows:
         self._of_class = labels.argsort(stable=True).split(self._counts.tolist())
 
     def without_empty_classes(self) -> tuple[Rows, list[str]]:
-        """The same rows with the names of the classes that have any, and these names."""
-        there = (self._counts > 0).nonzero()[:, 0]
+        """Return the same rows without classes that have none, and the names of the others."""
+        present = (self._counts > 0).nonzero()[:, 0]
         place = torch.full((len(self._names),), -1, dtype=torch.int64)
-        place[there] = torch.arange(len(there))
-        names = [self._names[index] for index in there.tolist()]
+        place[present] = torch.arange(len(present))
+        names = [self._names[index] for index in present.tolist()]
         return Rows(self._take, place[self._labels], names, self.in_memory), names
 
     def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:
-        """uint8 pixels and labels of random rows; see `RealData.batch`."""
+        """Return uint8 pixels and labels of random rows; see `RealData.batch`."""
         generator = torch.Generator().manual_seed(seed)
         if balanced:
             require(self._counts, 1, self._names)
@@ -99,7 +99,7 @@ class Rows:
         return self._take(rows), self._labels[rows]
 
     def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Random rows of each class, sorted by class."""
+        """Return random rows of each class, sorted by class."""
         require(self._counts, per_class, self._names)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.cat([mine[draw(len(mine), per_class, generator)] for mine in self._of_class])
@@ -108,47 +108,47 @@ class Rows:
     def scan(
         self, size: int, first: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows from `first` to before `stop` in order, in batches."""
+        """Yield the rows from `first` to before `stop` in order, in batches."""
         for rows in torch.arange(len(self._labels))[first:stop].split(size):
             if len(rows):
                 yield self._take(rows), self._labels[rows]
 
     def labels(self) -> Tensor:
-        """The labels of all rows, in order."""
+        """Return the labels of all rows, in order."""
         return self._labels
 
     def sample(self, size: int) -> Iterator[Tensor]:
-        """Batches of pixels that stand for all."""
+        """Yield batches of pixels that stand for all."""
         for rows in self._some(torch.arange(len(self._labels)), _SAMPLE).split(size):
             yield self._take(rows)
 
     def sample_of_classes(self, size: int, at_least: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches that stand for each class, with so many images of each if it has them."""
+        """Yield batches that stand for each class, with so many images of each if it has them."""
         limit = max(SAMPLE_PER_CLASS, at_least)
         rows = torch.cat([self._some(mine, limit) for mine in self._of_class])
         for part in rows.split(size):
             yield self._take(part), self._labels[part]
 
     def _some(self, rows: Tensor, limit: int) -> Tensor:
-        """All rows in memory, otherwise at most some, evenly spaced."""
+        """Return all rows if they are in memory, otherwise at most ``limit``, evenly spaced."""
         if self.in_memory or len(rows) <= limit:
             return rows
         return rows[torch.arange(limit) * len(rows) // limit]
 
     def class_counts(self) -> list[int] | None:
-        """How many rows each class has."""
+        """Return how many rows each class has."""
         return self._counts.tolist()
 
     def length(self) -> int | None:
-        """How many rows there are."""
+        """Return how many rows there are."""
         return len(self._labels)
 
     def position(self) -> dict[str, Any] | None:
-        """None: a draw depends on its seed alone."""
+        """Return None: a draw depends on its seed alone."""
         return None
 
     def restore(self, position: Mapping[str, Any] | None) -> None:
-        """Checks that the position is not one in a stream."""
+        """Check that the position is not one in a stream."""
         if position is not None:
             raise DataError("the saved position is one in a stream, but the data is not streamed")
 
@@ -160,7 +160,7 @@ def draw(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_balanced(of_class: Sequence[Tensor], size: int, generator: torch.Generator) -> Tensor:
-    """`size` rows in random order, equally many of each class, give or take one."""
+    """Return `size` rows in random order, equally many of each class, give or take one."""
     shares = torch.bincount(draw(len(of_class), size, generator), minlength=len(of_class))
     drawn = [
         rows[draw(len(rows), share, generator)]
@@ -181,7 +181,7 @@ def require_two_classes(counts: Tensor, names: Sequence[str]) -> None:
 
 
 def require(counts: Tensor, at_least: int, names: Sequence[str]) -> None:
-    """Raises a `DataError` that names each class with fewer images."""
+    """Raise a `DataError` that names each class with fewer images."""
     short = [
         f"{name!r} has {count}"
         for name, count in zip(names, counts.tolist(), strict=True)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dd_plugin.data.real.columns import Columns, DataError, MissingSplitError, as_names
+from dd_plugin.data.real.classes import as_names
+from dd_plugin.data.real.columns import Columns, DataError, MissingSplitError
 from dd_plugin.data.real.pixels import read_pixels
 from dd_plugin.data.real.tones import Tones
 
@@ -30,6 +31,7 @@ class Options:
 
     def __init__(
         self,
+        *,
         image_size: int | tuple[int, int] | None,
         channels: int | None,
         device: torch.device,
@@ -66,12 +68,12 @@ class Options:
         self.white_so_far = 255  # by the images that were read
 
 
-class ColourError(Exception):
-    """A colour image among grey ones."""
+class ColorError(Exception):
+    """A color image among gray ones."""
 
 
 def is_a(dataset: Any, kind: str) -> bool:
-    """Whether it is of a class of `datasets`, which need not be imported to say no."""
+    """Return whether an object is of a class of `datasets`, without importing it."""
     return any(
         base.__name__ == kind and base.__module__.partition(".")[0] == "datasets"
         for base in type(dataset).__mro__
@@ -79,26 +81,26 @@ def is_a(dataset: Any, kind: str) -> bool:
 
 
 def one_split(dataset: Any, split: str | None) -> Any:
-    """The split that is asked for, or the only one there is; without a name that is `train`."""
+    """Return the split that is asked for, or the only one; without a name that is `train`."""
     if is_a(dataset, "DatasetDict") or is_a(dataset, "IterableDatasetDict"):
-        there = ", ".join(map(repr, dataset))
+        known = ", ".join(map(repr, dataset))
         if split is None and len(dataset) == 1:
             return next(iter(dataset.values()))
         if split is None:
-            raise DataError(f"`split` must say which part of the data set to take: {there}")
+            raise DataError(f"`split` must say which part of the data set to take: {known}")
         if split not in dataset:
-            raise MissingSplitError(f"there is no split {split!r}; there are {there or 'none'}")
+            raise MissingSplitError(f"there is no split {split!r}; there are {known or 'none'}")
         return dataset[split]
     if split is not None:
         name = getattr(dataset, "split", None)
         # A slice that was stored, "train[:1000]", is what there is of its split.
-        known = {"train"} if name is None else {str(name), str(name).partition("[")[0]}
-        if split not in known:
+        names = {"train"} if name is None else {str(name), str(name).partition("[")[0]}
+        if split not in names:
             described = (
                 "without a name, which counts as 'train'" if name is None else f"{str(name)!r}"
             )
             raise MissingSplitError(
-                f"there is no split {split!r}: what was given is a single split already, "
+                f"there is no split {split!r}: the data set is a single split already, "
                 f"{described}; ask for that one, or give the DatasetDict"
             )
     return dataset
@@ -125,11 +127,11 @@ class TableSource:
         return len(self._labels)
 
     def labels(self) -> list[Any]:
-        """All labels."""
+        """Return all labels."""
         return self._labels[:][self._columns.label].to_pylist()
 
     def images(self, rows: Sequence[int]) -> list[Any]:
-        """The images of some rows, undecoded."""
+        """Return the images of some rows, undecoded."""
         key = slice(rows.start, rows.stop) if isinstance(rows, range) else list(rows)
         column = self._images[key][self._columns.image]
         return column.to_pylist() if self._encoded else list(column)
@@ -159,14 +161,14 @@ class SequenceSource:
         return len(self._sequence)
 
     def labels(self) -> list[Any]:
-        """All labels; those of images that were read are known already."""
+        """Return all labels; those of images that were read are known already."""
         for row in range(len(self)):
             if row not in self._known:
                 self._item(row)
         return [self._known[row] for row in range(len(self))]
 
     def images(self, rows: Sequence[int]) -> list[Any]:
-        """The images of some rows, as the sequence has them."""
+        """Return the images of some rows, as the sequence has them."""
         return [self._item(row) for row in rows]
 
     def _item(self, row: int) -> Any:
@@ -220,11 +222,11 @@ class Reader:
             raise DataError(str(error)) from error
 
     def read(self, values: Sequence[Any], rows: Sequence[int]) -> Tensor:
-        """uint8 (N, C, H, W) of N images as the data set has them; `rows` are their numbers.
+        """Return N images of the data set as uint8 (N, C, H, W); `rows` are their numbers.
 
         Raises:
             DataError: an image cannot be read, or has another size although none was asked for.
-            ColourError: it has colour, the first one had not, and nothing was asked for.
+            ColorError: It has color, unlike the first one, and nothing was asked for.
             DepthError: it has more bits than the ones before it.
         """
         channels, height, width = self.shape
@@ -244,7 +246,7 @@ class Reader:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def read_rows(self, source: Source, rows: Tensor) -> Tensor:
-        """The same for rows of a source."""
+        """Return rows of a source as uint8 (N, C, H, W)."""
         chunks = [chunk.tolist() for chunk in rows.split(CHUNK)]
         return torch.cat([self.read(source.images(chunk), chunk) for chunk in chunks])
 
@@ -257,12 +259,12 @@ class Reader:
                 f"width), row {row} is {pixels.shape[0]} x {pixels.shape[1]}; pass `image_size`"
             )
         if pixels.shape[2] > self.shape[0]:
-            raise ColourError
+            raise ColorError
         return pixels
 
 
 def _is_large(values: Sequence[Any]) -> bool:
-    """Whether images are so large that the decoder, which runs without Python, takes the time."""
+    """Return whether images are so large that decoding, not Python, takes the time."""
     first = values[0] if values else None
     encoded = first.get("bytes") if isinstance(first, Mapping) else first
     if isinstance(encoded, bytes):

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugin.data.real.columns import Classes, Columns, DataError
+from dd_plugin.data.real.classes import Classes
+from dd_plugin.data.real.columns import Columns, DataError
 from dd_plugin.data.real.rows import SAMPLE_PER_CLASS, Rows, draw_balanced, require, take
-from dd_plugin.data.real.sources import CHUNK, ColourError, Options, Reader
+from dd_plugin.data.real.sources import CHUNK, ColorError, Options, Reader
 from dd_plugin.data.real.tones import DepthError
 from dd_plugin.seeds import Purpose, mix
 
@@ -31,7 +32,7 @@ _SPREAD = 10  # random images of a class are drawn from so many times as many
 def open_stream(
     dataset: Any, columns: Columns, classes: Classes, options: Options
 ) -> tuple[Rows | Stream, tuple[int, int, int]]:
-    """The rows of an `IterableDataset`, and (C, H, W)."""
+    """Return the rows of an `IterableDataset`, and (C, H, W)."""
     from datasets import Image
 
     dataset = dataset.select_columns([columns.image, columns.label])
@@ -43,9 +44,16 @@ def open_stream(
     try:
         reader = Reader(first[columns.image], options)
         buffer_size = max(1, min(options.buffer_size, options.max_bytes // reader.image_bytes))
-        stream = Stream(dataset, columns, classes, reader, buffer_size, options.seed)
+        stream = Stream(
+            dataset,
+            columns=columns,
+            classes=classes,
+            reader=reader,
+            buffer_size=buffer_size,
+            seed=options.seed,
+        )
         pixels, labels = stream.first_block()
-    except ColourError:
+    except ColorError:
         options.channels = 3
         return open_stream(dataset, columns, classes, options)
     except DepthError as error:
@@ -61,8 +69,8 @@ def open_stream(
 class Stream:
     """An `IterableDataset`, read block by block; a block is in memory, and shuffled.
 
-    The order in a block follows from `seed`, the epoch and the row it begins with, so where the
-    current block begins and how much of it is used is the whole state.
+    The order in a block follows from `seed`, the epoch and the row it begins with. The whole state
+    is where the current block begins and how much of it is used.
 
     Args:
         dataset: yields undecoded images. It is copied for each pass, since a pass changes it.
@@ -76,6 +84,7 @@ class Stream:
     def __init__(
         self,
         dataset: Any,
+        *,
         columns: Columns,
         classes: Classes,
         reader: Reader,
@@ -94,7 +103,7 @@ class Stream:
         self._used = 0  # rows of the current block
         self._block: tuple[Tensor, Tensor] | None = None
         self._live: tuple[Any, Iterator[Any]] | None = None  # the pass that is read from
-        self._own = dataset  # what the position is in
+        self._mine = dataset  # what the position is in
         # Rows of each class in this epoch so far; None where its beginning was not seen.
         self._shown: Tensor | None = self._none_shown()
         self._missing: list[str] = []  # classes that were told to be missing
@@ -104,18 +113,18 @@ class Stream:
         """Have batches come from one process's part of the rows, from its beginning."""
         from datasets.distributed import split_dataset_by_node
 
-        self._own = split_dataset_by_node(self._dataset, rank=process, world_size=processes)
+        self._mine = split_dataset_by_node(self._dataset, rank=process, world_size=processes)
         self._epoch = self._row = self._used = 0
         self._state = self._block = self._live = None
         self._shown = self._none_shown()
         self._part = f", in part {process + 1} of {processes}," if processes > 1 else ""
 
     def first_block(self) -> tuple[Tensor, Tensor]:
-        """uint8 pixels and labels of the block that the position is in."""
+        """Return uint8 pixels and labels of the block that the position is in."""
         return self._current()
 
     def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:
-        """The next rows of the shuffled blocks; balanced, a draw from the current one."""
+        """Return the next rows of the shuffled blocks; balanced, a draw from the current one."""
         if balanced:
             return self._balanced_batch(size, seed)
         parts = []
@@ -143,10 +152,10 @@ class Stream:
         )
 
     def _current(self) -> tuple[Tensor, Tensor]:
-        """The current block, read if need be."""
+        """Return the current block; read it first if it is a new one."""
         if self._block is None:
             if self._live is None:
-                self._live = self._begin(self._epoch, self._row, own=True)
+                self._live = self._begin(self._epoch, self._row, shared=True)
             self._block = self._read_block(self._live[1])
         if self._block is None:
             if self._row == 0:
@@ -158,7 +167,7 @@ class Stream:
         return self._block
 
     def _read_block(self, examples: Iterator[Any]) -> tuple[Tensor, Tensor] | None:
-        """What follows in a pass that has come to `self._row`; None at its end."""
+        """Return the next block of a pass that has come to `self._row`; None at its end."""
         parts = []
         left, row = self._buffer_size, self._row
         while left and (piece := list(itertools.islice(examples, min(left, CHUNK)))):
@@ -168,7 +177,7 @@ class Stream:
         return _join(parts) if parts else None
 
     def _use(self, count: int) -> None:
-        """Counts rows as used, and goes on to the next block when all are."""
+        """Count rows as used, and move on to the next block when all are."""
         assert self._block is not None
         assert self._live is not None
         self._used += count
@@ -201,13 +210,13 @@ class Stream:
         self._missing = missing
 
     def _begin(
-        self, epoch: int = 0, row: int = 0, state: Any = None, *, own: bool = False
+        self, epoch: int = 0, row: int = 0, state: Any = None, *, shared: bool = False
     ) -> tuple[Any, Iterator[Any]]:
-        """A pass over the data set from a row on, by its own state there if that is given.
+        """Return the data set and a pass over it from a row on, or from its own state there.
 
-        With ``own`` over this process's share.
+        With ``shared`` over this process's share.
         """
-        dataset = copy.deepcopy(self._own if own else self._dataset)
+        dataset = copy.deepcopy(self._mine if shared else self._dataset)
         dataset.set_epoch(epoch)
         if state is None:
             return dataset, itertools.islice(iter(dataset), row, None)
@@ -226,12 +235,12 @@ class Stream:
     def scan(
         self, size: int, first: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows from `first` to before `stop`, in batches; the position stays."""
+        """Yield the rows from `first` to before `stop`, in batches; the position stays."""
         for row, examples in self._pieces(size, first, stop):
             yield self._read(examples, row)
 
     def labels(self) -> Tensor:
-        """The labels of all rows, in order; no image is decoded."""
+        """Return the labels of all rows, in order; no image is decoded."""
         pieces = self._pieces(CHUNK)
         parts = [self._classes.encode(self._columns_of(some)[1], first_row=n) for n, some in pieces]
         return torch.cat(parts)
@@ -239,7 +248,7 @@ class Stream:
     def _pieces(
         self, size: int, first: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, list[Any]]]:
-        """The examples from `first` to before `stop`, with the row of the first of each piece."""
+        """Yield pieces of the examples from `first` to before `stop`, after their first row."""
         _, examples = self._begin(row=first)
         if stop is not None:
             examples = itertools.islice(examples, stop - first)
@@ -249,7 +258,7 @@ class Stream:
             row += len(piece)
 
     def sample(self, size: int) -> Iterator[Tensor]:
-        """Batches of the pixels of the first block."""
+        """Yield batches of the pixels of the first block."""
         if self._epoch == 0 and self._row == 0:
             yield from self._current()[0].split(size)
             return
@@ -261,7 +270,7 @@ class Stream:
                 return
 
     def sample_of_classes(self, size: int, at_least: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the first rows of each class."""
+        """Yield batches of the first rows of each class."""
         limit = max(SAMPLE_PER_CLASS, at_least)
         seen = [0] * len(self._classes.names)
         for first_row, examples in self._pieces(size):
@@ -279,7 +288,7 @@ class Stream:
                 return
 
     def of_each_class(self, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Reservoir sampling (Vitter 1985, algorithm R) of each class, on undecoded images."""
+        """Draw from each class by reservoir sampling (Vitter 1985, algorithm R), undecoded."""
         random_numbers = random.Random(seed)
         count = len(self._classes.names)
         seen = [0] * count
@@ -301,15 +310,15 @@ class Stream:
         return pixels, torch.arange(count).repeat_interleave(per_class)
 
     def class_counts(self) -> list[int] | None:
-        """None: a stream does not know."""
+        """Return None: a stream does not know."""
         return None
 
     def length(self) -> int | None:
-        """None: a stream does not know."""
+        """Return None: a stream does not know."""
         return None
 
     def position(self) -> dict[str, Any] | None:
-        """Where the current block begins, how much of it is used, and what it holds."""
+        """Return where the current block begins, how much of it is used, and what it holds."""
         block = self._current()  # the next batch wants it anyway
         return {
             "checksum": _checksum(block),
@@ -323,7 +332,7 @@ class Stream:
         }
 
     def restore(self, position: Mapping[str, Any] | None) -> None:
-        """Goes back to a position, and checks that the stream shows the same rows there."""
+        """Go back to a position, and check that the stream shows the same rows there."""
         if position is None:
             raise DataError("the saved position is not one in a stream, but the data is streamed")
         for name, here in (("seed", self._seed), ("buffer_size", self._buffer_size)):
@@ -341,13 +350,13 @@ class Stream:
         # A state can be inexact: it leaves out, for one, what is in a shuffle buffer of the data
         # set's own. Then all rows up to the position are read again.
         for state in (self._state, None):
-            self._live = self._begin(self._epoch, self._row, state, own=True)
+            self._live = self._begin(self._epoch, self._row, state, shared=True)
             self._block = self._read_block(self._live[1])
             if self._block is not None and _checksum(self._block) == position["checksum"]:
                 return
         raise DataError(
             f"the stream does not show the images that it showed before at row {self._row}, so the "
-            "run cannot go on as it was; a stream must repeat itself: give its shuffling a seed, "
+            "run cannot resume as it was; a stream must repeat itself: give its shuffling a seed, "
             "and leave out random transforms"
         )
 

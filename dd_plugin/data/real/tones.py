@@ -1,8 +1,8 @@
 """From what an image stores to 8 bits per channel, without losing what can be seen in it.
 
-Three things are lost in silence where nobody looks: opacity, channels beyond the third, and the
-gray levels of data that fill a small part of their range, such as 12 bits in a 16-bit file. Here
-the first is painted on a background, the second is refused, and `Tones` takes care of the third.
+Three things are lost in silence where nobody looks: opacity, channels beyond the third, and gray
+levels, as of 12 bits in a 16-bit file. Here opacity is painted on a background, more channels are
+refused, and `Tones` takes care of the gray levels.
 `pixels` calls this for every image.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,11 @@ _LOOKED_AT: Final = 16  # images whose values are counted for that
 _DIM: Final = 32  # contrast on white below which black may show more
 
 _LOCK: Final = threading.Lock()  # images are decoded in threads
+
+# Numbers of TIFF tags.
+_NEW_SUBFILE_TYPE: Final = 254
+_SAMPLES_PER_PIXEL: Final = 277
+_EXTRA_SAMPLES: Final = 338
 
 # Pillow's names of formats whose 16 bits per channel it cuts to the upper 8.
 _CUT: Final = re.compile(r"(?:LA|RGB|RGBA|RGBX|RGBa|CMYK)X*;16[BLN]")
@@ -63,7 +69,7 @@ class Tones:
         self._values = np.empty(0)
 
     def scale(self, values: Array) -> Array:
-        """uint8 of whole numbers of up to 16 bits.
+        """Scale whole numbers of up to 16 bits to uint8.
 
         Raises:
             DepthError: a value is larger than ``white``, which is not fixed.
@@ -126,12 +132,12 @@ class Tones:
 
 
 def white_of(high: int) -> int:
-    """The largest value of the number of bits that ``high`` needs, of 8 at least."""
+    """Return the largest value of the number of bits that ``high`` needs, of 8 at least."""
     return int((1 << max(8, high.bit_length())) - 1)
 
 
 def is_cut(image: Image.Image) -> bool:
-    """Whether Pillow reads only the upper 8 of 16 bits per channel; to be asked before loading."""
+    """Return whether Pillow reads only the upper 8 of 16 bits; call it before loading."""
     for tile in getattr(image, "tile", ()):
         arguments: Any = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         if any(isinstance(each, str) and _CUT.fullmatch(each) for each in arguments):
@@ -147,12 +153,12 @@ def check_channels(image: Image.Image) -> None:
     """
     unnamed = False
     if image.format == "TIFF":
-        stored = image.tag_v2.get(277, 1)  # type: ignore[attr-defined]  # SamplesPerPixel
+        stored = _tags(image).get(_SAMPLES_PER_PIXEL, 1)
         read = len(image.getbands())
         if image.mode not in ("P", "PA") and stored > read:
             raise ValueError(_too_many(stored))
-        # Some other quantity than opacity, if the file does not call it so (ExtraSamples).
-        unnamed = image.mode == "RGBA" and 338 not in image.tag_v2  # type: ignore[attr-defined]
+        # Some other quantity than opacity, if the file does not call it so.
+        unnamed = image.mode == "RGBA" and _EXTRA_SAMPLES not in _tags(image)
     if unnamed or image.mode == "RGBX":
         low, high = image.getchannel(3).getextrema()
         if low != high:
@@ -171,10 +177,17 @@ def check_pages(image: Image.Image) -> None:
     pages = 1
     for number in range(1, count):
         image.seek(number)
-        pages += not image.tag_v2.get(254, 0) & 1  # type: ignore[attr-defined]  # NewSubfileType
+        is_copy = _tags(image).get(_NEW_SUBFILE_TYPE, 0) & 1
+        pages += not is_copy
     image.seek(0)
     if pages > 1:
         raise ValueError(f"it has {pages} pages, of which one would be used; store them apart")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF file by their numbers."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
 
 
 def _too_many(channels: int) -> str:
@@ -185,7 +198,7 @@ def _too_many(channels: int) -> str:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The image without opacity, painted on a background; gray stays gray.
+    """Return the image without opacity, painted on a background; gray stays gray.
 
     The background is white, or black where on white there would be next to nothing to see, as of a
     white icon. An image that is transparent everywhere shows the colors that it stores.
@@ -201,7 +214,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def paint(color: Array, opacity: Array) -> Array:
-    """uint8 colors (H, W, C) with opacity (H, W) on a background; see `opaque`."""
+    """Paint uint8 colors (H, W, C) with opacity (H, W) on a background; see `opaque`."""
     if opacity.min() == 255 or opacity.max() == 0:
         return np.ascontiguousarray(color)
     share = opacity[..., None].astype(np.uint16)

@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dd_plugin.data.real import class_folders
 from dd_plugin.data.real.class_folders import find_class_folders, take_split
 from dd_plugin.data.real.columns import DataError, MissingSplitError
 from dd_plugin.data.real.image_folders import split_of
@@ -212,7 +211,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(class_folders.os, "scandir", scandir)
+    monkeypatch.setattr("os.scandir", scandir)
     with pytest.raises(DataError, match=r"could not be read: .*Permission denied: .*elk"):
         load_real(tmp_path, "train")
 

@@ -5,7 +5,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Value
 from PIL import Image as PILImage
 
-from dd_plugin.data.real.columns import Classes, DataError, find_columns
+from dd_plugin.data.real.classes import Classes
+from dd_plugin.data.real.columns import DataError, find_columns
 
 
 def dataset(**features):

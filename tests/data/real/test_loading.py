@@ -95,7 +95,9 @@ def test_what_cannot_be_loaded(tmp_path):
         load_real("./nowhere")
     with pytest.raises(DataError, match=r"there is no folder 'not/here/at all'"):
         load_real("not/here/at all")
-    with pytest.raises(DataError, match=r"data set 'nobody/nothing' could not be had: .*'digits'"):
+    with pytest.raises(
+        DataError, match=r"data set 'nobody/nothing' could not be loaded: .*'digits'"
+    ):
         load_real("nobody/nothing")
     with pytest.raises(DataError, match="could not be read"):
         load_real(tmp_path)

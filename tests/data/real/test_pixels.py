@@ -122,7 +122,7 @@ def test_float_pixels_are_rounded_to_eight_bits():
         ({"bytes": b"", "path": "cat.png"}, "the image cat.png cannot be read"),
         ({"bytes": b"no image", "path": None}, "cannot identify"),
         ({"bytes": None, "path": "/nowhere/cat.png"}, "cat.png"),
-        (np.full((2, 2), 1.5), "from 1.5 to 1.5, but must lie in 0 to 1.*without a normalisation"),
+        (np.full((2, 2), 1.5), "from 1.5 to 1.5, but must lie in 0 to 1.*without a normalization"),
         (np.full((2, 2), np.nan), "nan"),
         (np.full((2, 2), 256), "0 to 255"),
         (torch.full((1, 2, 2), -0.1), "from -0.1"),
