@@ -180,9 +180,12 @@ def _source(distiller: Distiller) -> Source:
 
 def _protocol(distiller: Distiller) -> Protocol:
     config, data = distiller.config, distiller.eval_data
-    if data is None or not distiller.results:
+    if data is None:
         return Protocol.from_json({})
     name = data.public_name
+    if not distiller.results:
+        # A comparison that was interrupted can be taken up by `dd-plugin evaluate`.
+        return Protocol(dataset=name, split=distiller.eval_split, images=_length(data))
     command = f"dd-plugin evaluate {distiller.output_dir.name}"
     if name is None:
         command += " --dataset FOLDER"

@@ -268,8 +268,8 @@ class DistilledDataset(SetContents):
             test = self.head_test(model, data, device=device, loss=loss, protocol=protocol)
             return Scores((test.distilled(self.synthetic(pixels, device)),))
         options = FitOptions(protocol=protocol, pixels=pixels, device=device, loss=loss)
-        batches = self.test_batches(data, batch_size)
-        return network_scores(self._stored, model, self.seeds(networks, seed), options, batches)
+        seeds, batches = self.seeds(networks, seed), self.test_batches(data, batch_size)
+        return network_scores(self._stored, model, seeds=seeds, options=options, batches=batches)
 
     def head_test(
         self,

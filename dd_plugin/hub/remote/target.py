@@ -154,9 +154,9 @@ class _Account(NamedTuple):
         if not isinstance(who["name"], str):
             raise DamagedAnswerError("it has no name of an account")
         token = (who.get("auth") or {}).get("accessToken") or {}
-        role, scopes = token.get("role"), []
-        if role == "fineGrained":
-            scopes = (token.get("fineGrained") or {}).get("scoped") or []
+        role = token.get("role")
+        grained = (token.get("fineGrained") or {}) if role == "fineGrained" else {}
+        scopes = grained.get("scoped") or []
         writable = [s for s in scopes if "repo.write" in (s.get("permissions") or ())]
         return cls(
             name=who["name"],

@@ -42,6 +42,7 @@ def seeds_of(record: Record, networks: int, seed: int | None) -> list[int]:
 def network_scores(
     stored: StoredSet,
     model: ModelInit | None,
+    *,
     seeds: Sequence[int],
     options: FitOptions,
     batches: InputBatches,
