@@ -34,7 +34,7 @@ from dd_plugin.hub.using.evaluating import head_test, network_scores, seeds_of
 from dd_plugin.hub.using.predicting import by_name, probabilities_of
 from dd_plugin.hub.using.real_images import real_images
 from dd_plugin.hub.using.training import FitOptions, fit_head, fit_network
-from dd_plugin.networks.backbones import Backbone
+from dd_plugin.networks import Backbone
 from dd_plugin.networks.fresh import ModelInit
 
 __all__ = ["DistilledDataset", "OtherWeightsWarning"]

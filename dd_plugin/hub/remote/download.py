@@ -28,8 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dd_plugin.hub.links import files_behind
 from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
-from dd_plugin.hub.remote.published import LocalFile
-from dd_plugin.hub.remote.target import (
+from dd_plugin.hub.remote.failures import (
     NETWORK_ERRORS,
     WAITS,
     DamagedAnswerError,
@@ -38,6 +37,7 @@ from dd_plugin.hub.remote.target import (
     understood,
     wanted_wait,
 )
+from dd_plugin.hub.remote.published import LocalFile
 from dd_plugin.text import first_line
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import RECORD
-from dd_plugin.hub.remote.target import PushError
+from dd_plugin.hub.remote.failures import PushError
 
 CARD = "README.md"
 _DATA = "data/train-*.parquet"

@@ -26,20 +26,19 @@ from huggingface_hub.hf_api import DatasetInfo, RepoFile
 from dd_plugin.hub.card.text import merge_card, with_license
 from dd_plugin.hub.limits import UNLIMITED, DistilledFormatError
 from dd_plugin.hub.reading import read_set
-from dd_plugin.hub.remote.published import CARD, PUBLISHED, LocalFile, published_files
-from dd_plugin.hub.remote.target import (
+from dd_plugin.hub.remote.failures import (
     NETWORK_ERRORS,
     WAITS,
     DamagedAnswerError,
     PushError,
-    check_no_other_data,
-    check_target,
     passes,
     patiently,
     told,
     understood,
     wanted_wait,
 )
+from dd_plugin.hub.remote.published import CARD, PUBLISHED, LocalFile, published_files
+from dd_plugin.hub.remote.target import check_no_other_data, check_target
 from dd_plugin.text import without_secrets
 
 __all__ = ["PushError", "PushResult", "check_target", "push_folder"]

@@ -23,8 +23,7 @@ from dd_plugin.hub.record import Record
 from dd_plugin.hub.using.backbones import backbone_of
 from dd_plugin.hub.using.choosing import protocol_for
 from dd_plugin.hub.using.training import FitOptions, fit_network, head_for
-from dd_plugin.networks.backbones import Backbone
-from dd_plugin.networks.features import features_of
+from dd_plugin.networks import Backbone, features_of
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.networks.heads import head_of
 
