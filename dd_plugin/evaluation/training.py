@@ -62,7 +62,7 @@ def train_by_recipe(
         seed: decides augmentation, the order of minibatches and the network's random numbers.
         which: place of the network among those of the set (``recipe.architectures``); by default
             the first whose BatchNorm layers have what the set has learned about it.
-        initial: weights and statistics to start from, by name, for a fixed initialisation.
+        initial: weights and statistics to start from, by name, for a fixed initialization.
         loss: ``(logits, labels) -> scalar``; labels may be probabilities.
 
     Returns:
@@ -122,7 +122,7 @@ def train_by_recipe(
 
 
 def _check_step_sizes(recipe: Recipe, model: FunctionalModel, name: str, own_name: str) -> None:
-    """See that there is a step size for each parameter, where a set has one for each."""
+    """Check that there is a step size for each parameter, where a set has one for each."""
     sized = recipe.step_size_parameters
     if sized is not None and (missing := sorted(set(model.parameters) - set(sized))):
         raise ValueError(
@@ -247,7 +247,7 @@ def _start_from(network: nn.Module, initial: Mapping[str, Tensor]) -> None:
         if name not in tensors or tensors[name].shape != value.shape:
             have = "none" if name not in tensors else str(tuple(tensors[name].shape))
             raise ValueError(
-                f"the set was distilled for one initialisation, whose {name!r} has shape "
+                f"the set was distilled for one initialization, whose {name!r} has shape "
                 f"{tuple(value.shape)}; the network has {have}. Leave the model out to train the "
                 'one that it was made for, or use protocol="standard"'
             )

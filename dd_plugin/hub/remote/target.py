@@ -1,4 +1,4 @@
-"""Where a distilled set may be pushed to: account, rights and repository, before any long work.
+"""The target of a push: account, rights and repository, checked before any long work.
 
 Before `push`, which goes on from here; the trainer asks at its start, so that a wrong token does
 not cost a night. Nothing is made or changed on the Hub.
@@ -38,7 +38,7 @@ _NO_DATA = ("README.md", ".*", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "C
 
 
 class Target(NamedTuple):
-    """Where to push.
+    """The target of a push.
 
     Attributes:
         repo_id: with its namespace.
@@ -68,7 +68,7 @@ def check_target(
         repo_id: ``"name"`` or ``"namespace/name"``, of a data set.
         token: None or True for the one of the environment or of `hf auth login`.
         private: whether the repository is to be private, if it is made.
-        revision: the branch, "main" by default; it is made if need be.
+        revision: the branch, "main" by default; created where it is missing.
         create_pr: propose the push as a pull request, for which reading is enough.
         sleep: waits between attempts.
 
@@ -112,7 +112,7 @@ class _Account(NamedTuple):
     Attributes:
         name: of the account.
         token: the name of the token.
-        role: of the token: ``"read"``, ``"write"``, ``"fineGrained"``, or None where nobody says.
+        role: of the token: ``"read"``, ``"write"``, ``"fineGrained"``; None where it is not known.
         writable: users, organizations and repositories that a fine-grained token may write to;
             None among them stands for one that this version does not know.
         organizations: the account's role in each of its organizations.
@@ -195,7 +195,7 @@ def _checked(
 
 
 def check_no_other_data(repo_id: str, paths: Collection[str]) -> None:
-    """See that a push would not replace files of somebody's data, such as the real images.
+    """Check that a push would not replace other data, such as the real images.
 
     Args:
         repo_id: of the repository.

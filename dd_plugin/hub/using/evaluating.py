@@ -51,7 +51,7 @@ def network_scores(
     Args:
         stored: the set.
         model: the network.
-        seeds: of the networks; the first alone where the initialisation is fixed.
+        seeds: of the networks; the first alone where the initialization is fixed.
         options: how they are trained.
         batches: real images as network input.
     """
