@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation.training_images import pixel_levels
 from dd_plugin.files import lock_of, locked, write_together
 from dd_plugin.hub.card.text import make_card, merge_card
 from dd_plugin.hub.links import leaves
@@ -50,7 +51,7 @@ _MOST_COLUMNS, _MOST_ROWS = 50, 20
 
 def to_bytes(images: Tensor) -> Tensor:
     """Return images in [0, 1] as they are in an 8-bit file, uint8 of the same shape."""
-    return (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return pixel_levels(images).to(torch.uint8).cpu()
 
 
 def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
