@@ -15,8 +15,9 @@ from dd_plugin.bilevel.step_values import tree_map
 from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData
 from dd_plugin.distiller.networks import Networks
-from dd_plugin.evaluation import HeadTest, Scores, network_seed, score
+from dd_plugin.evaluation import Scores, network_seed, score
 from dd_plugin.evaluation.comparison import Comparison, Measure, NetworkTest, compare
+from dd_plugin.evaluation.heads import HeadTest
 from dd_plugin.evaluation.preparation import input_batches
 from dd_plugin.evaluation.training_images import PixelKind, TrainingImages
 

@@ -134,9 +134,10 @@ class _Account(NamedTuple):
         if not isinstance(who["name"], str):
             raise DamagedAnswerError("it has no name of an account")
         token = (who.get("auth") or {}).get("accessToken") or {}
-        role = token.get("role")
-        grained = (token.get("fineGrained") or {}) if role == "fineGrained" else {}
-        scopes = grained.get("scoped") or []
+        role: str | None = token.get("role")
+        scopes: list[dict[str, Any]] = []
+        if role == "fineGrained":
+            scopes = (token.get("fineGrained") or {}).get("scoped") or []
         writable = [s for s in scopes if "repo.write" in (s.get("permissions") or ())]
         return cls(
             name=who["name"],

@@ -19,8 +19,12 @@ from dd_plugin.data.network_records import BackboneRecord
 from dd_plugin.hub.reading import StoredSet
 from dd_plugin.hub.using.choosing import name_of
 from dd_plugin.models import factory_from
-from dd_plugin.networks import Backbone, BackboneError, load_backbone
-from dd_plugin.networks.backbones import check_recorded_backbone
+from dd_plugin.networks.backbones import (
+    Backbone,
+    BackboneError,
+    check_recorded_backbone,
+    load_backbone,
+)
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.networks.lite_weights import LITE_PREFIX
 
