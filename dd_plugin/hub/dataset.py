@@ -342,8 +342,6 @@ class DistilledDataset(SetContents):
         """Return the protocol that ``protocol="auto"`` of `fit` means for a network."""
         return protocol_for(self.recipe, protocol, model)
 
-    # Elsewhere.
-
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the set's files into a folder, byte for byte, in the place of a set that is there.
 
