@@ -56,16 +56,32 @@ def count(value: Any, thing: str = "") -> str:
     return f"{value:,} {plural}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: str = "", *, padded: bool = True
+) -> str:
+    """Return a Markdown table of cells that are Markdown already.
+
+    Args:
+        header: the first line.
+        rows: the others.
+        right: a letter for each column, ``r`` where it stands to the right; ``l`` is the rest.
+        padded: make the columns as wide as their cells, to be read as plain text too.
+    """
     lines = [tuple(header), *map(tuple, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    widths = [max(len(line[i]) for line in lines) if padded else 0 for i in range(len(header))]
+    sides = right.ljust(len(header), "l")
 
     def joined(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+        columns = zip(cells, widths, sides, strict=True)
+        return (
+            "| " + " | ".join(c.rjust(w) if s == "r" else c.ljust(w) for c, w, s in columns) + " |"
+        )
 
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([joined(lines[0]), rule, *map(joined, lines[1:])])
+    rule = "".join(
+        "-" * (w + 1 if padded else 3) + (":" if s == "r" else "-" * padded) + "|"
+        for w, s in zip(widths, sides, strict=True)
+    )
+    return "\n".join([joined(lines[0]), f"|{rule}", *map(joined, lines[1:])])
 
 
 def columns(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

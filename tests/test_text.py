@@ -58,6 +58,16 @@ def test_tables_line_up():
         "|--------|------|",
         "| longer | b    |",
     ]
+    assert table(("a", "long"), [("longer", "7")], "lr").splitlines() == [
+        "| a      | long |",
+        "|--------|-----:|",
+        "| longer |    7 |",
+    ]
+    assert table(("a", "b"), [("", "7")], "lr", padded=False).splitlines() == [
+        "| a | b |",
+        "|---|---:|",
+        "|  | 7 |",
+    ]
     assert columns(["class", "layers"], [("BatchNorm2d", 2), ("B", 11)]) == [
         "  class        layers",
         "  -----------  ------",

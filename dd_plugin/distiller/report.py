@@ -121,9 +121,12 @@ class Report:
 
     def _protocol(self) -> Protocol:
         config, images, split = self.run.config, self.parts.evaluation, self.parts.eval_split
-        if images is None or not self.results:
+        if images is None:
             return Protocol.from_json({})
         name = images.public_name
+        if not self.results:
+            # A comparison that was interrupted can be taken up by `dd-plugin evaluate`.
+            return Protocol(dataset=name, split=split, images=_length(images))
         command = f"dd-plugin evaluate {self.run.folder.name}"
         if name is None:
             command += " --dataset FOLDER"

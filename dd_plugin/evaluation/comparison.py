@@ -1,8 +1,7 @@
 """The one comparison of a distilled set with real images, for the trainer and the command.
 
 Top of `evaluation`. Networks (`NetworkTest`) and heads (`HeadTest`) are trained on each kind of
-`TrainingImages` and tested on the same real images. Whoever compares several networks calls
-`compare` for each.
+`TrainingImages` and tested on the same real images, one network at a time.
 """
 
 from __future__ import annotations

@@ -18,9 +18,7 @@ from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
 from dd_plugin.evaluation.scores import Scores
 from dd_plugin.evaluation.training_images import TrainingImages, eight_bit_images
-from dd_plugin.networks.backbones import Backbone
-from dd_plugin.networks.features import Features
-from dd_plugin.networks.heads import Head, LinearHead
+from dd_plugin.networks import Backbone, Features, Head, LinearHead
 from dd_plugin.seeds import Purpose, mix
 
 # Real images that are chosen by a rule.

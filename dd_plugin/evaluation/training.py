@@ -1,8 +1,8 @@
 """Train a network on a distilled set so that an ordinary module comes out, and test it.
 
-After `fresh` and beside `scores`, whose steps it takes: `train_by_recipe` follows the recipe to the
+After `baselines` and `scores`, whose steps it takes: `train_by_recipe` follows the recipe to the
 step, `train_as_usual` trains as on real images, for networks that the recipe was not made for.
-What comes out has the stock layers of its library, statistics and all that was learned about them
+The network has the stock layers of its library, with statistics and all that was learned about them
 folded in.
 """
 
@@ -26,6 +26,7 @@ from dd_plugin.bilevel.foreign_models.replay import Draws
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bn import Statistics, TrainWith, convert_bn, revert_bn
 from dd_plugin.bn.private import BATCH_NORMS
+from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
 from dd_plugin.evaluation.preparation import preparation
@@ -61,7 +62,7 @@ def train_by_recipe(
         seed: decides augmentation, the order of minibatches and the network's random numbers.
         which: place of the network among those of the set (``recipe.architectures``); by default
             the first whose BatchNorm layers have what the set has learned about it.
-        initial: weights and statistics to start from, by name, for a fixed initialisation.
+        initial: weights and statistics to start from, by name, for a fixed initialization.
         loss: ``(logits, labels) -> scalar``; labels may be probabilities.
 
     Returns:
@@ -99,13 +100,7 @@ def train_by_recipe(
         inner_loss=loss,
         autocast=recipe.autocast,
     )
-    sized = recipe.step_size_parameters
-    if sized is not None and (missing := sorted(set(problem.model.parameters) - set(sized))):
-        raise ValueError(
-            f"the set has a step size for each parameter of {own_name}, and "
-            f"none for {missing[0]!r} of this {type(network).__name__}; train it as on "
-            'real images with protocol="standard"'
-        )
+    _check_step_sizes(recipe, problem.model, f"this {type(network).__name__}", own_name)
     _find_moving(problem.model, synthetic, seed)
     state = initial_state(problem, network)
     infinite = infinite_in(network)
@@ -126,14 +121,25 @@ def train_by_recipe(
     return network
 
 
+def _check_step_sizes(recipe: Recipe, model: FunctionalModel, name: str, own_name: str) -> None:
+    """Check that there is a step size for each parameter, where a set has one for each."""
+    sized = recipe.step_size_parameters
+    if sized is not None and (missing := sorted(set(model.parameters) - set(sized))):
+        raise ValueError(
+            f"the set has a step size for each parameter of {own_name}, and "
+            f"none for {missing[0]!r} of {name}; train it as on "
+            'real images with protocol="standard"'
+        )
+
+
 def _fits(network: nn.Module, constants: Mapping[str, Tensor]) -> bool:
-    """Whether a converted network has the BatchNorm layers that something was learned about."""
+    """Return whether a converted network has the BatchNorm layers of what was learned."""
     places = learnable_constants(network)
     return {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
 
 
 def _place_of(network: nn.Module, synthetic: SyntheticSet) -> int:
-    """The first network of a set that a converted network may be; the very first if there is none.
+    """Return the first place in a set that a converted network may have; 0 if there is none.
 
     By what was learned about BatchNorm, since nothing else of the set belongs to a network.
     """
@@ -185,7 +191,7 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
 
 @torch.no_grad()
 def _input(synthetic: SyntheticSet, count: int) -> Tensor:
-    """The network input of the first images, as they are."""
+    """Return the network input of the first images, as they are."""
     return synthetic.transform(synthetic.images()[:count])
 
 
@@ -241,7 +247,7 @@ def _start_from(network: nn.Module, initial: Mapping[str, Tensor]) -> None:
         if name not in tensors or tensors[name].shape != value.shape:
             have = "none" if name not in tensors else str(tuple(tensors[name].shape))
             raise ValueError(
-                f"the set was distilled for one initialisation, whose {name!r} has shape "
+                f"the set was distilled for one initialization, whose {name!r} has shape "
                 f"{tuple(value.shape)}; the network has {have}. Leave the model out to train the "
                 'one that it was made for, or use protocol="standard"'
             )

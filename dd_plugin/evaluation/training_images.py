@@ -85,10 +85,15 @@ def row_labels(distilled: str, shown: str, stored: str, real: str) -> dict[str, 
     return {images.value: label for images, label in labels.items()}
 
 
+def pixel_levels(images: Tensor) -> Tensor:
+    """Return the levels from 0 to 255 that images in [0, 1] have in an 8-bit file."""
+    return (images.detach().clamp(0, 1) * 255).round()
+
+
 def eight_bit_images(images: Tensor) -> Tensor:
     """Return images in [0, 1] with the pixels of an 8-bit file, in their own dtype."""
     # In float32, as a reader of the file divides.
-    return ((images.detach().clamp(0, 1) * 255).round().float() / 255).to(images.dtype)
+    return (pixel_levels(images).float() / 255).to(images.dtype)
 
 
 def with_pixels(synthetic: SyntheticSet, pixels: PixelKind) -> SyntheticSet:

@@ -21,7 +21,7 @@ from dd_plugin.evaluation.training_images import PixelKind
 from dd_plugin.hub.dataset import DistilledDataset
 from dd_plugin.hub.record import Evaluation
 from dd_plugin.hub.using.choosing import Protocol
-from dd_plugin.networks.backbones import Backbone
+from dd_plugin.networks import Backbone
 from dd_plugin.text import table
 
 # Test images at a time.

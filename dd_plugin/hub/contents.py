@@ -76,7 +76,7 @@ class SetContents:
         )
 
     def to_dataset(self) -> Any:
-        """The images as PNG with their labels: the `datasets.Dataset` that `load_dataset` gives."""
+        """Return the PNG images with their labels, the `Dataset` that `load_dataset` gives."""
         from datasets import Dataset
 
         return Dataset.from_parquet(str(self.folder / IMAGES))

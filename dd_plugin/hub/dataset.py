@@ -34,7 +34,7 @@ from dd_plugin.hub.using.evaluating import head_test, network_scores, seeds_of
 from dd_plugin.hub.using.predicting import by_name, probabilities_of
 from dd_plugin.hub.using.real_images import real_images
 from dd_plugin.hub.using.training import FitOptions, fit_head, fit_network
-from dd_plugin.networks.backbones import Backbone
+from dd_plugin.networks import Backbone
 from dd_plugin.networks.fresh import ModelInit
 
 __all__ = ["DistilledDataset", "OtherWeightsWarning"]
@@ -47,7 +47,7 @@ class DistilledDataset(SetContents):
         folder: where its files are; they are not changed.
         record: all of ``recipe.json``: recipe, results, how they were taken, versions.
         initial: weights and statistics that networks start from, if it was distilled for one
-            initialisation; else empty. Of several networks `Recipe.of_network` gives those of one.
+            initialization; else empty. Of several networks `Recipe.of_network` gives those of one.
     """
 
     def __init__(self, stored: StoredSet, folder: Path, limits: Limits | None = None) -> None:
@@ -84,7 +84,7 @@ class DistilledDataset(SetContents):
             revision: commit, branch or tag on the Hub.
             token: for private sets; by default the one of ``hf auth login``.
             cache_dir: where downloads are kept; by default the Hub's own cache.
-            local_files_only: take it from the cache, ask nobody.
+            local_files_only: take it from the cache, without a request.
             max_bytes: the largest file that is fetched or read.
             max_expanded_bytes: bytes of all images, where they are stored smaller than they are.
             max_image_size: pixels of the longer side of an image.
@@ -134,7 +134,7 @@ class DistilledDataset(SetContents):
         Args:
             model: a name, a function that makes a network, or a network, which is copied; by
                 default the one that the set was distilled for, or the first of several, freshly
-                initialised, or with its pretrained weights where the set is for heads.
+                initialized, or with its pretrained weights where the set is for heads.
             seed: decides the initial weights (of a name or function) and the course of training.
             protocol: ``"recipe"``: the stored steps, step sizes, optimizer and BatchNorm policy;
                 ``"standard"``: as one trains on real images (AdamW, cosine schedule, 400 steps),
@@ -174,7 +174,7 @@ class DistilledDataset(SetContents):
 
         Raises:
             ValueError: the set is for whole networks, or its backbone has no name.
-            BackboneError: the model has no head to train, or its weights cannot be had.
+            BackboneError: the model has no head to train, or its weights cannot be loaded.
 
         Warns:
             OtherWeightsWarning: it is one that the set was distilled for, with other weights.
@@ -248,7 +248,7 @@ class DistilledDataset(SetContents):
             dataset: real images: `RealData`, or what `dd_plugin.data.load_real` takes; by default
                 the data set that the results on the card were taken on.
             split: of the data set; by default that of the card, or else ``"test"``.
-            networks: how many; one where the initialisation is fixed and all would be the same.
+            networks: how many; one where the initialization is fixed and all would be the same.
             seed: of which the networks' seeds are functions.
             protocol: see `fit`.
             pixels: see `fit`.
@@ -257,7 +257,7 @@ class DistilledDataset(SetContents):
             loss: see `fit`.
 
         Raises:
-            DataError: the real images cannot be had, or do not fit.
+            DataError: the real images cannot be read, or do not fit.
             ValueError: see `fit`.
             DivergedError: see `fit`.
         """
@@ -268,8 +268,8 @@ class DistilledDataset(SetContents):
             test = self.head_test(model, data, device=device, loss=loss, protocol=protocol)
             return Scores((test.distilled(self.synthetic(pixels, device)),))
         options = FitOptions(protocol=protocol, pixels=pixels, device=device, loss=loss)
-        batches = self.test_batches(data, batch_size)
-        return network_scores(self._stored, model, self.seeds(networks, seed), options, batches)
+        seeds, batches = self.seeds(networks, seed), self.test_batches(data, batch_size)
+        return network_scores(self._stored, model, seeds=seeds, options=options, batches=batches)
 
     def head_test(
         self,
@@ -325,7 +325,7 @@ class DistilledDataset(SetContents):
             device: where they are kept.
 
         Raises:
-            DataError: they cannot be had, or do not fit.
+            DataError: they cannot be read, or do not fit.
             ValueError: the card does not say which data set.
         """
         return real_images(self._stored.record, dataset, split, device)
@@ -341,8 +341,6 @@ class DistilledDataset(SetContents):
     def protocol_for(self, protocol: Protocol, model: ModelInit | None) -> TrainedBy:
         """Return the protocol that ``protocol="auto"`` of `fit` means for a network."""
         return protocol_for(self.recipe, protocol, model)
-
-    # Elsewhere.
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the set's files into a folder, byte for byte, in the place of a set that is there.
@@ -366,7 +364,7 @@ class DistilledDataset(SetContents):
         """Publish the set as a data set of the Hub, in one commit.
 
         Args:
-            repo_id: ``"name"`` or ``"namespace/name"``; it is made where there is none.
+            repo_id: ``"name"`` or ``"namespace/name"``; created where it is missing.
             private: make a new repository private. One that exists stays as it is.
             token: None or True for the one of the environment or of `hf auth login`.
             **options: the others of `dd_plugin.hub.remote.push.push_folder`, such as ``revision``,
@@ -386,7 +384,7 @@ class DistilledDataset(SetContents):
 
         Args:
             folder: new or empty.
-            dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalisation
+            dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalization
                 it tests with; without, images are written as this set's own networks see them.
 
         Warns:

@@ -20,7 +20,7 @@ from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.files import new_folder
 from dd_plugin.hub.folder import to_bytes
 
-# Channel means and deviations that DD-Ranking 0.2 (`ddranking/utils/data.py`) normalises its test
+# Channel means and deviations that DD-Ranking 0.2 (`ddranking/utils/data.py`) normalizes its test
 # images with, by its names of data sets; those of CIFAR-10 serve for CIFAR-100, too.
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -113,8 +113,8 @@ def export_dd_ranking(
     They are what its evaluators' `compute_metrics` takes as ``image_tensor``, ``soft_labels`` or
     ``hard_labels``, and ``syn_lr``, after `torch.load`. What decides the form, in DD-Ranking 0.2:
 
-    - it trains on the images as they are, and tests on real ones that it normalised with
-      `DD_RANKING_NORMALIZATION`: so pixels have to be normalised alike;
+    - it trains on the images as they are, and tests on real ones that it normalized with
+      `DD_RANKING_NORMALIZATION`: so pixels have to be normalized alike;
     - its losses put soft labels through a softmax with a temperature, so they are logits; the
       logarithm of the probabilities gives them back at temperature 1
       (``loss_fn_kwargs: {temperature: 1.0}``, where its default is 1.2);
@@ -125,7 +125,7 @@ def export_dd_ranking(
         folder: new or empty.
         images: ``(N, C, H, W)``; pixels in [0, 1] where ``dataset`` is given, and network input
             otherwise (for its ``use_zca``: ZCA whitened by kornia with eps 0.1, fitted on pixels
-            that were not normalised, which is not what a set learned with ZCA here has).
+            that were not normalized, which is not what a set learned with ZCA here has).
         labels: class indices ``(N,)``, as many of each class.
         soft_labels: probabilities ``(N, classes)``.
         step_size: of SGD.
@@ -235,7 +235,7 @@ def _counts(labels: Tensor, classes: int) -> list[int]:
 
 
 def _folder_names(class_names: Sequence[str]) -> list[str]:
-    """One folder name per class, in the same order once sorted, by whatever rule."""
+    """Return one folder name per class, in the same order by every rule of sorting."""
     names = list(class_names)
     plain = all(
         _PORTABLE.fullmatch(name) and not _RESERVED.fullmatch(name) and not _SPLITS.search(name)
@@ -254,6 +254,6 @@ def _portable(name: str) -> str:
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """How timm sorts classes: without case, numbers by their value."""
+    """Return the key by which timm sorts classes: without case, numbers by their value."""
     words = re.split(r"(\d+)", name.lower())
     return [(not w.isdigit(), int(w) if w.isdigit() else 0, w) for w in words]

@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation.training_images import pixel_levels
 from dd_plugin.files import lock_of, locked, write_together
 from dd_plugin.hub.card.text import make_card, merge_card
 from dd_plugin.hub.links import leaves
@@ -49,12 +50,12 @@ _MOST_COLUMNS, _MOST_ROWS = 50, 20
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as they are in an 8-bit file, uint8 of the same shape."""
-    return (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    """Return images in [0, 1] as they are in an 8-bit file, uint8 of the same shape."""
+    return pixel_levels(images).to(torch.uint8).cpu()
 
 
 def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
-    """Images ``(N, C, H, W)`` in [0, 1] as one Pillow image, row by row."""
+    """Return images ``(N, C, H, W)`` in [0, 1] as one Pillow image, row by row."""
     from PIL import Image
     from torchvision.utils import make_grid
 
@@ -64,7 +65,7 @@ def grid(images: Tensor, columns: int, scale: int = 1) -> Any:
 
 
 def preview(synthetic: SyntheticSet, images: Tensor | None = None) -> Any:
-    """The images of a set as a Pillow image: one class per column, of large sets the first ones.
+    """Return the images of a set as a Pillow image: a class per column, the first ones of many.
 
     Args:
         synthetic: the set.
@@ -96,9 +97,9 @@ def write_set(
     Of a set that was in the folder before, what its user wrote into the card is kept.
 
     Args:
-        folder: made if need be.
+        folder: created where it is missing.
         synthetic: the set.
-        initial: the weights that every network starts from, for a fixed initialisation.
+        initial: the weights that every network starts from, for a fixed initialization.
         results: accuracies by name: ``mean``, ``std``, ``accuracies`` and ``seeds``.
         protocol: how they were taken: ``dataset``, ``split``, ``images``, ``command``.
         source: what was distilled: ``dataset``, ``hub_id``, ``train_split``, ``images``,
@@ -159,7 +160,7 @@ def write_set(
 
 
 def _evaluations_of(folder: Path, tensors: FileEntry) -> tuple[Evaluation, ...]:
-    """What was measured of the set in a folder, if it is the same set."""
+    """Return the rows that a folder has of the same set."""
     try:
         old = read_record(folder)
         return old.evaluations if old.files[TENSORS].sha256 == tensors.sha256 else ()
@@ -168,9 +169,9 @@ def _evaluations_of(folder: Path, tensors: FileEntry) -> tuple[Evaluation, ...]:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write the record of the set in a folder anew, and the card that follows from it.
+    """Write another record of the set in a folder, and the card that follows from it.
 
-    Whoever read the record before keeps it `locked` in the meantime.
+    The caller, who has read the earlier record, keeps it `locked` meanwhile.
 
     Raises:
         OSError: the folder cannot be written; it is as it was then.
@@ -212,7 +213,7 @@ def instead_of_the_set_in(folder: Path) -> Iterator[None]:
 
 
 def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:
-    """The content of the Parquet file, and how many bytes its rows have in memory.
+    """Return the content of the Parquet file, and the bytes of its rows in memory.
 
     Written by pyarrow alone, with the types of the columns where `datasets` looks for them, so that
     a set can be written on a machine that has no `datasets`.

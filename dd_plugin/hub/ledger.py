@@ -1,7 +1,7 @@
 """Rows of evaluations, added to the record of a set and to files that others may be writing to.
 
-After `comparison`, which measures them. Rows come hours apart, and meanwhile another evaluation may
-add its own, or the set be distilled anew: so for each row what is there is read again.
+After `comparison`, which measures them. Rows come hours apart. Meanwhile another evaluation may add
+its own, or another set be written there, so the file is read again for each row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dd_plugin.hub.record import Evaluation, FileEntry
 
 
 def rows_in(path: Path) -> list[Evaluation]:
-    """The rows that a file has; none where there is no file.
+    """Return the rows that a file has; none where there is no file.
 
     Raises:
         OSError: it cannot be read.
@@ -41,7 +41,7 @@ def add_to_file(path: Path, row: Evaluation) -> None:
     """Put a row among those of a file, in the place of one of the same measurement.
 
     Raises:
-        OSError: the file cannot be written, or somebody else does not let go of it.
+        OSError: the file cannot be written, or another process keeps it locked.
         ValueError: it holds something else.
     """
     with locked(path):
@@ -58,7 +58,7 @@ def add_to_record(folder: Path, row: Evaluation, files: Mapping[str, FileEntry])
         files: of the record of the set that was evaluated, with their checksums.
 
     Raises:
-        OSError: the folder cannot be written, or somebody else does not let go of it.
+        OSError: the folder cannot be written, or another process keeps it locked.
         ValueError: another set is there now, or none that can be read.
     """
     with locked(folder / RECORD):

@@ -1,4 +1,4 @@
-"""How much of this machine a stranger's set may take: `Limits`.
+"""The limits of what a stranger's set may take of this machine: `Limits`.
 
 Below `reading`, which checks a folder against them, and `dataset`, which checks the networks of a
 recipe. A file of a few kilobytes can ask for images of gigabytes, for years of training, or for the

@@ -1,6 +1,6 @@
 """Links in the folder of a distilled set: those that lead out of it are not followed.
 
-Below `published`. A folder from somebody else may hold a link to a private file, which a copy or a
+Below `published`. A folder from a stranger may hold a link to a private file, which a copy or a
 push would publish. Links inside of the folder are harmless, and so are those of the Hub's cache,
 where every file of a set is a link to the place where its content is kept.
 """
@@ -14,7 +14,7 @@ _SHARED = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def leaves(folder: Path, path: Path) -> bool:
-    """Whether a file of a folder is, by a link, a file elsewhere.
+    """Return whether a file of a folder is, by a link, a file elsewhere.
 
     Args:
         folder: of the set.
@@ -28,7 +28,7 @@ def leaves(folder: Path, path: Path) -> bool:
 
 
 def _in_cache(folder: Path, target: Path) -> bool:
-    """Whether a file is one of those that the Hub's cache has for a snapshot."""
+    """Return whether a file is one that the Hub's cache has for a snapshot."""
     if folder.parent.name != "snapshots":
         return False
     repository = folder.parent.parent
@@ -41,7 +41,7 @@ def _in_cache(folder: Path, target: Path) -> bool:
 
 
 def files_behind(folder: Path, name: str) -> list[Path]:
-    """A file of a snapshot in the Hub's cache, and the files that it is a link to."""
+    """Return a file of a snapshot in the Hub's cache, and the files that it links to."""
     paths = [folder / name]
     while paths[-1].is_symlink() and len(paths) < 10:
         paths.append(paths[-1].parent / paths[-1].readlink())

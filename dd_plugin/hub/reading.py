@@ -1,4 +1,4 @@
-"""Reading the folder of a distilled set, from whoever wrote it: `read_set`.
+"""Reading the folder of a distilled set that a stranger may have written: `read_set`.
 
 Beside `folder`, which writes. Only files with fixed names are read, each after a look at its size;
 nothing in them is executed, and every value is checked before it is used, so that a folder that was
@@ -44,11 +44,11 @@ _PREFIXES = ("constants.", "transform.", "initial.")
 
 @dataclass(frozen=True)
 class StoredSet:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
         synthetic: the set, on the CPU.
-        initial: weights and statistics that networks start from, for a fixed initialisation.
+        initial: weights and statistics that networks start from, for a fixed initialization.
         record: all of ``recipe.json``.
         limits: how large the networks of its recipe may be.
     """
@@ -73,7 +73,7 @@ def read_set(
         checksums: SHA-256 of files that were taken just now, by name, not to be taken again.
 
     Raises:
-        DistilledFormatError: it is none, of a newer kind, incomplete, or damaged.
+        DistilledFormatError: it is no set, or a newer, incomplete or damaged one.
     """
     folder, limits = Path(folder), limits or Limits()
     record = read_record(folder)
@@ -132,7 +132,7 @@ def read_record(folder: Path) -> Record:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -220,7 +220,7 @@ def _tensors(folder: Path, limits: Limits) -> dict[str, Tensor]:
 
 
 def _parametrization(recipe: Recipe, name: str, pixels: Tensor, limits: Limits) -> Parametrization:
-    """The images, as they are or stored smaller."""
+    """Return the images, as they are or stored smaller."""
     small = name == SMALL_IMAGES
     factor, fits = 1, False
     if pixels.ndim == 4 and pixels.numel():

@@ -6,18 +6,16 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from rendering.markdown import table
+from dd_plugin.evaluation.training_images import TrainingImages
+from rendering.markdown import percent, table
 
 Row = dict[str, Any]
-_DISTILLED, _ALL = "distilled, 8-bit", "all 6,000"
+_DISTILLED, _ALL = TrainingImages.EIGHT_BIT.value, "all 6,000"
 # How the tables call what heads were trained on, in order.
 _TRAINED_ON = {
-    ("distilled images", "png"): _DISTILLED,
-    ("random real images", None): "random real",
-    ("real images nearest to the centroid", None): "nearest to the centroid",
-    ("real images by herding", None): "herding",
-    ("real images by k-center", None): "k-center",
-    ("all real images", None): _ALL,
+    (images.in_words, images.pixels): _ALL if images is TrainingImages.ALL else images.value
+    for images in TrainingImages
+    if images is not TrainingImages.DISTILLED
 }
 # The settings of the recipe; a table names those in which its runs differ.
 _RECIPE = {
@@ -152,8 +150,7 @@ def _accuracies(runs: list[Row], without: tuple[str, ...] = (), *, by_labels: bo
 
 
 def _percent(values: list[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
+    return percent(values).removesuffix(" %")
 
 
 def cost(report: Any) -> str:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from dd_plugin import text
+from dd_plugin.evaluation import Scores
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: str = "") -> str:
     """A table; the columns named in `right`, one letter each, are r (right) or l (left)."""
-    sides = right.ljust(len(head), "l")
-    lines = [line(head), "|" + "".join("---:|" if side == "r" else "---|" for side in sides)]
-    return "\n".join([*lines, *(line(row) for row in rows)])
-
-
-def line(cells: Iterable[Any]) -> str:
-    """One line of a table; an empty cell stays empty."""
-    texts = [str(cell) for cell in cells]
-    return "|" + "|".join(f" {text} " if text else "  " for text in texts) + "|"
+    return text.table(head, (list(map(str, row)) for row in rows), right, padded=False)
 
 
 def percent(values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of fractions: `91.1 ± 1.6 %`."""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread} %"
+    return str(Scores(tuple(values)))
 
 
 def with_range(middle: float, ends: Sequence[float], digits: int = 2) -> str:

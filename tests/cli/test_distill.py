@@ -9,7 +9,9 @@ import sys
 import pytest
 from PIL import Image
 
+from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
+from dd_plugin.hub.reading import read_record
 from tests.repository import ROOT
 
 SMALL = [
@@ -103,7 +105,13 @@ def test_ctrl_c_in_the_comparison_keeps_the_set(tmp_path, capsys, monkeypatch, d
     words = [f"--output_dir={tmp_path}", "--max_steps=1", "--inner_steps=1", "--disable_tqdm"]
     assert main(["distill", *words, "--save_steps=0"]) == 130
     assert "the comparison is left out; the distilled set is in" in capsys.readouterr().err
-    assert (tmp_path / "recipe.json").exists()
+    # `dd-plugin evaluate`, which that line names, finds the images that the run had.
+    record = read_record(tmp_path)
+    assert record.results == {}
+    assert record.protocol.dataset == "digits"
+    distilled = DistilledDataset.from_pretrained(tmp_path)
+    assert len(distilled.real_data()) == record.protocol.images
+    assert record.protocol.command is None
 
 
 def test_data_without_a_split_to_evaluate_on_are_told(tmp_path, capsys):

@@ -220,9 +220,9 @@ FAULTS = (
     ),
     Fault(
         "one network with a deviation",
-        "hub/card/results.py",
-        "if std is not None and len(each) != 1 else",
-        "if std is not None else",
+        "evaluation/scores.py",
+        "percent(self.mean, self.std if len(self.accuracies) > 1 else None)",
+        "percent(self.mean, self.std)",
         ("hub/card/test_text.py",),
     ),
     Fault(

@@ -12,7 +12,7 @@ from dd_plugin.hub.record import Record
 
 
 class Paper(NamedTuple):
-    """A paper, and what of it is used here."""
+    """A paper, and the method of it that is used here."""
 
     key: str
     method: str
@@ -23,7 +23,7 @@ class Paper(NamedTuple):
     venue: str | None = None
 
     def line(self) -> str:
-        """One line of a list, in Markdown."""
+        """Return one line of a list, in Markdown."""
         surnames = [name.split(", ")[0] for name in self.authors]
         if len(surnames) > 3:
             names = f"{surnames[0]} et al."
@@ -36,7 +36,7 @@ class Paper(NamedTuple):
         return f"- {self.method}: {names}, *{self.title}*{venue}, {self.year}, {address}"
 
     def bibtex(self) -> str:
-        """Its BibTeX entry."""
+        """Return the BibTeX entry."""
         fields = {
             "title": f"{{{self.title}}}",
             "author": " and ".join(self.authors),
@@ -151,7 +151,7 @@ _NOT_OF_DSA = {"", "none", "shift", "noise", "resizedcrop"}
 
 
 def papers_of(record: Record) -> list[Paper]:
-    """The papers whose methods a set was made with, that of Wang et al. first.
+    """Return the papers whose methods a set was made with, that of Wang et al. first.
 
     Args:
         record: of the set. What it does not say was not used.

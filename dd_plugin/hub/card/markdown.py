@@ -1,7 +1,7 @@
 """Text for a Markdown page out of values that may hold anything.
 
-The card's words are our own, its values come from a record that somebody else may have written: a
-name with a pipe, a line break or a tag must neither break a table nor become part of the page.
+The words of a card are ours. Its values come from a record that a stranger may have written: a name
+with a pipe, a line break or a tag must neither break a table nor become part of the page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Markdown(str):
 
 
 def one_line(value: Any, longest: int = _LONGEST) -> str:
-    """A value as one line without control characters, cut to a length with an ellipsis."""
+    """Return a value in one line without control characters, cut to a length by an ellipsis."""
     text = value if isinstance(value, str) else str(value)
     # Lone surrogates have no UTF-8; controls, line and direction marks have no place in a line.
     text = "".join(c if c.isprintable() else " " for c in text)
@@ -35,24 +35,24 @@ def one_line(value: Any, longest: int = _LONGEST) -> str:
 
 
 def escaped(value: Any) -> Markdown:
-    """A value as text that Markdown and HTML take literally, in a table cell too."""
+    """Return a value as text that Markdown and HTML take literally, in a table cell too."""
     text = one_line(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return Markdown(_MARKUP.sub(r"\\\1", text))
 
 
 def code(value: Any) -> Markdown:
-    """A name or setting in backticks, or `escaped` where it holds what does not go there."""
+    """Return a name or setting in backticks, or `escaped` where backticks do not do."""
     text = one_line(value)
     return Markdown(f"`{text}`") if _PLAIN_CODE.fullmatch(text) else escaped(text)
 
 
 def literal(value: Any) -> Markdown:
-    """A JSON value in backticks, or `escaped`."""
+    """Return a JSON value in backticks, or `escaped`."""
     return code(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def fenced(text: str, language: str) -> Markdown:
-    """A block of code; what is in it cannot close it, nor be a comment that the card is read by."""
+    """Return a block of code that its text can neither close nor turn into a mark of the card."""
     text = text.replace("<!--", "<!- -")
     longest = max((len(run) for run in re.findall(r"`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
@@ -60,15 +60,15 @@ def fenced(text: str, language: str) -> Markdown:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markdown:
-    """A Markdown table of cells that are Markdown already, aligned to be read as plain text too."""
+    """Return a Markdown table of cells that are Markdown already; see `dd_plugin.text.table`."""
     return Markdown(plain.table(header, rows))
 
 
 def count(value: int | None, thing: str = "") -> Markdown:
-    """How many: ``1,078 images``, ``1 image``; an empty text where that is not known."""
+    """Return a number of things: ``1,078 images``; an empty text where it is not known."""
     return Markdown(plain.count(value, thing))
 
 
 def decimal(value: float) -> Markdown:
-    """A number with at most four significant digits."""
+    """Return a number with at most four significant digits."""
     return Markdown(f"{value:.4g}")

@@ -1,8 +1,8 @@
 """A new card put over one that its owner may have edited.
 
 After `text`, which makes the new one; called before a set is published where a card exists.
-What the owner wrote stays: text between the generated parts, generated parts that he changed or
-took away, metadata that he added, changed or took away. What he left alone is replaced.
+What the owner wrote stays: text between the generated parts, generated parts that they changed or
+deleted, metadata that they added, changed or deleted. The rest is replaced.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class _Entry(NamedTuple):
 
 
 def front_matter(metadata: Mapping[str, Any]) -> str:
-    """Metadata as YAML, one key after the other, long values not broken over lines."""
+    """Return metadata as YAML, key after key, without breaks in long values."""
     return "".join(_dumped(key, value) for key, value in metadata.items())
 
 
 def merge_card(ours: str, theirs: str | None) -> str:
-    """Our new card with what a user wrote into the present one.
+    """Return our new card with what a user wrote into the present one.
 
     Args:
         ours: as `dd_plugin.hub.card.text.make_card` makes it.
@@ -88,7 +88,7 @@ def merge_card(ours: str, theirs: str | None) -> str:
 
 
 def with_license(card: str, license: str) -> str:
-    """The card with a license in its metadata, whatever it was before.
+    """Return the card with a license in its metadata, in the place of an earlier one.
 
     Args:
         card: any card.
@@ -101,7 +101,7 @@ def with_license(card: str, license: str) -> str:
 
 
 def _halves(card: str) -> tuple[str, str]:
-    """Front matter, which may be empty, and body."""
+    """Return front matter, which may be empty, and body."""
     lines = card.lstrip("\n").split("\n")
     if lines[0].rstrip() == _FENCE:
         for i, line in enumerate(lines[1:], start=1):
@@ -111,7 +111,7 @@ def _halves(card: str) -> tuple[str, str]:
 
 
 def _entries(text: str) -> dict[str, _Entry]:
-    """The keys of a front matter, each with the lines that say it."""
+    """Return the keys of a front matter, each with its lines."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -138,7 +138,7 @@ def _entries(text: str) -> dict[str, _Entry]:
 
 
 def _refers_to_itself(node: yaml.Node | None) -> bool:
-    """Whether a value has itself inside, by an alias."""
+    """Return whether a value contains itself, by an alias."""
     done: set[int] = set()
     above: set[int] = set()
     stack = [(node, False)]
@@ -162,7 +162,7 @@ def _refers_to_itself(node: yaml.Node | None) -> bool:
 
 
 def _pieces(text: str, node: yaml.MappingNode) -> list[str]:
-    """The lines of each key, comments and all; none where they cannot stand alone."""
+    """Return the lines of each key, with comments; none where they cannot stand alone."""
     names = [key.value for key, _ in node.value]
     if node.flow_style or len(set(names)) < len(names):
         return []
@@ -185,7 +185,7 @@ def _dumped(key: str, value: Any) -> str:
 
 
 def _joined_entries(entries: Mapping[str, _Entry]) -> str:
-    """The lines of all keys as they were written, or made anew should that not say the same."""
+    """Return the lines of all keys as they were written, or dumped where these say less."""
     text = "".join(e.text if e.text.endswith("\n") else e.text + "\n" for e in entries.values())
     values = {key: entry.value for key, entry in entries.items()}
     try:
@@ -221,7 +221,7 @@ def _merged_entry(key: str, ours: _Entry, theirs: _Entry, before: tuple[str, ...
         return ours
     if not isinstance(ours.value, list) or not isinstance(theirs.value, list):
         return theirs
-    # Item by item: what he took out stays out, what he put in stays in.
+    # Item by item: what the owner took out stays out, what they put in stays in.
     present, generated = fingerprints(theirs.value), set(before or ())
     kept = [v for v in ours.value if (f := fingerprint(v)) in present or f not in generated]
     known = set(map(fingerprint, kept)) | generated
@@ -255,6 +255,6 @@ def _merged_parts(
 
 
 def _place(parts: list[Section | str], earlier: set[str]) -> int:
-    """Behind the last of the earlier sections; behind everything where there is none of them."""
+    """Return the place behind the last of the earlier sections, or behind everything."""
     places = [i for i, p in enumerate(parts) if isinstance(p, Section) and p.name in earlier]
     return places[-1] + 1 if places else len(parts)

@@ -42,7 +42,7 @@ class Section(NamedTuple):
 
     @property
     def edited(self) -> bool:
-        """Whether the text is another than was generated."""
+        """Whether the text differs from the generated one."""
         return fingerprint(self.text) != self.fingerprint
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Section(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """What was generated when a card was.
+    """The list of what was generated in a card.
 
     Attributes:
         sections: their names, in order.
@@ -68,24 +68,24 @@ class Ledger(NamedTuple):
 
 
 def fingerprint(value: Any) -> str:
-    """Twelve hexadecimal digits of a text, or of another value as YAML."""
+    """Return twelve hexadecimal digits of a text, or of another value as YAML."""
     # YAML and not JSON: it keeps references, so that a small file cannot stand for a huge text.
     text = value if isinstance(value, str) else yaml.safe_dump(value)
     return hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def fingerprints(value: Any) -> tuple[str, ...]:
-    """Of each item of a list, or of any other value."""
+    """Return the fingerprint of each item of a list, or of any other value."""
     return tuple(map(fingerprint, value)) if isinstance(value, list) else (fingerprint(value),)
 
 
 def section(name: str, text: str) -> Section:
-    """A freshly generated part."""
+    """Return a part that is generated now."""
     return Section(name, text.strip("\n"), fingerprint(text))
 
 
 def ledger(sections: Iterable[Section], metadata: Mapping[str, Any]) -> Ledger:
-    """The list of what is generated now."""
+    """Return the list of what is generated now."""
     return Ledger(
         tuple(part.name for part in sections),
         {key: fingerprints(value) for key, value in metadata.items()},
@@ -93,12 +93,12 @@ def ledger(sections: Iterable[Section], metadata: Mapping[str, Any]) -> Ledger:
 
 
 def joined(parts: Sequence[Section | str], listed: Ledger) -> str:
-    """The body of a card."""
+    """Return the body of a card."""
     return "\n\n".join([*map(str, parts), str(listed)]) + "\n"
 
 
 def split(body: str) -> tuple[list[Section | str], Ledger | None]:
-    """The parts of a card's body: generated ones, and what stands between them.
+    """Return the parts of a card's body: generated ones, and the text between them.
 
     Text that is nothing but empty lines is left out. The list of what was generated is None for a
     card that was not made here, or that lost it.
@@ -125,7 +125,7 @@ def split(body: str) -> tuple[list[Section | str], Ledger | None]:
 
 
 def _section_at(lines: Sequence[str], begin: int) -> tuple[Section, int] | None:
-    """The section that begins with a line, and the line behind it; None if none does.
+    """Return the section that begins with a line, and the line behind it, or None.
 
     One without its end, or with another mark before that, is no section.
     """

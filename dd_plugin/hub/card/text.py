@@ -30,11 +30,11 @@ _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _MOST_NAMES = 20
-_COLORS = {1: "gray", 3: "colour"}
+_COLORS = {1: "gray", 3: "color"}
 
 
 def make_card(record: Record) -> str:
-    """The card of a distilled set.
+    """Return the card of a distilled set.
 
     Args:
         record: of the set. What it does not say is not spoken of; its texts may hold anything.
@@ -104,7 +104,7 @@ def _licenses(record: Record) -> list[str]:
 
 
 def _name(record: Record) -> str:
-    """The name of the set, not escaped: it is in the metadata, too."""
+    """Return the name of the set, not escaped: it is in the metadata, too."""
     stored = record.images.stored_per_class
     values = {"per_class": decimal(stored), "images": "image" if stored == 1 else "images"}
     if name := record.source.hub_id or record.source.dataset:
@@ -142,7 +142,7 @@ def _summary(record: Record) -> Markdown:
 
 
 def _origin(record: Record) -> Markdown:
-    """The data that were distilled: how many images, of what, of which split."""
+    """Return the words for the data that were distilled: number, source and split."""
     source, hub_id = record.source, _hub_id(record)
     if hub_id:
         origin = say("origin.hub", name=hub_id, address=Markdown(hub_id))

@@ -1,4 +1,4 @@
-"""How networks are trained on a set and how the set was made, as two tables of its card.
+"""Two tables of a card: how networks are trained on the set, and how the set was made.
 
 Used by `text`.
 """
@@ -17,7 +17,7 @@ _NOTHING = Markdown()
 
 
 def recipe_text(record: Record) -> Markdown:
-    """The section on training with the set."""
+    """Return the section on training with the set."""
     recipe, images = record.recipe, record.images
     optimizer = [code(recipe.optimizer), _arguments(recipe.optimizer_args)]
     rows = {
@@ -48,7 +48,7 @@ def recipe_text(record: Record) -> Markdown:
 
 
 def _rows_of_heads(record: Record) -> dict[str, Markdown]:
-    """The rows of a recipe that differ where the head of frozen networks is trained."""
+    """Return the rows of a recipe that differ where heads of frozen networks are trained."""
     recipe = record.recipe
     backbones = [
         say(
@@ -102,7 +102,7 @@ def _network(record: Record) -> Markdown:
 def _one_network(
     model: str | None, arguments: Mapping[str, Any], more: Markdown = _NOTHING
 ) -> Markdown:
-    """A network by its name, what more is known of it, and its arguments."""
+    """Return the name of a network, what more is known of it, and its arguments."""
     name = code(model) if model else say("network.unnamed")
     return joined([name, more, _arguments(arguments)], "")
 
@@ -141,7 +141,7 @@ def _batch_norm(recipe: Recipe) -> Markdown:
 
 
 def distillation_text(record: Record) -> Markdown:
-    """The section on how the set was made; an empty text where nothing is told."""
+    """Return the section on how the set was made, or an empty text."""
     recipe, about, config = record.recipe, record.about, record.about.config
     if config.is_empty and not about.outer_steps:
         return _NOTHING

@@ -1,4 +1,4 @@
-"""How to load a distilled set, on its card: three ways, each a few lines of Python that run.
+"""The section of a card on loading the set: three ways, each a few lines of Python that run.
 
 Used by `text`.
 """
@@ -18,7 +18,7 @@ _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASC
 
 
 def usage_text(record: Record) -> Markdown:
-    """The section."""
+    """Return the section."""
     repo_id = record.about.config.hub_dataset_id
     known = repo_id is not None and _REPO_ID.fullmatch(repo_id) is not None
     name = repo_id if known and repo_id is not None else PLACEHOLDER
@@ -43,7 +43,7 @@ def usage_text(record: Record) -> Markdown:
 
 
 def _reached(record: Record) -> Markdown:
-    """What training as the recipe says comes to."""
+    """Return the words for what training by the recipe comes to."""
     if not accuracy(record.distilled) or record.has_random_weights:
         return Markdown()
     if record.is_for_heads and len(record.recipe.backbones) > 1:
@@ -72,10 +72,10 @@ def _by_the_recipe(name: str, record: Record) -> Markdown:
 
 
 def _normalization(record: Record) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and standard deviation of the network input, where that is normalised pixels."""
+    """Mean and standard deviation of the network input, where that is normalized pixels."""
     transform, backbones = record.transform, record.recipe.backbones
     if record.is_for_heads:
-        # Pixels go into a frozen network as they are, and it normalises them itself.
+        # Pixels go into a frozen network as they are, and it normalizes them itself.
         mean, std = backbones[0].mean, backbones[0].std
     elif transform.kind == "normalization":
         mean, std = transform.mean, transform.std

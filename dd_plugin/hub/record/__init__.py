@@ -1,7 +1,7 @@
 """The record of a distilled set, ``recipe.json``, as typed values.
 
-Below `reading`, `folder` and `card`. `Record.from_json` checks what somebody else may have written;
-whoever has a `Record` asks nothing further of it. `parts` and `results` have what a record is made
+Below `reading`, `folder` and `card`. `Record.from_json` checks what a stranger may have written;
+a `Record` needs no further checks. `parts` and `results` have what a record is made
 of, `json_part` how a part comes out of JSON and goes back.
 """
 

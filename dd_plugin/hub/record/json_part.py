@@ -18,7 +18,7 @@ Reader = Callable[[Any, str], Any]
 
 
 class Key(NamedTuple):
-    """How a field stands in JSON.
+    """The place of a field in JSON.
 
     Attributes:
         read: takes the value and its place in the record, such as ``"source.dataset"``.

@@ -1,4 +1,4 @@
-"""What a record says of the images, their source, the settings of the run and the files."""
+"""The parts of a record on the images, their source, the settings of the run and the files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _label_form(value: Any, where: str) -> LabelForm | None:
 
 
 def times_smaller(images: Mapping[str, Any]) -> int:
-    """How many of a set's images take the storage of one in full size.
+    """Return how many of a set's images take the storage of one in full size.
 
     Args:
         images: what a record has under ``images``.
@@ -119,7 +119,7 @@ class Images(JsonPart):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformKind(JsonPart):
-    """What makes network input of pixels, without its tensors."""
+    """The step from pixels to network input, without its tensors."""
 
     kind: Text = None
     mean: Numbers = ()
@@ -181,7 +181,7 @@ class Settings(JsonPart):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkClass(JsonPart):
-    """What is known of a network that has no name."""
+    """The facts about a network that has no name."""
 
     class_name: Annotated[str | None, Key(text, name="class")] = None
     parameters: Whole = None
@@ -195,7 +195,7 @@ def _versions(value: Any, where: str) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class About(JsonPart):
-    """How the set was made.
+    """The making of the set.
 
     Attributes:
         recipe_name: of the package's recipe that the settings are from.
@@ -218,7 +218,7 @@ class About(JsonPart):
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry(JsonPart):
-    """What a file of the set has to be."""
+    """Size and checksum of a file of the set."""
 
     size: Whole = None
     sha256: Text = None

@@ -1,4 +1,4 @@
-"""What a record says of accuracies: the author's own, how they were taken, and later rows."""
+"""The parts of a record on accuracies: the author's, how they were taken, and later rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DISTILLED = "distilled"
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(JsonPart):
-    """How the results were taken.
+    """The measurement of the results.
 
     Attributes:
         best_step: the outer step of the set, where the best one was chosen by these images.
@@ -141,7 +141,7 @@ class Evaluation(JsonPart):
 
     @property
     def identity(self) -> tuple[str | None, ...]:
-        """What was measured, apart from the numbers."""
+        """The names of what was measured, without the numbers."""
         return (
             self.set,
             self.model,

@@ -28,8 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dd_plugin.hub.links import files_behind
 from dd_plugin.hub.reading import IMAGES, RECORD, TENSORS
-from dd_plugin.hub.remote.published import LocalFile
-from dd_plugin.hub.remote.target import (
+from dd_plugin.hub.remote.failures import (
     NETWORK_ERRORS,
     WAITS,
     DamagedAnswerError,
@@ -38,6 +37,7 @@ from dd_plugin.hub.remote.target import (
     understood,
     wanted_wait,
 )
+from dd_plugin.hub.remote.published import LocalFile
 from dd_plugin.text import first_line
 
 T = TypeVar("T")
@@ -87,10 +87,10 @@ def download_set(
         Their folder.
 
     Raises:
-        DownloadError: There is no such data set, it may not be read, or nobody answers.
+        DownloadError: There is no such data set, it may not be read, or the Hub does not answer.
 
     Warns:
-        StaleSetWarning: Nobody answers, and the cache has the set.
+        StaleSetWarning: The Hub does not answer, and the cache has the set.
     """
     fetch = _Fetch(
         repo_id, revision=revision, token=token, cache_dir=cache_dir, max_bytes=max_bytes
@@ -122,7 +122,7 @@ def download_set(
                 f"the data set {fetch.described} could not be fetched and is not in the cache: "
                 f"{reason}"
             ) from error
-        # Whoever works offline, or names a commit, knows what he gets.
+        # Who works offline, or names a commit, knows what they get.
         asked_for = isinstance(_cause(error), OfflineModeIsEnabled)
         if not asked_for and not _COMMIT.fullmatch(revision or ""):
             warnings.warn(
@@ -156,10 +156,10 @@ class _Fetch:
         }
 
     def cached(self) -> Path | None:
-        """The folder of what was fetched before.
+        """Return the folder of what was fetched before.
 
         Raises:
-            HFValidationError: the name is none of the Hub's.
+            HFValidationError: the Hub has no such names.
         """
         try:
             return Path(
@@ -177,7 +177,7 @@ class _Fetch:
             return None
 
     def mended(self) -> Path:
-        """The folder of the newest set, whose files are those of the Hub."""
+        """Return the folder of the newest set, whose files are those of the Hub."""
         info = self.api.dataset_info(
             self.repo_id, revision=self.revision, files_metadata=True, timeout=30
         )
@@ -206,7 +206,7 @@ class _Fetch:
         return folder
 
     def _damaged(self, folder: Path) -> list[str]:
-        """The files whose checksums are not those that the Hub has for them."""
+        """Return the files whose checksums are not those of the Hub."""
         entries = self.api.get_paths_info(
             self.repo_id, _WANTED, revision=folder.name, repo_type="dataset"
         )
@@ -236,7 +236,7 @@ class _Fetch:
 
 
 def _patiently(call: Callable[[], T], sleep: Callable[[float], object], cached: bool) -> T:
-    """What a request returns in the end."""
+    """Return the answer to a request, repeated while it fails for a reason that passes."""
     for attempt, wait in enumerate(WAITS):
         try:
             return understood(call)
@@ -261,7 +261,7 @@ def _passes(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+    """Yield an error and what it was raised from."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -271,7 +271,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The failure of the network behind an error of the client, or the error itself."""
+    """Return the failure of the network behind an error of the client, or the error."""
     return next((e for e in _chain(error) if isinstance(e, NETWORK_ERRORS)), error)
 
 
@@ -283,7 +283,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _refusal(error: BaseException, fetch: _Fetch) -> str | None:
-    """What to tell where the Hub answered and said no; None where it did not answer."""
+    """Return the message for a refusal of the Hub; None where it did not answer."""
     cause = _cause(error)
     repo_id = fetch.repo_id
     if isinstance(cause, GatedRepoError):
@@ -311,11 +311,11 @@ def _refusal(error: BaseException, fetch: _Fetch) -> str | None:
 
 
 def licenses_of(repo_id: str) -> list[str]:
-    """The licences that a data set on the Hub states; none if it states none or nobody answers."""
+    """Return the licenses that a data set on the Hub states; none without an answer."""
     try:
         card = HfApi().dataset_info(repo_id, timeout=10).card_data
         stated = card.get("license") if card is not None else None
-    # A run that has ended is not lost for want of a licence: the network, or an answer that is
+    # A run that has ended is not lost for want of a license: the network, or an answer that is
     # none of the Hub's, such as the page of a gateway that wants a login.
     except (
         *NETWORK_ERRORS,

@@ -1,7 +1,7 @@
-"""What of a distilled set's folder is published, and how a file is known to be the same elsewhere.
+"""The files of a distilled set that are published, and how to tell whether a copy is the same.
 
 Before `push`, which sends these files and compares their checksums with the Hub's, and whatever
-writes a set into a folder where somebody may have files of these names.
+writes a set into a folder where the user may have files of these names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import RECORD
-from dd_plugin.hub.remote.target import PushError
+from dd_plugin.hub.remote.failures import PushError
 
 CARD = "README.md"
 _DATA = "data/train-*.parquet"
@@ -34,7 +34,7 @@ class LocalFile:
 
     @classmethod
     def of(cls, source: Path | bytes) -> LocalFile:
-        """A file, or its content, read once."""
+        """Return a file, or its content, read once."""
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
         if isinstance(source, bytes):
@@ -48,7 +48,7 @@ class LocalFile:
         return cls(source, size, sha256.hexdigest(), git.hexdigest())
 
     def is_at(self, remote: RepoFile | None) -> bool:
-        """Whether the Hub holds the same bytes: by SHA-256 if kept as LFS, else as Git hashes."""
+        """Return whether the Hub holds the same bytes: by SHA-256 in LFS, else as Git hashes."""
         if remote is None or remote.size != self.size:
             return False
         if remote.lfs is not None:
@@ -57,7 +57,7 @@ class LocalFile:
 
 
 def published_paths(folder: Path) -> dict[str, Path]:
-    """Where the files of a distilled set are, by path in the repository.
+    """Return the files of a distilled set, by path in the repository.
 
     Raises:
         PushError: one that there has to be is missing, or one is a link out of the folder.
@@ -83,7 +83,7 @@ def published_paths(folder: Path) -> dict[str, Path]:
 
 
 def check_replaceable(folder: Path, argument: str) -> None:
-    """See that a set that is written into a folder takes the place of nothing but another set.
+    """Check that a set written into a folder replaces nothing but another set.
 
     Args:
         folder: that is to be written to; it need not be there.
@@ -104,7 +104,7 @@ def check_replaceable(folder: Path, argument: str) -> None:
 
 
 def _has_record(folder: Path) -> bool:
-    """Whether a set of any version was written there; it may be damaged."""
+    """Return whether a set of any version was written there; it may be damaged."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -113,7 +113,7 @@ def _has_record(folder: Path) -> bool:
 
 
 def published_files(folder: Path) -> dict[str, LocalFile]:
-    """The files of a distilled set with their checksums, by path in the repository.
+    """Return the files of a distilled set with their checksums, by path in the repository.
 
     Raises:
         PushError: see `published_paths`.

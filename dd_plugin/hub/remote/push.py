@@ -26,27 +26,26 @@ from huggingface_hub.hf_api import DatasetInfo, RepoFile
 from dd_plugin.hub.card.text import merge_card, with_license
 from dd_plugin.hub.limits import UNLIMITED, DistilledFormatError
 from dd_plugin.hub.reading import read_set
-from dd_plugin.hub.remote.published import CARD, PUBLISHED, LocalFile, published_files
-from dd_plugin.hub.remote.target import (
+from dd_plugin.hub.remote.failures import (
     NETWORK_ERRORS,
     WAITS,
     DamagedAnswerError,
     PushError,
-    check_no_other_data,
-    check_target,
     passes,
     patiently,
     told,
     understood,
     wanted_wait,
 )
+from dd_plugin.hub.remote.published import CARD, PUBLISHED, LocalFile, published_files
+from dd_plugin.hub.remote.target import check_no_other_data, check_target
 from dd_plugin.text import without_secrets
 
 __all__ = ["PushError", "PushResult", "check_target", "push_folder"]
 
 
 class PushResult(NamedTuple):
-    """What a push came to.
+    """The outcome of a push.
 
     Attributes:
         commit_url: of the commit, or of the head that was the same already.
@@ -95,10 +94,10 @@ def push_folder(
 
     Args:
         folder: of the set.
-        repo_id: ``"name"`` or ``"namespace/name"``; made if need be.
+        repo_id: ``"name"`` or ``"namespace/name"``; created where it is missing.
         token: None or True for the one of the environment or of `hf auth login`.
         private: whether the repository is private, if it is made.
-        revision: the branch, "main" by default; made from main if need be.
+        revision: the branch, "main" by default; created from main where it is missing.
         create_pr: open a pull request instead of writing to the branch.
         commit_message: of the commit.
         license: an identifier of the Hub, such as "cc-by-4.0", for the card.
@@ -195,7 +194,7 @@ class _Push:
                 before, plan = plan.head, self._plan()
                 if last and plan.operations:
                     raise
-                # Some tokens are told 412 though nobody has written. The head is asked for by the
+                # Some tokens get a 412 without another write. The head is asked for by the
                 # plan in any case; what the parent adds is safety against a write right now.
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 on_head = status != 412 or plan.head != before
@@ -208,7 +207,7 @@ class _Push:
         return self._verified(plan, plan.head, None, unchanged=plan.head == first_head)
 
     def _plan(self) -> _Plan:
-        """What differs between the folder and the branch as it is now."""
+        """Return what differs between the folder and the branch as it is now."""
         repo_id, revision = self.repo_id, self.revision
         ask = partial(self.api.dataset_info, repo_id, revision=revision)
         head = patiently(lambda: _head(ask()), self.sleep)
@@ -234,7 +233,7 @@ class _Push:
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _card(self, head: str, remote: RepoFile | None) -> LocalFile:
-        """The card with what a person has written into the one that is there."""
+        """Return the card with what a person has written into the one on the Hub."""
         local = self.files[CARD]
         assert isinstance(local.source, bytes)
         try:
@@ -316,7 +315,7 @@ class _Push:
     def _wrong(
         self, files: Mapping[str, LocalFile], oid: str, but: str = "", *, ours: bool = False
     ) -> list[str]:
-        """The files whose remote checksums are not those of the local ones.
+        """Return the files whose remote checksums are not those of the local ones.
 
         Args:
             files: the local ones.

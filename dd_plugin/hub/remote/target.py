@@ -1,8 +1,7 @@
-"""Where a distilled set may be pushed to: account, rights and repository, before any long work.
+"""The target of a push: account, rights and repository, checked before any long work.
 
 Before `push`, which goes on from here; the trainer asks at its start, so that a wrong token does
-not cost a night. Nothing is made or changed on the Hub. Here as well: which of the Hub's failures
-pass, how long to wait for that, and what to tell the person about the others.
+not cost a night. Nothing is made or changed on the Hub.
 
 A repository with data that are not a distilled set's is nowhere to push to: a push removes the
 files of the set before, and those of the real images have the same names.
@@ -11,54 +10,35 @@ files of the set before, and those of the real images have the same names.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from dd_plugin.hub.reading import RECORD
-from dd_plugin.text import described, without_secrets
-
-T = TypeVar("T")
+from dd_plugin.hub.remote.failures import (
+    DamagedAnswerError,
+    PushError,
+    patiently,
+    said,
+    told,
+)
 
 # Files, wherever they are, that do not make a repository one with data in it.
 _NO_DATA = ("README.md", ".*", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "CITATION*")
 
-# Seconds before the second attempt, the third, and so on.
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
-# 409 and 412: somebody else has written meanwhile. The others: too much to do, or down.
-_PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
-# The client's library for HTTP has been httpx and httpx2; its base class is at the same place.
-_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
-
-
-class DamagedAnswerError(Exception):
-    """The Hub's answer is JSON, and something that belongs into it is missing."""
-
-
-NETWORK_ERRORS = (_HTTP_ERROR, OfflineModeIsEnabled, json.JSONDecodeError, DamagedAnswerError)
-# What the client raises when it looks for something in an answer that is not there.
-_OF_A_DAMAGED_ANSWER = (AttributeError, LookupError, TypeError)
-
-
-class PushError(RuntimeError):
-    """A distilled set could not be pushed: what was wrong, and what to do about it."""
-
 
 class Target(NamedTuple):
-    """Where to push.
+    """The target of a push.
 
     Attributes:
         repo_id: with its namespace.
@@ -88,7 +68,7 @@ def check_target(
         repo_id: ``"name"`` or ``"namespace/name"``, of a data set.
         token: None or True for the one of the environment or of `hf auth login`.
         private: whether the repository is to be private, if it is made.
-        revision: the branch, "main" by default; it is made if need be.
+        revision: the branch, "main" by default; created where it is missing.
         create_pr: propose the push as a pull request, for which reading is enough.
         sleep: waits between attempts.
 
@@ -132,7 +112,7 @@ class _Account(NamedTuple):
     Attributes:
         name: of the account.
         token: the name of the token.
-        role: of the token: ``"read"``, ``"write"``, ``"fineGrained"``, or None where nobody says.
+        role: of the token: ``"read"``, ``"write"``, ``"fineGrained"``; None where it is not known.
         writable: users, organizations and repositories that a fine-grained token may write to;
             None among them stands for one that this version does not know.
         organizations: the account's role in each of its organizations.
@@ -216,7 +196,7 @@ def _checked(
 
 
 def check_no_other_data(repo_id: str, paths: Collection[str]) -> None:
-    """See that a push would not replace files of somebody's data, such as the real images.
+    """Check that a push would not replace other data, such as the real images.
 
     Args:
         repo_id: of the repository.
@@ -265,81 +245,3 @@ def _check_rights(api: HfApi, account: _Account, name: str, exists: bool) -> Non
         raise PushError(
             f"{account.name!r} may only read in {namespace!r}; ask for the right to write"
         )
-
-
-def passes(error: BaseException) -> bool:
-    """Whether a failed request may well succeed if it is tried again."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
-    return isinstance(error, (_HTTP_ERROR, json.JSONDecodeError, DamagedAnswerError))
-
-
-def wanted_wait(error: BaseException) -> float:
-    """Seconds that the Hub asks to wait for, or 0."""
-    response = getattr(error, "response", None)
-    said = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(said), 300.0) if said.isdigit() else 0.0
-
-
-def understood(call: Callable[[], T]) -> T:
-    """What a request of the client returns.
-
-    Raises:
-        DamagedAnswerError: the answer lacks what the client looks for in it.
-    """
-    try:
-        return call()
-    except _OF_A_DAMAGED_ANSWER as error:
-        raise DamagedAnswerError(described(error)) from error
-
-
-def patiently(call: Callable[[], T], sleep: Callable[[float], object]) -> T:
-    """What a request that changes nothing, or the same if repeated, returns in the end."""
-    for wait in WAITS:
-        try:
-            return understood(call)
-        except NETWORK_ERRORS as error:
-            if not passes(error):
-                raise
-            sleep(max(wait, wanted_wait(error)))
-    return understood(call)
-
-
-@contextmanager
-def told(repo_id: str) -> Iterator[None]:
-    """The Hub's refusals and the network's failures as a `PushError`."""
-    try:
-        yield
-    except NETWORK_ERRORS as error:
-        raise PushError(_explained(error, repo_id)) from error
-
-
-def _explained(error: Exception, repo_id: str) -> str:
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status == 401:
-        return (
-            f"the Hub does not accept the token ({said(error)}); run `hf auth login`, or give one "
-            "that is valid"
-        )
-    if status in (403, 404):
-        return (
-            f"the Hub does not let this token write to {repo_id} ({said(error)}); use one that "
-            "may, or `create_pr`"
-        )
-    again = f"push again later with `dd-plugin push FOLDER {repo_id}`: what has arrived stays"
-    if status is not None:
-        return f"the Hub answered {status} for {repo_id} ({said(error)}); {again}"
-    if isinstance(error, json.JSONDecodeError):
-        return f"the Hub gave an answer that is not JSON; {again}"
-    if isinstance(error, DamagedAnswerError):
-        return f"the Hub gave an answer that is incomplete ({error}); {again}"
-    reason = without_secrets(f"{type(error).__name__}: {error}")
-    return f"the Hub could not be reached ({reason}); {again}"
-
-
-def said(error: BaseException) -> str:
-    """What the Hub said about a refusal, on one line, without signed addresses."""
-    message = getattr(error, "server_message", None) or str(error)
-    # A gateway says it in a page of HTML.
-    words = " ".join(re.sub(r"<[^>]*>", " ", without_secrets(str(message))).split())
-    return words if len(words) <= 300 else f"{words[:300]} ..."

@@ -69,7 +69,7 @@ def backbone_of(stored: StoredSet, model: ModelInit | None, device: torch.device
 
 
 def _check_recorded(stored: StoredSet, name: str) -> None:
-    """See that a backbone named by the record is no file here and not larger than allowed."""
+    """Check that a backbone named by the record is no file here and not too large."""
     check_recorded_backbone(name)
     if not name.startswith(LITE_PREFIX):
         factory_from(name, {}, from_record=True, max_parameters=stored.limits.max_parameters)

@@ -23,8 +23,7 @@ from dd_plugin.hub.record import Record
 from dd_plugin.hub.using.backbones import backbone_of
 from dd_plugin.hub.using.choosing import protocol_for
 from dd_plugin.hub.using.training import FitOptions, fit_network, head_for
-from dd_plugin.networks.backbones import Backbone
-from dd_plugin.networks.features import features_of
+from dd_plugin.networks import Backbone, features_of
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.networks.head_solvers import head_of
 
@@ -42,6 +41,7 @@ def seeds_of(record: Record, networks: int, seed: int | None) -> list[int]:
 def network_scores(
     stored: StoredSet,
     model: ModelInit | None,
+    *,
     seeds: Sequence[int],
     options: FitOptions,
     batches: InputBatches,
@@ -51,7 +51,7 @@ def network_scores(
     Args:
         stored: the set.
         model: the network.
-        seeds: of the networks; the first alone where the initialisation is fixed.
+        seeds: of the networks; the first alone where the initialization is fixed.
         options: how they are trained.
         batches: real images as network input.
     """

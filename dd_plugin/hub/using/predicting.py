@@ -1,4 +1,4 @@
-"""What a network that was trained on a distilled set says of single images."""
+"""Class probabilities of single images, by a network that was trained on a distilled set."""
 
 from __future__ import annotations
 

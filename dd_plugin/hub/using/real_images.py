@@ -23,7 +23,7 @@ def real_images(
         device: where they are kept.
 
     Raises:
-        DataError: they cannot be had, or do not fit.
+        DataError: they cannot be read, or do not fit.
         ValueError: the record does not say which data set.
     """
     recipe = record.recipe

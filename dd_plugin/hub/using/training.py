@@ -14,14 +14,13 @@ from dd_plugin.bilevel import cross_entropy
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.evaluation import train_by_recipe
-from dd_plugin.evaluation.heads import probe_on, train_head
+from dd_plugin.evaluation import probe_on, train_by_recipe, train_head
 from dd_plugin.evaluation.training import train_as_usual
 from dd_plugin.evaluation.training_images import PixelKind, with_pixels
 from dd_plugin.hub.reading import StoredSet
 from dd_plugin.hub.using.backbones import backbone_of
 from dd_plugin.hub.using.choosing import Protocol, new_network, place_of_network, protocol_for
-from dd_plugin.networks.backbones import Backbone
+from dd_plugin.networks import Backbone
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.networks.head_solvers import head_of
 from dd_plugin.networks.heads import Head

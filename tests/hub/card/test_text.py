@@ -242,7 +242,7 @@ def test_citations_are_those_of_the_methods_used(change, paper):
     [
         ({"batching": "minibatches", "batch_size": 4}, "4 images in each step, shuffled"),
         ({"batching": "groups", "groups": 2}, "one of 2 groups in each step, in turn"),
-        ({"init": "fixed"}, "one initialisation, stored in `tensors.safetensors`"),
+        ({"init": "fixed"}, "one initialization, stored in `tensors.safetensors`"),
         ({"statistics": None}, "none"),
         ({"model": None}, "one without a name with"),
         ({"loss": "custom"}, "its author's own, not part of the recipe"),
@@ -334,7 +334,7 @@ def test_upsampled_images_are_counted_by_their_storage():
     record["images"] |= {"count": 24, "per_class": 8, "upsample_factor": 2}
     parts = sections(card_of(record))
     assert parts["title"] == "# someone/pets, distilled to 2 images per class"
-    assert parts["summary"].count("24 synthetic colour images of 8 x 8 pixels") == 1
+    assert parts["summary"].count("24 synthetic color images of 8 x 8 pixels") == 1
     assert "stored at 1/2 of this height and width, in the place of 6 images" in parts["summary"]
     assert [row[1] for row in rows(parts["results"])[1:4]] == ["24, stored as 6", "6", "45,678"]
     assert "| random real images of that storage |" in parts["results"]

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from dd_plugin import DistilledDataset
 from dd_plugin.hub.remote.download import DownloadError, download_set, licenses_of
-from dd_plugin.hub.remote.target import WAITS
+from dd_plugin.hub.remote.failures import WAITS
 from tests.distiller.toy import toy_distiller
 from tests.hub import calls
 from tests.hub.client import ClientError

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dd_plugin.hub import PushError, push_folder, reading
-from dd_plugin.hub.remote.target import WAITS
+from dd_plugin.hub.remote.failures import WAITS
 from tests.hub import calls
 from tests.hub.client import ClientError
 from tests.hub.loopback import Fault

@@ -1,0 +1,81 @@
+"""What a comparison trains on, with which seeds, and in which order."""
+
+import pytest
+from torch import nn
+
+from dd_plugin.data import RealData
+from dd_plugin.evaluation import Scores
+from dd_plugin.evaluation.comparison import Comparison, NetworkTest, compare
+from dd_plugin.evaluation.preparation import input_batches
+from dd_plugin.evaluation.training_images import TrainingImages
+from tests.distiller.toy import toy_dataset
+from tests.hub.toy import synthetic_set
+
+SEEDS = (3, 5)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The trainings on real images, each as its kind, images per class and seed."""
+    calls = []
+
+    def on_few(network, data, per_class, prepare, seed):
+        calls.append(("few", per_class, seed))
+
+    def on_all(network, data, prepare, seed):
+        calls.append(("all", None, seed))
+
+    monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_random_real", on_few)
+    monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_all", on_all)
+    return calls
+
+
+def network_test(synthetic, asked, **options):
+    data = RealData.from_dataset(toy_dataset(30, seed=1))
+
+    def on_distilled(pixels, seeds):
+        asked.append((pixels, tuple(seeds)))
+        return Scores((0.75, 0.25))
+
+    return NetworkTest(
+        on_distilled=on_distilled,
+        new_network=lambda seed: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        train=data,
+        test=input_batches(synthetic, data, 10),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("full_data", [True, False])
+def test_distilled_images_come_first_and_all_real_ones_last(trained, full_data):
+    # Four images at a quarter of the pixels: less than one real image of each class.
+    synthetic, asked = synthetic_set(factor=2), []
+    comparison = Comparison(synthetic=synthetic, seeds=SEEDS, full_data=full_data)
+    rows = list(compare(comparison, network_test(synthetic, asked)))
+    kinds = [TrainingImages.DISTILLED, TrainingImages.EIGHT_BIT, TrainingImages.RANDOM]
+    assert [kind for kind, _ in rows] == kinds + [TrainingImages.ALL] * full_data
+    assert asked == [("exact", SEEDS), ("png", SEEDS)]
+    assert rows[0][1] == Scores((0.75, 0.25))
+    on_all = [("all", None, seed) for seed in SEEDS]
+    assert trained == [("few", 1, seed) for seed in SEEDS] + on_all * full_data
+    assert all(len(scores.accuracies) == 2 for _, scores in rows)
+
+
+def test_nothing_is_trained_on_real_images_without_baselines(trained):
+    synthetic, asked = synthetic_set(), []
+    comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=("exact",), baselines=False)
+    rows = list(compare(comparison, network_test(synthetic, asked)))
+    assert [kind for kind, _ in rows] == [TrainingImages.DISTILLED]
+    assert (asked, trained) == ([("exact", SEEDS)], [])
+
+
+def test_seeds_can_be_shared_by_processes(trained):
+    synthetic = synthetic_set()
+
+    def one_half(measure, seeds):
+        return Scores((measure(seeds[1]),))
+
+    comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=())
+    rows = list(compare(comparison, network_test(synthetic, [], over_seeds=one_half)))
+    assert [len(scores.accuracies) for _, scores in rows] == [1, 1]
+    assert [seed for *_, seed in trained] == [5, 5]
