@@ -257,6 +257,7 @@ def test_several_networks_at_once(way, data_of_a_run):
         assert relative_error(bar.images, one_by_one.mean.batches[step].images) < 1e-9
 
 
+@pytest.mark.slow
 def test_compiled(data_of_a_run):
     problem = BilevelProblem(
         network(Gate(under_context)), inner_loss=weighted(decorated), compile=True
