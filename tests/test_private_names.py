@@ -7,15 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 import dd_plugin
 import dd_plugin.bilevel.private
 import dd_plugin.bn.private
-from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.private import TracingUnavailableError, make_fx_of_fakes, operations
-from dd_plugin.bn import convert_bn
 from tests.private_names import uses_in, uses_of
 from tests.repository import ROOT
 
@@ -235,9 +230,6 @@ def test_the_list_leaves_out_what_is_public_or_of_the_package():
     assert uses_in(textwrap.dedent(source)) == set()
 
 
-# --- without them --------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def outcomes():
     result = subprocess.run(
@@ -279,68 +271,3 @@ def test_every_name_says_what_is_lost():
         assert cost.endswith(".")
         assert cost in same or len(cost.split()) > 5, name
     assert set(OPTIONAL) >= WITHOUT_TRACING
-
-
-@pytest.mark.parametrize(
-    "name", ["_parameters", "_non_persistent_buffers_set", "_save_to_state_dict", "_apply"]
-)
-def test_a_torch_without_the_protocol_of_modules_is_refused(name):
-    code = f"""
-        import torch
-        from tests.without_names import hide
-        hide(torch.nn.Module, {name!r})
-        try:
-            import dd_plugin.bn
-        except ImportError as error:
-            print(error)
-    """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert f"has no torch.nn.Module.{name}, which dd_plugin needs" in result.stdout, result.stderr
-    assert "install an older torch, or a newer dd_plugin" in result.stdout
-
-
-def test_a_layer_without_torchs_check_of_dimensions_still_normalizes(monkeypatch):
-    monkeypatch.delattr(nn.BatchNorm2d, "_check_input_dim")
-    monkeypatch.setattr(nn.modules.batchnorm._NormBase, "_check_input_dim", None)
-    layer = convert_bn(nn.BatchNorm2d(3))
-    x = torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(layer(x).mean((0, 2, 3)), torch.zeros(3), atol=1e-6, rtol=0)
-
-
-def test_operations_that_are_gone_are_left_out():
-    known = operations("add.Tensor", "never_was.default", "add.NeverWas")
-    assert known == {torch.ops.aten.add.Tensor}
-
-
-def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
-    options = {"layout_optimization": False, "never_was": 1}
-    private = dd_plugin.bilevel.private
-    assert private.known_inductor_options(options) == {"layout_optimization": False}
-    monkeypatch.setattr(private, "lookup", lambda path: None)
-    assert private.known_inductor_options(options) == options
-
-
-def test_an_option_of_the_tracer_that_is_gone_is_left_out(monkeypatch):
-    native = dd_plugin.bilevel.private._make_fx
-
-    def make_fx(f, tracing_mode="real"):
-        return native(f, tracing_mode=tracing_mode)
-
-    monkeypatch.setattr(dd_plugin.bilevel.private, "_make_fx", make_fx)
-    graph = make_fx_of_fakes(lambda x: [x[0] * 2])([torch.ones(2)])
-    assert torch.equal(graph([torch.ones(2)])[0], torch.full((2,), 2.0))
-    monkeypatch.setattr(dd_plugin.bilevel.private, "_make_fx", None)
-    with pytest.raises(TracingUnavailableError, match="has no make_fx, which tracing needs"):
-        make_fx_of_fakes(lambda x: x)
-
-
-def test_a_copy_needs_no_hooks():
-    class Plain(nn.Linear):
-        def __getattribute__(self, name):
-            if name == "_forward_pre_hooks":
-                raise AttributeError(name)
-            return super().__getattribute__(name)
-
-    assert copy_model(Plain(2, 2)).weight.shape == (2, 2)

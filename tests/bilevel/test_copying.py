@@ -99,3 +99,13 @@ def test_any_other_computed_tensor_is_named_with_what_to_do():
             copies(model)
     model[3].scale = model[3].scale.detach()
     assert copy_model(model)[3].scale.shape == (2, 12)
+
+
+def test_a_copy_needs_no_hooks():
+    class Plain(nn.Linear):
+        def __getattribute__(self, name):
+            if name == "_forward_pre_hooks":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    assert copy_model(Plain(2, 2)).weight.shape == (2, 2)

@@ -1,5 +1,6 @@
 """A graph cut in two: what is kept for the second half, and what is computed again."""
 
+import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -52,9 +53,10 @@ def test_what_cannot_be_cut_is_left_whole():
     assert split(in_place, [True, False], 1) is None
 
 
-def test_kept_activations_change_nothing_but_memory():
+@pytest.mark.parametrize("how", ["trace", pytest.param(True, marks=pytest.mark.slow)])
+def test_kept_activations_change_nothing_but_memory(how):
     model = convert_bn(convnet(width=2, dropout=0.4, blocks=1), "tracked")
-    problem = BilevelProblem(model, optimizer=adam(), compile=True)
+    problem = BilevelProblem(model, optimizer=adam(), compile=how)
     batches, outer = soft_batches(4), hard_batch()
     options = {"step_size": 0.1, "seed": 3}
     plain = hypergradient(problem, batches, outer, **options)
@@ -66,7 +68,7 @@ def test_kept_activations_change_nothing_but_memory():
     two = Device(activations=2 * each + each // 2)
     some = hypergradient(problem, batches, outer, storage=two, **options)
     assert some.trajectory_bytes == plain.trajectory_bytes + 2 * each
-    assert problem.compiling
+    assert problem.compiling == how
     problem.compile = False
     oracle = hypergradient(problem, batches, outer, method="autograd", **options)
     assert worst_error(everything, oracle)[0] < 1e-9
