@@ -53,7 +53,7 @@ def test_what_a_run_leaves_behind(tmp_path):
 
 @pytest.mark.parametrize("storage", ["device", "recompute"])
 def test_no_tensor_outlives_its_step(tmp_path, storage):
-    distiller = toy_distiller(tmp_path, storage=storage, inner_steps=10)
+    distiller = toy_distiller(tmp_path, storage=storage, inner_steps=10, compile="trace")
     distiller.training_step()
 
     def alive():
@@ -103,6 +103,30 @@ def test_every_mode_runs_moves_the_images_and_is_reproducible(tmp_path, options)
         assert distiller.state.skipped_steps == 0
         assert not torch.equal(distiller.synthetic.images(), start)
     assert all(torch.equal(finals[0][k], finals[1][k]) for k in finals[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init": "fixed"},
+        {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
+        {"batching": "groups", "groups": 2, "images_per_class": 2},
+        {"step_sizes": "per_layer", "inner_optimizer_args": {"momentum": 0.5}},
+        {"inner_optimizer": "adam", "networks_per_step": 2},
+        {"statistics": "frozen", "train_with": "running", "augmentation": "flip_rotate"},
+        {"storage": "recompute", "method": "reverse"},
+    ],
+    ids=str,
+)
+def test_a_traced_run_is_the_one_without_a_trace(tmp_path, options):
+    finals = []
+    for compile in ("no", "trace"):
+        distiller = toy_distiller(tmp_path / compile, max_steps=2, compile=compile, **options)
+        distiller.train()
+        assert distiller.state.skipped_steps == 0
+        finals.append(distiller.synthetic.state_dict())
+    for name, tensor in finals[0].items():
+        torch.testing.assert_close(tensor, finals[1][name])
 
 
 @pytest.mark.parametrize("compile", ["no", "trace"])
@@ -173,11 +197,10 @@ def test_losses_are_arguments_or_methods(tmp_path):
         def compute_outer_loss(self, logits, labels):
             return mean_square(logits, labels)
 
-    overridden = toy_distiller(tmp_path / "a", kind=MeanSquare)
+    overridden = toy_distiller(tmp_path / "a", kind=MeanSquare, compile="auto")
     overridden.train()
-    given = Distiller(
-        None, toy_config(tmp_path / "b"), toy_dataset(), toy_dataset(30, 1), outer_loss=mean_square
-    )
+    config = toy_config(tmp_path / "b", compile="auto")
+    given = Distiller(None, config, toy_dataset(), toy_dataset(30, 1), outer_loss=mean_square)
     given.train()
     assert torch.equal(overridden.synthetic.images(), given.synthetic.images())
     # A loss of one's own need not do the same in every step, so it is not traced unless asked.
@@ -190,7 +213,7 @@ def test_losses_are_arguments_or_methods(tmp_path):
     asked.train()
     assert asked.architectures.problems[0].compile == "trace"
     torch.testing.assert_close(asked.synthetic.images(), given.synthetic.images())
-    plain = toy_distiller(tmp_path / "c")
+    plain = toy_distiller(tmp_path / "c", compile="auto")
     assert plain.architectures.problems[0].compile == "trace"
     plain.train()
     assert not torch.equal(overridden.synthetic.images(), plain.synthetic.images())
