@@ -1,7 +1,8 @@
-"""`dd-plugin evaluate` and `dd-plugin export`."""
+"""`dd-plugin evaluate`: a table of networks on a set, its rows in files, and what it refuses."""
 
 import json
 import re
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from dd_plugin.evaluation import OtherArchitectureWarning, Scores
 from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_dataset, toy_distiller
-from tests.hub.toy import change_record, write_toy
+from tests.hub.toy import write_toy
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,22 @@ def real(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(tmp_path, real):
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, real):
+    """A run with its accuracies, which no test changes."""
+    folder = tmp_path_factory.mktemp("run") / "toy"
     options = {"inner_steps": 4, "max_steps": 2, "dtype": "float32", "dataset": str(real)}
-    distiller = toy_distiller(tmp_path / "toy", **options)
+    distiller = toy_distiller(folder, **options)
     distiller.train()
     distiller.compare()
     distiller.save_model()
-    return tmp_path / "toy"
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, distilled):
+    """A copy of the run for one test."""
+    return shutil.copytree(distilled, tmp_path / "toy")
 
 
 def test_a_table_of_networks_is_printed_and_stored(run, real, tmp_path, capsys):
@@ -291,23 +300,3 @@ def test_mistakes_are_one_line(run, real, words, message, capsys, monkeypatch):
     assert main(["evaluate", *words]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert re.search(message, line)
-
-
-def test_export(run, tmp_path, capsys):
-    assert main(["export", str(run), str(tmp_path / "images")]) == 0
-    assert len(list((tmp_path / "images").rglob("*.png"))) == 3
-    assert main(["export", str(run), str(tmp_path / "ranking"), "--format", "dd_ranking"]) == 0
-    assert (tmp_path / "ranking" / "images.pt").exists()
-    assert main(["export", str(run), str(tmp_path / "x"), "--dataset", "CIFAR10"]) == 2
-    assert main(["export", str(run), str(tmp_path / "images")]) == 2
-    printed = capsys.readouterr().err
-    assert "dd-plugin export: error:" in printed
-    assert "warning" not in printed
-
-
-def test_export_says_that_a_step_size_is_not_of_sgd(run, tmp_path, capsys):
-    change_record(run, lambda record: record["recipe"].update(optimizer="adam"))
-    words = ["export", str(run), str(tmp_path / "ranking"), "--format", "dd_ranking"]
-    assert main(words) == 0
-    line = "dd-plugin export: warning: lr.pt must be a step size of SGD for DD-Ranking, got one of"
-    assert f"{line} adam" in capsys.readouterr().err

@@ -12,12 +12,6 @@ def test_the_defaults_are_possible_and_silent():
     assert config.model_args == {"width": 32, "depth": 2, "norm_layer": "batchnorm2d"}
 
 
-def test_dictionaries_may_be_json():
-    config = DistillerConfig(model_args='{"width": 8}', inner_optimizer_args='{"momentum": 0.9}')
-    assert config.model_args == {"width": 8}
-    assert config.inner_optimizer_args == {"momentum": 0.9}
-
-
 def test_the_token_is_in_no_record():
     config = DistillerConfig(push_to_hub=True, hub_dataset_id="me/it", hub_token="secret")
     assert "secret" not in str(config.to_dict())

@@ -6,24 +6,9 @@ import pytest
 import torch
 
 from dd_plugin.cli import main
-from dd_plugin.distiller import DistillerCallback, DistillerConfig, NonFiniteError
-from tests.distiller.toy import toy_config, toy_distiller
-
-
-class Skips(DistillerCallback):
-    """Has the steps after some others fail, by real images that are no numbers."""
-
-    def __init__(self, steps):
-        self.steps = set(steps)
-
-    def on_train_begin(self, config, state, control, *, distiller, **kwargs):
-        real_batch = distiller.real_batch
-
-        def broken(step, index):
-            images, labels = real_batch(step, index)
-            return (images * float("nan") if step in self.steps else images), labels
-
-        distiller.real_batch = broken
+from dd_plugin.distiller import NonFiniteError
+from tests.distiller.skips import Skips
+from tests.distiller.toy import toy_distiller
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -54,15 +39,6 @@ def test_steps_before_a_checkpoint_count(tmp_path):
     assert resumed.train("latest").skipped_steps == 2
 
 
-def test_a_line_of_steps_that_did_not_count_has_no_loss(tmp_path):
-    distiller = toy_distiller(tmp_path, max_steps=4, logging_steps=2, callbacks=[Skips({0, 1})])
-    distiller.train()
-    first, second = distiller.state.log_history
-    assert "outer_loss" not in first
-    assert first["skipped_steps"] == 2
-    assert second["outer_loss"] > 0
-
-
 def test_the_command_writes_no_set(tmp_path, capsys):
     pytest.importorskip("sklearn")
     words = ["distill", "--output_dir", str(tmp_path / "out"), "--max_steps", "2"]
@@ -72,43 +48,6 @@ def test_the_command_writes_no_set(tmp_path, capsys):
     assert "none of the 2 outer steps was finite" in last
     assert "Lower --inner_lr (now 1e+20)" in last
     assert not (tmp_path / "out" / "recipe.json").exists()
-
-
-@pytest.mark.parametrize("value", [1e300, 1e39, 1e-46])
-@pytest.mark.parametrize("name", ["inner_lr", "learning_rate", "step_size_lr", "statistics_lr"])
-def test_rates_that_the_precision_does_not_have(tmp_path, name, value):
-    with pytest.raises(ValueError, match=rf"`{name}` must be a number that float32 can hold"):
-        DistillerConfig(**{name: value})
-    assert getattr(toy_config(tmp_path, **{name: value}), name) == value  # of float64
-
-
-class StopsAt(DistillerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, config, state, control, **kwargs):
-        control.should_training_stop |= state.global_step == self.step
-
-
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_the_log_of_a_resumed_run_is_that_of_an_undisturbed_one(tmp_path, step):
-    options = {"max_steps": 6, "logging_steps": 3, "save_steps": 1}
-    whole = toy_distiller(tmp_path / "a", **options)
-    whole.train()
-    toy_distiller(tmp_path / "b", callbacks=[StopsAt(step)], **options).train()
-    resumed = toy_distiller(tmp_path / "b", **options)
-    resumed.train("latest")
-    assert resumed.state.global_step == 6
-
-    def plain(distiller):
-        timed = ("second", "memory")
-        return [
-            {k: v for k, v in line.items() if not any(word in k for word in timed)}
-            for line in distiller.state.log_history
-        ]
-
-    assert len(plain(whole)) == 2
-    assert plain(resumed) == plain(whole)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):

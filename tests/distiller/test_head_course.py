@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from dd_plugin import DistilledDataset, DistillerConfig
-from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.evaluation.coresets import nearest_to_centroid
 from dd_plugin.hub.dataset import OtherWeightsWarning
@@ -77,13 +76,6 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, head):
         again.train(resume_from_checkpoint=first.output_dir / "checkpoint-2")
     for name, t in whole.synthetic.state_dict().items():
         assert torch.equal(t, again.synthetic.state_dict()[name]), name
-
-
-def test_every_backbone_has_its_turn(tmp_path):
-    run = head_distiller(tmp_path, [Small(3), Small(4), Small(5)])
-    chosen = [run.head.choice(step) for step in range(30)]
-    assert all(sorted(chosen[i : i + 3]) == [0, 1, 2] for i in range(0, 30, 3))
-    assert len({tuple(chosen[i : i + 3]) for i in range(0, 30, 3)}) > 1
 
 
 @pytest.mark.parametrize("head", ["ridge", "unroll"])
@@ -173,41 +165,6 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path):
     save(1)
     with pytest.warns(OtherWeightsWarning, match="fingerprint"):
         opened.fit(str(place))
-
-
-@pytest.mark.parametrize("soft", [False, True])
-def test_gradient_matching_has_the_gradient_of_its_value(soft):
-    torch.manual_seed(0)
-    f, real = torch.randn(3, 5).double(), torch.randn(8, 5).double()
-    y = torch.randn(3, 3).double().softmax(1) if soft else torch.arange(3)
-    seen = real, torch.arange(8) % 3
-
-    def value(f, y):
-        return GradientMatching().gradient(
-            f, y, seen, num_classes=3, step_sizes=torch.tensor(1.0), constants={}, seed=4
-        )
-
-    found = value(f, y)
-    for t, slope in ((f, found.features), *(((y, found.targets),) if soft else ())):
-        direction = torch.randn_like(t)
-        moved = [t + e * direction for e in (1e-6, -1e-6)]
-        losses = [value(m, y).loss if t is f else value(f, m).loss for m in moved]
-        numeric = (losses[0] - losses[1]) / 2e-6
-        assert abs(numeric - (slope * direction).sum()) < 1e-7
-    same = GradientMatching().gradient(
-        real, seen[1], seen, num_classes=3, step_sizes=torch.tensor(1.0), constants={}, seed=4
-    )
-    assert same.loss.abs() < 1e-12
-
-
-def test_gradient_matching_runs_and_its_step_sizes_stay(tmp_path):
-    run = head_distiller(tmp_path, objective="gradient_matching")
-    before = run.synthetic.images().detach().clone()
-    constants = {name: t.detach().clone() for name, t in run.synthetic.constants().items()}
-    run.train()
-    assert not torch.equal(run.synthetic.images().detach(), before)
-    for name, t in run.synthetic.constants().items():
-        assert torch.equal(t.detach(), constants[name])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What `Distiller.save_model` writes, and what it leaves alone."""
 
+import errno
 import json
 
 import pytest
 
 from dd_plugin import DistilledDataset
+from dd_plugin.distiller import report
 from tests.distiller.toy import toy_distiller
 
 
@@ -51,3 +53,67 @@ def test_the_run_s_own_folder_was_looked_at_when_it_began(distiller, tmp_path, m
     distiller.save_model("run")  # the same folder by another name
     lines = (own / "log.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == distiller.state.log_history
+
+
+def test_a_license_that_is_given_is_on_the_card(tmp_path):
+    for name, given, expected in (("a", None, []), ("b", "cc-by-4.0", ["cc-by-4.0"])):
+        folder = toy_distiller(tmp_path / name, license=given).save_model()
+        assert json.loads((folder / "recipe.json").read_text())["source"]["licenses"] == expected
+        assert ("\nlicense: cc-by-4.0\n" in (folder / "README.md").read_text()) == bool(expected)
+
+
+def test_the_command_of_the_card_asks_for_data_that_have_no_name(tmp_path):
+    distiller = toy_distiller(tmp_path, max_steps=1)
+    distiller.compare()
+    record = json.loads((distiller.save_model() / "recipe.json").read_text())
+    command = f"dd-plugin evaluate {tmp_path.name} --dataset FOLDER"
+    assert record["protocol"]["command"] == command
+
+
+def trained(folder, **options):
+    distiller = toy_distiller(folder, **{"max_steps": 2, **options})
+    distiller.train()
+    return distiller
+
+
+ERRORS = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EFBIG, "File too large"),
+    PermissionError("fonts"),
+    RuntimeError("no backend"),
+    ValueError("image size"),
+    KeyError("font"),
+    AttributeError("numpy"),
+    OverflowError("too many ticks"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("what", ["training_curve", "results_table"])
+def test_a_picture_that_fails_costs_a_warning(tmp_path, monkeypatch, error, what):
+    distiller = trained(tmp_path, max_steps=1)
+    distiller.results = {"distilled": report.Scores((0.5, 0.6))}
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(report, what, fails)
+    name = {"training_curve": "curve.png", "results_table": "results.md"}[what]
+    (tmp_path / name).write_text("of an earlier set")
+    with pytest.warns(UserWarning, match=f"is whole, but it lacks {name}"):
+        distiller.save_model()
+    assert not (tmp_path / name).exists()
+    assert (tmp_path / "log.jsonl").exists()
+    DistilledDataset.from_pretrained(tmp_path)
+
+
+def test_files_beside_the_set_cost_a_warning(tmp_path, monkeypatch):
+    distiller = trained(tmp_path, max_steps=1)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report, "write_whole", full)
+    with pytest.warns(UserWarning, match=r"it lacks log\.jsonl .*, curve\.png"):
+        distiller.save_model()
+    DistilledDataset.from_pretrained(tmp_path)

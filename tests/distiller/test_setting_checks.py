@@ -1,6 +1,7 @@
 import pytest
 
 from dd_plugin.distiller import DistillerConfig, NoEffectWarning
+from tests.distiller.toy import toy_config
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,11 @@ def test_impossible_settings(options, message):
 def test_an_option_without_effect_warns(options):
     with pytest.warns(NoEffectWarning, match="has no effect with the other settings"):
         DistillerConfig(**options)
+
+
+@pytest.mark.parametrize("value", [1e300, 1e39, 1e-46])
+@pytest.mark.parametrize("name", ["inner_lr", "learning_rate", "step_size_lr", "statistics_lr"])
+def test_rates_that_the_precision_does_not_have(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a number that float32 can hold"):
+        DistillerConfig(**{name: value})
+    assert getattr(toy_config(tmp_path, **{name: value}), name) == value  # of float64

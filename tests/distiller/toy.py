@@ -41,6 +41,8 @@ def toy_config(folder, **options):
         "disable_tqdm": True,
         "baselines": False,
         "dtype": "float64",
+        # A trace takes longer than a run of four steps does without one.
+        "compile": "no",
     }
     if options.get("init") != "fixed":
         settings |= {"eval_networks": 2, "final_eval_networks": 2}

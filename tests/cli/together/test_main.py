@@ -8,7 +8,6 @@ import pytest
 
 import dd_plugin
 from dd_plugin.cli import _COMMANDS, main
-from dd_plugin.cli.errors import CommandError
 
 HEAVY = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy")
 
@@ -82,20 +81,6 @@ def failing_command(monkeypatch):
         monkeypatch.setattr("dd_plugin.cli.inspect.run", run)
 
     return install
-
-
-def test_command_error_is_one_line_and_exit_code_2(failing_command, capsys):
-    failing_command(CommandError("the folder is\n   full; free some space"))
-    assert main(["inspect", "x"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err == "dd-plugin inspect: error: the folder is full; free some space\n"
-
-
-def test_debug_shows_the_error_itself(failing_command):
-    failing_command(CommandError("no"))
-    with pytest.raises(CommandError, match="no"):
-        main(["inspect", "x", "--debug"])
 
 
 def test_interrupt_has_the_shells_exit_code(failing_command):

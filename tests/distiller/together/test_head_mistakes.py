@@ -1,18 +1,14 @@
 """What a stranger does wrong with a run for heads is told before any long work, and in words."""
 
-import os
-import signal
 import warnings
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from dd_plugin import DistilledDataset
-from dd_plugin.data import DataError, Normalization
+from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.distiller.setting_checks import NoEffectWarning
-from dd_plugin.networks import BackboneWarning, load_backbone
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 
 
@@ -20,53 +16,10 @@ def unread(*args, **kwargs):
     raise AssertionError("data was read before the network was looked at")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({}, "`model` must be a pretrained network"),
-        ({"dataset": "toy"}, "`model` must be a pretrained network"),
-        ({"model": "timm/dd_lenet"}, "no weights; give another, such as timm/"),
-        ({"model": ["timm/test_resnet", "timm/dd_lenet"]}, "got timm/dd_lenet"),
-        ({"model": "timm/no_such_network"}, "timm has no architecture 'no_such_network'"),
-        ({"model": "timm/test_vit", "model_args": {"width": 3}}, "`model_args` must be left out"),
-        ({"model": "timm/test_vit", "model_args": {"pretrained": "no"}}, "must be true or false"),
-    ],
-)
-def test_a_network_that_cannot_serve_is_told_before_data_is_read(
-    tmp_path, monkeypatch, settings, message
-):
-    monkeypatch.setattr("dd_plugin.distiller.parts.load_real", unread)
-    config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"), **settings)
-    with pytest.raises(ValueError, match=message):
-        Distiller(config=config)
-
-
 def test_a_list_of_names_takes_the_place_of_the_default_network_with_its_arguments(tmp_path):
     config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"))
     assert config.model_args
     assert config.with_model("timm/test_vit", "timm/test_resnet").model_args == {}
-
-
-def test_random_weights_follow_from_the_seed_and_nothing_else_moves(tmp_path, caplog):
-    def fingerprints(place, seed):
-        config = DistillerConfig(
-            trainable="head",
-            model=["timm/test_resnet", "timm/test_vit"],
-            model_args={"pretrained": False},
-            image_size=32,
-            seed=seed,
-            output_dir=str(tmp_path / place),
-        )
-        before = torch.get_rng_state()
-        run = Distiller(None, config, toy_dataset(), toy_dataset(seed=1))
-        assert torch.equal(before, torch.get_rng_state())
-        return [b.fingerprint for b in run.head.backbones]
-
-    first = fingerprints("a", 0)
-    torch.rand(3)
-    assert fingerprints("b", 0) == first
-    assert not set(fingerprints("c", 1)) & set(first)
-    assert "the weights of the frozen networks are random" in caplog.text
 
 
 def test_augmented_copies_need_an_augmentation():
@@ -81,14 +34,6 @@ def test_evaluation_images_of_one_class_are_told_before_the_run(tmp_path):
     one = toy_dataset(seed=1).filter(lambda row: row["label"] == 0)
     with pytest.raises(DataError, match="at least two classes"):
         Distiller(Small(), config, toy_dataset(), one)
-
-
-def test_the_normalization_of_the_data_is_that_of_each_backbone(tmp_path):
-    run = head_distiller(tmp_path, [Small(3), Small(4)], normalization="data")
-    mean, std = run.train_data.mean_std()
-    for backbone in run.head.backbones:
-        assert (backbone.normalization.mean, backbone.normalization.std) == (mean, std)
-    assert run.synthetic.recipe.backbones[0].mean == tuple(mean)
 
 
 @pytest.mark.parametrize("mistake", ["no such checkpoint", "bad loss", "folder of another run"])
@@ -127,36 +72,6 @@ def test_a_run_goes_on_with_smaller_batches(tmp_path):
     with pytest.warns(UserWarning, match="goes back to step 2"):
         again.train(run.output_dir / "checkpoint-2")
     torch.testing.assert_close(run.synthetic.images(), again.synthetic.images())
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_features_are_computed_leaves_nothing_half_written(
-    request, tmp_path, monkeypatch, number
-):
-    if number == signal.SIGINT:
-        # A shell that runs the tests in the background has it ignored.
-        ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
-        request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
-    run = head_distiller(tmp_path, backbone_batch_size=4)
-    backbone, calls = run.head.backbones[0], []
-
-    def interrupted(images):
-        calls.append(len(images))
-        if len(calls) == 3:
-            os.kill(os.getpid(), number)
-        return type(backbone).forward(backbone, images)
-
-    monkeypatch.setattr(backbone, "forward", interrupted)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
-        run.train()
-    assert number == signal.SIGINT or caught.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert list((run.output_dir / "features").iterdir()) == []
-    # And the folder is free for the next run.
-    again = head_distiller(tmp_path)
-    again.train()
-    assert again.state.global_step == 4
 
 
 def test_a_shared_step_size_of_an_unrolled_head_is_learned(tmp_path):
@@ -231,24 +146,6 @@ def test_a_loss_of_the_users_is_used_or_he_is_told(tmp_path, kind, settings, tol
 
 
 # --- a model that does not say how its input is normalized ----------------------------------------
-
-
-def test_a_module_without_normalization_can_be_given_with_one(tmp_path):
-    """As the warning says: a `Backbone`, or a choice of the run."""
-    with pytest.warns(BackboneWarning, match="`Distiller` may also have `normalization=none`"):
-        head_distiller(tmp_path / "warned", normalization="auto")
-    own = Normalization([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    backbone = load_backbone(Small(), feature_layer="norm", normalization=own)
-    run = head_distiller(tmp_path / "given", backbone, normalization="auto")
-    (noted,) = run.synthetic.recipe.backbones
-    assert (noted.mean, noted.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert noted.feature_layer == "norm"
-    run.train()
-    opened = DistilledDataset.from_pretrained(run.save_model())
-    for given in (backbone, Small()):
-        again = opened.backbone(given)
-        assert again.normalization.mean == own.mean
-        assert again.fingerprint == backbone.fingerprint
 
 
 # --- checks before weights are loaded -------------------------------------------------------------

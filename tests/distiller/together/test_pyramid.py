@@ -149,17 +149,6 @@ def test_a_resumed_run_is_the_undisturbed_one_to_the_bit(tmp_path):
     assert torch.equal(whole.synthetic.images(), second.synthetic.images())
 
 
-def test_copies_count_as_images_of_the_speed(tmp_path):
-    rates = {}
-    for copies in (1, 4):
-        distiller = colored_distiller(tmp_path / str(copies), augmentations_per_step=copies)
-        distiller.train()
-        line = distiller.state.log_history[-1]
-        real = line["outer_steps_per_second"] * distiller.config.real_batch_size
-        rates[copies] = (line["images_per_second"] - real) / line["inner_steps_per_second"]
-    assert rates == {1: pytest.approx(3), 4: pytest.approx(12)}
-
-
 def test_too_many_levels_are_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=r"`pyramid_levels` must be from 1 to 4 for images of 8 x"):
         colored_distiller(tmp_path, pyramid_levels=5)

@@ -11,7 +11,6 @@ import warnings
 import pytest
 
 from dd_plugin.cli import main
-from dd_plugin.cli.errors import tokens_in, without_tokens
 from dd_plugin.distiller import DistillerConfig, NoEffectWarning
 from tests.distiller.toy import toy_config, toy_distiller
 from tests.repository import ROOT
@@ -55,15 +54,6 @@ def test_wrong_values_are_not_quoted(value):
         DistillerConfig(hub_token=value, push_to_hub=True, hub_dataset_id="me/it")
     assert TOKEN not in everything_about(caught.value)
     assert "hfü" not in everything_about(caught.value)
-
-
-@pytest.mark.parametrize("name", ["token", "use_auth_token"])
-@pytest.mark.parametrize("as_json", [True, False])
-def test_tokens_have_no_place_in_the_arguments_of_a_model(name, as_json):
-    arguments = f'{{"{name}": "{TOKEN}"}}' if as_json else {name: TOKEN}
-    with pytest.raises(ValueError, match="published") as caught:
-        DistillerConfig(model_args=arguments)
-    assert TOKEN not in everything_about(caught.value)
 
 
 def test_no_output_of_a_run_has_it(tmp_path, capfd, caplog, monkeypatch):
@@ -152,15 +142,6 @@ def test_a_wrong_line_is_not_quoted(words, capsys):
     assert code == 2
     assert "error: " in printed.err
     assert not any(token in printed.out + printed.err for token in (TOKEN, SHORT))
-
-
-def test_what_is_taken_for_a_token():
-    assert tokens_in(["--hub_token", "abcd", "--TOKEN=efgh", "--token", "--other"]) == [
-        "abcd",
-        "efgh",
-    ]
-    assert without_tokens(f"Bearer {TOKEN}!") == "Bearer ***!"
-    assert without_tokens("hf_configs and hfds/cifar") == "hf_configs and hfds/cifar"
 
 
 def test_a_process_of_its_own_says_nothing_either(tmp_path):

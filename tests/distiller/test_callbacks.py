@@ -1,0 +1,65 @@
+"""Callbacks: what they see, how they end a run, and the ones that every run has."""
+
+import pytest
+
+from dd_plugin.distiller import Distiller, DistillerCallback
+from tests.distiller.toy import toy_distiller
+
+
+def test_callbacks_see_everything_and_can_end_the_run(tmp_path):
+    class Recorder(DistillerCallback):
+        def __init__(self):
+            self.events = []
+
+        def on_train_begin(self, config, state, control, **kwargs):
+            self.events.append("begin")
+
+        def on_step_end(self, config, state, control, **kwargs):
+            self.events.append(f"step {state.global_step}")
+            control.should_training_stop |= state.global_step == 3
+            control.should_evaluate |= state.global_step == 1
+
+        def on_log(self, config, state, control, **kwargs):
+            self.events.append("log " + " ".join(sorted(kwargs["logs"]))[:14])
+
+        def on_evaluate(self, config, state, control, **kwargs):
+            assert 0 <= kwargs["metrics"]["accuracy_mean"] <= 1
+            self.events.append("evaluate")
+
+        def on_train_end(self, config, state, control, **kwargs):
+            assert isinstance(kwargs["distiller"], Distiller)
+            self.events.append("end")
+
+    recorder = Recorder()
+    toy_distiller(tmp_path, callbacks=[recorder], max_steps=9).train()
+    assert recorder.events[0] == "begin"
+    assert recorder.events[-1] == "end"
+    assert [e for e in recorder.events if e.startswith("step")] == ["step 1", "step 2", "step 3"]
+    assert recorder.events.index("evaluate") < recorder.events.index("step 2")
+
+
+def test_the_progress_bar_can_be_left_out(tmp_path, capsys):
+    for name, disabled in (("a", True), ("b", False)):
+        toy_distiller(tmp_path / name, disable_tqdm=disabled).train()
+        assert ("distil: 100%" in capsys.readouterr().err) != disabled
+
+
+def test_an_evaluation_is_told_with_the_bar_and_without(tmp_path, capsys):
+    for name, disabled in (("a", True), ("b", False)):
+        distiller = toy_distiller(tmp_path / name, disable_tqdm=disabled, eval_steps=2)
+        distiller.train()
+        metrics = next(log for log in distiller.state.log_history if "eval_networks" in log)
+        mean, std = (f"{100 * metrics[f'eval_accuracy_{part}']:.1f}" for part in ("mean", "std"))
+        lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        assert f"step 2 of 4: accuracy {mean} ± {std} % (2 networks)" in lines
+
+
+def test_callbacks_may_be_classes(tmp_path):
+    class Ends(DistillerCallback):
+        def on_step_end(self, config, state, control, **kwargs):
+            control.should_training_stop = True
+
+    assert toy_distiller(tmp_path, callbacks=[Ends]).train().global_step == 1
+    for wrong, message in ((Ends(), "must be a list"), ([print], "must be of DistillerCallback")):
+        with pytest.raises(TypeError, match=message):
+            toy_distiller(tmp_path, callbacks=wrong)
