@@ -25,6 +25,7 @@ from torch.nn.modules.module import (
 )
 
 from dd_plugin.hub_access import hub_access, why_no_hub
+from dd_plugin.private import commit_of, note_commit
 from dd_plugin.text import described
 
 __all__ = ["ModelLoadError", "load_model", "load_vision_model", "model_factory"]
@@ -388,7 +389,8 @@ def _transformers_factories(
     if not is_folder and (commit := _commit_of(name, revision)):
         # So that all files are of one state, those of the image processor, too: it is looked for
         # by what stands here, as transformers itself has it before version 5.20.
-        at, config._commit_hash = {"revision": commit}, commit
+        at = {"revision": commit}
+        note_commit(config, commit)
     _configure(config, name, model_args)
     classifies = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     if for_features:
@@ -460,8 +462,7 @@ def _read_config(name: str, at: dict[str, str]) -> Any:
 
 def revision_of(model: Any) -> str | None:
     """Return the commit on the Hub that a transformers model was loaded from, where it is known."""
-    commit: str | None = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return commit
+    return commit_of(getattr(model, "config", None))
 
 
 def _commit_of(name: str, revision: str | None) -> str | None:

@@ -38,14 +38,15 @@ from dd_plugin.bilevel.inputs import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.tracing.writes import WrittenTensors
 from dd_plugin.bn import converted_layers, statistics_in_graph
-from dd_plugin.bn.private import BATCH_NORMS
+from dd_plugin.bn.variants import BATCH_NORMS
+from dd_plugin.private import COMPILED_MODULE, has_gradient_hook
 
 StockStatistics = Literal["tracked", "constant"]
 
 
 # What wraps models elsewhere, and where it keeps them.
 _WRAPPERS = {
-    "OptimizedModule": "_orig_mod",
+    "OptimizedModule": COMPILED_MODULE,
     "DataParallel": "module",
     "DistributedDataParallel": "module",
 }
@@ -297,11 +298,7 @@ class FunctionalModel:
 
 def _warn_of_hooks(model: nn.Module) -> None:
     """Warn of hooks on the gradients of parameters: the engine's gradients do not pass them."""
-    hooked = [
-        name
-        for name, p in model.named_parameters()
-        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None)
-    ]
+    hooked = [name for name, p in model.named_parameters() if has_gradient_hook(p)]
     if hooked:
         warnings.warn(
             f"hooks on the gradients of parameters are not run in inner training, and "

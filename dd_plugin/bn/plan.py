@@ -17,8 +17,10 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from dd_plugin.bn.layer import LearnableStatistics, Statistics, TrainWith, check_policy
+from dd_plugin.bn.layer import LearnableStatistics
+from dd_plugin.bn.policy import Statistics, TrainWith, check_policy
 from dd_plugin.bn.variants import Family, family_of, follows_its_base
+from dd_plugin.private import buffers_of, buffers_without_checkpoint
 
 Patterns = str | Sequence[str] | None
 
@@ -63,7 +65,7 @@ class ConversionPlan:
     Attributes:
         layers: the layers that would be converted, or switched to the policy.
         unselected: names of BatchNorm-type layers that ``include`` / ``exclude`` leave alone.
-        other_norms: class name to count of the normalisation layers that are not BatchNorm.
+        other_norms: class name to count of the normalization layers that are not BatchNorm.
         statistics: the policy's first half.
         train_with: the policy's second half.
     """
@@ -93,16 +95,22 @@ def plan_conversion(
     check_is_module(model)
     include, exclude = _as_patterns(include, "include"), _as_patterns(exclude, "exclude")
     _check_not_wrapped(model)
-    found = find_batch_norms(model)
-    other_norms = _other_norms(model, found)
-    selected = [p for p in found if _is_selected(p.names, include, exclude)]
-    unselected = tuple(p.name for p in found if p not in selected)
+    batch_norms = find_batch_norms(model)
+    other_norms = _other_norms(model, batch_norms)
+    selected = [p for p in batch_norms if _is_selected(p.names, include, exclude)]
+    unselected = tuple(p.name for p in batch_norms if p not in selected)
     if not missing_ok:
-        _check_something_found(model, found, selected, other_norms)
-        _check_patterns_match(found, (*(include or ()), *(exclude or ())))
+        _check_something_selected(model, batch_norms, selected, other_norms)
+        _check_patterns_match(batch_norms, (*(include or ()), *(exclude or ())))
     for planned in selected:
         _check_convertible(planned)
-    return ConversionPlan(tuple(selected), unselected, other_norms, statistics, train_with)
+    return ConversionPlan(
+        layers=tuple(selected),
+        unselected=unselected,
+        other_norms=other_norms,
+        statistics=statistics,
+        train_with=train_with,
+    )
 
 
 def check_is_module(model: object) -> None:
@@ -144,12 +152,12 @@ def _is_batch_norm(layer: nn.Module) -> bool:
     if family_of(layer) is not None:
         return True
     # Something that calls itself BatchNorm and keeps running statistics, but is no class we know.
-    return "BatchNorm" in type(layer).__name__ and "running_var" in layer._buffers
+    return "BatchNorm" in type(layer).__name__ and "running_var" in buffers_of(layer)
 
 
-def _other_norms(model: nn.Module, found: Iterable[PlannedLayer]) -> dict[str, int]:
-    """Class names, with counts, of normalisation layers that are no BatchNorm."""
-    batch_norms = {id(planned.layer) for planned in found}
+def _other_norms(model: nn.Module, layers: Iterable[PlannedLayer]) -> dict[str, int]:
+    """Class names, with counts, of normalization layers that are no BatchNorm."""
+    batch_norms = {id(planned.layer) for planned in layers}
     names = Counter(
         type(module).__name__
         for module in model.modules()
@@ -195,33 +203,33 @@ def _listed(names: Sequence[str], at_most: int = 8) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > at_most else shown
 
 
-def _check_something_found(
+def _check_something_selected(
     model: nn.Module,
-    found: list[PlannedLayer],
+    batch_norms: list[PlannedLayer],
     selected: list[PlannedLayer],
     other_norms: dict[str, int],
 ) -> None:
     if selected:
         return
-    if found:
+    if batch_norms:
         raise NoBatchNormFoundError(
             "`include` and `exclude` select none of this model's BatchNorm layers, which are: "
-            + _listed([planned.name for planned in found])
+            + _listed([planned.name for planned in batch_norms])
         )
     counts = ", ".join(f"{count} {name}" for name, count in other_norms.items())
     raise NoBatchNormFoundError(
-        f"{type(model).__name__} has no BatchNorm layer to convert; the normalisation layers it "
+        f"{type(model).__name__} has no BatchNorm layer to convert; the normalization layers it "
         f"has are: {counts or 'none'}. It can be used as it is; pass missing_ok=True to let "
         "convert_bn return it unchanged."
     )
 
 
-def _check_patterns_match(found: list[PlannedLayer], patterns: Iterable[str]) -> None:
+def _check_patterns_match(batch_norms: list[PlannedLayer], patterns: Iterable[str]) -> None:
     for pattern in patterns:
-        if not any(_matches(planned.names, [pattern]) for planned in found):
+        if not any(_matches(planned.names, [pattern]) for planned in batch_norms):
             raise NoBatchNormFoundError(
                 f"the pattern {pattern!r} matches none of this model's BatchNorm layers, which "
-                "are: " + _listed([planned.name for planned in found])
+                "are: " + _listed([planned.name for planned in batch_norms])
             )
 
 
@@ -268,28 +276,28 @@ def _check_convertible(planned: PlannedLayer) -> None:
             "run one batch through the model first",
         )
     remedy = (
-        "leave it out with `exclude`, or add its class to dd_plugin.bn.variants (a mixin and "
-        "one line)"
+        "leave it out with `exclude`, or write a mixin for it in dd_plugin.bn.mixins and name it "
+        "in dd_plugin.bn.variants"
     )
     if planned.family is None:
         raise refuse("this class is none that is known here", remedy)
     if not follows_its_base(type(layer), planned.family.base):
         raise refuse(
-            f"its class normalises in a forward of its own instead of calling "
+            f"its class normalizes in a forward of its own instead of calling "
             f"{planned.family.base.__name__}'s",
             remedy,
         )
     statistics = {"running_mean", "running_var"}
-    if statistics & layer._non_persistent_buffers_set:
+    if statistics & buffers_without_checkpoint(layer):
         raise refuse("its running statistics are not in its state_dict", remedy)
-    if any(layer._parameters.get(name) is not None for name in statistics):
+    if statistics & dict(layer.named_parameters(recurse=False)).keys():
         raise refuse(
             "its running statistics are parameters, as when convert_sync_batchnorm or the like "
             "rebuilt a converted layer",
             "call revert_bn(model) first, which makes them buffers again, or leave the layer out "
             "with `exclude`",
         )
-    if any(b is not None and b.is_inference() for b in layer._buffers.values()):
+    if any(buffer.is_inference() for buffer in layer.buffers(recurse=False)):
         raise refuse(
             "its running statistics were made inside torch.inference_mode, so they can never have "
             "a gradient",

@@ -25,7 +25,7 @@ from dd_plugin.bilevel import (
 from dd_plugin.bilevel.foreign_models.replay import Draws
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bn import convert_bn, revert_bn
-from dd_plugin.bn.private import BATCH_NORMS
+from dd_plugin.bn.variants import BATCH_NORMS
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few
 from dd_plugin.evaluation.scores import train_on

@@ -29,7 +29,7 @@ from dd_plugin.bn import (
     revert_bn,
     tracking_tensors,
 )
-from dd_plugin.bn.layer import STATISTICS
+from dd_plugin.bn.policy import STATISTICS
 
 policies = pytest.mark.parametrize("statistics", STATISTICS)
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from dd_plugin.bn import convert_bn, converted_layers, revert_bn, statistics_in_graph
-from dd_plugin.bn.layer import STATISTICS, TRAIN_WITH
+from dd_plugin.bn.policy import STATISTICS, TRAIN_WITH
 from tests.bn.processes import run_fresh, run_on_two
 
 # torch's own, when it imports its forward-mode decompositions or its compiler.

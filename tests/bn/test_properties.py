@@ -23,7 +23,7 @@ from dd_plugin.bn import (
     revert_bn,
     tracking_tensors,
 )
-from dd_plugin.bn.layer import STATISTICS, TRAIN_WITH
+from dd_plugin.bn.policy import STATISTICS, TRAIN_WITH
 
 CHANNELS = 3
 PROFILE = settings(

@@ -239,7 +239,7 @@ def test_model_without_batch_norm_is_told_what_it_has():
     with pytest.raises(NoBatchNormFoundError, match=r"1 GroupNorm, 2 LayerNorm.*missing_ok=True"):
         convert_bn(model)
     assert convert_bn(model, missing_ok=True) is model
-    with pytest.raises(NoBatchNormFoundError, match="normalisation layers it has are: none"):
+    with pytest.raises(NoBatchNormFoundError, match="normalization layers it has are: none"):
         convert_bn(nn.Linear(2, 2))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.house import graph
 from tests.house.source import File, is_private, parameters
-from tests.private_names import PYTHONS, uses_of
+from tests.private_names import PYTHONS, uses_of, without_overrides
 
 # Where the record of a set is read, and what it and its parts are called there. A string key that
 # is looked up in something of another name is counted in the wider figure only.
@@ -206,15 +206,26 @@ def without_module(files: list[File], tests: Path) -> list[str]:
     ]
 
 
-def foreign_private(folder: Path) -> tuple[list[str], list[str]]:
-    """Uses of names that other libraries do not promise to keep, and the files with one."""
-    uses = uses_of(folder)
-    return [f"{path} {name}" for path in uses for name in sorted(uses[path])], sorted(uses)
+def foreign_private(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Uses of names that other libraries do not promise to keep, the files with one, and overrides.
+
+    A method that overrides one of torch's has to stand in its class. Such methods are counted by
+    themselves, where `tests.private_names` has a reason for them.
+    """
+    everything = uses_of(folder)
+    uses = {path: without_overrides(path, names) for path, names in everything.items()}
+    listed = [f"{path} {name}" for path in uses for name in sorted(uses[path])]
+    overrides = [
+        f"{path} {name}"
+        for path, names in everything.items()
+        for name in sorted(names - uses[path])
+    ]
+    return listed, sorted(path for path, names in uses.items() if names), overrides
 
 
 def places(files: list[File], folder: Path, tests: Path) -> dict[str, list[str]]:
     """Everything that is counted: its name in the table, and where it is."""
-    foreign, foreign_files = foreign_private(folder)
+    foreign, foreign_files, overrides = foreign_private(folder)
     imports = graph.import_graph(files)
     parts: dict[str, set[str]] = {}
     for module, others in imports.items():
@@ -230,6 +241,7 @@ def places(files: list[File], folder: Path, tests: Path) -> dict[str, list[str]]
         "private names used outside of their file": lambda: private_elsewhere(files),
         "private names of other libraries": lambda: foreign,
         "files with private names of other libraries": lambda: foreign_files,
+        "overrides of private methods of torch": lambda: overrides,
         "string keys of the record": lambda: string_keys(files, of_record=True),
         "string keys where the record is read": lambda: string_keys(files, of_record=False),
         "imports past a part's __init__": lambda: graph.past_init(files),

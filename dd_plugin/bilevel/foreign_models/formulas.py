@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models.grid_sample import grid_sample, grid_sampler
-from dd_plugin.bilevel.private import may_be_traced, native_nn, weight_norm_module
+from dd_plugin.private import WEIGHT_NORMS, may_be_traced, native_nn
 
 _native_embedding_bag = F.embedding_bag
 _native_one_hot = F.one_hot
@@ -283,8 +283,7 @@ REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = tuple(
         (torch.functional, "cdist", cdist),
         (torch, "pdist", pdist),
         (F, "pdist", pdist),
-        (torch, "_weight_norm", weight_norm),
-        (weight_norm_module, "_weight_norm", weight_norm),
+        *((home, name, weight_norm) for home, name in WEIGHT_NORMS),
         (F, "huber_loss", huber_loss),
         (native_nn, "mse_loss", mse_loss),
         (F, "soft_margin_loss", soft_margin_loss),

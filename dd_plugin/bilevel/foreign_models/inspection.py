@@ -22,10 +22,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.foreign_models.patching import Patch
-from dd_plugin.bilevel.private import is_of_transform
+from dd_plugin.private import MODULE_REGISTRIES, buffers_of, input_hooks, is_of_transform
 
 CHECKPOINT_FLAGS = ("grad_checkpointing", "gradient_checkpointing")
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
 _INPUT_HOOK = "dd_plugin copies of inputs"
 
 
@@ -59,7 +58,7 @@ def attention_bias_caches(module: nn.Module) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if name not in _REGISTRIES
+        if name not in MODULE_REGISTRIES
         and type(value) in (dict, ForgetfulDict)
         and (
             name == "attention_bias_cache"
@@ -210,8 +209,7 @@ def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]
     for owner, name, plain in cached_functions(model):
         yield Patch(owner, name, plain)
     yield from early_references(model, replaced)
-    hooks = getattr(model, "_forward_pre_hooks", None)
-    takes_keywords = getattr(model, "_forward_pre_hooks_with_kwargs", None)
+    hooks, takes_keywords = input_hooks(model)
     known = hooks is not None and takes_keywords is not None  # the engine's images are copies
     if known and any(written_inputs(cls) for cls in source_classes(model)):
         # At the root only: what the parts of a model pass to each other, they may share.
@@ -235,7 +233,7 @@ def tensor_attributes(model: nn.Module) -> list[tuple[dict[str, Any], dict[str, 
     return [
         (names, dict(names))
         for module in model.modules()
-        for names in (vars(module), module._buffers)
+        for names in (vars(module), buffers_of(module))
     ]
 
 
@@ -243,7 +241,11 @@ def drop_escaped(before: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     """Puts back every attribute that was left holding a tensor of a transform that has ended."""
     for names, old in before:
         for name in list(names):
-            if name in _REGISTRIES or names[name] is old.get(name) or not escaped(names[name]):
+            if (
+                name in MODULE_REGISTRIES
+                or names[name] is old.get(name)
+                or not escaped(names[name])
+            ):
                 continue
             if name in old:
                 names[name] = old[name]

@@ -23,6 +23,7 @@ from dd_plugin.bilevel.foreign_models.inspection import (
     checkpoint_flags,
     written_inputs,
 )
+from dd_plugin.private import attention_of
 
 Kind = Literal["operation", "cache", "checkpointing", "input", "unsupported"]
 
@@ -130,8 +131,7 @@ def _rows(model: nn.Module) -> Iterator[tuple[Kind, str, str]]:
         for name in checkpoint_flags(module):
             yield "checkpointing", where, name
     # transformers: attention is chosen by the configuration, not by the class.
-    config = getattr(model, "config", None)
-    implementation = getattr(config, "_attn_implementation", None)
+    implementation = attention_of(model)
     if implementation == "sdpa":
         yield "operation", "", "scaled_dot_product_attention (attn_implementation='sdpa')"
     elif isinstance(implementation, str) and implementation != "eager":

@@ -20,7 +20,7 @@ found, and other threads see the replacements too.
 from __future__ import annotations
 
 import contextlib
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +40,13 @@ from dd_plugin.bilevel.foreign_models.report import (
     missing_rule_operation,
     second_order_needs,
 )
-from dd_plugin.bilevel.private import build_dynamo_rules, dynamo_builder, refuses_requires_grad
+from dd_plugin.private import (
+    CHECKPOINT_IMPLEMENTATION,
+    build_dynamo_rules,
+    dynamo_builder,
+    refuses_requires_grad,
+    transformers_caches,
+)
 
 __all__ = ["SecondOrderNeed", "missing_rule_operation", "second_order", "second_order_needs"]
 
@@ -107,22 +113,23 @@ def _global_patches() -> Iterator[Patch]:
     if dynamo is not None:
         # Dynamo takes whatever has the name of `checkpoint` for it.
         yield Patch(dynamo, "is_utils_checkpoint", _is_native_checkpoint)
-    if hasattr(checkpoint, "_checkpoint_impl"):
-        yield Patch(checkpoint, "_checkpoint_impl", _run_implementation)
-    transformers = sys.modules.get("transformers.pytorch_utils")
-    if hasattr(transformers, "compile_compatible_method_lru_cache"):
+    if hasattr(*CHECKPOINT_IMPLEMENTATION):
+        yield Patch(*CHECKPOINT_IMPLEMENTATION, _run_implementation)
+    transformers = transformers_caches()
+    if transformers is not None:
         # The wrapper that transformers puts around its process-wide caches passes them by when
         # it believes that it is being compiled.
         yield Patch(transformers, "is_torchdynamo_compiling", _true)
 
 
+_fastpath_lock = threading.Lock()
 _fastpath_depth = 0
 _fastpath_before = True
 
 
 def _enter_fastpath() -> None:
     global _fastpath_depth, _fastpath_before
-    with patching._lock:
+    with _fastpath_lock:
         if _fastpath_depth == 0:
             _fastpath_before = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
@@ -131,7 +138,7 @@ def _enter_fastpath() -> None:
 
 def _leave_fastpath() -> None:
     global _fastpath_depth
-    with patching._lock:
+    with _fastpath_lock:
         _fastpath_depth -= 1
         if _fastpath_depth == 0:
             torch.backends.mha.set_fastpath_enabled(_fastpath_before)
