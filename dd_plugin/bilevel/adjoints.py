@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models import no_grad
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
-from dd_plugin.bilevel.inputs import level_of_caller
+from dd_plugin.bilevel.messages import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.step_values import StepInputs, SweepResult, SweptStep
 from dd_plugin.bilevel.steps import Steps

@@ -1,6 +1,6 @@
 """What a run starts from and is fed with, checked against the model before anything is computed.
 
-Used by `plan`. `inputs` says what batches and labels look like whatever the model is; here they
+Used by `plan`. `batches` says what images and labels look like whatever the model is; here they
 meet it: its dtype and device, its classes, and whether it runs on such images at all.
 """
 
@@ -13,18 +13,104 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dd_plugin.bilevel.foreign_models.replay import Draws
-from dd_plugin.bilevel.inputs import (
-    Batch,
-    Batches,
-    LabelChecks,
-    check_batch,
-    check_place,
-    describe,
-)
+from dd_plugin.bilevel.batches import Batch, Batches, check_batch
+from dd_plugin.bilevel.foreign_models.draws import Draws
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem, Loss, cross_entropy
 from dd_plugin.bilevel.step_values import RunState
+
+
+def check_place(batch: Batch, like: Tensor, what: str) -> None:
+    """Check dtype and device of a batch against those of the model's weights.
+
+    Raises:
+        TypeError: images of another dtype.
+        ValueError: images or labels on another device.
+    """
+    images, labels = batch
+    for name, t in (("images", images), ("labels", labels)):
+        if t.device != like.device:
+            raise ValueError(
+                f"the {name} of {what} must be on the device of the model's weights, "
+                f"{like.device}, got {t.device}; move one of them with `.to(...)`"
+            )
+    if images.dtype != like.dtype:
+        raise TypeError(
+            f"the images of {what} must have the dtype of the model's weights, {like.dtype}, got "
+            f"{images.dtype}; convert one of them (to compute in lower precision, keep both in "
+            "float32 and pass `autocast=`)"
+        )
+
+
+class LabelChecks:
+    """Checks labels of a classification against the model's logits ``(N, classes)``.
+
+    The values of all batches are read at once: a GPU is waited for when one is read.
+    """
+
+    def __init__(self) -> None:
+        self._bounds: list[Tensor] = []
+        self._of: list[tuple[str, int]] = []
+        # The same labels in every step are read once. They are held, so that no others take their
+        # place in memory.
+        self._seen: dict[tuple[Any, ...], Tensor] = {}
+
+    def add(self, labels: Tensor, logits: Tensor, what: str, ignored: int | None = None) -> None:
+        """Check the shape of labels, and note their values for `finish`.
+
+        Args:
+            labels: of a batch.
+            logits: only their shape matters; if they have other than two dimensions nothing is
+                checked.
+            what: the name of the batch in messages.
+            ignored: a class index that the loss leaves out.
+
+        Raises:
+            ValueError: labels of another shape.
+        """
+        if logits.dim() != 2:
+            return
+        classes = logits.shape[1]
+        if labels.is_floating_point():
+            if labels.dim() != 2 or labels.shape[1] != classes:
+                raise ValueError(
+                    f"soft labels of {what} must have {classes} columns, one per class of the "
+                    f"model, got shape {tuple(labels.shape)}; class indices must be int64"
+                )
+            return
+        if labels.dim() != 1:
+            raise ValueError(
+                f"the class indices of {what} must be of shape (N,), got {tuple(labels.shape)}; "
+                "pass probabilities as floating point"
+            )
+        key = (labels.data_ptr(), labels.shape, labels.stride(), classes, ignored)
+        if len(labels) == 0 or key in self._seen:
+            return
+        self._seen[key] = labels
+        # What is left out counts as class 0, which every model has.
+        counted = labels if ignored is None else torch.where(labels == ignored, 0, labels)
+        self._bounds.append(torch.stack(counted.aminmax()))
+        self._of.append((what, classes))
+
+    def finish(self) -> None:
+        """Read what has been added.
+
+        Raises:
+            ValueError: labels that are no classes of the model.
+        """
+        if not self._bounds:
+            return
+        read = torch.stack(self._bounds).tolist()
+        for (low, high), (what, classes) in zip(read, self._of, strict=True):
+            if low < 0 or high >= classes:
+                raise ValueError(
+                    f"the labels of {what} must lie in 0 .. {classes - 1}, since the model has "
+                    f"{classes} outputs, got {low} .. {high}; give the model as many outputs as "
+                    "there are classes"
+                )
+        for noted in (self._bounds, self._of, self._seen):
+            noted.clear()
 
 
 class CheckedBatches(Batches):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dd_plugin.bilevel.adjoints import Method, Sweeps, WholeGraph
 from dd_plugin.bilevel.host_reads import HostReads
-from dd_plugin.bilevel.inputs import describe
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.plan import Plan
 from dd_plugin.bilevel.step_values import (

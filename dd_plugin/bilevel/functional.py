@@ -32,9 +32,10 @@ from dd_plugin.bilevel.foreign_models.batchnorm import (
     differentiable_batch_norm,
     recording,
 )
-from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, replayed
+from dd_plugin.bilevel.foreign_models.draws import Draws, drawing_from
+from dd_plugin.bilevel.foreign_models.replay import replayed
 from dd_plugin.bilevel.foreign_models.second_order import second_order
-from dd_plugin.bilevel.inputs import level_of_caller
+from dd_plugin.bilevel.messages import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.tracing.writes import WrittenTensors
 from dd_plugin.bn import converted_layers, statistics_in_graph

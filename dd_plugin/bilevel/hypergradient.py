@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.adjoints import Method, MethodName, method_of
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.driver import Differentiated, differentiate, forward
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.host_reads import HostReads
 from dd_plugin.bilevel.input_adjoints import InputAdjoints
-from dd_plugin.bilevel.inputs import Batch, Leaves, describe
+from dd_plugin.bilevel.inputs import Leaves
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.plan import Plan, make_plan, started
 from dd_plugin.bilevel.problem import BilevelProblem

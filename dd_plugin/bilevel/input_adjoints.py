@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.host_reads import HostReads
-from dd_plugin.bilevel.inputs import Batch, Leaves
+from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.plan import Plan
 from dd_plugin.bilevel.results import BatchGradient

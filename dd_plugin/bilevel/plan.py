@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.checks import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.functional import FunctionalModel
-from dd_plugin.bilevel.inputs import Batch, Schedule, integer
+from dd_plugin.bilevel.inputs import Schedule
+from dd_plugin.bilevel.messages import integer
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import RunState

@@ -10,7 +10,7 @@ several networks (`ensembles.py`) as they are. The notation is that of ``docs/co
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
 
+from dd_plugin.bilevel.autograd import as_leaves, gradients_of, swept_roles
+from dd_plugin.bilevel.batches import Batch
+from dd_plugin.bilevel.foreign_models.draws import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.foreign_models.no_grad import (
     no_grad_in_forward_mode,
     once_differentiable_refused,
 )
-from dd_plugin.bilevel.foreign_models.replay import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
-from dd_plugin.bilevel.inputs import Batch, describe
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.step_values import (
     GradientResult,
@@ -35,7 +37,6 @@ from dd_plugin.bilevel.step_values import (
     leaves_of,
     rebuilt,
     split_state,
-    tree_map,
 )
 from dd_plugin.bilevel.tracing.compile import Compile
 from dd_plugin.bilevel.tracing.recorded import MemoryPool
@@ -228,7 +229,7 @@ class BilevelProblem:
     def gradient_eager(self, inputs: StepInputs) -> GradientResult:
         """As `gradient`, by torch's own autograd and fused kernels: plain training."""
         with torch.enable_grad():
-            leaves = _leaves(inputs, ["parameters"])
+            leaves = as_leaves(inputs, ["parameters"])
             value, (s, counters) = self.loss(inputs._replace(**leaves), in_graph=False)
             g = gradients_of(value, leaves["parameters"], "inner")
         return GradientResult(g, {n: t.detach() for n, t in s.items()}, counters, value.detach())
@@ -278,7 +279,7 @@ class BilevelProblem:
                     total = total + tau * (bar * new[name]).sum()
                 return total, (new, moved, value)
 
-            _, *roles = _differentiated(inputs)
+            _, *roles = swept_roles(inputs)
             others = {role: getattr(inputs, role) for role in roles}
             differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
             with no_grad_in_forward_mode(), once_differentiable_refused():
@@ -301,7 +302,7 @@ class BilevelProblem:
     ) -> tuple[GradientResult, SweepResult]:
         """As `gradient_and_sweep`, by double backward."""
         with torch.enable_grad(), once_differentiable_refused():
-            leaves = _leaves(inputs, _differentiated(inputs))
+            leaves = as_leaves(inputs, swept_roles(inputs))
             theta = list(leaves["parameters"].values())
             value, (new, counters) = self.loss(inputs._replace(**leaves))
             g = torch.autograd.grad(value, theta, create_graph=True, allow_unused=True)
@@ -339,7 +340,7 @@ class BilevelProblem:
     def outer_eager(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
         """As `outer`, by torch's own autograd."""
         with torch.enable_grad():
-            leaves = _leaves(inputs, ["parameters", "statistics", "constants"])
+            leaves = as_leaves(inputs, ["parameters", "statistics", "constants"])
             value, _ = self.loss(inputs._replace(**leaves), outer=True)
             wanted = leaves_of(leaves)
             slopes = gradients_of(value, dict(enumerate(wanted)), "outer")
@@ -353,47 +354,8 @@ class BilevelProblem:
     def outer_batch(self, inputs: StepInputs, roles: Sequence[str]) -> list[Tensor | None]:
         """The gradient of Λ for its own images, labels or both, by torch's own autograd."""
         with torch.enable_grad():
-            leaves = list(_leaves(inputs, roles).values())
+            leaves = list(as_leaves(inputs, roles).values())
             value = self.outer_value(inputs._replace(**dict(zip(roles, leaves, strict=True))))
             if not value.requires_grad:
                 return [None] * len(leaves)
             return list(torch.autograd.grad(value, leaves, allow_unused=True))
-
-
-def _differentiated(inputs: StepInputs) -> list[str]:
-    """The roles that a sweep has adjoints for: labels only where they are probabilities."""
-    roles = ["parameters", "statistics", "constants", "images"]
-    return [*roles, "labels"] if inputs.labels.is_floating_point() else roles
-
-
-def _leaves(inputs: StepInputs, roles: Iterable[str]) -> dict[str, Any]:
-    """The tensors of some roles, as leaves of a graph to come."""
-    return {
-        role: tree_map(lambda t: t.detach().requires_grad_(), getattr(inputs, role))
-        for role in roles
-    }
-
-
-def gradients_of(
-    value: Tensor, leaves: dict[Any, Tensor], which: str, create_graph: bool = False
-) -> dict[Any, Tensor]:
-    """The gradient of a loss for ``leaves``, 0 for those that it does not reach.
-
-    Raises:
-        ValueError: it reaches none of them.
-    """
-    found: Any = [None] * len(leaves)
-    if value.requires_grad:
-        found = torch.autograd.grad(
-            value, list(leaves.values()), create_graph=create_graph, allow_unused=True
-        )
-    if all(slope is None for slope in found):
-        raise ValueError(
-            f"the {which} loss does not depend on any trainable parameter; neither the model nor "
-            "the loss may detach it or take something without a derivative (argmax, rounding) of "
-            "it, and the layers that are trained must have requires_grad"
-        )
-    return {
-        name: torch.zeros_like(leaf) if slope is None else slope
-        for (name, leaf), slope in zip(leaves.items(), found, strict=True)
-    }

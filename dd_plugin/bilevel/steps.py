@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
-from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import (

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models.report import missing_rule_operation
-from dd_plugin.bilevel.inputs import level_of_caller
+from dd_plugin.bilevel.messages import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import GradientResult, StepInputs, SweepResult, leaves_of

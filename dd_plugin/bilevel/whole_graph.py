@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dd_plugin.bilevel.autograd import gradients_of
 from dd_plugin.bilevel.foreign_models.no_grad import once_differentiable_refused
 from dd_plugin.bilevel.plan import Plan
-from dd_plugin.bilevel.problem import gradients_of
 from dd_plugin.bilevel.step_values import (
     Carry,
     RunState,

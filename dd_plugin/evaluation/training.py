@@ -22,7 +22,7 @@ from dd_plugin.bilevel import (
     cross_entropy,
     initial_state,
 )
-from dd_plugin.bilevel.foreign_models.replay import Draws
+from dd_plugin.bilevel.foreign_models.draws import Draws
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bn import convert_bn, revert_bn
 from dd_plugin.bn.variants import BATCH_NORMS

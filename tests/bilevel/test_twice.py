@@ -20,7 +20,7 @@ from dd_plugin.bilevel import (
     hypergradient,
     unroll,
 )
-from dd_plugin.bilevel.inputs import Batches
+from dd_plugin.bilevel.batches import Batches
 from tests.bilevel.problems import hard_batch, relative_error, soft_batches, worst_error
 
 STEPS = 4

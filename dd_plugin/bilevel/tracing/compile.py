@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
-from dd_plugin.bilevel.inputs import INSIDE, level_of_caller
+from dd_plugin.bilevel.messages import INSIDE, level_of_caller
 from dd_plugin.bilevel.step_values import leaves_of, rebuilt
 from dd_plugin.bilevel.tracing.cache import damaged_entry, use_fresh_cache
 from dd_plugin.bilevel.tracing.halves import split
