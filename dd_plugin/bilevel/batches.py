@@ -20,10 +20,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def check_batch(batch: Any, what: str) -> Batch:
-    """``batch`` as (images, labels), integer labels as int64.
+    """Return a batch as (images, labels), integer labels as int64.
 
     Raises:
-        TypeError: not a pair of tensors, or of dtypes that are none of images and labels.
+        TypeError: not a pair of tensors, or of dtypes that images and labels cannot have.
         ValueError: of different lengths, or empty.
     """
     pair = tuple(batch) if isinstance(batch, (tuple, list)) else ()
@@ -37,7 +37,7 @@ def check_batch(batch: Any, what: str) -> Batch:
     if not images.is_floating_point():
         raise TypeError(
             f"the images of {what} must be floating point, got {images.dtype}; "
-            "convert and normalise them first"
+            "convert and normalize them first"
         )
     if labels.dtype not in (torch.int64, torch.int32, torch.uint8) and (
         not labels.is_floating_point()
@@ -75,7 +75,7 @@ class Batches:
         steps = None if steps is None else integer(steps, "steps")
         if callable(batches):
             if steps is None:
-                raise ValueError("`steps` must be given when `batches` is a function")
+                raise ValueError("`steps` must be set when `batches` is a function, got None")
             self._function = batches
             self.steps = steps
         elif not hasattr(batches, "__len__") or not hasattr(batches, "__getitem__"):
@@ -119,7 +119,7 @@ class Batches:
         self._kept.pop(step, None)
 
     def __call__(self, step: int) -> Batch:
-        """(images, labels) of a step, with whatever graph the caller gave them."""
+        """Return (images, labels) of a step, with the graph that the caller gave them."""
         if not self._made_on_request:
             return check_batch(self._sequence[step], f"batch {step}")
         known = self._latest is not None and self._latest[0] == step
@@ -127,8 +127,8 @@ class Batches:
         again = batch is None
         if batch is None:
             seed_global_generators(mix(self.seed, InnerPurpose.MADE_BATCH, step))
-            made = self._sequence[step] if self._function is None else self._function(step)
-            batch = check_batch(made, f"batch {step}")
+            value = self._sequence[step] if self._function is None else self._function(step)
+            batch = check_batch(value, f"batch {step}")
         if not known:
             self._compare(step, batch, again)
         if step in self._window and not self._with_graph:
@@ -137,7 +137,7 @@ class Batches:
         return batch
 
     def values(self, step: int) -> Batch:
-        """The same, detached."""
+        """Return the same, detached."""
         # Without a graph the first time, and with it on the way back.
         graph = self._with_graph and step in self._digests
         with torch.set_grad_enabled(graph):
@@ -163,7 +163,7 @@ class Batches:
         self._compared.append((step, again, alike))
 
     def check_repeats(self) -> None:
-        """See that batches which were asked for twice were the same both times.
+        """Check that batches which were asked for twice were the same both times.
 
         Once at the end of a run, since a GPU has to be waited for, and before a verification.
 
@@ -185,21 +185,21 @@ class Batches:
                 "and pass a list"
             )
         raise ValueError(
-            f"the batch of step {step} must stay as it was given, but its values have changed "
-            "since; return new tensors instead of writing into the same ones"
+            f"the batch of step {step} must stay as it is during the run, but its values have "
+            "changed; return new tensors instead of writing into the same ones"
         )
 
 
 def _digests(batch: Batch) -> list[Tensor]:
-    """Per example of images and labels, a weighted sum of its values and the sum of their sizes."""
-    found = []
+    """Return for each image and label a weighted sum of its values, and the sum of their sizes."""
+    digests = []
     for t in batch:
         rows = t.detach().reshape(len(t), -1)
         wide = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
         weights = torch.arange(rows.shape[1], device=t.device, dtype=wide.dtype).cos() / 2 + 1
         roundings = 64 * torch.finfo(t.dtype).eps if t.is_floating_point() else 0.0
-        found.append(torch.stack([(wide * weights).sum(1), roundings * wide.abs().sum(1)]))
-    return found
+        digests.append(torch.stack([(wide * weights).sum(1), roundings * wide.abs().sum(1)]))
+    return digests
 
 
 def _alike(now: Tensor, before: Tensor) -> Tensor:

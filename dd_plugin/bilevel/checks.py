@@ -1,4 +1,4 @@
-"""What a run starts from and is fed with, checked against the model before anything is computed.
+"""The start and the batches of a run, checked against the model before anything is computed.
 
 Used by `plan`. `batches` says what images and labels look like whatever the model is; here they
 meet it: its dtype and device, its classes, and whether it runs on such images at all.
@@ -124,13 +124,13 @@ class CheckedBatches(Batches):
         self._labels = LabelChecks()
 
     def values(self, step: int) -> Batch:
-        """(images, labels) of a step, detached."""
+        """Return (images, labels) of a step, detached."""
         batch = self._looked_at(step)
         self._labels.finish()
         return batch
 
     def _looked_at(self, step: int) -> Batch:
-        """The same, with the values of the labels noted, not read."""
+        """Return the same, with the values of the labels noted, not read."""
         batch = super().values(step)
         if step not in self._checked:
             what = f"batch {step}"
@@ -158,7 +158,7 @@ class CheckedBatches(Batches):
             self._labels.add(labels, logits, what, getattr(loss, "ignore_index", -100))
 
     def _probe(self, images: Tensor, what: str) -> tuple[Tensor, Any]:
-        """Logits, without data, and draws of a training forward on images of that shape."""
+        """Return logits, without data, and draws of a training forward on such images."""
         problem = self._problem
         probes, key = problem.probes, problem.probe_key(images)
         if key not in probes:
@@ -175,7 +175,7 @@ class CheckedBatches(Batches):
 
 
 def check_outer_batches(outer_batch: Any) -> list[Batch]:
-    """One outer batch or a sequence of them, as a list."""
+    """Return one outer batch, or a sequence of them, as a list."""
     several = isinstance(outer_batch, Sequence) and not (
         outer_batch and isinstance(outer_batch[0], Tensor)
     )
@@ -184,32 +184,32 @@ def check_outer_batches(outer_batch: Any) -> list[Batch]:
 
 
 def starting_state(
-    problem: BilevelProblem, initial: RunState | None, given: Mapping[str, Tensors | None]
+    problem: BilevelProblem, initial: RunState | None, start: Mapping[str, Tensors | None]
 ) -> tuple[RunState, Tensors]:
-    """The state to begin from, and what the run holds constant.
+    """Return the state to begin from, and what the run holds constant.
 
     Args:
-        problem: gives what is not given.
+        problem: has what the others leave out.
         initial: see `hypergradient`.
-        given: ``parameters``, ``statistics`` and ``constants`` of `hypergradient`.
+        start: ``parameters``, ``statistics`` and ``constants`` of `hypergradient`.
     """
     if initial is not None:
         problem.check_state(initial)
     base = problem.model if initial is None else initial
-    theta = _override(base.parameters, given["parameters"], "parameters")
-    s = _override(base.statistics, given["statistics"], "statistics")
-    constants = _override(problem.model.constants, given["constants"], "constants")
+    theta = _override(base.parameters, start["parameters"], "parameters")
+    s = _override(base.statistics, start["statistics"], "statistics")
+    constants = _override(problem.model.constants, start["constants"], "constants")
     optimizer_state = problem.optimizer.init(theta) if initial is None else initial.optimizer
     return RunState(theta, optimizer_state, s, dict(base.counters)), constants
 
 
-def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
-    """``base`` with the tensors of ``given`` in their place, detached."""
-    if given is None:
+def _override(base: Tensors, tensors: Tensors | None, what: str) -> Tensors:
+    """Return ``base`` with some of its tensors replaced, detached."""
+    if tensors is None:
         return dict(base)
-    if not isinstance(given, Mapping):
-        raise TypeError(f"`{what}` must be a mapping from name to tensor, got {describe(given)}")
-    for name, t in given.items():
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"`{what}` must be a mapping from name to tensor, got {describe(tensors)}")
+    for name, t in tensors.items():
         if name not in base:
             raise ValueError(
                 f"`{what}` has {name!r}, which is none of the model's {what}; "
@@ -220,4 +220,4 @@ def _override(base: Tensors, given: Tensors | None, what: str) -> Tensors:
                 f"`{what}[{name!r}]` must have shape {tuple(base[name].shape)} and dtype "
                 f"{base[name].dtype}, got {tuple(t.shape)} and {t.dtype}"
             )
-    return {name: given.get(name, t).detach() for name, t in base.items()}
+    return {name: tensors.get(name, t).detach() for name, t in base.items()}

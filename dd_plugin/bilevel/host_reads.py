@@ -1,4 +1,4 @@
-"""What the host reads of a run while it is on its way: every wait for a GPU in one place.
+"""The reads of a run by the host: every wait for a GPU in one place.
 
 Used by `driver` and `hypergradient`. A run computes without any of it; what is read decides whether
 there is a way back, and whether what came out can be trusted. Labels are read by `checks`, before
@@ -50,13 +50,13 @@ class HostReads:
         return bool(self.finite) and bool(get_total_norm(tensors, float("inf")).isfinite())
 
     def step_ran_again(self, k: int, loss: Tensor, before: Tensor) -> None:
-        """Take note of the loss of a step that was run a second time; see `check_repeats`."""
+        """Note the loss of a step that was run a second time; see `check_repeats`."""
         roundings = torch.finfo(loss.dtype).eps ** 0.75
         alike = ((loss - before).abs() <= roundings * (1 + before.abs())).all()
         self._run_again.append((k, loss, before, alike))
 
     def check_repeats(self) -> None:
-        """See that batches and steps that were asked for twice were the same both times.
+        """Check that batches and steps that were asked for twice were the same both times.
 
         Once at the end of a run, since a GPU has to be waited for, and before a verification.
 
@@ -91,5 +91,12 @@ class HostReads:
         computed: dict[str, Any] = {"gradients": step.gradients, "loss": run.losses[step.k]}
         if step.k == len(run.losses) - 1:
             computed |= {"statistics": run.final.statistics, "counters": run.final.counters}
-        if verify(problem, step.k, step.inputs, step.bars, (computed, step.swept)):
+        is_verified = verify(
+            problem,
+            step=step.k,
+            inputs=step.inputs,
+            bars=step.bars,
+            computed=(computed, step.swept),
+        )
+        if is_verified:
             problem.verified.add(kind)

@@ -33,7 +33,7 @@ class Schedule:
     ) -> None:
         self.grouped = isinstance(value, Mapping)
         items = dict(value) if self.grouped else {"": value}
-        self.given: dict[str, Any] = items
+        self._sources: dict[str, Any] = items
         self._values: dict[str, Tensor] = {}
         for group, item in list(items.items()):
             if isinstance(item, (list, tuple)) and any(isinstance(v, Tensor) for v in item):
@@ -64,17 +64,17 @@ class Schedule:
             ) from error
 
     def at(self, step: int) -> Any:
-        """The value of a step: a 0-d tensor, or a dict of these."""
-        found = {g: t if t.dim() == 0 else t[step].clone() for g, t in self._values.items()}
-        return found if self.grouped else found[""]
+        """Return the value of a step: a 0-d tensor, or a dict of these."""
+        values = {g: t if t.dim() == 0 else t[step].clone() for g, t in self._values.items()}
+        return values if self.grouped else values[""]
 
     def zeros(self) -> Any:
-        """Zeros, shaped as the value was given."""
+        """Return zeros in the shape of the value."""
         zeros = {group: torch.zeros_like(t) for group, t in self._values.items()}
         return zeros if self.grouped else zeros[""]
 
     def gradient(self, bars: Mapping[int, Any]) -> Any:
-        """The adjoint of the whole value, shaped as it was given.
+        """Return the adjoint of the whole value, in its shape.
 
         Args:
             bars: the adjoints of the values of steps, by step; zero for those left out.
@@ -90,11 +90,11 @@ class Schedule:
         return total
 
     def pairs(self, gradient: Any) -> list[tuple[Tensor, Tensor]]:
-        """The caller's tensors that have a graph or require a gradient, with their adjoints."""
+        """Return the caller's tensors that have a graph or require a gradient, with adjoints."""
         bars = self._by_group(gradient)
         return [
             (item, bars[group].to(item.dtype).to(item.device))
-            for group, item in self.given.items()
+            for group, item in self._sources.items()
             if isinstance(item, Tensor) and item.requires_grad
         ]
 
@@ -151,16 +151,16 @@ class Leaves:
             tensors, self.tensors, bars, allow_unused=True, retain_graph=True
         )
 
-    def _note(self, found: Sequence[Tensor | None]) -> None:
-        self._unused -= {index for index, part in enumerate(found) if part is not None}
+    def _note(self, gradients: Sequence[Tensor | None]) -> None:
+        self._unused -= {index for index, part in enumerate(gradients) if part is not None}
 
     def pull(self, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-        """Add what (made tensor, adjoint) pairs give for the leaves; their graphs are kept."""
+        """Add what pairs of a tensor and its adjoint give for the leaves; their graphs are kept."""
         wanted = [(t, bar) for t, bar in pairs if bar is not None and t.requires_grad]
         if not wanted or not self.tensors:
             return
-        found = self._gradients([t for t, _ in wanted], [bar for _, bar in wanted])
-        self._note(found)
-        for total, part in zip(self.gradients, found, strict=True):
+        gradients = self._gradients([t for t, _ in wanted], [bar for _, bar in wanted])
+        self._note(gradients)
+        for total, part in zip(self.gradients, gradients, strict=True):
             if part is not None:
                 total += part

@@ -1,4 +1,4 @@
-"""The random numbers of a model, drawn by the engine: what was drawn, and where numbers come from.
+"""The random numbers of a model, drawn by the engine: where they come from, and what was drawn.
 
 Below `replay`, whose operations draw here. Every draw of a model is explicit: it comes from a
 generator that belongs to the step, by shape alone and in the order of the calls. A compiled step
@@ -23,7 +23,7 @@ Kind = Literal["uniform", "normal"]
 
 @dataclass(frozen=True)
 class DrawSpec:
-    """What one draw looks like: uniform on [0, 1) or standard normal numbers of a shape."""
+    """The kind and shape of one draw: numbers uniform on [0, 1), or standard normal."""
 
     kind: Kind
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class DrawSpec:
     device: torch.device
 
     def draw(self, generator: torch.Generator, copies: int | None = None) -> Tensor:
-        """The numbers; with ``copies``, that many along a new first dimension."""
+        """Draw the numbers; with ``copies``, that many along a new first dimension."""
         shape = self.shape if copies is None else (copies, *self.shape)
         make = torch.rand if self.kind == "uniform" else torch.randn
         return make(shape, generator=generator, dtype=self.dtype, device=self.device)
@@ -41,7 +41,7 @@ class Draws:
     """The source of a model's random numbers during one call.
 
     Args:
-        generators: device to generator, made on demand from ``seed``.
+        seed: of the generators, one per device.
         supplied: numbers to hand out instead, in order.
     """
 
@@ -52,7 +52,7 @@ class Draws:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of this call on a device."""
+        """Return the generator of this call on a device."""
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self._generators[device]
@@ -60,7 +60,11 @@ class Draws:
     def draw(
         self, kind: Kind, shape: Sequence[int], dtype: torch.dtype, device: torch.device
     ) -> Tensor:
-        """The next numbers."""
+        """Return the next numbers.
+
+        Raises:
+            RuntimeError: the model draws others than those that were supplied.
+        """
         if dtype in (torch.float16, torch.bfloat16) or not dtype.is_floating_point:
             dtype = torch.float32  # eight bits of a random number would not be uniform
         spec = DrawSpec(kind, tuple(shape), dtype, torch.device(device))
@@ -79,7 +83,7 @@ class Draws:
 
 
 def predraw(specs: Sequence[DrawSpec], seed: int) -> list[Tensor]:
-    """The numbers that a `Draws` with this seed gives for these draws."""
+    """Return the numbers that a `Draws` with this seed gives for some draws."""
     draws = Draws(seed)
     return [draws.draw(s.kind, s.shape, s.dtype, s.device) for s in specs]
 

@@ -23,7 +23,7 @@ does not let it do inside of a transform: the engine's trace failed at it.
 Each function here has the signature and the values of the operation it stands for, and is made of
 operations that have every rule. `second_order` puts them in place. What none of this covers
 (CTC loss, multilabel margin loss, torchvision's `roi_align` and `deform_conv2d`, fused recurrent
-kernels) raises torch's own error, which `missing_rule_operation` recognises.
+kernels) raises torch's own error, which `missing_rule_operation` recognizes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def scaled_dot_product_attention(
 
 
 def _safe_root(x: Tensor, exponent: float) -> Tensor:
-    """x^exponent with derivatives 0 at x = 0, where those of the norms are by convention."""
+    """Return x^exponent with derivatives 0 at x = 0, as those of the norms are by convention."""
     zero = x == 0
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, 1.0, x) ** exponent)
 
@@ -283,7 +283,8 @@ REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = tuple(
         (torch.functional, "cdist", cdist),
         (torch, "pdist", pdist),
         (F, "pdist", pdist),
-        *((home, name, weight_norm) for home, name in WEIGHT_NORMS),
+        (*WEIGHT_NORMS[0], weight_norm),
+        (*WEIGHT_NORMS[1], weight_norm),
         (F, "huber_loss", huber_loss),
         (native_nn, "mse_loss", mse_loss),
         (F, "soft_margin_loss", soft_margin_loss),

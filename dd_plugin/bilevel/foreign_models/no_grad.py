@@ -54,7 +54,7 @@ _native_apply: Any = inspect.getattr_static(torch.autograd.Function, "apply")
 
 
 class _Sweep:
-    """Where one sweep stands among nested function transforms.
+    """The place of one sweep among nested function transforms.
 
     A transform that the model or the loss uses by itself (`torch.func.grad` in a loss) switches
     gradients on for its own level. What lies around it has tangents only if it had them before.
@@ -65,7 +65,7 @@ class _Sweep:
         self._own = _innermost_level() + 1
 
     def switch(self, mode: bool) -> None:
-        """The grad mode is now ``mode``, at the level of the transform that runs."""
+        """Set forward mode like the grad mode, at the level of the transform that runs."""
         assert set_forward_mode is not None
         nested = mode and _innermost_level() > self._own
         set_forward_mode(mode and not (nested and _entered_without_grad(self._own)))
@@ -79,7 +79,7 @@ _thread = _PerThread()
 
 
 def _innermost_level() -> int:
-    """The level of the innermost function transform; 0 for none, or where torch does not tell."""
+    """Return the level of the innermost function transform; 0 for none, or if unknown."""
     innermost = None if peek_interpreter_stack is None else peek_interpreter_stack()
     return 0 if innermost is None else int(innermost.level())
 
@@ -119,7 +119,7 @@ def _detach_(self: Tensor) -> Tensor:
 
 
 def _apply_to_constants(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-    """`torch.autograd.Function.apply` that gets constants where gradients are off."""
+    """Call `torch.autograd.Function.apply`, on constants where gradients are off."""
     if _thread.sweep is not None and not torch.is_grad_enabled():
         args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
     return _native_apply.__get__(None, cls)(*args, **kwargs)

@@ -1,9 +1,9 @@
 """The context in which a model that was not written for it can be differentiated twice.
 
-BatchNorm is the business of `dd_plugin.bn`; this is for the rest of the model. The engine computes
-the jvp of a gradient (forward over reverse), and falls back to double backward. Four kinds of
-things of ordinary vision models break one or both, and `second_order` holds them off while it is
-active, leaving no trace: operations without rules (`formulas` has formulas for them), caches
+`dd_plugin.bn` is for BatchNorm, and this for the rest of the model. The engine computes the jvp of
+a gradient (forward over reverse), and falls back to double backward. Four kinds of things in
+ordinary vision models break one or both. `second_order` removes them while it is active, and
+leaves no trace: operations without rules (`formulas` has formulas for them), caches
 that swallow gradients or keep tensors of a finished transform, activation checkpointing, and
 inputs that are written into (`inspection` finds the last three). `second_order_needs` reports
 what of this a model has.
@@ -62,14 +62,14 @@ _CHECKPOINT_OPTIONS = (
 
 
 def _run_without_checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`torch.utils.checkpoint.checkpoint` that keeps the activations."""
+    """Stand in for `torch.utils.checkpoint.checkpoint`, and keep the activations."""
     return function(*args, **{k: v for k, v in kwargs.items() if k not in _CHECKPOINT_OPTIONS})
 
 
 def _run_implementation(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any
 ) -> Any:
-    """What `checkpoint` calls, for callers that hold `checkpoint` itself under another name."""
+    """Run what `checkpoint` calls, for callers that hold it under another name."""
     return function(*args, **kwargs)
 
 
@@ -117,8 +117,8 @@ def _global_patches() -> Iterator[Patch]:
         yield Patch(*CHECKPOINT_IMPLEMENTATION, _run_implementation)
     transformers = transformers_caches()
     if transformers is not None:
-        # The wrapper that transformers puts around its process-wide caches passes them by when
-        # it believes that it is being compiled.
+        # The wrapper that transformers puts around its process-wide caches bypasses them when it
+        # believes that it is being compiled.
         yield Patch(transformers, "is_torchdynamo_compiling", _true)
 
 
@@ -146,7 +146,7 @@ def _leave_fastpath() -> None:
 
 @contextlib.contextmanager
 def second_order(model: nn.Module | None = None) -> Iterator[None]:
-    """Makes second derivatives through ordinary vision models available while active.
+    """Make second derivatives through ordinary vision models available while active.
 
     While active:
 
@@ -155,9 +155,9 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
     - `torch.utils.checkpoint.checkpoint` runs its function plainly, keeping the activations;
     - `requires_grad_()` on an activation does nothing inside of a function transform, which would
       refuse it;
-    - process-wide caches of transformers are passed by, in both directions;
+    - process-wide caches of transformers are bypassed, in both directions;
     - of `model`: eval-mode attention-bias caches are neither read nor filled, `functools` caches in
-      its classes and source files are passed by, activation checkpointing flags are off, and
+      its classes and source files are bypassed, activation checkpointing flags are off, and
       references it holds to replaced functions are replaced. A model that may update one of its
       inputs in place (`pixel_values *= mask`) works on copies of them: no transform lets it write
       into a tensor from outside, and learned inputs must not change under the engine.
