@@ -233,22 +233,9 @@ class BilevelProblem:
             g = gradients_of(value, leaves["parameters"], "inner")
         return GradientResult(g, {n: t.detach() for n, t in s.items()}, counters, value.detach())
 
-    def update(
-        self,
-        gradients: Tensors,
-        state: State,
-        parameters: Tensors,
-        step_size: Any,
-        hyperparameters: dict[str, Any],
-    ) -> tuple[Tensors, State]:
+    def update(self, *args: Any) -> tuple[Tensors, State]:
         """Return (θ, o) after U: see `Optimizer.update`."""
-        return self.optimizer.update(
-            gradients=gradients,
-            state=state,
-            parameters=parameters,
-            step_size=step_size,
-            hyperparameters=hyperparameters,
-        )
+        return self.optimizer.update(*args)
 
     def pull(
         self,

@@ -59,7 +59,7 @@ def differentiate_whole_run(
             loss, moved = problem.loss(problem.inputs(now, c, batch, plan.noise(k)))
             theta = now.parameters
             g = gradients_of(loss, theta, "inner", create_graph=True)
-            theta, o = problem.update(
+            theta, o = problem.optimizer.update(
                 gradients=g,
                 state=now.optimizer,
                 parameters=theta,

@@ -3,9 +3,8 @@
 Converting a layer gives the same object another class (as `torch.nn.utils.parametrize` does) and
 makes its running statistics what the policy says. The object is not replaced, so everything that
 hangs on it stays: hooks, names, parents that share it, parameters an optimizer holds, training
-flag, device, dtype. The class remembers the stock class, which is all the record that the way back
-needs; a note on the model lists what was converted, so that layers which some other utility has
-replaced since can be pointed out.
+flag, device, dtype. The class remembers the stock class, and the way back needs no other record.
+A note on the model lists what was converted, to find layers that something else has replaced since.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def convert_bn(
     Raises:
         NoBatchNormFoundError: nothing to convert, or a pattern that matches nothing.
         UnsupportedBatchNormError: a selected layer cannot be converted (TorchScript, lazy and not
-            materialised, an unknown class, ...). The model is untouched then.
+            materialized, an unknown class, ...). The model is untouched then.
         ValueError, TypeError: an argument is not as described.
     """
     check_is_module(model)
@@ -162,12 +161,12 @@ def unsynchronise_bn(model: Model) -> Model:
 
 
 def converted_layers(model: nn.Module) -> dict[str, LearnableStatistics]:
-    """The converted layers of a model: qualified name to layer, each once."""
+    """Return the converted layers of a model: qualified name to layer, each once."""
     return {n: m for n, m in model.named_modules() if isinstance(m, LearnableStatistics)}
 
 
 def tracking_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The momentum shifts and corrections of all tracked layers: qualified name to scalar.
+    """Return the momentum shifts and corrections of tracked layers: qualified name to scalar.
 
     They are buffers with a gradient only on request. To learn them with an ordinary optimizer,
     call ``requires_grad_()`` on them; under `torch.func.functional_call` pass tensors by these
@@ -184,7 +183,7 @@ def tracking_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def undone_layers(model: nn.Module) -> dict[str, str]:
-    """Layers that `convert_bn` converted and that something else has replaced since.
+    """Return layers that `convert_bn` converted and that something else has replaced since.
 
     Returns:
         Qualified name to the name of the class that is there now. A layer that is gone altogether

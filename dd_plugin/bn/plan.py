@@ -1,8 +1,8 @@
-"""What a conversion would do, decided before anything is changed.
+"""The plan of a conversion, made before anything is changed.
 
 `plan_conversion` walks a model, finds every BatchNorm-type layer, selects by name, and checks that
 each selected layer can be converted. `convert.py` carries a plan out; ``dd-plugin inspect`` prints
-one. A model that cannot be converted is told so here and stays untouched.
+one. A model that cannot be converted is refused here and stays untouched.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What `convert_bn` would do to a model.
+    """The effect of `convert_bn` on a model.
 
     Attributes:
         layers: the layers that would be converted, or switched to the policy.
@@ -86,7 +86,7 @@ def plan_conversion(
     exclude: Patterns = None,
     missing_ok: bool = False,
 ) -> ConversionPlan:
-    """What `convert_bn` would do with the same arguments. Changes nothing.
+    """Return what `convert_bn` would do with the same arguments. Changes nothing.
 
     Raises:
         NoBatchNormFoundError, UnsupportedBatchNormError, ValueError, TypeError: as `convert_bn`.
@@ -105,11 +105,7 @@ def plan_conversion(
     for planned in selected:
         _check_convertible(planned)
     return ConversionPlan(
-        layers=tuple(selected),
-        unselected=unselected,
-        other_norms=other_norms,
-        statistics=statistics,
-        train_with=train_with,
+        tuple(selected), unselected, other_norms, statistics=statistics, train_with=train_with
     )
 
 
@@ -122,14 +118,14 @@ def check_is_module(model: object) -> None:
 def forward_is_replaced(layer: nn.Module) -> bool:
     """Whether the instance has another forward than its class.
 
-    Removing one of accelerate's hooks leaves the class's own, bound; that is no other.
+    Removing one of accelerate's hooks leaves the class's forward, bound, which is no other.
     """
     forward = layer.__dict__.get("forward")
     return forward is not None and getattr(forward, "__func__", None) is not type(layer).forward
 
 
 def find_batch_norms(model: nn.Module) -> list[PlannedLayer]:
-    """Every BatchNorm-type layer of a model, once each, in the order of `named_modules`."""
+    """Return every BatchNorm-type layer of a model, once each, in the order of `named_modules`."""
     names: dict[int, list[str]] = {}
     layers: dict[int, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -151,12 +147,12 @@ def _is_batch_norm(layer: nn.Module) -> bool:
         return "BatchNorm" in getattr(layer, "original_name", "")
     if family_of(layer) is not None:
         return True
-    # Something that calls itself BatchNorm and keeps running statistics, but is no class we know.
+    # Called BatchNorm, with running statistics, but of no class that is known here.
     return "BatchNorm" in type(layer).__name__ and "running_var" in buffers_of(layer)
 
 
 def _other_norms(model: nn.Module, layers: Iterable[PlannedLayer]) -> dict[str, int]:
-    """Class names, with counts, of normalization layers that are no BatchNorm."""
+    """Return class names, with counts, of normalization layers that are no BatchNorm."""
     batch_norms = {id(planned.layer) for planned in layers}
     names = Counter(
         type(module).__name__
@@ -244,7 +240,7 @@ def _check_not_wrapped(model: nn.Module) -> None:
 
 
 def _check_convertible(planned: PlannedLayer) -> None:
-    """Raise UnsupportedBatchNormError, naming the layer, what is in the way, and what to do."""
+    """Raise UnsupportedBatchNormError for a layer that cannot be converted."""
     layer, kind = planned.layer, type(planned.layer).__name__
 
     def refuse(cause: str, remedy: str) -> UnsupportedBatchNormError:
@@ -280,7 +276,7 @@ def _check_convertible(planned: PlannedLayer) -> None:
         "in dd_plugin.bn.variants"
     )
     if planned.family is None:
-        raise refuse("this class is none that is known here", remedy)
+        raise refuse("its class is not known here", remedy)
     if not follows_its_base(type(layer), planned.family.base):
         raise refuse(
             f"its class normalizes in a forward of its own instead of calling "

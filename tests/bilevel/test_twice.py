@@ -185,7 +185,9 @@ def test_a_tensor_that_is_filled_again_in_each_step_is_an_error():
     def batches(k):
         return buffer.copy_(torch.full((6, 4), float(k + 1))), labels
 
-    with pytest.raises(ValueError, match=r"step 2 must stay as it is during the run.*return new tensors"):
+    with pytest.raises(
+        ValueError, match=r"step 2 must stay as it is during the run.*return new tensors"
+    ):
         _run(batches)
 
 

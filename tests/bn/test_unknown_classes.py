@@ -119,7 +119,7 @@ def _statistics_not_saved():
 REFUSED = {
     "own forward": (lambda: ByItself(3), r"in a forward of its own.*`exclude`"),
     "base by name": (lambda: ByName(3), r"in a forward of its own.*`exclude`"),
-    "no relative": (MyBatchNorm, r"none that is known here.*dd_plugin\.bn\.variants"),
+    "no relative": (MyBatchNorm, r"class is not known here.*dd_plugin\.bn\.variants"),
     "lazy": (lambda: nn.LazyBatchNorm2d(), r"lazy.*run one batch through the model first"),
     "lazy, nothing to fill": (
         lambda: nn.LazyBatchNorm2d(affine=False, track_running_stats=False),

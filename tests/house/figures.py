@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+
+from torch.nn import functional
 
 from tests.house import graph
 from tests.house.source import File, is_private, parameters
@@ -34,12 +37,47 @@ def long_functions(files: list[File], limit: int) -> list[str]:
     return [f"{at} {name} {length}" for length, at, name in sorted(found)[::-1] if length > limit]
 
 
+def _torchs_parameters(name: str) -> list[str] | None:
+    """The parameters of a function of `torch.nn.functional`; None if there is none of that name."""
+    function = getattr(functional, name, None)
+    if function is None:
+        return None
+    try:
+        return list(inspect.signature(function).parameters)
+    except ValueError:  # written in C++: its docstring begins with its signature
+        text = re.match(rf"\s*{name}\((.*?)\) ->", function.__doc__ or "", re.DOTALL)
+        return re.findall(r"(\w+)(?:=[^,]*)?(?:,|$)", text[1]) if text else None
+
+
+def _autograd_functions(file: File) -> list[ast.ClassDef]:
+    return [
+        node
+        for node in file.walk()
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).rpartition(".")[2] == "Function" for base in node.bases)
+    ]
+
+
+def _decided_by_torch(file: File) -> set[ast.AST]:
+    """The functions whose parameters torch decides.
+
+    What stands in for a function of `torch.nn.functional`, by its name and with its parameters; and
+    the methods of a `torch.autograd.Function`, which get one argument for each of its inputs.
+    """
+    stand_ins = {
+        node
+        for node in file.functions()
+        if parameters(node) == _torchs_parameters(node.name.removeprefix("_"))
+    }
+    return stand_ins.union(*(node.body for node in _autograd_functions(file)))
+
+
 def many_parameters(files: list[File]) -> list[str]:
-    """Functions with over seven, `self` left out."""
+    """Functions with over seven, `self` left out, where torch does not decide it."""
     found = [
         (len(parameters(node)), file.at(node), node.name)
         for file in files
-        for node in file.functions()
+        for node in set(file.functions()) - _decided_by_torch(file)
     ]
     return [f"{at} {name} {count}" for count, at, name in sorted(found)[::-1] if count > 7]
 
@@ -47,14 +85,18 @@ def many_parameters(files: list[File]) -> list[str]:
 def many_positional(files: list[File]) -> list[str]:
     """Calls of the package's own functions and classes with over four positional arguments.
 
-    A function that takes any number of them, ``*names``, has them by position in any case.
+    A function that takes any number of them, ``*names``, has them by position in any case, and so
+    has a `torch.autograd.Function`.
     """
     own = {n.name for file in files for n in file.walk() if isinstance(n, ast.ClassDef)}
     own |= {n.name for file in files for n in file.functions() if n.args.vararg is None}
     found = []
     for file in files:
+        by_position = {f"{node.name}.apply" for node in _autograd_functions(file)}
         for node in file.walk():
             if isinstance(node, ast.Call) and len(node.args) > 4:
+                if ast.unparse(node.func) in by_position:
+                    continue
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 if name in own or name == "__init__":
                     found.append(f"{file.at(node)} {name} {len(node.args)}")
