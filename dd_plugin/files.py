@@ -179,7 +179,7 @@ def _host() -> str:
 
 
 def _is_gone(process: int, written: float) -> bool:
-    """Whether the process of this machine that wrote a file at that time is gone."""
+    """Return whether the process of this machine that wrote a file at that time is gone."""
     if process == os.getpid():
         return False
     began = _beginning(process)

@@ -167,7 +167,7 @@ def input_hooks(module: nn.Module) -> tuple[dict[Any, Any] | None, dict[Any, Any
 
 
 def has_gradient_hook(parameter: Tensor) -> bool:
-    """Whether a hook is registered on the gradient of a parameter."""
+    """Return whether a hook is registered on the gradient of a parameter."""
     registries = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return any(getattr(parameter, name, None) for name in registries)
 
@@ -191,27 +191,27 @@ _is_wrapped = _optional("torch._C._functorch.is_functorch_wrapped_tensor")
 
 
 def in_transform() -> bool:
-    """Whether a function transform or forward-mode differentiation is at work; True if unknown."""
+    """Return whether a transform or forward-mode differentiation is at work; True if unknown."""
     if peek_interpreter_stack is None or not _levels_are_known:
         return True
     return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def is_tracing() -> bool:
-    """Whether `torch.jit.trace` is at work; False in a torch that no longer has it."""
+    """Return whether `torch.jit.trace` is at work; False in a torch that no longer has it."""
     ask: Callable[[], bool] | None = getattr(torch.jit, "is_tracing", None)
     return ask is not None and ask()
 
 
 def refuses_requires_grad() -> bool:
-    """Whether a function transform is at work that refuses `requires_grad_()`; False if unknown."""
+    """Return whether a transform at work refuses `requires_grad_()`; False if unknown."""
     if peek_interpreter_stack is None or _requires_grad_is_allowed is None:
         return False
     return peek_interpreter_stack() is not None and not _requires_grad_is_allowed()
 
 
 def is_of_transform(tensor: Tensor) -> bool:
-    """Whether a tensor is a wrapper of a function transform; False if unknown."""
+    """Return whether a tensor is a wrapper of a function transform; False if unknown."""
     return _is_wrapped is not None and bool(_is_wrapped(tensor))
 
 
@@ -292,12 +292,12 @@ _get_proxy_mode: _Ask = _optional("torch.fx.experimental.proxy_tensor.get_proxy_
 
 
 def may_be_traced() -> bool:
-    """Whether `make_graph` may be running; True if unknown."""
+    """Return whether `make_graph` may be running; True if unknown."""
     return _get_proxy_mode is None or _get_proxy_mode() is not None
 
 
 def make_fx_of_fakes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`make_fx` on tensors without data, which takes real tensors from a closure as constants.
+    """Trace tensors without data by `make_fx`; real ones of a closure become constants.
 
     Raises:
         TracingUnavailableError: this torch has no `make_fx`, or does not tell what is written into.
@@ -314,7 +314,7 @@ def make_fx_of_fakes(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def takes_a_list(graph: nn.Module) -> bool:
-    """Whether a graph of `make_fx` takes its tensors as one list; False if unknown."""
+    """Return whether a graph of `make_fx` takes its tensors as one list; False if unknown."""
     return hasattr(graph, "_in_spec")
 
 

@@ -102,12 +102,12 @@ class Batches:
 
     @property
     def is_function(self) -> bool:
-        """Whether `batches` is a function of the step."""
+        """Return whether `batches` is a function of the step."""
         return self._function is not None
 
     @property
     def made_on_request(self) -> bool:
-        """Whether batches come from a function, or from a sequence that may make them."""
+        """Return whether batches come from a function, or from a sequence that may make them."""
         return self._made_on_request
 
     def expect_return(self, window: range, with_graph: bool) -> None:
@@ -203,6 +203,6 @@ def _digests(batch: Batch) -> list[Tensor]:
 
 
 def _alike(now: Tensor, before: Tensor) -> Tensor:
-    """Whether two digests differ by no more than rounding, 0-d."""
+    """Return whether two digests differ by no more than rounding, 0-d."""
     same = (now[0] - before[0]).abs() <= before[1]
     return (same | ~before[0].isfinite()).all()

@@ -52,7 +52,7 @@ def _copied(model: Model, memo: dict[int, Any], what: str) -> Model:
 
 
 def _computed_attributes(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    """Attributes that hold a tensor of a graph: name, tensor, whether a hook computes it."""
+    """Find attributes that hold a tensor of a graph: name, tensor, whether a hook computes it."""
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:

@@ -35,7 +35,7 @@ class HostReads:
         self._run_again: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def losses_are_finite(self, losses: list[Tensor], outer_loss: Tensor) -> bool:
-        """Whether all inner losses and the outer loss are finite."""
+        """Return whether all inner losses and the outer loss are finite."""
         fine = torch.stack(losses).isfinite().reshape(len(losses), -1).all(1)
         # One value, for which a GPU is waited for.
         self.finite = bool(fine.all() & outer_loss.isfinite().all())
@@ -44,7 +44,7 @@ class HostReads:
         return self.finite
 
     def result_is_finite(self, result: Any) -> bool:
-        """Whether all losses and all tensors of a result are finite."""
+        """Return whether all losses and all tensors of a result are finite."""
         tensors = [t for t in leaves_of(result) if isinstance(t, Tensor) and t.numel()]
         # NaN and infinity make the largest entry so. One value, for which a GPU is waited for.
         return bool(self.finite) and bool(get_total_norm(tensors, float("inf")).isfinite())

@@ -106,7 +106,7 @@ class Optimizer:
 
 
 def _used(value: Grouped) -> bool:
-    """Whether a hyperparameter takes part: everything but a plain zero does."""
+    """Return whether a hyperparameter takes part: everything but a plain zero does."""
     if isinstance(value, Mapping):
         return any(_used(v) for v in value.values())
     return isinstance(value, Tensor) or value != 0

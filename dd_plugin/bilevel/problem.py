@@ -48,7 +48,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy; labels are class indices ``(N,)`` or probabilities ``(N, classes)``."""
+    """Return the mean cross entropy.
+
+    Args:
+        logits: ``(N, classes)``.
+        labels: class indices ``(N,)``, or probabilities ``(N, classes)``.
+    """
     if labels.is_floating_point():
         # Plain arithmetic: the built-in loss with probabilities is this, in more operations.
         return -(labels * F.log_softmax(logits, 1)).sum(1).mean()
@@ -120,7 +125,7 @@ class BilevelProblem:
 
     @property
     def compiling(self) -> Compile:
-        """``compile``, or False where the compiler has failed and steps run eagerly."""
+        """Return ``compile``, or False where the compiler has failed and steps run eagerly."""
         return False if self.compile in self.runs_eagerly else self.compile
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:

@@ -194,7 +194,7 @@ class _Comparison:
         return self.inputs._replace(parameters=parameters, images=moved(self.inputs.images))
 
     def step_repeats_itself(self) -> bool:
-        """Whether two runs of the step give the same gradient."""
+        """Return whether two runs of the step give the same gradient."""
         first, second = (self.problem.gradient_eager(self.inputs).gradients for _ in range(2))
         return _error(first, second, 0.0) <= self.tolerance
 

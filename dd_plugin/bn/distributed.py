@@ -39,7 +39,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def several_processes() -> bool:
-    """Whether a process group of more than one process was started."""
+    """Return whether a process group of more than one process was started."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

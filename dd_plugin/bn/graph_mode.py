@@ -27,7 +27,7 @@ def _moved_so_far() -> list[Tensor] | None:
 
 
 def statistics_are_in_graph() -> bool:
-    """Whether `statistics_in_graph` is active."""
+    """Return whether `statistics_in_graph` is active."""
     return _moved_so_far() is not None
 
 

@@ -74,7 +74,7 @@ class LearnableStatistics(StatisticsPolicy):
         return arithmetic.batch_moments(x)
 
     def uses_batch(self) -> bool:
-        """Whether a forward now normalizes with the moments of its batch."""
+        """Return whether a forward now normalizes with the moments of its batch."""
         if not self.looks_at_batch:
             return False
         if self.running_mean is None and self.running_var is None:
@@ -82,7 +82,7 @@ class LearnableStatistics(StatisticsPolicy):
         return self.training and self.train_with == "batch"
 
     def moves_statistics(self) -> bool:
-        """Whether a forward now moves the running statistics."""
+        """Return whether a forward now moves the running statistics."""
         return (
             self.training
             and self.statistics == "tracked"

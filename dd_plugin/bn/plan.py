@@ -40,8 +40,7 @@ class PlannedLayer:
     """One layer to convert.
 
     Attributes:
-        names: every qualified name the layer has in the model, the first one first; more than one
-            when several parents share it.
+        names: every qualified name of the layer in the model; several when parents share it.
         layer: the layer itself.
         stock_class: its class, or what that was before an earlier conversion.
         family: which learnable variant it becomes; None when it is converted already.
@@ -54,7 +53,7 @@ class PlannedLayer:
 
     @property
     def name(self) -> str:
-        """The first of `names`; empty for the root."""
+        """Return the first of `names`; empty for the root."""
         return self.names[0]
 
 
@@ -116,7 +115,7 @@ def check_is_module(model: object) -> None:
 
 
 def forward_is_replaced(layer: nn.Module) -> bool:
-    """Whether the instance has another forward than its class.
+    """Return whether the instance has another forward than its class.
 
     Removing one of accelerate's hooks leaves the class's forward, bound, which is no other.
     """
@@ -178,7 +177,7 @@ def _as_patterns(patterns: Patterns, argument: str) -> tuple[str, ...] | None:
 
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether a pattern matches one of the names, or a module that a name lies below."""
+    """Return whether a pattern matches one of the names, or a module that a name lies below."""
     return any(
         fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
         for name in names

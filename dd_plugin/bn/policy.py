@@ -234,7 +234,7 @@ class StatisticsPolicy(nn.Module):
         self.materialize_corrections()
 
     def stored_is_effective(self) -> bool:
-        """Whether the stored statistics are, to the bit, those that eval mode uses."""
+        """Return whether the stored statistics are, to the bit, those that eval mode uses."""
         buffers = buffers_of(self)
         corrected = any(_differs_from_zero(buffers.get(n)) for n in self.correction_names())
         var = self.running_var

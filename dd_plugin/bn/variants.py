@@ -116,7 +116,7 @@ def family_of(layer: nn.Module) -> Family | None:
 
 
 def is_hub_frozen(layer: nn.Module) -> bool:
-    """Whether a layer is one of the ``*FrozenBatchNorm2d`` modules that model files bring along.
+    """Return whether a layer is a ``*FrozenBatchNorm2d`` that a model file brings along.
 
     They have no common ancestor but `torch.nn.Module`; the name and four buffers tell them.
     """
@@ -126,7 +126,7 @@ def is_hub_frozen(layer: nn.Module) -> bool:
 
 
 def follows_its_base(stock: type[nn.Module], base: type[nn.Module]) -> bool:
-    """Whether every ``forward`` between ``stock`` and ``base`` ends in ``super().forward``.
+    """Return whether every ``forward`` between ``stock`` and ``base`` ends in ``super().forward``.
 
     If so, a learnable base placed behind ``stock`` in the method resolution order is what such a
     forward calls. A forward that normalizes by itself would bypass it.
@@ -144,7 +144,7 @@ def follows_its_base(stock: type[nn.Module], base: type[nn.Module]) -> bool:
 
 
 def _reads_eps(stock: type[nn.Module], base: type[nn.Module]) -> bool:
-    """Whether a ``forward`` between ``stock`` and ``base`` reads ``eps`` for a use of its own."""
+    """Return whether a ``forward`` between ``stock`` and ``base`` reads ``eps`` itself."""
     between = stock.__mro__[: stock.__mro__.index(base)]
     codes = [getattr(ancestor.__dict__.get("forward"), "__code__", None) for ancestor in between]
     return any(code is not None and "eps" in code.co_names for code in codes)

@@ -37,7 +37,7 @@ def _pad_coordinate(x: Tensor, size: int, padding_mode: str, align_corners: bool
 
 
 def _cubic_weights(t: Tensor) -> list[Tensor]:
-    """Keys' cubic convolution at the distances 1 + t, t, 1 - t, 2 - t (Keys 1981, eq. 15)."""
+    """Return Keys' cubic convolution at 1 + t, t, 1 - t and 2 - t (Keys 1981, eq. 15)."""
 
     def near(x: Tensor) -> Tensor:
         return ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
@@ -51,7 +51,7 @@ def _cubic_weights(t: Tensor) -> list[Tensor]:
 def _taps(
     coordinate: Tensor, size: int, *, mode: str, padding_mode: str, align_corners: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    """Index and weight of each tap along one axis; the weight is zero outside of the input."""
+    """Return index and weight of each tap along one axis; outside of the input it is zero."""
     # -1 and 1 are the centers of the outer pixels, or their outer edges.
     x = (coordinate + 1) / 2 * size - 0.5
     if align_corners:

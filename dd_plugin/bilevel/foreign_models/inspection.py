@@ -218,7 +218,7 @@ def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]
 
 
 def escaped(value: Any) -> bool:
-    """Whether `value` is, or is a small container of, tensors of a functorch transform."""
+    """Return whether `value` is, or is a small container of, tensors of a functorch transform."""
     if isinstance(value, Tensor):
         return is_of_transform(value)
     if isinstance(value, dict):

@@ -85,7 +85,7 @@ def _innermost_level() -> int:
 
 
 def _entered_without_grad(level: int) -> bool:
-    """Whether a gradient transform inside of ``level`` was entered with gradients off."""
+    """Return whether a gradient transform inside of ``level`` was entered with gradients off."""
     if get_interpreter_stack is None or gradient_transform is None:
         return False
     return any(

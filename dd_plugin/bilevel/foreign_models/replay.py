@@ -29,7 +29,7 @@ def _uniform_like(draws: Draws, x: Tensor, shape: Sequence[int] | None = None) -
 
 
 def _keep(draws: Draws, x: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """The mask of dropout: 1 / (1 - p) where a value is kept, else 0."""
+    """Return the mask of dropout: 1 / (1 - p) where a value is kept, else 0."""
     if p >= 1.0:
         return torch.zeros(tuple(shape), dtype=x.dtype, device=x.device)
     kept = _uniform_like(draws, x, shape) >= p
@@ -61,7 +61,7 @@ def _make_dropout(native: Callable[..., Tensor], unbatched_dim: int | None) -> A
 
 
 def _returned(input: Tensor, output: Tensor, inplace: bool) -> Tensor:
-    """``output``, written into ``input`` where the caller may not look at what is returned."""
+    """Return the output, written into the input where the caller may look there alone."""
     return input.copy_(output) if inplace else output
 
 
