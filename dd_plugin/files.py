@@ -27,11 +27,11 @@ from torch import Tensor
 _State = TypeVar("_State")
 _T = TypeVar("_T")
 
-# Seconds to wait for others, who are done in a few milliseconds.
+# Seconds to wait for another process, which is done in a few milliseconds.
 PATIENCE = 30.0
-# Names of 0.1.0 have no checksum of the machine's name.
+# Names of version 0.1.0 have no checksum of the machine's name.
 _PARTIAL = re.compile(r"\..+\.(?P<process>\d+)(-(?P<host>[0-9a-f]{8}))??(-[0-9a-f]{8})?\.partial")
-# Seconds after which a writer on another machine, which cannot be asked here, is done.
+# Seconds after which a writer on another machine, which this one cannot ask, is done.
 _DONE = 3600.0
 # Seconds by which the clock of a file system may be off.
 _SLACK = 2.0
@@ -40,19 +40,21 @@ _SLACK = 2.0
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was before."""
+    """Write a file whole, or leave it as it was."""
     write_together(path.parent, {path.name: content})
 
 
 def write_together(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write several files so that none is replaced before all are on the disk.
 
-    A file's content is given, or the path of a file that has it.
-
     They are renamed in their order. A process that is killed between two renames leaves files of
-    two sets side by side, which the checksums in the record, written last, tell when it is read.
+    two sets side by side. Reading finds that out by the checksums in the record, written last.
+
+    Args:
+        folder: where they go.
+        files: name to content, or to the path of a file with the content.
     """
-    # Two writers do not meet.
+    # Names of this process: two writers do not meet.
     partial = {name: (folder / name).with_name(partial_name(Path(name).name)) for name in files}
     for parent in {path.parent for path in partial.values()}:
         remove_leftovers(parent)
@@ -79,11 +81,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to write into that takes its place once all is written.
 
     Args:
-        folder: where it goes. There is none yet, or an empty one.
+        folder: its final place, where there is no folder yet or an empty one.
 
     Raises:
-        ValueError: it is there and not empty.
-        OSError: it cannot be written; it is as it was then.
+        ValueError: it exists and is not empty.
+        OSError: it cannot be written; it stays as it was.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"`folder` must be new or empty, got {folder}; use another one")
@@ -100,7 +102,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Give a folder that is written and on the disk its name, in the place of one that had it."""
+    """Give a folder that is on the disk its final name, in the place of one that had it."""
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
@@ -118,10 +120,10 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep everybody else who asks out while a file is read and written; a hidden file stays.
+    """Lock a file while it is read and written; the hidden file of the lock stays.
 
     Raises:
-        OSError: there can be no lock, or somebody else has it and does not let go.
+        OSError: there can be no lock, or another process keeps it too long.
     """
     # Group-writable, for folders that several people share.
     lock: BaseFileLock = FileLock(lock_of(path), timeout=PATIENCE, mode=0o664)
@@ -177,7 +179,7 @@ def _host() -> str:
 
 
 def _is_gone(process: int, written: float) -> bool:
-    """Whether the process of this machine that wrote a file at a time is gone."""
+    """Return whether the process of this machine that wrote a file at that time is gone."""
     if process == os.getpid():
         return False
     began = _beginning(process)
@@ -186,13 +188,13 @@ def _is_gone(process: int, written: float) -> bool:
 
 
 def _beginning(process: int) -> float | None:
-    """When a process began, in seconds since 1970; None if there is none of that number."""
+    """Return when a process began, in seconds since 1970; None if there is no such process."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return None
     except PermissionError:
-        pass  # somebody else's
+        pass  # of another user
     if not sys.platform.startswith("linux"):
         return 0.0
     try:
@@ -213,7 +215,7 @@ def under(tensors: Mapping[str, _T], prefix: str) -> dict[str, _T]:
 
 
 def flat(state: Any) -> list[tuple[str, Tensor]]:
-    """The tensors of a named tuple of dictionaries, each with a name made of where it is."""
+    """Return the tensors of a named tuple of dictionaries, each named by its place."""
 
     def walk(stem: str, tree: Any) -> Iterator[tuple[str, Tensor]]:
         if isinstance(tree, dict):
@@ -227,7 +229,7 @@ def flat(state: Any) -> list[tuple[str, Tensor]]:
 
 
 def restored(like: _State, saved: Mapping[str, Any], stem: str) -> _State:
-    """A state with the structure and order of another, and copies of the tensors saved by name."""
+    """Return a state with the structure of another, and copies of the tensors saved by name."""
 
     def walk(name: str, tree: Any) -> Any:
         if isinstance(tree, dict):
@@ -240,10 +242,10 @@ def restored(like: _State, saved: Mapping[str, Any], stem: str) -> _State:
 
 
 def like_saved(saved: Mapping[str, Any], name: str, like: Tensor) -> Tensor:
-    """A saved tensor with the dtype and device of another.
+    """Return a saved tensor with the dtype and device of another.
 
     Raises:
-        ValueError: there is none of that name and shape.
+        ValueError: no tensor was saved with that name and shape.
     """
     value = saved.get(name)
     if not isinstance(value, Tensor) or value.shape != like.shape:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dd_plugin.private import commit_of
 from dd_plugin.text import described
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "hub_access",
     "local_path",
     "revision_of",
-    "set_revision",
     "why_no_hub",
 ]
 
@@ -165,10 +165,4 @@ def cached_commit(name: str, revision: str | None) -> str | None:
 
 def revision_of(model: Any) -> str | None:
     """Return the commit on the Hub that a transformers model was loaded from, where it is known."""
-    commit: str | None = getattr(getattr(model, "config", None), "_commit_hash", None)
-    return commit
-
-
-def set_revision(config: Any, commit: str) -> None:
-    """Note in a transformers configuration the commit that `revision_of` is to return."""
-    config._commit_hash = commit
+    return commit_of(getattr(model, "config", None))

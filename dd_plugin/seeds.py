@@ -1,8 +1,8 @@
 """Seeds: every random number is a function of (seed, purpose, indices).
 
-At the bottom, for every part. A seed is never used for two things: `mix` makes one of a seed, of
-what it is for and of where in the run that is. So no number depends on what was drawn before, nor
-in which process.
+At the bottom, for every part. A seed is never used for two things: `mix` makes one from a seed, its
+purpose and its place in the run. So no number depends on what was drawn before, or in which
+process.
 
 The numbers of the purposes are part of the format of checkpoints and of published results: a new
 purpose gets a new number, and none is ever changed.
@@ -23,7 +23,7 @@ _MASK = (1 << 63) - 1
 
 @unique
 class Purpose(IntEnum):
-    """What the seed of a run, or of one network of an evaluation, is used for."""
+    """The uses of the seed of a run, or of one network of an evaluation."""
 
     FIRST_NETWORK = 0
     SECOND_NETWORK = 1
@@ -58,10 +58,10 @@ class Purpose(IntEnum):
 
 @unique
 class InnerPurpose(IntEnum):
-    """What the seed of an inner run is used for, which has a purpose already.
+    """The uses of the seed of an inner run, which has a purpose already.
 
-    Next to these, `nth_seed` gives every inner step its seed. Hence the three large numbers, which
-    no step has; the small ones always come with indices.
+    Beside these, `nth_seed` gives every inner step its seed. Hence the three large numbers, which
+    no step has. The small ones always come with indices.
     """
 
     ENSEMBLE_NETWORK = 2
@@ -78,12 +78,12 @@ def mix(seed: int, purpose: Purpose | InnerPurpose, *indices: int) -> int:
 
 
 def nth_seed(seed: int, index: int) -> int:
-    """Return the seed of one of a sequence that has a seed of its own."""
+    """Return the seed of one member of a sequence that has a seed."""
     return _mixed(seed, index)
 
 
 def _mixed(*values: int) -> int:
-    """One 63-bit seed from several integers (the finaliser of splitmix64 over each)."""
+    """Return one 63-bit seed from several integers (the finalizer of splitmix64 over each)."""
     state = 0x9E3779B97F4A7C15
     for value in values:
         state = (state + value + 0x9E3779B97F4A7C15) & ((1 << 64) - 1)

@@ -1,6 +1,6 @@
 """Text as every part writes it: errors in one line, accuracies, counts and tables.
 
-At the bottom. What may hold anything, as the values of a card, is escaped by `hub.card.markdown`.
+At the bottom. `hub.card.markdown` escapes values that may hold anything, as those of a card.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# An address that is signed, or that holds a password, is as good as a key while it lasts.
+# A signed address, or one with a password, is as good as a key while it lasts.
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", re.IGNORECASE)
 _PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@'\"<>]+@", re.IGNORECASE)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the lines after the first; its class if it says nothing.
+    """Return the first line of an error's message; its class if it has none.
 
-    See `without_secrets` for what is left out.
+    Without what `without_secrets` removes.
     """
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return without_secrets(line)
 
 
 def described(error: BaseException) -> str:
-    """`first_line`, with the class of the error where the line alone would say nothing.
+    """Return `first_line`, with the class of the error where the line alone would say nothing.
 
     ``KeyError: 'x'`` and not ``'x'``.
     """
@@ -34,7 +34,7 @@ def described(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A message without what opens doors: queries of addresses, passwords in them, tokens."""
+    """Return a message without secrets: queries of addresses, passwords in them, tokens."""
     text = _QUERY.sub(r"\1", text)
     text = _PASSWORD.sub(r"\1", text)
     return _TOKEN.sub("hf_...", text)
@@ -47,7 +47,7 @@ def percent(mean: float, std: float | None = None) -> str:
 
 
 def count(value: Any, thing: str = "") -> str:
-    """How many: ``1,078 images``, ``1 image``; an empty text where that is no whole number."""
+    """Return a count, ``1,078 images``, ``1 image``; an empty text for no whole number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         return ""
     if not thing:
@@ -85,7 +85,7 @@ def table(
 
 
 def columns(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Indented columns under their titles, numbers to the right; `none` without rows."""
+    """Return indented columns under their titles, numbers to the right; `none` without rows."""
     rows = [tuple(row) for row in rows]
     if not rows:
         return ["  none"]

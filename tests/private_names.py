@@ -5,7 +5,9 @@ accelerate and huggingface_hub:
 
 - imports and attribute chains with a part that begins with an underscore (``torch._C``);
 - attributes of any object with such a name that the package does not define (``layer._buffers``),
-  read, written or patched, and functions that override one of torch's (``def _apply``);
+  read, written or patched;
+- methods that override one of torch's (``override _apply``), with their calls of what they
+  override: these are in `OVERRIDES`, since they have to stand in the class;
 - the same as strings: dotted paths, and every string that could be such a name;
 - options of calls with such a name;
 - modules looked up in `sys.modules` or imported by name.
@@ -33,9 +35,11 @@ PYTHONS = {
     *("_asdict", "_fields", "_make", "_replace"),
     *("_HelpAction", "_actions", "_add_action", "_getframe", "_lru_cache_wrapper"),
 }
-# Strings of this package: keys of its own notes on a layer, and endings of longer names.
+# Strings of this package: keys of its own notes on a layer, and endings of longer names. The last
+# is how torch's documentation of pruning names what it puts in the place of a parameter.
 _STRINGS = {
     *("_correction", "_dd_plugin_converted", "_like", "_resets_parameters", "_stock_buffer_order"),
+    "_orig",
 }
 _NAME = re.compile(r"_[a-z]\w*(\.\w+)?")
 _PATH = re.compile(rf"({'|'.join(LIBRARIES)})(\.\w+)+")
@@ -51,6 +55,17 @@ TORCHS = {
     for module in (nn.Module(), nn.SyncBatchNorm(1), nn.BatchNorm2d(1))
     for name in dir(module)
     if is_private(name)
+}
+
+
+# File to the methods of torch that a class there overrides, and why by a private name. What torch
+# must have of them is checked with the other names, in `dd_plugin.private`.
+OVERRIDES: dict[str, dict[str, str]] = {
+    "bn/policy.py": {
+        "_apply": "The one place through which a module's tensors are moved and converted.",
+        "_load_from_state_dict": "Torch says of it that a class may override it, and has no other.",
+        "_save_to_state_dict": "Torch says of it that a class may override it, and has no other.",
+    },
 }
 
 
@@ -79,6 +94,7 @@ class Scanner(ast.NodeVisitor):
         self.own = own | PYTHONS
         self.found: set[str] = set()
         self.aliases: dict[str, str] = {}
+        self.overrides: list[str] = []
 
     def visit_Import(self, node: ast.Import) -> None:
         for item in node.names:
@@ -107,9 +123,22 @@ class Scanner(ast.NodeVisitor):
         if path is not None:
             self._path(path)
             return
-        if is_private(node.attr) and node.attr not in self.own:
+        overridden = self.overrides[-1:] == [node.attr] and ast.unparse(node.value) == "super()"
+        if is_private(node.attr) and node.attr not in self.own and not overridden:
             self.found.add(f".{node.attr}")
         self.generic_visit(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for part in node.body:
+            if isinstance(part, ast.FunctionDef) and part.name in TORCHS:
+                self.found.add(f"override {part.name}")
+                self.overrides.append(part.name)
+                self.generic_visit(part)
+                self.overrides.pop()
+            else:
+                self.visit(part)
+        for other in (*node.bases, *node.keywords, *node.decorator_list):
+            self.visit(other)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if node.name in TORCHS:
@@ -173,3 +202,8 @@ def uses_of(folder: Path) -> dict[str, set[str]]:
     own = set().union(*(defined_names(ast.parse(source)) for source in sources.values()))
     found = {path: uses_in(source, own) for path, source in sources.items()}
     return {str(path.relative_to(folder)): names for path, names in found.items() if names}
+
+
+def without_overrides(file: str, names: set[str]) -> set[str]:
+    """The uses in a file without the overrides that are explained in `OVERRIDES`."""
+    return names - {f"override {name}" for name in OVERRIDES.get(file, ())}

@@ -1,11 +1,11 @@
 """The bilevel engine: exact gradients of a trained network's loss for what it was trained on.
 
 Start at `hypergradient`. Read in this order: `functional` (a model as a pure function),
-`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `inputs`, `checks`,
-`plan` (what a run is fed with), `adjoints` (how it is differentiated), `driver` (the recursion),
-which strings them together, and `hypergradient`, the entry points. `second_order`,
-`replay` and `batchnorm` prepare ordinary models for it. The engine knows tensors and
-modules; images, data sets and processes are other parts' business.
+`optimizers` (U), `problem` (one step and its adjoint), `trajectory`, `windows`, `batches`,
+`inputs`, `checks`, `plan` (the inputs of a run), `adjoints` (how it is differentiated), `driver`
+(the recursion), which connects them, and `hypergradient`, the entry points. `foreign_models`
+prepares ordinary models for it. The engine knows tensors and modules; images, data sets and
+processes belong to other parts.
 """
 
 from dd_plugin.bilevel.adjoints import MissingRuleWarning

@@ -7,6 +7,7 @@ Used by `driver`. A method of sweeps hands the adjoints of one step to the input
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models import no_grad
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
-from dd_plugin.bilevel.inputs import level_of_caller
-from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.step_values import StepInputs, SweepResult, SweptStep
+from dd_plugin.bilevel.messages import level_of_caller
+from dd_plugin.bilevel.step_values import StepBars, StepInputs, SweepResult, SweptStep
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import StepRecord
 
@@ -30,8 +30,33 @@ class NoForwardRuleError(Exception):
     """An operation has no forward-mode rule; the message is its name."""
 
 
+class SweepMethod(ABC):
+    """A method that differentiates a run one step at a time.
+
+    Attributes:
+        name: as `hypergradient` takes it.
+        keeps_activations: whether a sweep can take over activations of the forward run.
+    """
+
+    name: ClassVar[str]
+    keeps_activations: ClassVar[bool]
+
+    @abstractmethod
+    def sweep(
+        self, steps: Steps, inputs: StepInputs, bars: StepBars, kept: list[Tensor] | None = None
+    ) -> SweepResult:
+        """Return the adjoints that a step hands to its inputs.
+
+        Args:
+            steps: the functions of the run's steps.
+            inputs: what the step begins with.
+            bars: the adjoints of what it makes.
+            kept: the activations of the forward run, if it kept them.
+        """
+
+
 @dataclass(frozen=True)
-class ForwardOverReverse:
+class ForwardOverReverse(SweepMethod):
     """``"mixed"``: one forward-over-reverse sweep per step, the jvp of its gradient.
 
     Cost: the activations of one step. 9 operations of the size of a convolution per layer and step,
@@ -44,24 +69,19 @@ class ForwardOverReverse:
     keeps_activations: ClassVar[bool] = True
 
     def sweep(
-        self,
-        steps: Steps,
-        inputs: StepInputs,
-        g_bar: Tensors,
-        s_bar: Tensors,
-        activations: list[Tensor] | None = None,
+        self, steps: Steps, inputs: StepInputs, bars: StepBars, kept: list[Tensor] | None = None
     ) -> SweepResult:
-        """The adjoints that a step hands to its inputs.
+        """Return the adjoints that a step hands to its inputs.
 
         Raises:
             NoForwardRuleError: an operation of the step has no forward-mode rule.
         """
-        if activations:
-            return steps.sweep_kept(activations, inputs, g_bar, s_bar)
+        if kept:
+            return steps.sweep_kept(kept, inputs, *bars)
         if not no_grad.RESPECTED:
             raise NoForwardRuleError("`no_grad` of this version of torch")
         try:
-            return steps.sweep(inputs, g_bar, s_bar)
+            return steps.sweep(inputs, *bars)
         except (RuntimeError, NotImplementedError) as error:
             operation = missing_rule_operation(error)
             if operation is None:
@@ -70,7 +90,7 @@ class ForwardOverReverse:
 
 
 @dataclass(frozen=True)
-class DoubleBackward:
+class DoubleBackward(SweepMethod):
     """``"reverse"``: each step is run again with its graph and differentiated twice.
 
     Cost: the activations of one step and of its backward pass, and no step is compiled. For models
@@ -82,20 +102,15 @@ class DoubleBackward:
     keeps_activations: ClassVar[bool] = False
 
     def sweep(
-        self,
-        steps: Steps,
-        inputs: StepInputs,
-        g_bar: Tensors,
-        s_bar: Tensors,
-        activations: list[Tensor] | None = None,
+        self, steps: Steps, inputs: StepInputs, bars: StepBars, kept: list[Tensor] | None = None
     ) -> SweepResult:
-        """The adjoints that a step hands to its inputs.
+        """Return the adjoints that a step hands to its inputs; takes over no activations.
 
         Raises:
             RuntimeError: an operation of the step has no second derivative at all.
         """
         try:
-            return steps.problem.sweep_reverse(inputs, g_bar, s_bar)
+            return steps.problem.sweep_reverse(inputs, *bars)
         except (RuntimeError, NotImplementedError) as error:
             operation = missing_rule_operation(error)
             if operation is None:
@@ -118,15 +133,15 @@ class WholeGraph:
 
 
 MethodName = Literal["mixed", "reverse", "autograd"]
-Method = ForwardOverReverse | DoubleBackward | WholeGraph
+Method = SweepMethod | WholeGraph
 _METHODS: tuple[Method, ...] = (ForwardOverReverse(), DoubleBackward(), WholeGraph())
 
 
 def method_of(method: MethodName | Method) -> Method:
-    """The method of a name, or the method itself.
+    """Return the method of a name; a method is returned as it is.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: neither a method nor the name of one.
     """
     if isinstance(method, Method):
         return method
@@ -144,7 +159,7 @@ class Sweeps:
         steps: the functions of the run's steps.
         method: how each is differentiated. `DoubleBackward` takes its place once an operation lacks
             a forward-mode rule.
-        look_at: gets every sweep with what went into it, such as to verify it.
+        look_at: gets every sweep with what went into it, to verify it.
 
     Attributes:
         method: the method that is used now.
@@ -153,23 +168,23 @@ class Sweeps:
     def __init__(
         self,
         steps: Steps,
-        method: ForwardOverReverse | DoubleBackward,
+        method: SweepMethod,
         look_at: Callable[[SweptStep], Any] | None = None,
     ) -> None:
         self.steps, self.method, self._look_at = steps, method, look_at
 
     def __call__(
-        self, k: int, record: StepRecord, inputs: StepInputs, g_bar: Tensors, s_bar: Tensors
+        self, k: int, record: StepRecord, inputs: StepInputs, bars: StepBars
     ) -> SweepResult:
-        """The adjoints that step k hands to its inputs through its gradient and its statistics."""
-        swept = self._swept(inputs, g_bar, s_bar, record.activations)
+        """Return the adjoints that step k hands to its inputs."""
+        swept = self._swept(inputs, bars, record.activations)
         if self._look_at is not None:
             self._look_at(
                 SweptStep(
                     k=k,
                     gradients=record.gradients,
                     inputs=inputs,
-                    bars=(g_bar, s_bar),
+                    bars=bars,
                     swept=swept,
                     method=self.method.name,
                 )
@@ -177,10 +192,10 @@ class Sweeps:
         return swept
 
     def _swept(
-        self, inputs: StepInputs, g_bar: Tensors, s_bar: Tensors, activations: Any
+        self, inputs: StepInputs, bars: StepBars, activations: list[Tensor] | None
     ) -> SweepResult:
         try:
-            return self.method.sweep(self.steps, inputs, g_bar, s_bar, activations)
+            return self.method.sweep(self.steps, inputs, bars, activations)
         except NoForwardRuleError as missing:
             operation = str(missing)
         warnings.warn(
@@ -191,4 +206,4 @@ class Sweeps:
             stacklevel=level_of_caller(),
         )
         self.method = DoubleBackward()
-        return self.method.sweep(self.steps, inputs, g_bar, s_bar)
+        return self.method.sweep(self.steps, inputs, bars)

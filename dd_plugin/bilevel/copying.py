@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
+from dd_plugin.private import input_hooks
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -24,10 +26,7 @@ def copy_structure(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: something in the model cannot be copied.
     """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            memo |= {id(t): t for t in tensors.values() if t is not None}
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return _copied(model, memo, "the structure of ")
 
 
@@ -53,7 +52,7 @@ def _copied(model: Model, memo: dict[int, Any], what: str) -> Model:
 
 
 def _computed_attributes(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    """Attributes that hold a tensor of a graph: name, tensor, whether a hook computes it."""
+    """Find attributes that hold a tensor of a graph: name, tensor, whether a hook computes it."""
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -62,7 +61,8 @@ def _computed_attributes(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]
 
 
 def _is_recomputed(module: nn.Module, name: str) -> bool:
-    for hook in getattr(module, "_forward_pre_hooks", {}).values():
+    hooks, _ = input_hooks(module)
+    for hook in (hooks or {}).values():
         if isinstance(hook, BasePruningMethod) and hasattr(module, f"{name}_orig"):
             return True
         if type(hook).__name__ in ("WeightNorm", "SpectralNorm") and hook.name == name:

@@ -1,12 +1,12 @@
 """The recursion: forward through the inner steps, judge, and back again over a carry.
 
-Between `hypergradient`, the entry point, and the parts that it strings together: `plan` is what a
-run is fed with, `steps` the functions of one step, `trajectory` what is kept between the two
+Between `hypergradient`, the entry point, and the parts that it connects: `plan` has the inputs of a
+run, `steps` the functions of one step, `trajectory` what is kept between the two
 sweeps, `adjoints` how a step is differentiated. The mathematics and its cost are in
 ``docs/concepts/engine.md``; `step_back` is the recursion.
 
-Nothing here reads a value of a tensor. Who wants to know whether losses are finite before going
-back, or whether a sweep is right, passes `HostReads`.
+Nothing here reads a value of a tensor. With `HostReads`, the run stops before the way back where a
+loss is not finite, and the first sweep is verified.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dd_plugin.bilevel.adjoints import Method, Sweeps, WholeGraph
 from dd_plugin.bilevel.host_reads import HostReads
-from dd_plugin.bilevel.inputs import describe
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.plan import Plan
 from dd_plugin.bilevel.step_values import (
@@ -28,6 +28,7 @@ from dd_plugin.bilevel.step_values import (
     GradientResult,
     RunState,
     StepAdjoints,
+    StepBars,
     split_state,
     tree_map,
 )
@@ -88,7 +89,7 @@ def differentiate(
     if reads is not None and not reads.losses_are_finite(run.losses, outer_loss):
         return Differentiated(run, outer_loss, None, method.name)
     sweeps = Sweeps(steps, method, None if reads is None else partial(reads.verify, run))
-    carry = backward(steps, plan, run, carry, sweeps, take, reads)
+    carry = backward(steps, plan, run=run, carry=carry, sweep=sweeps, take=take, reads=reads)
     return Differentiated(run, outer_loss, carry, sweeps.method.name)
 
 
@@ -98,7 +99,7 @@ def differentiate(
 def forward(
     steps: Steps, plan: Plan, state: RunState, *, keep_activations: bool = False
 ) -> ForwardRun:
-    """The inner training, step by step; of the window, what `backward` needs is kept."""
+    """Run the inner training step by step, and keep of the window what `backward` needs."""
     trajectory = Trajectory(plan.storage, len(plan.window))
     keep_from = _keep_from(steps, plan, state) if keep_activations else plan.window.stop
     losses: list[Tensor] = []
@@ -114,7 +115,7 @@ def forward(
 def step_forward(
     steps: Steps, plan: Plan, k: int, state: RunState, *, keep: bool = False
 ) -> tuple[RunState, StepRecord, Tensor]:
-    """One inner step: g = ∇θ ℓ(θ, s; b), (θ, o) = U(θ, o, g; α), s = S(s; θ, b).
+    """Take one inner step: g = ∇θ ℓ(θ, s; b), (θ, o) = U(θ, o, g; α), s = S(s; θ, b).
 
     Returns:
         The state after it, what `step_back` wants to know of it, and its loss.
@@ -125,13 +126,13 @@ def step_forward(
         (g, s, counters, loss), activations = steps.gradient_keeping(inputs)
     else:
         g, s, counters, loss = steps.gradient(inputs)
-    theta, o = _update(steps, plan, k, state, g)
+    theta, o = _update(steps, plan, k=k, state=state, gradients=g)
     after = RunState(parameters=theta, optimizer=o, statistics=s, counters=counters)
     return after, StepRecord(state, g, activations), loss
 
 
 def judge(steps: Steps, plan: Plan, final: RunState) -> tuple[Tensor, Carry]:
-    """Λ of the trained network, and its adjoints: what the way back begins with."""
+    """Return Λ of the trained network and its adjoints, with which the way back begins."""
     total: Any = None
     for index, (images, _) in enumerate(plan.outer_batches):
         batch, noise, share = plan.outer(index)
@@ -154,7 +155,7 @@ def judge(steps: Steps, plan: Plan, final: RunState) -> tuple[Tensor, Carry]:
 
 
 def _keep_from(steps: Steps, plan: Plan, state: RunState) -> int:
-    """The first step whose activations are kept: as many of the last as fit."""
+    """Return the first step whose activations are kept: as many of the last as fit."""
     start, stop = plan.window.start, plan.window.stop
     if not plan.storage.activations:
         return stop
@@ -162,9 +163,11 @@ def _keep_from(steps: Steps, plan: Plan, state: RunState) -> int:
     return stop if each is None else max(start, stop - plan.storage.activations // max(each, 1))
 
 
-def _update(steps: Steps, plan: Plan, k: int, state: RunState, g: Tensors) -> tuple[Tensors, State]:
-    """U of step k."""
-    return steps.update(g, state, plan.step_size.at(k), plan.optimizer_values())
+def _update(
+    steps: Steps, plan: Plan, *, k: int, state: RunState, gradients: Tensors
+) -> tuple[Tensors, State]:
+    """Return θ and o after U of step k."""
+    return steps.update(gradients, state, plan.step_size.at(k), plan.optimizer_values())
 
 
 # --- backward ------------------------------------------------------------------------------------
@@ -179,10 +182,10 @@ def backward(
     take: Take,
     reads: HostReads | None = None,
 ) -> Carry:
-    """The adjoints of the end of the window to those of its start."""
+    """Carry the adjoints of the end of the window back to its start."""
 
     def update(index: int, state: RunState, g: Tensors) -> tuple[Tensors, State]:
-        return _update(steps, plan, plan.window[index], state, g)
+        return _update(steps, plan, k=plan.window[index], state=state, gradients=g)
 
     def run_again(index: int, state: RunState) -> GradientResult:
         k = plan.window[index]
@@ -193,7 +196,7 @@ def backward(
 
     for index, record in run.trajectory.backwards(update, run_again):
         k = plan.window[index]
-        carry, of_step = step_back(steps, plan, k, record, carry, sweep)
+        carry, of_step = step_back(steps, plan, k, record=record, carry=carry, sweep=sweep)
         take(k, of_step)
     return carry
 
@@ -201,7 +204,7 @@ def backward(
 def step_back(
     steps: Steps, plan: Plan, k: int, record: StepRecord, carry: Carry, sweep: Sweeps
 ) -> tuple[Carry, StepAdjoints]:
-    """One step of the recursion: the adjoints of step k+1 to those of step k.
+    """Take one step of the recursion: from the adjoints of step k+1 to those of step k.
 
     Step k was g = ∇θ ℓ(θ, s; b), (θ, o) = U(θ, o, g; α), s = S(s; θ, b). Going back through it:
 
@@ -219,7 +222,7 @@ def step_back(
         parameters_bar=carry.parameters,
         optimizer_bar=carry.optimizer,
     )
-    swept = sweep(k, record, inputs, pulled.gradients, carry.statistics)
+    swept = sweep(k, record, inputs, StepBars(pulled.gradients, carry.statistics))
     before = Carry(
         parameters=tree_map(torch.add, pulled.parameters, swept.parameters),
         optimizer=pulled.optimizer,

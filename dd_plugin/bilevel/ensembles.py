@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from dd_plugin.bilevel.adjoints import ForwardOverReverse, method_of
-from dd_plugin.bilevel.foreign_models.replay import DrawSpec
+from dd_plugin.bilevel.batches import Batch
+from dd_plugin.bilevel.foreign_models.draws import DrawSpec
 from dd_plugin.bilevel.hypergradient import hypergradient
-from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.results import BatchGradient, Hypergradient

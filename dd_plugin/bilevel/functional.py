@@ -32,27 +32,29 @@ from dd_plugin.bilevel.foreign_models.batchnorm import (
     differentiable_batch_norm,
     recording,
 )
-from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, replayed
+from dd_plugin.bilevel.foreign_models.draws import Draws, drawing_from
+from dd_plugin.bilevel.foreign_models.replay import replayed
 from dd_plugin.bilevel.foreign_models.second_order import second_order
-from dd_plugin.bilevel.inputs import level_of_caller
+from dd_plugin.bilevel.messages import level_of_caller
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.tracing.writes import WrittenTensors
 from dd_plugin.bn import converted_layers, statistics_in_graph
-from dd_plugin.bn.private import BATCH_NORMS
+from dd_plugin.bn.variants import BATCH_NORMS
+from dd_plugin.private import COMPILED_MODULE, has_gradient_hook
 
 StockStatistics = Literal["tracked", "constant"]
 
 
 # What wraps models elsewhere, and where it keeps them.
 _WRAPPERS = {
-    "OptimizedModule": "_orig_mod",
+    "OptimizedModule": COMPILED_MODULE,
     "DataParallel": "module",
     "DistributedDataParallel": "module",
 }
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned: a tensor, or an object or mapping with ``logits``.
+    """Return the logits in a model's output: a tensor, or an object or mapping with ``logits``.
 
     Raises:
         TypeError: neither.
@@ -188,7 +190,7 @@ class FunctionalModel:
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
-        """Enter before the first call: whatever a model needs to be differentiated twice."""
+        """Enter before the first call: the model can then be differentiated twice."""
         with second_order(self._module), replayed(), differentiable_batch_norm():
             yield
 
@@ -206,7 +208,7 @@ class FunctionalModel:
         draws: Draws | None = None,
         autocast: bool = True,
     ) -> tuple[Tensor, Tensors, Tensors]:
-        """One forward pass, inside `ready`.
+        """Run one forward pass, inside `ready`.
 
         Args:
             parameters: like the attribute of that name, as the next four.
@@ -229,7 +231,7 @@ class FunctionalModel:
         # Clones, for layers that write into their buffers.
         tensors = {**fixed, **constants, **statistics, **counters, **parameters}
         tensors |= {n: tensors[n].clone() for n in self._written if n in tensors}
-        given = dict(tensors)
+        before = dict(tensors)
         record = StatisticsRecord() if in_graph else None
         graph = statistics_in_graph() if in_graph else contextlib.nullcontext()
         # The cache of autocast would hand a tensor of one transform to another.
@@ -248,8 +250,8 @@ class FunctionalModel:
             return logits, statistics, counters
         if record is not None:
             for name in statistics:
-                if tensors[name] is given[name]:  # a converted layer has rebound it
-                    tensors[name] = record.latest(given[name])
+                if tensors[name] is before[name]:  # a converted layer has rebound it
+                    tensors[name] = record.latest(before[name])
         return (
             logits,
             {name: tensors[name] for name in statistics},
@@ -257,7 +259,7 @@ class FunctionalModel:
         )
 
     def probe(self, images: Tensor, draws: Draws) -> Tensor:
-        """One training forward on values only, to find out what the model does.
+        """Run one training forward on values only, to find out what the model does.
 
         What it writes into beside the statistics of its normalization layers (power iteration
         vectors, a moving average of its own, the weights of a teacher) become ``statistics`` or
@@ -269,8 +271,8 @@ class FunctionalModel:
         Raises:
             ValueError: it writes into a parameter that is trained.
         """
-        own = {**self.statistics, **self.counters, **self.constants}
-        before = {**self.fixed, **self.parameters, **own}
+        moving = {**self.statistics, **self.counters, **self.constants}
+        before = {**self.fixed, **self.parameters, **moving}
         passed = {name: t.clone() for name, t in before.items()}
         tensors = dict(passed)
         module = self._module
@@ -297,11 +299,7 @@ class FunctionalModel:
 
 def _warn_of_hooks(model: nn.Module) -> None:
     """Warn of hooks on the gradients of parameters: the engine's gradients do not pass them."""
-    hooked = [
-        name
-        for name, p in model.named_parameters()
-        if getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None)
-    ]
+    hooked = [name for name, p in model.named_parameters() if has_gradient_hook(p)]
     if hooked:
         warnings.warn(
             f"hooks on the gradients of parameters are not run in inner training, and "

@@ -1,4 +1,4 @@
-"""What the host reads of a run while it is on its way: every wait for a GPU in one place.
+"""The reads of a run by the host: every wait for a GPU in one place.
 
 Used by `driver` and `hypergradient`. A run computes without any of it; what is read decides whether
 there is a way back, and whether what came out can be trusted. Labels are read by `checks`, before
@@ -35,7 +35,7 @@ class HostReads:
         self._run_again: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     def losses_are_finite(self, losses: list[Tensor], outer_loss: Tensor) -> bool:
-        """Whether all inner losses and the outer loss are finite."""
+        """Return whether all inner losses and the outer loss are finite."""
         fine = torch.stack(losses).isfinite().reshape(len(losses), -1).all(1)
         # One value, for which a GPU is waited for.
         self.finite = bool(fine.all() & outer_loss.isfinite().all())
@@ -44,19 +44,19 @@ class HostReads:
         return self.finite
 
     def result_is_finite(self, result: Any) -> bool:
-        """Whether all losses and all tensors of a result are finite."""
+        """Return whether all losses and all tensors of a result are finite."""
         tensors = [t for t in leaves_of(result) if isinstance(t, Tensor) and t.numel()]
         # NaN and infinity make the largest entry so. One value, for which a GPU is waited for.
         return bool(self.finite) and bool(get_total_norm(tensors, float("inf")).isfinite())
 
     def step_ran_again(self, k: int, loss: Tensor, before: Tensor) -> None:
-        """Take note of the loss of a step that was run a second time; see `check_repeats`."""
+        """Note the loss of a step that was run a second time; see `check_repeats`."""
         roundings = torch.finfo(loss.dtype).eps ** 0.75
         alike = ((loss - before).abs() <= roundings * (1 + before.abs())).all()
         self._run_again.append((k, loss, before, alike))
 
     def check_repeats(self) -> None:
-        """See that batches and steps that were asked for twice were the same both times.
+        """Check that batches and steps that were asked for twice were the same both times.
 
         Once at the end of a run, since a GPU has to be waited for, and before a verification.
 
@@ -91,5 +91,12 @@ class HostReads:
         computed: dict[str, Any] = {"gradients": step.gradients, "loss": run.losses[step.k]}
         if step.k == len(run.losses) - 1:
             computed |= {"statistics": run.final.statistics, "counters": run.final.counters}
-        if verify(problem, step.k, step.inputs, step.bars, (computed, step.swept)):
+        is_verified = verify(
+            problem,
+            step=step.k,
+            inputs=step.inputs,
+            bars=step.bars,
+            computed=(computed, step.swept),
+        )
+        if is_verified:
             problem.verified.add(kind)

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.adjoints import Method, MethodName, method_of
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.driver import Differentiated, differentiate, forward
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.host_reads import HostReads
 from dd_plugin.bilevel.input_adjoints import InputAdjoints
-from dd_plugin.bilevel.inputs import Batch, Leaves, describe
+from dd_plugin.bilevel.inputs import Leaves
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.plan import Plan, make_plan, started
 from dd_plugin.bilevel.problem import BilevelProblem
@@ -47,7 +49,7 @@ def hypergradient(
     leaves: Sequence[Tensor] = (),
     allow_unused: bool = False,
 ) -> Hypergradient:
-    """The outer loss after an inner training run, and its exact gradient for all that went in.
+    """Return the outer loss after an inner training run, and its exact gradient for all inputs.
 
     No object that is passed in is changed: no weight, buffer, flag or ``.grad``, and torch's,
     Python's and NumPy's generators are as they were.
@@ -88,7 +90,7 @@ def hypergradient(
             of raising an error.
 
     Returns:
-        Everything; see `Hypergradient`.
+        The loss, the gradients and the final state; see `Hypergradient`.
 
     Raises:
         TypeError, ValueError: an input is not as described.
@@ -113,22 +115,27 @@ def hypergradient(
     pulled = Leaves(leaves)
     if not plan.outer_batches:
         raise ValueError("`outer_batch` must hold at least one batch, got none")
-    given = {"parameters": parameters, "statistics": statistics, "constants": constants}
-    with started(plan, initial, given) as (functions, state):
+    start = {"parameters": parameters, "statistics": statistics, "constants": constants}
+    with started(plan, initial, start) as (functions, state):
         plan.batches.expect_return(plan.window, bool(pulled.tensors))
-        adjoints, reads = InputAdjoints(plan, pulled, given), HostReads(plan)
-        found = differentiate(functions, plan, state, how, adjoints.take, reads)
-        carry = found.carry
+        adjoints, reads = InputAdjoints(plan, pulled, start), HostReads(plan)
+        outcome = differentiate(functions, plan, state, method=how, take=adjoints.take, reads=reads)
+        carry = outcome.carry
         if carry is None:
-            carry = adjoints.fill_with_nan(functions, found.run.final)
-        adjoints.finish(functions, found.run.final, carry, reads)
+            carry = adjoints.fill_with_nan(functions, outcome.run.final)
+        adjoints.finish(functions, outcome.run.final, carry, reads)
         if reads.finite and not allow_unused:
             adjoints.check_used()
-        return _result(plan, found, carry, adjoints, reads)
+        return _result(plan, outcome, carry=carry, adjoints=adjoints, reads=reads)
 
 
 def _result(
-    plan: Plan, found: Differentiated, carry: Carry, adjoints: InputAdjoints, reads: HostReads
+    plan: Plan,
+    outcome: Differentiated,
+    *,
+    carry: Carry,
+    adjoints: InputAdjoints,
+    reads: HostReads,
 ) -> Hypergradient:
     batches = dict(sorted(adjoints.batches.items()))
     gradients = (
@@ -141,8 +148,8 @@ def _result(
         carry.constants,
     )
     return Hypergradient(
-        outer_loss=found.outer_loss,
-        inner_losses=torch.stack(found.run.losses),
+        outer_loss=outcome.outer_loss,
+        inner_losses=torch.stack(outcome.run.losses),
         finite=reads.result_is_finite(gradients),
         first_nonfinite=reads.first_nonfinite,
         start=plan.window.start,
@@ -155,9 +162,9 @@ def _result(
         statistics=carry.statistics,
         optimizer_state=carry.optimizer,
         constants=carry.constants,
-        final=found.run.final,
-        method=found.method,
-        trajectory_bytes=found.run.trajectory_bytes,
+        final=outcome.run.final,
+        method=outcome.method,
+        trajectory_bytes=outcome.run.trajectory_bytes,
     )
 
 
@@ -175,7 +182,7 @@ def unroll(
     constants: Tensors | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
 ) -> Unrolled:
-    """The inner training run alone: the same steps that `hypergradient` takes, to the bit.
+    """Run the inner training alone: the same steps that `hypergradient` takes, to the bit.
 
     Args and errors are those of `hypergradient`.
     """
@@ -189,14 +196,14 @@ def unroll(
         model_seed=model_seed,
         hyperparameters=hyperparameters,
     )
-    given = {"parameters": parameters, "statistics": statistics, "constants": constants}
-    with started(plan, initial, given) as (functions, state):
+    start = {"parameters": parameters, "statistics": statistics, "constants": constants}
+    with started(plan, initial, start) as (functions, state):
         run = forward(functions, plan, state)
     return Unrolled(run.final, torch.stack(run.losses))
 
 
 def _instance(value: Any, default: Any, method: str, rule: str) -> Any:
-    """``value``, or the default for None.
+    """Return a value, or the default for None.
 
     Raises:
         TypeError: it has no such method, or is a class instead of one of its instances.

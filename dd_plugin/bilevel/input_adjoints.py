@@ -1,8 +1,8 @@
-"""The adjoints of what a run was fed with, and how they go back to the caller's tensors.
+"""The adjoints of the inputs of a run, and their way back to the caller's tensors.
 
-Filled by `driver`, step by step on the way back, and finished by `hypergradient`. Who made batches,
-step sizes or initial weights from tensors of their own passes these as ``leaves``; the adjoints are
-pulled into them by torch's ordinary autograd.
+Filled by `driver`, step by step on the way back, and finished by `hypergradient`. A caller who
+computes batches, step sizes or initial weights from other tensors passes these as ``leaves``; the
+adjoints are pulled into them by torch's ordinary autograd.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.host_reads import HostReads
-from dd_plugin.bilevel.inputs import Batch, Leaves
+from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.plan import Plan
 from dd_plugin.bilevel.results import BatchGradient
@@ -32,26 +33,26 @@ class InputAdjoints:
     Args:
         plan: of the run.
         leaves: what the caller's inputs were made from.
-        given: the caller's initial weights, statistics and constants, by role.
+        start: the caller's initial weights, statistics and constants, by role.
 
     Attributes:
         batches: those that were not pulled, by step.
         step_size: shaped like the step size that was given, after `finish`.
     """
 
-    def __init__(self, plan: Plan, leaves: Leaves, given: Mapping[str, Tensors | None]) -> None:
+    def __init__(self, plan: Plan, leaves: Leaves, start: Mapping[str, Tensors | None]) -> None:
         self._plan, self._leaves = plan, leaves
-        self._given = {role: tensors for role, tensors in given.items() if tensors is not None}
+        self._start = {role: tensors for role, tensors in start.items() if tensors is not None}
         self.batches: dict[int, BatchGradient] = {}
         self.step_size: Any = plan.step_size.zeros()
         self._step_sizes: dict[int, Any] = {}
         # The batch that a function made last, and its adjoints so far.
-        self._made: Batch | None = None
-        self._made_bars: tuple[Any, Any] = (None, None)
+        self._latest: Batch | None = None
+        self._latest_bars: tuple[Any, Any] = (None, None)
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
-        """The gradients of the leaves, after `finish`."""
+        """Return the gradients of the leaves, after `finish`."""
         return tuple(self._leaves.gradients)
 
     @property
@@ -69,12 +70,14 @@ class InputAdjoints:
         with torch.enable_grad():
             batch = self._plan.batches(k)
         # The same tensors as in the step after: one way through their graph for both.
-        if self._made is not None and all(a is b for a, b in zip(batch, self._made, strict=True)):
-            images_bar = self._made_bars[0] + images_bar
-            labels_bar = None if labels_bar is None else self._made_bars[1] + labels_bar
+        if self._latest is not None and all(
+            a is b for a, b in zip(batch, self._latest, strict=True)
+        ):
+            images_bar = self._latest_bars[0] + images_bar
+            labels_bar = None if labels_bar is None else self._latest_bars[1] + labels_bar
         else:
-            self._pull_made()
-        self._made, self._made_bars = batch, (images_bar, labels_bar)
+            self._pull_latest()
+        self._latest, self._latest_bars = batch, (images_bar, labels_bar)
 
     def finish(self, steps: Steps, final: RunState, carry: Carry, reads: HostReads) -> None:
         """Pull what has not been pulled yet into the leaves.
@@ -88,7 +91,7 @@ class InputAdjoints:
         plan = self._plan
         if self._step_sizes:
             self.step_size = plan.step_size.gradient(self._step_sizes)
-        self._pull_made()
+        self._pull_latest()
         pairs = self._of_listed_batches()
         reads.check_repeats()
         pairs += self._of_outer_batches(steps, final)
@@ -98,12 +101,12 @@ class InputAdjoints:
         bars = {"constants": carry.constants}
         if plan.window.start == 0:
             bars |= {"parameters": carry.parameters, "statistics": carry.statistics}
-        for role, given in self._given.items():
-            pairs += [(t, bars[role][name]) for name, t in given.items() if role in bars]
+        for role, tensors in self._start.items():
+            pairs += [(t, bars[role][name]) for name, t in tensors.items() if role in bars]
         self._leaves.pull(pairs)
 
     def fill_with_nan(self, steps: Steps, final: RunState) -> Carry:
-        """Take NaN for every adjoint, of a run with a loss that is not finite."""
+        """Take NaN for every adjoint of a run with a loss that is not finite."""
         plan = self._plan
         self.step_size = _nan_like(self.step_size)
         self._leaves.gradients = _nan_like(self._leaves.gradients)
@@ -122,25 +125,25 @@ class InputAdjoints:
         )
 
     def check_used(self) -> None:
-        """See `Leaves.check_used`; what is given for outside of the window counts as well."""
+        """Check the leaves as `Leaves.check_used`; inputs outside of the window count as well."""
         batches = self._plan.batches
 
         def batch(k: int) -> Batch:
             with torch.enable_grad():
                 return batches(k)
 
-        given = [t for tensors in self._given.values() for t in tensors.values()]
+        start = [t for tensors in self._start.values() for t in tensors.values()]
         outer = itertools.chain(*self._plan.outer_batches)
-        self._leaves.check_used(itertools.chain([given, outer], map(batch, range(batches.steps))))
+        self._leaves.check_used(itertools.chain([start, outer], map(batch, range(batches.steps))))
 
-    def _pull_made(self) -> None:
+    def _pull_latest(self) -> None:
         """Pull the adjoints of the batch that a function made last into the leaves."""
-        if self._made is not None:
-            self._leaves.pull(list(zip(self._made, self._made_bars, strict=True)))
-        self._made = None
+        if self._latest is not None:
+            self._leaves.pull(list(zip(self._latest, self._latest_bars, strict=True)))
+        self._latest = None
 
     def _of_listed_batches(self) -> list[tuple[Tensor, Tensor | None]]:
-        """The images and labels of a list of batches, with their adjoints."""
+        """Return the images and labels of a list of batches, with their adjoints."""
         batches = self._plan.batches
         pairs: list[tuple[Tensor, Tensor | None]] = []
         if self._leaves.tensors and not batches.is_function:
@@ -153,18 +156,18 @@ class InputAdjoints:
     def _of_outer_batches(
         self, steps: Steps, final: RunState
     ) -> list[tuple[Tensor, Tensor | None]]:
-        """The outer images and labels that were made from something, with their adjoints."""
+        """Return the outer images and labels that were computed, with their adjoints."""
         pairs: list[tuple[Tensor, Tensor | None]] = []
         outer_batches = self._plan.outer_batches if self._leaves.tensors else []
         for index, pair in enumerate(outer_batches):
             named = zip(("images", "labels"), pair, strict=True)
-            made = {role: t for role, t in named if t.requires_grad}
-            if made:
+            computed = {role: t for role, t in named if t.requires_grad}
+            if computed:
                 batch, noise, share = self._plan.outer(index)
                 inputs = steps.inputs(final, batch, noise)
-                bars = steps.problem.outer_batch(inputs, list(made))
+                bars = steps.problem.outer_batch(inputs, list(computed))
                 bars = [None if bar is None else bar * share for bar in bars]
-                pairs += zip(made.values(), bars, strict=True)
+                pairs += zip(computed.values(), bars, strict=True)
         return pairs
 
 

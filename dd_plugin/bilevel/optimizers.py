@@ -24,6 +24,8 @@ from torch import Tensor
 
 Tensors: TypeAlias = dict[str, Tensor]
 State: TypeAlias = dict[str, Any]
+# Hyperparameters by name, resolved to one 0-d tensor per parameter.
+Resolved: TypeAlias = dict[str, Tensors]
 # One value for all parameters, or one per parameter group.
 Grouped: TypeAlias = "float | Tensor | Mapping[str, float | Tensor]"
 
@@ -45,7 +47,7 @@ class Optimizer:
 
     name: str
     init: Callable[[Tensors], State]
-    step: Callable[[Tensors, State, Tensors, Tensors, dict[str, Tensors]], tuple[Tensors, State]]
+    step: Callable[[Tensors, State, Tensors, Tensors, Resolved], tuple[Tensors, State]]
     hyperparameters: dict[str, Grouped] = field(default_factory=dict)
     groups: Callable[[str], str] | None = None
 
@@ -64,7 +66,7 @@ class Optimizer:
         step_size: Any,
         hyperparameters: Mapping[str, Any] | None = None,
     ) -> tuple[Tensors, State]:
-        """One step.
+        """Take one step.
 
         Args:
             gradients: like ``parameters``.
@@ -75,6 +77,9 @@ class Optimizer:
 
         Returns:
             The new parameters and the new state; nothing is changed in place.
+
+        Raises:
+            ValueError: values per group that do not fit the groups.
         """
         values = {**self.hyperparameters, **(hyperparameters or {})}
         names = list(parameters)
@@ -87,7 +92,7 @@ class Optimizer:
             return dict.fromkeys(names, value)
         if self.groups is None:
             raise ValueError(
-                f"`{what}` is given per group, but the optimizer was made without groups; pass "
+                f"`{what}` has a value per group, but the optimizer was made without groups; pass "
                 "`groups=` (a function from parameter name to group name) when making it"
             )
         groups = {name: self.groups(name) for name in names}
@@ -101,7 +106,7 @@ class Optimizer:
 
 
 def _used(value: Grouped) -> bool:
-    """Whether a hyperparameter takes part: everything but a plain zero does."""
+    """Return whether a hyperparameter takes part: everything but a plain zero does."""
     if isinstance(value, Mapping):
         return any(_used(v) for v in value.values())
     return isinstance(value, Tensor) or value != 0
@@ -117,7 +122,7 @@ def _counter(parameters: Tensors) -> Tensor:
 
 
 def _safe_sqrt(x: Tensor) -> Tensor:
-    """The square root, with derivative 0 instead of infinity at 0.
+    """Return the square root, with derivative 0 instead of infinity at 0.
 
     A parameter whose gradient has been 0 so far has a second moment of 0; its derivative is
     multiplied by that gradient and must not turn 0 into NaN.
@@ -169,11 +174,7 @@ def sgd(
         return state
 
     def step(
-        gradients: Tensors,
-        state: State,
-        parameters: Tensors,
-        step_sizes: Tensors,
-        hyper: dict[str, Tensors],
+        gradients: Tensors, state: State, parameters: Tensors, step_sizes: Tensors, hyper: Resolved
     ) -> tuple[Tensors, State]:
         new_state: State = {}
         if "count" in state:
@@ -198,11 +199,12 @@ def sgd(
             new_parameters[name] = p - step_sizes[name] * g
         return new_parameters, new_state
 
-    return Optimizer("sgd", init, step, values, groups)
+    return Optimizer(name="sgd", init=init, step=step, hyperparameters=values, groups=groups)
 
 
 def _adam(
     name: str,
+    *,
     betas: tuple[Grouped, Grouped],
     eps: Grouped,
     weight_decay: Grouped,
@@ -222,11 +224,7 @@ def _adam(
         }
 
     def step(
-        gradients: Tensors,
-        state: State,
-        parameters: Tensors,
-        step_sizes: Tensors,
-        hyper: dict[str, Tensors],
+        gradients: Tensors, state: State, parameters: Tensors, step_sizes: Tensors, hyper: Resolved
     ) -> tuple[Tensors, State]:
         count = state["count"] + 1
         means: Tensors = {}
@@ -252,7 +250,7 @@ def _adam(
             means[name], squares[name] = mean, square
         return new_parameters, {"count": count, "mean": means, "square": squares}
 
-    return Optimizer(name, init, step, values, groups)
+    return Optimizer(name=name, init=init, step=step, hyperparameters=values, groups=groups)
 
 
 def adam(
@@ -267,7 +265,9 @@ def adam(
     ``weight_decay`` adds that multiple of the weights to the gradient. The hyperparameters are
     called ``beta1``, ``beta2``, ``eps`` and ``weight_decay``.
     """
-    return _adam("adam", betas, eps, weight_decay, False, groups)
+    return _adam(
+        "adam", betas=betas, eps=eps, weight_decay=weight_decay, decoupled=False, groups=groups
+    )
 
 
 def adamw(
@@ -278,7 +278,9 @@ def adamw(
     groups: Callable[[str], str] | None = None,
 ) -> Optimizer:
     """Adam with decoupled weight decay (arXiv 1711.05101, algorithm 2), as `torch.optim.AdamW`."""
-    return _adam("adamw", betas, eps, weight_decay, True, groups)
+    return _adam(
+        "adamw", betas=betas, eps=eps, weight_decay=weight_decay, decoupled=True, groups=groups
+    )
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}

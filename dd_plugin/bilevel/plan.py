@@ -1,6 +1,6 @@
 """The plan of a run: its batches, seeds, step sizes, window and storage, checked.
 
-First in the flow of a call: `hypergradient` and `unroll` make a plan of what they are given, enter
+First in the flow of a call: `hypergradient` and `unroll` make a plan of their arguments, enter
 `started`, and pass both to `driver`. Values that the caller computed from other tensors are
 detached here; `input_adjoints` sends their adjoints back.
 """
@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.checks import CheckedBatches, check_outer_batches, starting_state
 from dd_plugin.bilevel.functional import FunctionalModel
-from dd_plugin.bilevel.inputs import Batch, Schedule, integer
+from dd_plugin.bilevel.inputs import Schedule
+from dd_plugin.bilevel.messages import integer
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import RunState
@@ -52,15 +54,15 @@ class Plan:
     storage: Storage
 
     def noise(self, k: int) -> int:
-        """The seed of the random numbers of a step."""
+        """Return the seed of the random numbers of a step."""
         return nth_seed(self.seed, k)
 
     def optimizer_values(self) -> dict[str, Any]:
-        """The optimizer's hyperparameters, as a step takes them."""
+        """Return the optimizer's hyperparameters, as a step takes them."""
         return {name: schedule.at(0) for name, schedule in self.hyperparameters.items()}
 
     def outer(self, index: int) -> tuple[Batch, int, float]:
-        """An outer batch, the seed that goes with it, and its share in the outer loss."""
+        """Return an outer batch, its seed, and its share in the outer loss."""
         images, labels = self.outer_batches[index]
         share = len(images) / sum(len(x) for x, _ in self.outer_batches)
         return (
@@ -70,7 +72,7 @@ class Plan:
         )
 
     def before_window(self) -> Plan:
-        """The plan of the steps before the window alone."""
+        """Return the plan of the steps before the window alone."""
         start = self.window.start
         return replace(self, window=range(start, start))
 
@@ -88,7 +90,7 @@ def make_plan(
     window: Window | None = None,
     storage: Storage | None = None,
 ) -> Plan:
-    """Check what `hypergradient` was given, as far as the model need not run for it.
+    """Check the arguments of `hypergradient`, as far as the model need not run for it.
 
     Without a window all steps are run, and none is gone back through.
     """
@@ -132,14 +134,14 @@ def make_plan(
 
 @contextlib.contextmanager
 def started(
-    plan: Plan, initial: RunState | None, given: Mapping[str, Tensors | None]
+    plan: Plan, initial: RunState | None, start: Mapping[str, Tensors | None]
 ) -> Iterator[tuple[Steps, RunState]]:
     """Enter for a run: everything is checked against the model, which is made ready for it.
 
     Args:
         plan: of the run.
         initial: see `hypergradient`.
-        given: ``parameters``, ``statistics`` and ``constants`` of `hypergradient`.
+        start: ``parameters``, ``statistics`` and ``constants`` of `hypergradient`.
 
     Yields:
         The functions of the run's steps, and the state that it begins with.
@@ -148,10 +150,10 @@ def started(
     problem.memory_pool.next_run()
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         plan.batches.check(plan.outer_batches)
-        state, constants = starting_state(problem, initial, given)
+        state, constants = starting_state(problem, initial, start)
         steps = Steps(problem, constants)
         if problem.compiling and not problem.compiled:
-            # Eagerly once: what is wrong with the model or the loss is said by the call that
-            # it happens in, and a loss that no parameter reaches is no gradient of 0.
+            # Eagerly once: an error of the model or the loss then points at the call that it
+            # happens in, and a loss that no parameter reaches is no gradient of 0.
             problem.gradient_eager(steps.inputs(state, plan.batches.values(0), plan.noise(0)))
         yield steps, state

@@ -1,4 +1,4 @@
-"""A bilevel problem as five pure functions of tensors; the driver strings them together.
+"""A bilevel problem as five pure functions of tensors, which the driver connects.
 
 Between `functional` and `optimizers`, which it combines, and `hypergradient`, which calls it. The
 functions (`gradient`, `update`, `pull`, `sweep`, `outer`) take and return trees of tensors and
@@ -10,7 +10,7 @@ several networks (`ensembles.py`) as they are. The notation is that of ``docs/co
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vjp
 from torch.nn import functional as F
 
+from dd_plugin.bilevel.autograd import as_leaves, gradients_of, swept_roles
+from dd_plugin.bilevel.batches import Batch
+from dd_plugin.bilevel.foreign_models.draws import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.foreign_models.no_grad import (
     no_grad_in_forward_mode,
     once_differentiable_refused,
 )
-from dd_plugin.bilevel.foreign_models.replay import Draws, DrawSpec, predraw
 from dd_plugin.bilevel.functional import FunctionalModel, StockStatistics
-from dd_plugin.bilevel.inputs import Batch, describe
+from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.step_values import (
     GradientResult,
@@ -35,7 +37,6 @@ from dd_plugin.bilevel.step_values import (
     leaves_of,
     rebuilt,
     split_state,
-    tree_map,
 )
 from dd_plugin.bilevel.tracing.compile import Compile
 from dd_plugin.bilevel.tracing.recorded import MemoryPool
@@ -47,7 +48,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy; labels are class indices ``(N,)`` or probabilities ``(N, classes)``."""
+    """Return the mean cross entropy.
+
+    Args:
+        logits: ``(N, classes)``.
+        labels: class indices ``(N,)``, or probabilities ``(N, classes)``.
+    """
     if labels.is_floating_point():
         # Plain arithmetic: the built-in loss with probabilities is this, in more operations.
         return -(labels * F.log_softmax(logits, 1)).sum(1).mean()
@@ -63,7 +69,7 @@ class BilevelProblem:
     Args:
         model: the network, or a `FunctionalModel` of it.
         optimizer: the inner optimizer.
-        inner_loss: ``(logits, labels) -> scalar``, minimised by the inner run.
+        inner_loss: ``(logits, labels) -> scalar``, minimized by the inner run.
         outer_loss: the same, of the trained network on the outer batch.
         outer_training: take the outer loss in train mode instead of eval mode.
         compile: compile the functions below with ``torch.compile``, or only trace them once and run
@@ -119,19 +125,19 @@ class BilevelProblem:
 
     @property
     def compiling(self) -> Compile:
-        """``compile``, or False where the compiler has failed and steps run eagerly."""
+        """Return ``compile``, or False where the compiler has failed and steps run eagerly."""
         return False if self.compile in self.runs_eagerly else self.compile
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
-        """The random numbers of a training forward, drawn beforehand, as compiled code has them."""
+        """Return the random numbers of a training forward, drawn beforehand for compiled code."""
         return predraw(specs, noise)
 
     def probe_key(self, images: Tensor) -> tuple[Any, ...]:
-        """The key in ``probes`` for images of that kind."""
+        """Return the key in ``probes`` for images of that kind."""
         return tuple(images.shape), images.dtype, images.device
 
     def draws(self, images: Tensor) -> Sequence[DrawSpec]:
-        """The random numbers that a training forward takes on images that were probed."""
+        """Return which random numbers a training forward takes on images that were probed."""
         specs: Sequence[DrawSpec] = self.probes[self.probe_key(images)][1]
         return specs
 
@@ -149,14 +155,14 @@ class BilevelProblem:
             )
         model = self.model
         for role in ("parameters", "statistics", "counters"):
-            own, given = getattr(model, role), getattr(state, role)
-            wrong = sorted(set(own) ^ set(given)) or [
-                name for name, t in own.items() if not self._fits(given[name], t)
+            expected, tensors = getattr(model, role), getattr(state, role)
+            wrong = sorted(set(expected) ^ set(tensors)) or [
+                name for name, t in expected.items() if not self._fits(tensors[name], t)
             ]
             if wrong:
                 raise ValueError(
                     f"`initial.{role}` must have the names, shapes and dtypes of the model's "
-                    f"{role}, which {wrong[0]!r} has not; it seems to be of another model"
+                    f"{role}, but {wrong[0]!r} differs; it seems to be of another model"
                 )
         kept = set(self.optimizer.init({n: p.to("meta") for n, p in model.parameters.items()}))
         if kept != set(state.optimizer):
@@ -166,11 +172,11 @@ class BilevelProblem:
                 "`initial_state(problem)._replace(parameters=...)`"
             )
 
-    def _fits(self, given: Tensor, own: Tensor) -> bool:
-        return given.shape == own.shape and given.dtype == own.dtype
+    def _fits(self, tensor: Tensor, expected: Tensor) -> bool:
+        return tensor.shape == expected.shape and tensor.dtype == expected.dtype
 
     def inputs(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> StepInputs:
-        """What the functions below take, of the network in a state."""
+        """Return what the functions below take, of the network in a state."""
         images, labels = batch
         return StepInputs(
             parameters=state.parameters,
@@ -186,7 +192,7 @@ class BilevelProblem:
     def loss(
         self, inputs: StepInputs, *, outer: bool = False, in_graph: bool = True
     ) -> tuple[Tensor, tuple[Tensors, Tensors]]:
-        """The inner or the outer loss, and (new statistics, new counters).
+        """Return the inner or the outer loss, and (new statistics, new counters).
 
         Raises:
             ValueError: the loss is no scalar.
@@ -214,11 +220,10 @@ class BilevelProblem:
         return value, (statistics, counters)
 
     def gradient(self, inputs: StepInputs) -> GradientResult:
-        """g, the new s and counters, and the loss, as a function that can be transformed."""
+        """Return g, the new s and counters, and the loss, by a function that can be transformed."""
 
         def loss(parameters: Tensors, statistics: Tensors) -> Any:
-            given = inputs._replace(parameters=parameters, statistics=statistics)
-            value, moved = self.loss(given)
+            value, moved = self.loss(inputs._replace(parameters=parameters, statistics=statistics))
             return value, (*moved, value)
 
         differentiate: Any = grad(loss, has_aux=True)
@@ -226,15 +231,15 @@ class BilevelProblem:
         return GradientResult(g, *after)
 
     def gradient_eager(self, inputs: StepInputs) -> GradientResult:
-        """As `gradient`, by torch's own autograd and fused kernels: plain training."""
+        """Return `gradient`, by torch's own autograd and fused kernels: plain training."""
         with torch.enable_grad():
-            leaves = _leaves(inputs, ["parameters"])
+            leaves = as_leaves(inputs, ["parameters"])
             value, (s, counters) = self.loss(inputs._replace(**leaves), in_graph=False)
             g = gradients_of(value, leaves["parameters"], "inner")
         return GradientResult(g, {n: t.detach() for n, t in s.items()}, counters, value.detach())
 
     def update(self, *args: Any) -> tuple[Tensors, State]:
-        """U: see `Optimizer.update`."""
+        """Return (θ, o) after U: see `Optimizer.update`."""
         return self.optimizer.update(*args)
 
     def pull(
@@ -247,11 +252,17 @@ class BilevelProblem:
         parameters_bar: Tensors,
         state_bar: Any,
     ) -> PullResult:
-        """(θ̄, ō) through U."""
+        """Carry (θ̄, ō) back through U."""
         floats, counts = split_state(state)
 
         def step(g: Tensors, floats: Any, theta: Tensors, alpha: Any, hyper: Any) -> Any:
-            new, new_state = self.optimizer.update(g, {**floats, **counts}, theta, alpha, hyper)
+            new, new_state = self.optimizer.update(
+                gradients=g,
+                state={**floats, **counts},
+                parameters=theta,
+                step_size=alpha,
+                hyperparameters=hyper,
+            )
             return new, split_state(new_state)[0]
 
         pulled: Any = vjp(step, gradients, floats, parameters, step_size, hyperparameters)
@@ -260,13 +271,13 @@ class BilevelProblem:
     def sweep(
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> SweepResult:
-        """One forward-over-reverse sweep: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1)."""
+        """Sweep forward over reverse: jvp of ∇(θ,s,c,b) [loss + τ <s̄, S>] along (ḡ, τ = 1)."""
         return self.gradient_and_sweep(inputs, gradients_bar, statistics_bar)[1]
 
     def gradient_and_sweep(
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> tuple[GradientResult, SweepResult]:
-        """What `gradient` returns and what `sweep` returns: the jvp computes both."""
+        """Return what `gradient` and what `sweep` return: the jvp computes both."""
         # At least one of these tangents is the engine's; τ makes <s̄, S> enter only as a tangent.
         tau = inputs.images.new_zeros((), dtype=next(iter(inputs.parameters.values())).dtype)
 
@@ -278,7 +289,7 @@ class BilevelProblem:
                     total = total + tau * (bar * new[name]).sum()
                 return total, (new, moved, value)
 
-            _, *roles = _differentiated(inputs)
+            _, *roles = swept_roles(inputs)
             others = {role: getattr(inputs, role) for role in roles}
             differentiate: Any = grad(objective, argnums=(0, 1), has_aux=True)
             with no_grad_in_forward_mode(), once_differentiable_refused():
@@ -293,15 +304,15 @@ class BilevelProblem:
     def sweep_reverse(
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> SweepResult:
-        """The same by double backward: the gradient of <ḡ, g> + <s̄, S>."""
+        """Return the same by double backward: the gradient of <ḡ, g> + <s̄, S>."""
         return self.gradient_and_sweep_reverse(inputs, gradients_bar, statistics_bar)[1]
 
     def gradient_and_sweep_reverse(
         self, inputs: StepInputs, gradients_bar: Tensors, statistics_bar: Tensors
     ) -> tuple[GradientResult, SweepResult]:
-        """As `gradient_and_sweep`, by double backward."""
+        """Return what `gradient_and_sweep` does, by double backward."""
         with torch.enable_grad(), once_differentiable_refused():
-            leaves = _leaves(inputs, _differentiated(inputs))
+            leaves = as_leaves(inputs, swept_roles(inputs))
             theta = list(leaves["parameters"].values())
             value, (new, counters) = self.loss(inputs._replace(**leaves))
             g = torch.autograd.grad(value, theta, create_graph=True, allow_unused=True)
@@ -312,9 +323,10 @@ class BilevelProblem:
             for name, bar in statistics_bar.items():
                 pairing = pairing + (new[name] * bar).sum()
             wanted = leaves_of(leaves)
-            found = torch.autograd.grad(pairing, wanted, allow_unused=True)
-        slopes = [
-            torch.zeros_like(w) if f is None else f for f, w in zip(found, wanted, strict=True)
+            slopes = torch.autograd.grad(pairing, wanted, allow_unused=True)
+        bars = [
+            torch.zeros_like(leaf) if slope is None else slope
+            for slope, leaf in zip(slopes, wanted, strict=True)
         ]
         gradients = {
             name: torch.zeros_like(leaf) if slope is None else slope.detach()
@@ -322,14 +334,14 @@ class BilevelProblem:
         }
         statistics = {name: t.detach() for name, t in new.items()}
         first = GradientResult(gradients, statistics, counters, value.detach())
-        return first, SweepResult(**rebuilt(leaves, iter(slopes)))
+        return first, SweepResult(**rebuilt(leaves, iter(bars)))
 
     def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
-        """Λ and its gradient for θ, s and the constants, as a function to be transformed."""
+        """Return Λ and its gradient for θ, s and the constants, by a function to be transformed."""
 
         def loss(theta: Tensors, s: Tensors, c: Tensors) -> Any:
-            given = inputs._replace(parameters=theta, statistics=s, constants=c)
-            value, _ = self.loss(given, outer=True)
+            state = inputs._replace(parameters=theta, statistics=s, constants=c)
+            value, _ = self.loss(state, outer=True)
             return value, value
 
         of = (inputs.parameters, inputs.statistics, inputs.constants)
@@ -337,9 +349,9 @@ class BilevelProblem:
         return value, *bars
 
     def outer_eager(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
-        """As `outer`, by torch's own autograd."""
+        """Return `outer`, by torch's own autograd."""
         with torch.enable_grad():
-            leaves = _leaves(inputs, ["parameters", "statistics", "constants"])
+            leaves = as_leaves(inputs, ["parameters", "statistics", "constants"])
             value, _ = self.loss(inputs._replace(**leaves), outer=True)
             wanted = leaves_of(leaves)
             slopes = gradients_of(value, dict(enumerate(wanted)), "outer")
@@ -347,53 +359,14 @@ class BilevelProblem:
         return value.detach(), theta, s, c
 
     def outer_value(self, inputs: StepInputs) -> Tensor:
-        """Λ alone, 0-d."""
+        """Return Λ alone, 0-d."""
         return self.loss(inputs, outer=True)[0]
 
     def outer_batch(self, inputs: StepInputs, roles: Sequence[str]) -> list[Tensor | None]:
-        """The gradient of Λ for its own images, labels or both, by torch's own autograd."""
+        """Return the gradient of Λ for its images, labels or both, by torch's own autograd."""
         with torch.enable_grad():
-            leaves = list(_leaves(inputs, roles).values())
+            leaves = list(as_leaves(inputs, roles).values())
             value = self.outer_value(inputs._replace(**dict(zip(roles, leaves, strict=True))))
             if not value.requires_grad:
                 return [None] * len(leaves)
             return list(torch.autograd.grad(value, leaves, allow_unused=True))
-
-
-def _differentiated(inputs: StepInputs) -> list[str]:
-    """The roles that a sweep has adjoints for: labels only where they are probabilities."""
-    roles = ["parameters", "statistics", "constants", "images"]
-    return [*roles, "labels"] if inputs.labels.is_floating_point() else roles
-
-
-def _leaves(inputs: StepInputs, roles: Iterable[str]) -> dict[str, Any]:
-    """The tensors of some roles, as leaves of a graph to come."""
-    return {
-        role: tree_map(lambda t: t.detach().requires_grad_(), getattr(inputs, role))
-        for role in roles
-    }
-
-
-def gradients_of(
-    value: Tensor, leaves: dict[Any, Tensor], which: str, create_graph: bool = False
-) -> dict[Any, Tensor]:
-    """The gradient of a loss for ``leaves``, 0 for those that it does not reach.
-
-    Raises:
-        ValueError: it reaches none of them.
-    """
-    found: Any = [None] * len(leaves)
-    if value.requires_grad:
-        found = torch.autograd.grad(
-            value, list(leaves.values()), create_graph=create_graph, allow_unused=True
-        )
-    if all(slope is None for slope in found):
-        raise ValueError(
-            f"the {which} loss does not depend on any trainable parameter; neither the model nor "
-            "the loss may detach it or take something without a derivative (argmax, rounding) of "
-            "it, and the layers that are trained must have requires_grad"
-        )
-    return {
-        name: torch.zeros_like(leaf) if slope is None else slope
-        for (name, leaf), slope in zip(leaves.items(), found, strict=True)
-    }

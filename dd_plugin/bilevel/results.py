@@ -1,4 +1,4 @@
-"""What `hypergradient` and `unroll` return: plain values, all tensors detached.
+"""The results of `hypergradient` and `unroll`: plain values, all tensors detached.
 
 Filled by `hypergradient` from the one record that `driver` makes of a run, whatever the method.
 """
@@ -24,7 +24,7 @@ class BatchGradient:
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """What `hypergradient` returns. All tensors are detached.
+    """The result of `hypergradient`. All tensors are detached.
 
     Attributes:
         outer_loss: 0-d.
@@ -38,7 +38,7 @@ class Hypergradient:
         batches: step to gradient for the steps of the window; empty where ``leaves`` were given
             with a function of the step, since it has gone into the leaves.
         leaves: gradients for ``leaves``, in their order.
-        step_size: like the step size that was given, zero outside of the window.
+        step_size: in the shape of the step size, zero outside of the window.
         hyperparameters: gradients for the optimizer's, by name.
         parameters: gradients for the weights at the start of the window (the initial weights
             with a window that begins at step 0), as ``statistics`` and ``optimizer_state``.
@@ -72,7 +72,7 @@ class Hypergradient:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """What `unroll` returns, detached: the final state and the inner loss of every step."""
+    """The result of `unroll`, detached: the final state and the inner loss of every step."""
 
     final: RunState
     inner_losses: Tensor

@@ -15,7 +15,7 @@ from dd_plugin.bilevel.optimizers import State, Tensors
 
 
 class RunState(NamedTuple):
-    """The state of an inner run before a step: θ, o, s and the integer buffers beside s."""
+    """The state of an inner run before a step: θ, o, s, and the integer buffers beside s."""
 
     parameters: Tensors
     optimizer: State
@@ -24,7 +24,7 @@ class RunState(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """What a loss is computed from: tensors by role (see `functional`), a batch, random numbers.
+    """The arguments of a loss: tensors by role (see `functional`), a batch, random numbers.
 
     ``noise`` is the seed of the random numbers, or the drawn numbers themselves.
     """
@@ -40,7 +40,7 @@ class StepInputs(NamedTuple):
 
 
 class GradientResult(NamedTuple):
-    """g, what the step makes of s and of the counters, and the loss."""
+    """g, the new s and counters, and the loss of a step."""
 
     gradients: Tensors
     statistics: Tensors
@@ -49,7 +49,7 @@ class GradientResult(NamedTuple):
 
 
 class SweepResult(NamedTuple):
-    """Adjoints that a step hands to its inputs through its gradient and its statistics."""
+    """The adjoints that a step hands to its inputs through its gradient and its statistics."""
 
     parameters: Tensors
     statistics: Tensors
@@ -59,7 +59,7 @@ class SweepResult(NamedTuple):
 
 
 class PullResult(NamedTuple):
-    """Adjoints that a step hands to its inputs through the optimizer."""
+    """The adjoints that a step hands to its inputs through the optimizer."""
 
     gradients: Tensors
     optimizer: Any
@@ -87,11 +87,18 @@ class Carry(NamedTuple):
 
 
 class StepAdjoints(NamedTuple):
-    """Adjoints of what goes into one step alone: its step size and its batch."""
+    """The adjoints of what goes into one step alone: its step size and its batch."""
 
     step_size: Any
     images: Tensor
     labels: Tensor | None = None
+
+
+class StepBars(NamedTuple):
+    """ḡ and s̄, the adjoints of what a step makes: of its gradient and of its statistics."""
+
+    gradients: Tensors
+    statistics: Tensors
 
 
 class SweptStep(NamedTuple):
@@ -101,7 +108,7 @@ class SweptStep(NamedTuple):
         k: the number of the step.
         gradients: g, as the forward run had it.
         inputs: what the step begins with.
-        bars: ḡ and the s̄ of the step after it.
+        bars: what the sweep begins with.
         swept: the result.
         method: the name of how it was differentiated.
     """
@@ -109,30 +116,30 @@ class SweptStep(NamedTuple):
     k: int
     gradients: Tensors
     inputs: StepInputs
-    bars: tuple[Tensors, Tensors]
+    bars: StepBars
     swept: SweepResult
     method: str
 
 
 def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An optimizer state as its differentiable part and its counters."""
+    """Return the differentiable part of an optimizer state, and its counters."""
     counts = {k: v for k, v in state.items() if isinstance(v, Tensor) and not v.is_floating_point()}
     return {k: v for k, v in state.items() if k not in counts}, counts
 
 
 def leaves_of(tree: Any) -> list[Any]:
-    """What a tree of dictionaries, tuples and lists holds, in order.
+    """Return the leaves of a tree of dictionaries, tuples and lists, in order.
 
     As torch's ``pytree.tree_leaves``, which looks up every node among the types that it knows;
     what that costs a small network is in ``docs/benchmarks/profile.md``.
     """
-    found: list[Any] = []
-    _collect(tree, found)
-    return found
+    leaves: list[Any] = []
+    _collect(tree, leaves)
+    return leaves
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """The tree with each leaf replaced by what a function makes of it, and of those of the others.
+    """Apply a function to each leaf of a tree, together with the same leaf of the others.
 
     Dictionaries are matched by name, whatever the order of their entries.
     """
@@ -148,7 +155,7 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def tree_map_only(kind: type, function: Callable[[Any], Any], tree: Any) -> Any:
-    """The tree with each leaf of a type replaced by what a function makes of it."""
+    """Apply a function to each leaf of a type, and leave the others."""
     return tree_map(lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, tree)
 
 
@@ -157,21 +164,21 @@ def _tuple_like(tree: Any, parts: list[Any]) -> Any:
     return make(parts)
 
 
-def _collect(tree: Any, found: list[Any]) -> None:
+def _collect(tree: Any, leaves: list[Any]) -> None:
     if isinstance(tree, dict):
         tree = tree.values()
     elif not isinstance(tree, (tuple, list)):
-        found.append(tree)
+        leaves.append(tree)
         return
     for part in tree:
         if isinstance(part, Tensor):
-            found.append(part)
+            leaves.append(part)
         else:
-            _collect(part, found)
+            _collect(part, leaves)
 
 
 def rebuilt(tree: Any, leaves: Iterator[Any]) -> Any:
-    """A tree like another one, with other leaves, in the order of `leaves_of`."""
+    """Return a tree like another one with other leaves, in the order of `leaves_of`."""
     if isinstance(tree, dict):
         return {name: rebuilt(part, leaves) for name, part in tree.items()}
     if isinstance(tree, (tuple, list)):

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
-from dd_plugin.bilevel.inputs import Batch
 from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import (
@@ -45,7 +45,7 @@ class Steps:
         self.constants = constants
 
     def inputs(self, state: RunState, batch: Batch, noise: int) -> StepInputs:
-        """What the functions take, of the network in a state."""
+        """Return what the functions take, of the network in a state."""
         return self.problem.inputs(state, self.constants, batch, noise)
 
     def _run(self, name: str, eager: Callable[..., Any], *args: Any) -> Any:
@@ -88,11 +88,11 @@ class Steps:
         return result
 
     def gradient(self, inputs: StepInputs) -> GradientResult:
-        """See `BilevelProblem.gradient`."""
+        """Return `BilevelProblem.gradient` of a step."""
         return self._run("gradient", self.problem.gradient_eager, inputs)
 
     def kept_bytes(self, inputs: StepInputs) -> int | None:
-        """What `gradient_keeping` would keep of each step; None where it cannot be used."""
+        """Return how much `gradient_keeping` would keep of each step; None where it has no use."""
         problem = self.problem
         if not problem.compiling:
             return None
@@ -103,7 +103,11 @@ class Steps:
             halves: CompiledHalves | None = None
             try:
                 halves = CompiledHalves(
-                    problem.gradient_and_sweep, early, late, problem.compile, problem.memory_pool
+                    problem.gradient_and_sweep,
+                    early,
+                    late,
+                    how=problem.compile,
+                    pool=problem.memory_pool,
                 )
             except Exception as error:
                 if is_not_of_the_compiler(error):
@@ -118,7 +122,7 @@ class Steps:
         return ("halves", self.problem.compile, *((t.shape, t.dtype) for t in batch))
 
     def gradient_keeping(self, inputs: StepInputs) -> tuple[GradientResult, list[Tensor]]:
-        """As `gradient`, and the values that `sweep_kept` takes over."""
+        """Return `gradient` of a step, and the values that `sweep_kept` takes over."""
         halves: CompiledHalves = self.problem.compiled[self._key_of_halves(inputs)]
         return self._or_eagerly(
             "gradient",
@@ -129,7 +133,7 @@ class Steps:
     def sweep_kept(
         self, kept: list[Tensor], inputs: StepInputs, g_bar: Tensors, s_bar: Tensors
     ) -> SweepResult:
-        """As `sweep`, from what `gradient_keeping` kept."""
+        """Return `sweep` of a step, from what `gradient_keeping` kept."""
         halves: CompiledHalves = self.problem.compiled[self._key_of_halves(inputs)]
         return self._or_eagerly(
             "sweep",
@@ -140,7 +144,7 @@ class Steps:
     def update(
         self, gradients: Tensors, state: RunState, step_size: Any, hyperparameters: dict[str, Any]
     ) -> tuple[Tensors, State]:
-        """(θ, o) after a step."""
+        """Return (θ, o) after a step."""
         optimizer, parameters = state.optimizer, state.parameters
         return self._run(
             "update",
@@ -158,7 +162,7 @@ class Steps:
         parameters_bar: Tensors,
         optimizer_bar: Any,
     ) -> PullResult:
-        """See `BilevelProblem.pull`."""
+        """Return `BilevelProblem.pull` of a step."""
         optimizer, parameters = state.optimizer, state.parameters
         return self._run(
             "pull",
@@ -168,11 +172,11 @@ class Steps:
         )
 
     def sweep(self, inputs: StepInputs, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
-        """See `BilevelProblem.sweep`."""
+        """Return `BilevelProblem.sweep` of a step."""
         return self._run("sweep", self.problem.sweep, inputs, g_bar, s_bar)
 
     def outer(self, inputs: StepInputs) -> tuple[Tensor, Tensors, Tensors, Tensors]:
-        """See `BilevelProblem.outer`."""
+        """Return `BilevelProblem.outer` of the trained network."""
         problem = self.problem
         if problem.outer_training and any(draws for _, draws in problem.probes.values()):
             # The random numbers that were noted have the shape of an inner batch.
@@ -180,7 +184,7 @@ class Steps:
         return self._run("outer", self.problem.outer_eager, inputs)
 
     def _drawn(self, inputs: StepInputs, none: bool = False) -> StepInputs:
-        """The inputs with the random numbers themselves in the place of their seed."""
+        """Return the inputs with the random numbers themselves in the place of their seed."""
         assert isinstance(inputs.noise, int)
         if none:
             return inputs._replace(noise=[])

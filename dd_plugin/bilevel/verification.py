@@ -22,10 +22,15 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models.report import missing_rule_operation
-from dd_plugin.bilevel.inputs import level_of_caller
-from dd_plugin.bilevel.optimizers import Tensors
+from dd_plugin.bilevel.messages import level_of_caller
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.step_values import GradientResult, StepInputs, SweepResult, leaves_of
+from dd_plugin.bilevel.step_values import (
+    GradientResult,
+    StepBars,
+    StepInputs,
+    SweepResult,
+    leaves_of,
+)
 from dd_plugin.text import first_line
 
 # Relative errors that are taken for rounding. On ConvNets, a ViT, a ResNet and a MobileNet they
@@ -58,7 +63,7 @@ def verify(
     problem: BilevelProblem,
     step: int,
     inputs: StepInputs,
-    bars: tuple[Tensors, Tensors],
+    bars: StepBars,
     computed: tuple[dict[str, Any], SweepResult],
 ) -> bool:
     """Compare what the engine computed for a step with double backward.
@@ -67,7 +72,7 @@ def verify(
         problem: what the step belongs to.
         step: its number, for the message.
         inputs: what it starts from.
-        bars: the adjoints of its gradient and of its statistics.
+        bars: the adjoints of what it makes.
         computed: parts of the `GradientResult` of the step as the forward run had them, by name;
             and what the sweep returned.
 
@@ -104,7 +109,7 @@ def verify(
 
 
 def rounded_like(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype whose roundings a computation has.
+    """Return the dtype whose roundings a computation has.
 
     In float32 torch may round the factors of products to fewer digits: on a GPU to TF32, by default
     in convolutions, which has those of float16; anywhere if `set_float32_matmul_precision` says so.
@@ -124,7 +129,7 @@ def rounded_like(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 class _Comparison:
-    """What a step gives, against the reference.
+    """The results of a step against the reference.
 
     Args:
         problem: as for `verify`, with the next two.
@@ -137,19 +142,20 @@ class _Comparison:
         self,
         problem: BilevelProblem,
         inputs: StepInputs,
-        bars: tuple[Tensors, Tensors],
+        bars: StepBars,
         reference: Pair,
     ) -> None:
         self.problem, self.inputs, self.bars, self.reference = problem, inputs, bars, reference
-        own = next(iter(inputs.parameters.values()))
+        weight = next(iter(inputs.parameters.values()))
         autocast = problem.model.autocast
-        self.dtype = rounded_like(own.dtype, own.device) if autocast is None else autocast
+        self.dtype = rounded_like(weight.dtype, weight.device) if autocast is None else autocast
         known = self.dtype if self.dtype in TOLERANCES else torch.float32
         self.tolerance = TOLERANCES[known]
         # An adjoint times what it is of is of the size of this product of norms. Where the adjoint
         # is much smaller, it is what cancellation left of larger numbers and their roundings.
         first = reference[0]
-        paired = _norm(bars[0]) * _norm(first.gradients) + _norm(bars[1]) * _norm(first.statistics)
+        paired = _norm(bars.gradients) * _norm(first.gradients)
+        paired += _norm(bars.statistics) * _norm(first.statistics)
         roundings = _ROUNDINGS[known] * torch.finfo(known).eps / self.tolerance
         sizes = {"gradients": (inputs.parameters, _norm(first.loss))}
         sizes |= {role: (getattr(inputs, role), paired) for role in SweepResult._fields}
@@ -159,24 +165,24 @@ class _Comparison:
         }
 
     def errors(self, forward: dict[str, Any], swept: SweepResult) -> dict[str, float]:
-        """The relative errors of a step, by the name of the result that has it."""
+        """Return the relative errors of a step, by the name of the result."""
         first, second = self.reference
-        found = {
+        errors = {
             _NAMES[role]: _error(value, getattr(first, role), self._least.get(role, 0.0))
             for role, value in forward.items()
         }
         for role, value in swept._asdict().items():
             error = _error(value, getattr(second, role), self._least[role])
-            found[f"the adjoint of the {role}"] = error
-        return found
+            errors[f"the adjoint of the {role}"] = error
+        return errors
 
     def wrong(self, forward: dict[str, Any], swept: SweepResult) -> dict[str, float]:
-        """Those of the errors that are no rounding, as far as that can be told from one step."""
-        found = self.errors(forward, swept)
-        return {name: error for name, error in found.items() if not error <= self.tolerance}
+        """Return those of the errors that are no rounding, as far as one step tells."""
+        errors = self.errors(forward, swept)
+        return {name: error for name, error in errors.items() if not error <= self.tolerance}
 
     def with_other_last_bits(self) -> StepInputs:
-        """The inputs of the step, moved by a few units of their last place."""
+        """Return the inputs of the step, moved by a few units of their last place."""
         size = _MOVED * torch.finfo(self.dtype).eps
         generator = torch.Generator().manual_seed(0)
 
@@ -188,12 +194,12 @@ class _Comparison:
         return self.inputs._replace(parameters=parameters, images=moved(self.inputs.images))
 
     def step_repeats_itself(self) -> bool:
-        """Whether two runs of the step give the same gradient."""
+        """Return whether two runs of the step give the same gradient."""
         first, second = (self.problem.gradient_eager(self.inputs).gradients for _ in range(2))
         return _error(first, second, 0.0) <= self.tolerance
 
     def causes(self, wrong: dict[str, float]) -> str:
-        """What is likely the matter, and what to do about it."""
+        """Return the likely cause and its remedy, for the message."""
         problem, inputs = self.problem, self.inputs
         if problem.compiling:
             try:
@@ -236,10 +242,8 @@ _NAMES = {
 }
 
 
-def _reference(
-    problem: BilevelProblem, inputs: StepInputs, bars: tuple[Tensors, Tensors]
-) -> Pair | None:
-    """The step by double backward; None where that cannot be had."""
+def _reference(problem: BilevelProblem, inputs: StepInputs, bars: StepBars) -> Pair | None:
+    """Return the step by double backward; None where that fails."""
     try:
         return problem.gradient_and_sweep_reverse(inputs, *bars)
     except (RuntimeError, NotImplementedError, MemoryError) as error:
@@ -272,7 +276,7 @@ def _finite(tree: Any) -> bool:
 
 
 def _error(value: Any, expected: Any, least: float) -> float:
-    """|a - b| / |b| over all tensors of two trees together, with ``least`` for a smaller |b|."""
+    """Return |a - b| / |b| of two trees as a whole, with ``least`` for a smaller |b|."""
     pairs = zip(_tensors(value), _tensors(expected), strict=True)
     difference = sum(float((_flat(a) - _flat(b)).square().sum()) for a, b in pairs) ** 0.5
     size = max(_norm(expected), least)

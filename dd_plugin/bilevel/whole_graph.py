@@ -1,7 +1,7 @@
 """``method="autograd"``: the whole run as one graph, the oracle that the other methods must match.
 
-It keeps every activation of every step and differentiates the run in one go, as a user would who
-writes the loop by hand with ``create_graph=True``. Simple on purpose, and used for checking.
+It keeps every activation of every step and differentiates the run in one go, like a loop written by
+hand with ``create_graph=True``. It is simple on purpose, to check the others.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dd_plugin.bilevel.autograd import gradients_of
 from dd_plugin.bilevel.foreign_models.no_grad import once_differentiable_refused
 from dd_plugin.bilevel.plan import Plan
-from dd_plugin.bilevel.problem import gradients_of
 from dd_plugin.bilevel.step_values import (
     Carry,
     RunState,
@@ -35,7 +35,7 @@ def _leaf(t: Tensor) -> Tensor:
 def differentiate_whole_run(
     steps: Steps, plan: Plan, before: ForwardRun
 ) -> tuple[ForwardRun, Tensor, Carry, dict[int, StepAdjoints]]:
-    """Run the window with its graph and differentiate the outer loss once.
+    """Run the window with its graph, and differentiate the outer loss once.
 
     Args:
         steps: of the run.
@@ -59,7 +59,13 @@ def differentiate_whole_run(
             loss, moved = problem.loss(problem.inputs(now, c, batch, plan.noise(k)))
             theta = now.parameters
             g = gradients_of(loss, theta, "inner", create_graph=True)
-            theta, o = problem.update(g, now.optimizer, theta, alpha, hyper)
+            theta, o = problem.optimizer.update(
+                gradients=g,
+                state=now.optimizer,
+                parameters=theta,
+                step_size=alpha,
+                hyperparameters=hyper,
+            )
             now = RunState(parameters=theta, optimizer=o, statistics=moved[0], counters=moved[1])
             inner.append(loss.detach())
         outer = torch.zeros((), dtype=inner[0].dtype, device=inner[0].device)
@@ -80,7 +86,7 @@ def differentiate_whole_run(
 
 
 def _gathered(plan: Plan, state: RunState, bars: Any) -> tuple[Carry, dict[int, StepAdjoints]]:
-    """The gradients as the other methods have them."""
+    """Return the gradients as the other methods have them."""
     first_bar, c_bar, pairs_bar, alphas_bar, hyper_bar = bars
     zeros = {name: schedule.zeros() for name, schedule in plan.hyperparameters.items()}
     carry = Carry(

@@ -1,4 +1,4 @@
-"""Windows: which stretch of the inner run the hypergradient goes through.
+"""Windows: the stretch of the inner run that the hypergradient goes through.
 
 A window says, for a run of ``steps`` inner steps, where differentiation starts and where the run
 stops and the outer loss is taken. Steps before the window are plain training.
@@ -13,10 +13,10 @@ import torch
 
 
 class Window(Protocol):
-    """Anything with `bounds`."""
+    """A stretch of the inner run: anything with `bounds`."""
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
-        """The first differentiated step and the step at which the run stops (exclusive)."""
+        """Return the first differentiated step, and the step at which the run stops (exclusive)."""
         ...
 
 
@@ -37,7 +37,7 @@ class Full:
     """Every step: exact backpropagation through the whole run."""
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
-        """``(0, steps)``."""
+        """Return ``(0, steps)``."""
         _check(steps, steps)
         return 0, steps
 
@@ -49,7 +49,7 @@ class Last:
     length: int
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
-        """``(steps - length, steps)``."""
+        """Return ``(steps - length, steps)``."""
         _check(self.length, steps)
         return steps - self.length, steps
 
@@ -65,7 +65,7 @@ class Random:
     length: int
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
-        """``(end - length, end)`` with the end drawn from ``seed``."""
+        """Return ``(end - length, end)`` with the end drawn from ``seed``."""
         _check(self.length, steps)
         generator = torch.Generator().manual_seed(seed)
         end = self.length + int(torch.randint(steps - self.length + 1, (), generator=generator))

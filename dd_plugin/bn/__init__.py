@@ -1,10 +1,10 @@
 """Model surgery: BatchNorm layers whose running statistics gradients can reach, and back.
 
-Read in this order: `arithmetic` (the maths), `layer` (the learnable layer and its policies),
-`variants` (its variants), `plan` (find and check), `convert` (swap and swap back). `graph_mode`
-holds the switch by which an engine keeps tracked statistics in the graph, `local_sync` a layer for
-processes that have networks of their own. This package imports torch only, and nothing else of
-dd_plugin.
+Read in this order: `arithmetic` (the mathematics), `policy` (what the statistics are), `layer` (how
+they normalize), `mixins` (for other layers than torch's), `variants` (the class of a stock class),
+`plan` (find and check), `convert` (swap and swap back). `graph_mode` holds the switch by which an
+engine keeps tracked statistics in the graph, `local_sync` a layer for processes that train
+different networks. This package imports torch only, and of dd_plugin the file of private names.
 """
 
 from dd_plugin.bn.convert import (
@@ -17,14 +17,7 @@ from dd_plugin.bn.convert import (
     warn_if_undone,
 )
 from dd_plugin.bn.graph_mode import statistics_in_graph
-from dd_plugin.bn.layer import (
-    LearnableBatchNorm1d,
-    LearnableBatchNorm2d,
-    LearnableBatchNorm3d,
-    LearnableStatistics,
-    Statistics,
-    TrainWith,
-)
+from dd_plugin.bn.layer import LearnableStatistics
 from dd_plugin.bn.plan import (
     ConversionPlan,
     NoBatchNormFoundError,
@@ -32,7 +25,13 @@ from dd_plugin.bn.plan import (
     UnsupportedBatchNormError,
     plan_conversion,
 )
-from dd_plugin.bn.variants import learnable_class
+from dd_plugin.bn.policy import Statistics, TrainWith
+from dd_plugin.bn.variants import (
+    LearnableBatchNorm1d,
+    LearnableBatchNorm2d,
+    LearnableBatchNorm3d,
+    learnable_class,
+)
 
 __all__ = [
     "ConversionPlan",

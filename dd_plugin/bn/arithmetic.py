@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.bn.private import in_transform, is_tracing
+from dd_plugin.private import in_transform, is_tracing
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 

@@ -3,9 +3,8 @@
 Converting a layer gives the same object another class (as `torch.nn.utils.parametrize` does) and
 makes its running statistics what the policy says. The object is not replaced, so everything that
 hangs on it stays: hooks, names, parents that share it, parameters an optimizer holds, training
-flag, device, dtype. The class remembers the stock class, which is all the record that the way back
-needs; a note on the model lists what was converted, so that layers which some other utility has
-replaced since can be pointed out.
+flag, device, dtype. The class remembers the stock class, and the way back needs no other record.
+A note on the model lists what was converted, to find layers that something else has replaced since.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dd_plugin.bn.layer import LearnableStatistics, Statistics, TrainWith
+from dd_plugin.bn.layer import LearnableStatistics
 from dd_plugin.bn.local_sync import unsynchronised_class
 from dd_plugin.bn.plan import (
     Patterns,
@@ -26,6 +25,7 @@ from dd_plugin.bn.plan import (
     forward_is_replaced,
     plan_conversion,
 )
+from dd_plugin.bn.policy import Statistics, TrainWith
 from dd_plugin.bn.variants import learnable_class
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -51,14 +51,14 @@ def convert_bn(
 
     In place. Outputs do not change in either mode (``train_with="running"`` changes train mode),
     nor do ``state_dict`` keys; weights, optimizers, hooks and names stay valid. Frozen layers
-    (torchvision's, timm's, the DETR family's) normalise with running statistics in both modes
+    (torchvision's, timm's, the DETR family's) normalize with running statistics in both modes
     whatever the policy, as they always did.
 
     Args:
         model: any module; a BatchNorm layer itself is fine.
         statistics: who moves ``running_mean`` and ``running_var``: ``"learned"`` makes them
             parameters, ``"tracked"`` the moving average of training steps, ``"frozen"`` nobody.
-        train_with: what train mode normalises with, the ``"batch"`` or the ``"running"``
+        train_with: what train mode normalizes with, the ``"batch"`` or the ``"running"``
             statistics. Eval mode always uses the running ones.
         include: convert only layers whose qualified name matches this pattern, or one of these
             (shell style, ``*`` crosses dots; a pattern also matches everything below a module).
@@ -72,7 +72,7 @@ def convert_bn(
     Raises:
         NoBatchNormFoundError: nothing to convert, or a pattern that matches nothing.
         UnsupportedBatchNormError: a selected layer cannot be converted (TorchScript, lazy and not
-            materialised, an unknown class, ...). The model is untouched then.
+            materialized, an unknown class, ...). The model is untouched then.
         ValueError, TypeError: an argument is not as described.
     """
     check_is_module(model)
@@ -82,11 +82,11 @@ def convert_bn(
     )
     # Every class before any swap: a stock class may refuse to be subclassed.
     classes = [learnable_class(planned.stock_class, planned.family) for planned in plan.layers]
-    for planned, made in zip(plan.layers, classes, strict=True):
+    for planned, learnable in zip(plan.layers, classes, strict=True):
         layer: Any = planned.layer
         if not isinstance(layer, LearnableStatistics):
             layer.__dict__.pop("forward", None)  # the stock class's own, or the plan had refused
-            layer.__class__ = made
+            layer.__class__ = learnable
         layer.install_policy(statistics, train_with)
     _write_note(model)
     return model
@@ -135,11 +135,11 @@ def revert_bn(model: Model) -> Model:
 
 
 def unsynchronise_bn(model: Model) -> Model:
-    """Have every SyncBatchNorm of a model normalise with the batch of its own process.
+    """Have every SyncBatchNorm of a model normalize with the batch of its own process.
 
     In place, for stock layers and for those that `convert_bn` made; `revert_bn` then gives stock
     layers that do so. Weights, statistics, hooks and ``state_dict`` keys stay. A class of a user's
-    own that normalises by itself is not changed by this, and `convert_bn` refuses it.
+    own that normalizes by itself is not changed by this, and `convert_bn` refuses it.
 
     Args:
         model: any module; a layer itself is fine.
@@ -153,20 +153,20 @@ def unsynchronise_bn(model: Model) -> Model:
         stock = layer.stock_class if converted else type(layer)
         if not issubclass(stock, nn.SyncBatchNorm) or forward_is_replaced(layer):
             continue
-        made = unsynchronised_class(stock)
+        unsynchronised = unsynchronised_class(stock)
         layer.__dict__.pop("forward", None)  # the class's own, or it were replaced
-        layer.__class__ = learnable_class(made) if converted else made
+        layer.__class__ = learnable_class(unsynchronised) if converted else unsynchronised
         layer.process_group = None
     return model
 
 
 def converted_layers(model: nn.Module) -> dict[str, LearnableStatistics]:
-    """The converted layers of a model: qualified name to layer, each once."""
+    """Return the converted layers of a model: qualified name to layer, each once."""
     return {n: m for n, m in model.named_modules() if isinstance(m, LearnableStatistics)}
 
 
 def tracking_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The momentum shifts and corrections of all tracked layers: qualified name to scalar.
+    """Return the momentum shifts and corrections of tracked layers: qualified name to scalar.
 
     They are buffers with a gradient only on request. To learn them with an ordinary optimizer,
     call ``requires_grad_()`` on them; under `torch.func.functional_call` pass tensors by these
@@ -183,7 +183,7 @@ def tracking_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def undone_layers(model: nn.Module) -> dict[str, str]:
-    """Layers that `convert_bn` converted and that something else has replaced since.
+    """Return layers that `convert_bn` converted and that something else has replaced since.
 
     Returns:
         Qualified name to the name of the class that is there now. A layer that is gone altogether
@@ -222,8 +222,9 @@ def warn_if_undone(model: nn.Module) -> None:
 def _statistics_to_buffers(layer: nn.Module) -> None:
     """Undo what a copy of a converted layer's attributes leaves: statistics as parameters."""
     for name in ("running_mean", "running_var"):
-        parameter = layer._parameters.pop(name, None)
-        if parameter is not None:
+        parameter = getattr(layer, name, None)
+        if isinstance(parameter, nn.Parameter):
+            delattr(layer, name)
             layer.register_buffer(name, parameter.detach())
 
 

@@ -39,12 +39,12 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def several_processes() -> bool:
-    """Whether a process group of more than one process was started."""
+    """Return whether a process group of more than one process was started."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def process_group_of(layer: torch.nn.Module) -> Any | None:
-    """The group that ``layer`` synchronises over, or None when there is only one process."""
+    """Return the group that a layer synchronizes over, None if it has only one process."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
     group = getattr(layer, "process_group", None) or dist.group.WORLD
@@ -52,7 +52,7 @@ def process_group_of(layer: torch.nn.Module) -> Any | None:
 
 
 def global_moments(x: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, biased variance and count per channel over the inputs of every process in ``group``.
+    """Return mean, biased variance and count per channel over all processes of a group.
 
     Two sums, first of the values and then of the squared deviations, because one pass over sums
     of squares cancels badly in float32. Processes may hold batches of different size, empty ones

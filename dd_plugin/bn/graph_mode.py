@@ -27,19 +27,19 @@ def _moved_so_far() -> list[Tensor] | None:
 
 
 def statistics_are_in_graph() -> bool:
-    """Whether `statistics_in_graph` is active."""
+    """Return whether `statistics_in_graph` is active."""
     return _moved_so_far() is not None
 
 
 def note_moved(statistics: Tensor) -> None:
-    """Note down what a layer has rebound its running mean or variance to."""
+    """Note what a layer has rebound its running mean or variance to."""
     moved = _moved_so_far()
     if moved is not None:
         moved.append(statistics)
 
 
 def as_buffer(statistics: Tensor) -> Tensor:
-    """Running statistics as plain training sees them: without the graph of the same pass.
+    """Return running statistics as plain training sees them: without the graph of the same pass.
 
     A layer that is used twice normalizes with what its first use has moved. Plain training moves
     it without gradient, so the gradient of a training step does not go through it.

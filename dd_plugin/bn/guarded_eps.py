@@ -1,6 +1,6 @@
-"""The attribute that everything reads which takes a BatchNorm layer apart.
+"""The attribute that is read by all code that takes a BatchNorm layer apart.
 
-Part of `layer.py`, whose classes have it as ``eps``. With it they refuse to be fused or rebuilt
+Part of `policy.py`, whose classes have it as ``eps``. With it they refuse to be fused or rebuilt
 from statistics that are not the ones they normalize with.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class GuardedEps:
-    """The attribute ``eps``, which is not handed out while the stored statistics mislead.
+    """The attribute ``eps``, which cannot be read while the stored statistics mislead.
 
     Whatever fuses a layer into a convolution, or builds another layer in its place, reads
     ``running_mean``, ``running_var`` and ``eps``. With a correction, or a variance below zero, the
@@ -45,7 +45,7 @@ class GuardedEps:
 def keep_readable(layer: Any) -> None:
     """Put the value where the layer's own arithmetic reads it.
 
-    Under a name of its own, since Dynamo of torch 2.11 takes ``layer.__dict__["eps"]`` for the
+    It has another name, since Dynamo of torch 2.11 takes ``layer.__dict__["eps"]`` for the
     attribute, and would follow the guard into the values of the statistics.
     """
     if "eps" in layer.__dict__:
@@ -53,5 +53,5 @@ def keep_readable(layer: Any) -> None:
 
 
 def put_away(layer: Any) -> None:
-    """Leave nothing of `keep_readable`."""
+    """Undo `keep_readable`."""
     layer.__dict__.pop("unguarded_eps", None)

@@ -1,4 +1,4 @@
-"""SyncBatchNorm that normalises with the batch of its own process, as plain BatchNorm does.
+"""SyncBatchNorm that normalizes with the batch of its own process, as plain BatchNorm does.
 
 For callers whose processes train different networks: the moments of one network's batch have
 nothing to do with another's, and a process that runs fewer networks than the others would leave
@@ -16,7 +16,7 @@ class UnsynchronisedBatchNorm(nn.SyncBatchNorm):
     """`torch.nn.SyncBatchNorm` that asks no other process, on any device."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``input (N, C, *)``, see `torch.nn.BatchNorm2d`."""
+        """Normalize ``input (N, C, *)``, see `torch.nn.BatchNorm2d`."""
         if input.size(1) == 0:
             raise ValueError("SyncBatchNorm number of input channels should be non-zero")
         return nn.BatchNorm2d.forward(self, input)
@@ -26,7 +26,7 @@ _classes: dict[type[nn.Module], type[Any]] = {nn.SyncBatchNorm: UnsynchronisedBa
 
 
 def unsynchronised_class(stock: type[nn.Module]) -> type[Any]:
-    """The subclass of ``stock`` whose ``super().forward`` is that of plain BatchNorm, made once."""
+    """Return the subclass of ``stock`` that calls plain BatchNorm's forward, made once."""
     if issubclass(stock, UnsynchronisedBatchNorm):
         return stock
     if stock not in _classes:

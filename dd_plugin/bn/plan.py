@@ -1,8 +1,8 @@
-"""What a conversion would do, decided before anything is changed.
+"""The plan of a conversion, made before anything is changed.
 
 `plan_conversion` walks a model, finds every BatchNorm-type layer, selects by name, and checks that
 each selected layer can be converted. `convert.py` carries a plan out; ``dd-plugin inspect`` prints
-one. A model that cannot be converted is told so here and stays untouched.
+one. A model that cannot be converted is refused here and stays untouched.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from dd_plugin.bn.layer import LearnableStatistics, Statistics, TrainWith, check_policy
+from dd_plugin.bn.layer import LearnableStatistics
+from dd_plugin.bn.policy import Statistics, TrainWith, check_policy
 from dd_plugin.bn.variants import Family, family_of, follows_its_base
+from dd_plugin.private import buffers_of, buffers_without_checkpoint
 
 Patterns = str | Sequence[str] | None
 
@@ -38,8 +40,7 @@ class PlannedLayer:
     """One layer to convert.
 
     Attributes:
-        names: every qualified name the layer has in the model, the first one first; more than one
-            when several parents share it.
+        names: every qualified name of the layer in the model; several when parents share it.
         layer: the layer itself.
         stock_class: its class, or what that was before an earlier conversion.
         family: which learnable variant it becomes; None when it is converted already.
@@ -52,18 +53,18 @@ class PlannedLayer:
 
     @property
     def name(self) -> str:
-        """The first of `names`; empty for the root."""
+        """Return the first of `names`; empty for the root."""
         return self.names[0]
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What `convert_bn` would do to a model.
+    """The effect of `convert_bn` on a model.
 
     Attributes:
         layers: the layers that would be converted, or switched to the policy.
         unselected: names of BatchNorm-type layers that ``include`` / ``exclude`` leave alone.
-        other_norms: class name to count of the normalisation layers that are not BatchNorm.
+        other_norms: class name to count of the normalization layers that are not BatchNorm.
         statistics: the policy's first half.
         train_with: the policy's second half.
     """
@@ -84,7 +85,7 @@ def plan_conversion(
     exclude: Patterns = None,
     missing_ok: bool = False,
 ) -> ConversionPlan:
-    """What `convert_bn` would do with the same arguments. Changes nothing.
+    """Return what `convert_bn` would do with the same arguments. Changes nothing.
 
     Raises:
         NoBatchNormFoundError, UnsupportedBatchNormError, ValueError, TypeError: as `convert_bn`.
@@ -93,16 +94,18 @@ def plan_conversion(
     check_is_module(model)
     include, exclude = _as_patterns(include, "include"), _as_patterns(exclude, "exclude")
     _check_not_wrapped(model)
-    found = find_batch_norms(model)
-    other_norms = _other_norms(model, found)
-    selected = [p for p in found if _is_selected(p.names, include, exclude)]
-    unselected = tuple(p.name for p in found if p not in selected)
+    batch_norms = find_batch_norms(model)
+    other_norms = _other_norms(model, batch_norms)
+    selected = [p for p in batch_norms if _is_selected(p.names, include, exclude)]
+    unselected = tuple(p.name for p in batch_norms if p not in selected)
     if not missing_ok:
-        _check_something_found(model, found, selected, other_norms)
-        _check_patterns_match(found, (*(include or ()), *(exclude or ())))
+        _check_something_selected(model, batch_norms, selected, other_norms)
+        _check_patterns_match(batch_norms, (*(include or ()), *(exclude or ())))
     for planned in selected:
         _check_convertible(planned)
-    return ConversionPlan(tuple(selected), unselected, other_norms, statistics, train_with)
+    return ConversionPlan(
+        tuple(selected), unselected, other_norms, statistics=statistics, train_with=train_with
+    )
 
 
 def check_is_module(model: object) -> None:
@@ -112,16 +115,16 @@ def check_is_module(model: object) -> None:
 
 
 def forward_is_replaced(layer: nn.Module) -> bool:
-    """Whether the instance has another forward than its class.
+    """Return whether the instance has another forward than its class.
 
-    Removing one of accelerate's hooks leaves the class's own, bound; that is no other.
+    Removing one of accelerate's hooks leaves the class's forward, bound, which is no other.
     """
     forward = layer.__dict__.get("forward")
     return forward is not None and getattr(forward, "__func__", None) is not type(layer).forward
 
 
 def find_batch_norms(model: nn.Module) -> list[PlannedLayer]:
-    """Every BatchNorm-type layer of a model, once each, in the order of `named_modules`."""
+    """Return every BatchNorm-type layer of a model, once each, in the order of `named_modules`."""
     names: dict[int, list[str]] = {}
     layers: dict[int, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -143,13 +146,13 @@ def _is_batch_norm(layer: nn.Module) -> bool:
         return "BatchNorm" in getattr(layer, "original_name", "")
     if family_of(layer) is not None:
         return True
-    # Something that calls itself BatchNorm and keeps running statistics, but is no class we know.
-    return "BatchNorm" in type(layer).__name__ and "running_var" in layer._buffers
+    # Called BatchNorm, with running statistics, but of no class that is known here.
+    return "BatchNorm" in type(layer).__name__ and "running_var" in buffers_of(layer)
 
 
-def _other_norms(model: nn.Module, found: Iterable[PlannedLayer]) -> dict[str, int]:
-    """Class names, with counts, of normalisation layers that are no BatchNorm."""
-    batch_norms = {id(planned.layer) for planned in found}
+def _other_norms(model: nn.Module, layers: Iterable[PlannedLayer]) -> dict[str, int]:
+    """Return class names, with counts, of normalization layers that are no BatchNorm."""
+    batch_norms = {id(planned.layer) for planned in layers}
     names = Counter(
         type(module).__name__
         for module in model.modules()
@@ -174,7 +177,7 @@ def _as_patterns(patterns: Patterns, argument: str) -> tuple[str, ...] | None:
 
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Whether a pattern matches one of the names, or a module that a name lies below."""
+    """Return whether a pattern matches one of the names, or a module that a name lies below."""
     return any(
         fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
         for name in names
@@ -195,33 +198,33 @@ def _listed(names: Sequence[str], at_most: int = 8) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > at_most else shown
 
 
-def _check_something_found(
+def _check_something_selected(
     model: nn.Module,
-    found: list[PlannedLayer],
+    batch_norms: list[PlannedLayer],
     selected: list[PlannedLayer],
     other_norms: dict[str, int],
 ) -> None:
     if selected:
         return
-    if found:
+    if batch_norms:
         raise NoBatchNormFoundError(
             "`include` and `exclude` select none of this model's BatchNorm layers, which are: "
-            + _listed([planned.name for planned in found])
+            + _listed([planned.name for planned in batch_norms])
         )
     counts = ", ".join(f"{count} {name}" for name, count in other_norms.items())
     raise NoBatchNormFoundError(
-        f"{type(model).__name__} has no BatchNorm layer to convert; the normalisation layers it "
+        f"{type(model).__name__} has no BatchNorm layer to convert; the normalization layers it "
         f"has are: {counts or 'none'}. It can be used as it is; pass missing_ok=True to let "
         "convert_bn return it unchanged."
     )
 
 
-def _check_patterns_match(found: list[PlannedLayer], patterns: Iterable[str]) -> None:
+def _check_patterns_match(batch_norms: list[PlannedLayer], patterns: Iterable[str]) -> None:
     for pattern in patterns:
-        if not any(_matches(planned.names, [pattern]) for planned in found):
+        if not any(_matches(planned.names, [pattern]) for planned in batch_norms):
             raise NoBatchNormFoundError(
                 f"the pattern {pattern!r} matches none of this model's BatchNorm layers, which "
-                "are: " + _listed([planned.name for planned in found])
+                "are: " + _listed([planned.name for planned in batch_norms])
             )
 
 
@@ -236,7 +239,7 @@ def _check_not_wrapped(model: nn.Module) -> None:
 
 
 def _check_convertible(planned: PlannedLayer) -> None:
-    """Raise UnsupportedBatchNormError, naming the layer, what is in the way, and what to do."""
+    """Raise UnsupportedBatchNormError for a layer that cannot be converted."""
     layer, kind = planned.layer, type(planned.layer).__name__
 
     def refuse(cause: str, remedy: str) -> UnsupportedBatchNormError:
@@ -268,28 +271,28 @@ def _check_convertible(planned: PlannedLayer) -> None:
             "run one batch through the model first",
         )
     remedy = (
-        "leave it out with `exclude`, or add its class to dd_plugin.bn.variants (a mixin and "
-        "one line)"
+        "leave it out with `exclude`, or write a mixin for it in dd_plugin.bn.mixins and name it "
+        "in dd_plugin.bn.variants"
     )
     if planned.family is None:
-        raise refuse("this class is none that is known here", remedy)
+        raise refuse("its class is not known here", remedy)
     if not follows_its_base(type(layer), planned.family.base):
         raise refuse(
-            f"its class normalises in a forward of its own instead of calling "
+            f"its class normalizes in a forward of its own instead of calling "
             f"{planned.family.base.__name__}'s",
             remedy,
         )
     statistics = {"running_mean", "running_var"}
-    if statistics & layer._non_persistent_buffers_set:
+    if statistics & buffers_without_checkpoint(layer):
         raise refuse("its running statistics are not in its state_dict", remedy)
-    if any(layer._parameters.get(name) is not None for name in statistics):
+    if statistics & dict(layer.named_parameters(recurse=False)).keys():
         raise refuse(
             "its running statistics are parameters, as when convert_sync_batchnorm or the like "
             "rebuilt a converted layer",
             "call revert_bn(model) first, which makes them buffers again, or leave the layer out "
             "with `exclude`",
         )
-    if any(b is not None and b.is_inference() for b in layer._buffers.values()):
+    if any(buffer.is_inference() for buffer in layer.buffers(recurse=False)):
         raise refuse(
             "its running statistics were made inside torch.inference_mode, so they can never have "
             "a gradient",

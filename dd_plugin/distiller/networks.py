@@ -29,7 +29,7 @@ from dd_plugin.bilevel import (
     initial_state,
 )
 from dd_plugin.bilevel.copying import copy_model
-from dd_plugin.bilevel.foreign_models.replay import Draws
+from dd_plugin.bilevel.foreign_models.draws import Draws
 from dd_plugin.bilevel.step_values import leaves_of, tree_map
 from dd_plugin.bn import (
     Statistics,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from dd_plugin.bilevel.adjoints import MethodName
-from dd_plugin.bn.layer import Statistics, TrainWith
+from dd_plugin.bn.policy import Statistics, TrainWith
 from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.synthetic import LabelForm
 from dd_plugin.distiller.coercion import choices

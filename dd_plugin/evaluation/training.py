@@ -22,10 +22,10 @@ from dd_plugin.bilevel import (
     cross_entropy,
     initial_state,
 )
-from dd_plugin.bilevel.foreign_models.replay import Draws
+from dd_plugin.bilevel.foreign_models.draws import Draws
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.bn import Statistics, TrainWith, convert_bn, revert_bn
-from dd_plugin.bn.private import BATCH_NORMS
+from dd_plugin.bn.variants import BATCH_NORMS
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.baselines import train_on_few

@@ -43,6 +43,7 @@ from dd_plugin.hub.record import (
     Source,
     TransformKind,
 )
+from dd_plugin.private import column_type
 
 CARD = "README.md"
 # Of the preview, which is to be looked at.
@@ -236,14 +237,14 @@ def _parquet(synthetic: SyntheticSet, shown: Tensor) -> tuple[bytes, int]:
         "label": pyarrow.array(synthetic.labels.tolist(), pyarrow.int64()),
     }
     features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        "label": {"names": list(synthetic.recipe.class_names), "_type": "ClassLabel"},
+        "image": column_type("Image"),
+        "label": column_type("ClassLabel", names=list(synthetic.recipe.class_names)),
     }
     if synthetic.learned_labels is not None:
         weights = synthetic.targets().detach().cpu().tolist()
         columns["soft_label"] = pyarrow.array(weights, pyarrow.list_(pyarrow.float32()))
-        weight = {"dtype": "float32", "_type": "Value"}
-        features["soft_label"] = {"feature": weight, "_type": "List"}
+        weight = column_type("Value", dtype="float32")
+        features["soft_label"] = column_type("List", feature=weight)
     types = json.dumps({"info": {"features": features}})
     rows = pyarrow.table(columns).replace_schema_metadata({"huggingface": types})
     content = io.BytesIO()

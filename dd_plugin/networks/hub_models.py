@@ -18,10 +18,10 @@ from dd_plugin.hub_access import (
     cached_commit,
     hub_access,
     local_path,
-    set_revision,
     why_no_hub,
 )
 from dd_plugin.networks.errors import ModelLoadError
+from dd_plugin.private import note_commit
 from dd_plugin.text import described
 
 __all__ = ["HubModel", "read_hub_model"]
@@ -125,7 +125,7 @@ def read_hub_model(
         # So that all files are of one state, those of the image processor, too: it is looked for
         # by what stands here, as transformers itself has it before version 5.20.
         at = {"revision": commit}
-        set_revision(config, commit)
+        note_commit(config, commit)
     _configure(config, name, model_args)
     kind, is_auto = _class_for(config, name, for_features=for_features)
     # A head for another number of classes does not fit the saved one, and is drawn again.

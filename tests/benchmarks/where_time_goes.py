@@ -34,7 +34,8 @@ from torch.utils import _pytree as pytree
 
 import dd_plugin.distiller.outer_step as outer_step
 from dd_plugin.bilevel import driver, steps
-from dd_plugin.bilevel.inputs import Batches, Leaves
+from dd_plugin.bilevel.batches import Batches
+from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.tracing import compile as compiling
 from dd_plugin.bilevel.tracing import simplify as graph_simplify

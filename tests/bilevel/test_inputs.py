@@ -25,7 +25,7 @@ BATCH_ERRORS = {
     "integer images": (
         (IMAGES.byte(), LABELS),
         TypeError,
-        "must be floating point.*normalise them",
+        "must be floating point.*normalize them",
     ),
     "float32 images": (
         (IMAGES.float(), LABELS),

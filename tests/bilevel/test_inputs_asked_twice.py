@@ -20,7 +20,7 @@ from dd_plugin.bilevel import (
     hypergradient,
     unroll,
 )
-from dd_plugin.bilevel.inputs import Batches
+from dd_plugin.bilevel.batches import Batches
 from tests.bilevel.problems import hard_batch, relative_error, soft_batches, worst_error
 
 STEPS = 4
@@ -185,7 +185,9 @@ def test_a_tensor_that_is_filled_again_in_each_step_is_an_error():
     def batches(k):
         return buffer.copy_(torch.full((6, 4), float(k + 1))), labels
 
-    with pytest.raises(ValueError, match=r"step 2 must stay as it was given.*return new tensors"):
+    with pytest.raises(
+        ValueError, match=r"step 2 must stay as it is during the run.*return new tensors"
+    ):
         _run(batches)
 
 

@@ -7,7 +7,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dd_plugin.bn.layer import STATISTICS, TRAIN_WITH
+from dd_plugin.bn.policy import STATISTICS, TRAIN_WITH
 
 policies = pytest.mark.parametrize("statistics", STATISTICS)
 both_modes = pytest.mark.parametrize("train_with", TRAIN_WITH)

@@ -19,7 +19,7 @@ from dd_plugin.bn import (
     revert_bn,
     tracking_tensors,
 )
-from dd_plugin.bn.layer import STATISTICS, TRAIN_WITH
+from dd_plugin.bn.policy import STATISTICS, TRAIN_WITH
 from tests.bn.trees import CHANNELS, models
 
 PROFILE = settings(

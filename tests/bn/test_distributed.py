@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call, jvp
 
 from dd_plugin.bn import convert_bn, statistics_in_graph
-from dd_plugin.bn.layer import STATISTICS
+from dd_plugin.bn.policy import STATISTICS
 from tests.bn.networks import batches, close, network
 from tests.bn.processes import run_on_two
 

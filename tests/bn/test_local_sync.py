@@ -106,7 +106,7 @@ def test_subclasses():
     torch.testing.assert_close(found["eval"], expected["eval"])
     # One that does not ask the class before it is left for `convert_bn` to refuse.
     own = unsynchronise_bn(network(Own(4)))
-    with pytest.raises(ValueError, match="normalises in a forward of its own"):
+    with pytest.raises(ValueError, match="normalizes in a forward of its own"):
         convert_bn(own)
 
 

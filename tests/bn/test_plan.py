@@ -68,7 +68,7 @@ def _statistics_not_saved():
 REFUSED = {
     "own forward": (lambda: ByItself(3), r"in a forward of its own.*`exclude`"),
     "base by name": (lambda: ByName(3), r"in a forward of its own.*`exclude`"),
-    "no relative": (MyBatchNorm, r"none that is known here.*dd_plugin\.bn\.variants"),
+    "no relative": (MyBatchNorm, r"class is not known here.*dd_plugin\.bn\.variants"),
     "lazy": (lambda: nn.LazyBatchNorm2d(), r"lazy.*run one batch through the model first"),
     "lazy, nothing to fill": (
         lambda: nn.LazyBatchNorm2d(affine=False, track_running_stats=False),
@@ -177,7 +177,7 @@ def test_model_without_batch_norm_is_told_what_it_has():
     with pytest.raises(NoBatchNormFoundError, match=r"1 GroupNorm, 2 LayerNorm.*missing_ok=True"):
         convert_bn(model)
     assert convert_bn(model, missing_ok=True) is model
-    with pytest.raises(NoBatchNormFoundError, match="normalisation layers it has are: none"):
+    with pytest.raises(NoBatchNormFoundError, match="normalization layers it has are: none"):
         convert_bn(nn.Linear(2, 2))
 
 

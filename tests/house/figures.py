@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from torch.nn import functional
+
 from tests.house import graph
 from tests.house.source import File, is_private, parameters
-from tests.private_names import PYTHONS, uses_of
+from tests.private_names import PYTHONS, uses_of, without_overrides
 
 # Where the record of a set is read, and what it and its parts are called there. A string key that
 # is looked up in something of another name is counted in the wider figure only.
@@ -34,12 +37,47 @@ def long_functions(files: list[File], limit: int) -> list[str]:
     return [f"{at} {name} {length}" for length, at, name in sorted(found)[::-1] if length > limit]
 
 
+def _torchs_parameters(name: str) -> list[str] | None:
+    """The parameters of a function of `torch.nn.functional`; None if there is none of that name."""
+    function = getattr(functional, name, None)
+    if function is None:
+        return None
+    try:
+        return list(inspect.signature(function).parameters)
+    except ValueError:  # written in C++: its docstring begins with its signature
+        text = re.match(rf"\s*{name}\((.*?)\) ->", function.__doc__ or "", re.DOTALL)
+        return re.findall(r"(\w+)(?:=[^,]*)?(?:,|$)", text[1]) if text else None
+
+
+def _autograd_functions(file: File) -> list[ast.ClassDef]:
+    return [
+        node
+        for node in file.walk()
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).rpartition(".")[2] == "Function" for base in node.bases)
+    ]
+
+
+def _decided_by_torch(file: File) -> set[ast.AST]:
+    """The functions whose parameters torch decides.
+
+    What stands in for a function of `torch.nn.functional`, by its name and with its parameters; and
+    the methods of a `torch.autograd.Function`, which get one argument for each of its inputs.
+    """
+    stand_ins = {
+        node
+        for node in file.functions()
+        if parameters(node) == _torchs_parameters(node.name.removeprefix("_"))
+    }
+    return stand_ins.union(*(node.body for node in _autograd_functions(file)))
+
+
 def many_parameters(files: list[File]) -> list[str]:
-    """Functions with over seven, `self` left out."""
+    """Functions with over seven, `self` left out, where torch does not decide it."""
     found = [
         (len(parameters(node)), file.at(node), node.name)
         for file in files
-        for node in file.functions()
+        for node in set(file.functions()) - _decided_by_torch(file)
     ]
     return [f"{at} {name} {count}" for count, at, name in sorted(found)[::-1] if count > 7]
 
@@ -47,14 +85,18 @@ def many_parameters(files: list[File]) -> list[str]:
 def many_positional(files: list[File]) -> list[str]:
     """Calls of the package's own functions and classes with over four positional arguments.
 
-    A function that takes any number of them, ``*names``, has them by position in any case.
+    A function that takes any number of them, ``*names``, has them by position in any case, and so
+    has a `torch.autograd.Function`.
     """
     own = {n.name for file in files for n in file.walk() if isinstance(n, ast.ClassDef)}
     own |= {n.name for file in files for n in file.functions() if n.args.vararg is None}
     found = []
     for file in files:
+        by_position = {f"{node.name}.apply" for node in _autograd_functions(file)}
         for node in file.walk():
             if isinstance(node, ast.Call) and len(node.args) > 4:
+                if ast.unparse(node.func) in by_position:
+                    continue
                 name = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 if name in own or name == "__init__":
                     found.append(f"{file.at(node)} {name} {len(node.args)}")
@@ -206,15 +248,26 @@ def without_module(files: list[File], tests: Path) -> list[str]:
     ]
 
 
-def foreign_private(folder: Path) -> tuple[list[str], list[str]]:
-    """Uses of names that other libraries do not promise to keep, and the files with one."""
-    uses = uses_of(folder)
-    return [f"{path} {name}" for path in uses for name in sorted(uses[path])], sorted(uses)
+def foreign_private(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Uses of names that other libraries do not promise to keep, the files with one, and overrides.
+
+    A method that overrides one of torch's has to stand in its class. Such methods are counted by
+    themselves, where `tests.private_names` has a reason for them.
+    """
+    everything = uses_of(folder)
+    uses = {path: without_overrides(path, names) for path, names in everything.items()}
+    listed = [f"{path} {name}" for path in uses for name in sorted(uses[path])]
+    overrides = [
+        f"{path} {name}"
+        for path, names in everything.items()
+        for name in sorted(names - uses[path])
+    ]
+    return listed, sorted(path for path, names in uses.items() if names), overrides
 
 
 def places(files: list[File], folder: Path, tests: Path) -> dict[str, list[str]]:
     """Everything that is counted: its name in the table, and where it is."""
-    foreign, foreign_files = foreign_private(folder)
+    foreign, foreign_files, overrides = foreign_private(folder)
     imports = graph.import_graph(files)
     parts: dict[str, set[str]] = {}
     for module, others in imports.items():
@@ -230,6 +283,7 @@ def places(files: list[File], folder: Path, tests: Path) -> dict[str, list[str]]
         "private names used outside of their file": lambda: private_elsewhere(files),
         "private names of other libraries": lambda: foreign,
         "files with private names of other libraries": lambda: foreign_files,
+        "overrides of private methods of torch": lambda: overrides,
         "string keys of the record": lambda: string_keys(files, of_record=True),
         "string keys where the record is read": lambda: string_keys(files, of_record=False),
         "imports past a part's __init__": lambda: graph.past_init(files),

@@ -149,6 +149,31 @@ def test_lengths_leave_out_docstrings_comments_and_blank_lines(toy):
     ]
 
 
+def test_what_torch_decides_is_left_out(tmp_path):
+    norm = "running_mean, running_var, weight, bias, training, momentum, eps"
+    gaps = "input, target, p, margin, weight, size_average, reduce"
+    attention = "query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa"
+    (tmp_path / "a.py").write_text(f"""
+def _batch_norm(input, {norm}): ...
+def batch_norm(x, {norm}): ...
+def multi_margin_loss({gaps}, reduction): ...
+def multi_margin_loss({gaps}, reduced): ...
+def scaled_dot_product_attention({attention}): ...
+class A(torch.autograd.Function):
+    def jvp(ctx, a, b, c, d, e, f, g): return A.apply(a, b, c, d, e)
+class B:
+    def jvp(ctx, a, b, c, d, e, f, g): return B.apply(a, b, c, d, e)
+    def apply(self, a, b, c, d, e): ...
+""")
+    files = files_of(tmp_path)
+    assert figures.many_parameters(files) == [
+        "a.py:5 multi_margin_loss 8",
+        "a.py:3 batch_norm 8",
+        "a.py:10 jvp 8",
+    ]
+    assert figures.many_positional(files) == ["a.py:10 apply 5"]
+
+
 @pytest.mark.parametrize(
     ("arrows", "expected"),
     [

@@ -80,7 +80,7 @@ FAULTS = (
     ),
     Fault(
         "tracked mean without its correction",
-        "bn/layer.py",
+        "bn/policy.py",
         '= effective["running_mean"] * (1 + self.mean_correction)',
         '= effective["running_mean"] * (1 + 0 * self.mean_correction)',
         ("bn/test_layer.py",),
@@ -109,8 +109,8 @@ FAULTS = (
     Fault(
         "adjoint of a batch that two steps share",
         "bilevel/input_adjoints.py",
-        "images_bar = self._made_bars[0] + images_bar",
-        "images_bar = self._made_bars[0] + 0 * images_bar",
+        "images_bar = self._latest_bars[0] + images_bar",
+        "images_bar = self._latest_bars[0] + 0 * images_bar",
         ("bilevel/test_input_adjoints.py",),
     ),
     Fault(

@@ -1,7 +1,7 @@
-"""What makes models differentiable twice that were not written for it.
+"""Second derivatives for models that were not written for them.
 
-Below `functional`, which runs a model so. `second_order` is the context that does it; `formulas`
-and `grid_sample` have the derivatives that torch lacks, `batchnorm` the moving averages of stock
-layers, `replay` the random numbers, `no_grad` what forward mode has to be told. `inspection` finds
-what stands in the way, and `report` says it. Names are replaced by `patching`.
+Below `functional`. `second_order` is the context in which a model can be differentiated twice:
+`formulas` and `grid_sample` have the derivatives that torch lacks, `batchnorm` the moving averages
+of stock layers, `replay` and `draws` the random numbers, `no_grad` constants for forward mode.
+`inspection` finds what stands in the way, `report` lists it, and `patching` replaces names.
 """

@@ -1,8 +1,8 @@
-"""Stock BatchNorm layers inside the engine: their moving average as a function, not a side effect.
+"""Stock BatchNorm layers in the engine: their moving average as a function, not a side effect.
 
 `torch.nn.functional.batch_norm` writes its running statistics in place and has no derivative for
 them. While the engine runs a model it replaces the function by plain arithmetic, and what the
-kernel would have written is noted down instead (`StatisticsRecord`), with its graph. So a model
+kernel would have written is noted instead (`StatisticsRecord`), with its graph. So a model
 that was never converted has exact hypergradients, through its moving average as well. Layers made
 by `dd_plugin.bn.convert_bn` do not need this. `torch.nn.functional.instance_norm` keeps a moving
 average in the same way where a layer was made with ``track_running_stats=True``.
@@ -34,15 +34,15 @@ class StatisticsRecord:
         self._new: dict[int, tuple[Tensor, Tensor]] = {}
 
     def note(self, old: Tensor, new: Tensor) -> None:
-        """``new`` takes the place of ``old``; a layer used twice moves its average twice."""
+        """Note that ``new`` replaces ``old``; a layer used twice moves its average twice."""
         self._new[id(old)] = (old, new)
 
     def latest(self, old: Tensor) -> Tensor:
-        """What ``old`` has become, ``old`` itself if nothing moved it."""
+        """Return what ``old`` has become, ``old`` itself if nothing moved it."""
         return self._new[id(old)][1] if id(old) in self._new else old
 
     def as_buffer(self, old: Tensor) -> Tensor:
-        """The same as plain training sees it in the same pass: moved without gradient."""
+        """Return the same as plain training sees it in one pass: moved without gradient."""
         return self.latest(old).detach() if id(old) in self._new else old
 
 
@@ -71,7 +71,16 @@ def _batch_norm(
 ) -> Tensor:
     record = _record.get()
     if record is None and arithmetic.fused_kernel_is_exact(input):
-        return _native(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return _native(
+            input,
+            running_mean,
+            running_var,
+            weight=weight,
+            bias=bias,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+        )
     if training:
         y, mean, var, count = batch_normalize(input, weight, bias, eps)
         if count == 0:  # torch's kernel leaves the running statistics alone
@@ -88,7 +97,7 @@ def _batch_norm(
     assert running_mean is not None
     assert running_var is not None
     mean, var = record.as_buffer(running_mean), record.as_buffer(running_var)
-    return arithmetic.normalize(input, mean, var, weight, bias, eps)
+    return arithmetic.normalize(input, mean, var, weight=weight, bias=bias, eps=eps)
 
 
 def _instance_norm(
@@ -105,10 +114,19 @@ def _instance_norm(
     tracked = running_mean is not None and running_var is not None
     if not tracked or (record is None and arithmetic.fused_kernel_is_exact(input)):
         return _native_instance_norm(
-            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+            input,
+            running_mean,
+            running_var,
+            weight=weight,
+            bias=bias,
+            use_input_stats=use_input_stats,
+            momentum=momentum,
+            eps=eps,
         )
     if not use_input_stats:
-        return _batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+        return _batch_norm(
+            input, running_mean, running_var, weight=weight, bias=bias, momentum=momentum, eps=eps
+        )
     pixels = list(range(2, input.dim()))
     # Each example has statistics of its own; the moving average takes their mean.
     mean, var = input.mean(pixels).mean(0), input.var(pixels).mean(0)
@@ -119,7 +137,7 @@ def _instance_norm(
         else:
             with torch.no_grad():
                 old.copy_(arithmetic.moving_average(old, new, momentum))
-    return _native_instance_norm(input, None, None, weight, bias, True, momentum, eps)
+    return _native_instance_norm(input, weight=weight, bias=bias, momentum=momentum, eps=eps)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ does not let it do inside of a transform: the engine's trace failed at it.
 Each function here has the signature and the values of the operation it stands for, and is made of
 operations that have every rule. `second_order` puts them in place. What none of this covers
 (CTC loss, multilabel margin loss, torchvision's `roi_align` and `deform_conv2d`, fused recurrent
-kernels) raises torch's own error, which `missing_rule_operation` recognises.
+kernels) raises torch's own error, which `missing_rule_operation` recognizes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models.grid_sample import grid_sample, grid_sampler
-from dd_plugin.bilevel.private import may_be_traced, native_nn, weight_norm_module
+from dd_plugin.private import WEIGHT_NORMS, may_be_traced, native_nn
 
 _native_embedding_bag = F.embedding_bag
 _native_one_hot = F.one_hot
@@ -118,7 +118,7 @@ def scaled_dot_product_attention(
 
 
 def _safe_root(x: Tensor, exponent: float) -> Tensor:
-    """x^exponent with derivatives 0 at x = 0, where those of the norms are by convention."""
+    """Return x^exponent with derivatives 0 at x = 0, as those of the norms are by convention."""
     zero = x == 0
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, 1.0, x) ** exponent)
 
@@ -283,8 +283,8 @@ REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = tuple(
         (torch.functional, "cdist", cdist),
         (torch, "pdist", pdist),
         (F, "pdist", pdist),
-        (torch, "_weight_norm", weight_norm),
-        (weight_norm_module, "_weight_norm", weight_norm),
+        (*WEIGHT_NORMS[0], weight_norm),
+        (*WEIGHT_NORMS[1], weight_norm),
         (F, "huber_loss", huber_loss),
         (native_nn, "mse_loss", mse_loss),
         (F, "soft_margin_loss", soft_margin_loss),

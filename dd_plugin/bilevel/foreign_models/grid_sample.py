@@ -37,7 +37,7 @@ def _pad_coordinate(x: Tensor, size: int, padding_mode: str, align_corners: bool
 
 
 def _cubic_weights(t: Tensor) -> list[Tensor]:
-    """Keys' cubic convolution at the distances 1 + t, t, 1 - t, 2 - t (Keys 1981, eq. 15)."""
+    """Return Keys' cubic convolution at 1 + t, t, 1 - t and 2 - t (Keys 1981, eq. 15)."""
 
     def near(x: Tensor) -> Tensor:
         return ((_CUBIC_A + 2) * x - (_CUBIC_A + 3)) * x * x + 1
@@ -49,10 +49,10 @@ def _cubic_weights(t: Tensor) -> list[Tensor]:
 
 
 def _taps(
-    coordinate: Tensor, size: int, mode: str, padding_mode: str, align_corners: bool
+    coordinate: Tensor, size: int, *, mode: str, padding_mode: str, align_corners: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    """Index and weight of each tap along one axis; the weight is zero outside of the input."""
-    # -1 and 1 are the centres of the outer pixels, or their outer edges.
+    """Return index and weight of each tap along one axis; outside of the input it is zero."""
+    # -1 and 1 are the centers of the outer pixels, or their outer edges.
     x = (coordinate + 1) / 2 * size - 0.5
     if align_corners:
         x = (coordinate + 1) / 2 * (size - 1)
@@ -70,12 +70,12 @@ def _taps(
             (_pad_coordinate(first + k - 1, size, padding_mode, align_corners), weight)
             for k, weight in enumerate(_cubic_weights(t))
         ]
-    found = []
+    inside_taps = []
     for position, weight in taps:
         inside = (position >= 0) & (position <= size - 1)
         index = torch.where(inside, position, torch.zeros_like(position)).long()
-        found.append((index, weight * inside.to(weight.dtype)))
-    return found
+        inside_taps.append((index, weight * inside.to(weight.dtype)))
+    return inside_taps
 
 
 def grid_sample(
@@ -113,7 +113,13 @@ def grid_sample(
     sizes = input.shape[2:]
     # The grid counts its axes from the last one of the input.
     taps = [
-        _taps(grid[..., axes - 1 - k], sizes[k], mode, padding_mode, bool(align_corners))
+        _taps(
+            grid[..., axes - 1 - k],
+            sizes[k],
+            mode=mode,
+            padding_mode=padding_mode,
+            align_corners=bool(align_corners),
+        )
         for k in range(axes)
     ]
     flat = input.flatten(2)
@@ -135,5 +141,9 @@ def grid_sampler(
 ) -> Tensor:
     """`torch.grid_sampler`, which numbers its modes."""
     return grid_sample(
-        input, grid, _GRID_MODES[interpolation_mode], _GRID_PADDINGS[padding_mode], align_corners
+        input,
+        grid,
+        mode=_GRID_MODES[interpolation_mode],
+        padding_mode=_GRID_PADDINGS[padding_mode],
+        align_corners=align_corners,
     )

@@ -1,4 +1,4 @@
-"""What a model carries that stands in the way of a second derivative, found without running it.
+"""Obstacles to a second derivative in a model, found without running it.
 
 Four things: caches (attention biases kept by eval mode, `functools` caches that may hold
 tensors), activation checkpointing that is switched on, references to torch operations taken before
@@ -22,15 +22,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.foreign_models.patching import Patch
-from dd_plugin.bilevel.private import is_of_transform
+from dd_plugin.private import MODULE_REGISTRIES, buffers_of, input_hooks, is_of_transform
 
 CHECKPOINT_FLAGS = ("grad_checkpointing", "gradient_checkpointing")
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
 _INPUT_HOOK = "dd_plugin copies of inputs"
 
 
 class ForgetfulDict(dict[Any, Any]):
-    """A cache that never has what is asked for, and hands out what was just put in, once.
+    """A cache that is always empty, and hands out what was just put in, once.
 
     Stands in for the attention-bias caches of eval mode, whose code reads `if key not in cache:
     cache[key] = value` and then `return cache[key]`: every call computes its own value, in its own
@@ -51,7 +50,7 @@ class ForgetfulDict(dict[Any, Any]):
 
 
 def attention_bias_caches(module: nn.Module) -> list[str]:
-    """Names of the plain dictionaries of one module that cache tensors derived from parameters.
+    """Return the names of one module's dictionaries that cache tensors derived from parameters.
 
     `attention_bias_cache` of timm's and transformers' LeViT and its relatives, and any other
     attribute with "cache" in its name that is a dictionary of tensors.
@@ -59,7 +58,7 @@ def attention_bias_caches(module: nn.Module) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if name not in _REGISTRIES
+        if name not in MODULE_REGISTRIES
         and type(value) in (dict, ForgetfulDict)
         and (
             name == "attention_bias_cache"
@@ -73,7 +72,7 @@ def _all_tensors(values: dict[Any, Any]) -> bool:
 
 
 def uncached(function: Any) -> Any | None:
-    """The function below an `lru_cache` or a decorator that holds one; None if there is none."""
+    """Return the function below an `lru_cache`, or below a decorator with one; None without."""
     if isinstance(function, functools._lru_cache_wrapper):
         return function.__wrapped__
     if isinstance(function, FunctionType) and hasattr(function, "__wrapped__"):
@@ -88,24 +87,24 @@ def uncached(function: Any) -> Any | None:
 
 
 def source_classes(model: nn.Module) -> list[type]:
-    """The classes of a model's modules and their bases, those of torch left out."""
-    found: dict[type, None] = {}
+    """Return the classes of a model's modules and their bases, without those of torch."""
+    classes: dict[type, None] = {}
     for module in model.modules():
-        if type(module) not in found:
+        if type(module) not in classes:
             for cls in type(module).__mro__:
                 if cls.__module__.partition(".")[0] not in ("torch", "builtins", "abc", "typing"):
-                    found[cls] = None
-    return list(found)
+                    classes[cls] = None
+    return list(classes)
 
 
 def source_files(model: nn.Module) -> list[ModuleType]:
-    """The imported Python modules in which the classes of a model are defined."""
+    """Return the imported Python modules in which the classes of a model are defined."""
     names = {cls.__module__: None for cls in source_classes(model)}
     return [sys.modules[name] for name in names if name in sys.modules]
 
 
 def cached_functions(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
-    """`functools` caches in a model's classes and source files.
+    """Find `functools` caches in a model's classes and source files.
 
     Yields:
         (owner, name, the same thing without its cache).
@@ -131,12 +130,12 @@ def cached_functions(model: nn.Module) -> Iterator[tuple[Any, str, Any]]:
 
 
 def checkpoint_flags(module: nn.Module) -> list[str]:
-    """The activation checkpointing flags of one module that are on."""
+    """Return the activation checkpointing flags of one module that are on."""
     return [name for name in CHECKPOINT_FLAGS if getattr(module, name, False) is True]
 
 
 def early_references(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]:
-    """References to replaced functions held by the model itself.
+    """Find references to replaced functions that the model itself holds.
 
     `from torch.nn.functional import scaled_dot_product_attention` in a model's source file, or
     `self.gate = F.hardsigmoid` in one of its modules.
@@ -156,7 +155,7 @@ def early_references(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Pat
 
 
 def _stored(instruction: dis.Instruction) -> tuple[str, ...]:
-    """The local variables that an instruction sets, those of Python 3.13's fused ones included."""
+    """Return the local variables that an instruction sets; Python 3.13 fuses two into one."""
     if not instruction.opname.startswith("STORE_FAST"):
         return ()
     names = instruction.argval
@@ -166,20 +165,20 @@ def _stored(instruction: dis.Instruction) -> tuple[str, ...]:
 
 
 def _arguments_written_into(code: CodeType) -> list[str]:
-    """Arguments that are updated by `+=`, `*=`, ... while they still are what the caller gave."""
-    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
-    found, updates = [], False
+    """Return arguments that `+=`, `*=`, ... update while they still are the caller's."""
+    untouched = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    written, updates = [], False
     for instruction in dis.get_instructions(code):
         for name in _stored(instruction):
-            if updates and name in given:
-                found.append(name)
-            given.discard(name)
+            if updates and name in untouched:
+                written.append(name)
+            untouched.discard(name)
         updates = instruction.opname == "BINARY_OP" and instruction.argrepr.endswith("=")
-    return found
+    return written
 
 
 def written_inputs(cls: type) -> list[str]:
-    """The inputs that the `forward` of a module class, not of its bases, may write into.
+    """Return the inputs that the `forward` of a class, not of its bases, may write into.
 
     Read off the compiled code. An update of a number looks the same; `x.mul_(y)` and `x[i] = y`
     are not seen.
@@ -192,7 +191,7 @@ def written_inputs(cls: type) -> list[str]:
 def copy_inputs(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A forward pre-hook: the module works on differentiable copies of the tensors it is given."""
+    """Copy the tensors that a module takes, differentiably: a hook before its forward."""
 
     def copied(value: Any) -> Any:
         return value.clone() if isinstance(value, Tensor) else value
@@ -201,7 +200,7 @@ def copy_inputs(
 
 
 def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]:
-    """All that has to be set in a model while it is differentiated twice."""
+    """List what has to be set in a model while it is differentiated twice."""
     for module in model.modules():
         for name in attention_bias_caches(module):
             yield Patch(vars(module), name, ForgetfulDict())
@@ -210,8 +209,7 @@ def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]
     for owner, name, plain in cached_functions(model):
         yield Patch(owner, name, plain)
     yield from early_references(model, replaced)
-    hooks = getattr(model, "_forward_pre_hooks", None)
-    takes_keywords = getattr(model, "_forward_pre_hooks_with_kwargs", None)
+    hooks, takes_keywords = input_hooks(model)
     known = hooks is not None and takes_keywords is not None  # the engine's images are copies
     if known and any(written_inputs(cls) for cls in source_classes(model)):
         # At the root only: what the parts of a model pass to each other, they may share.
@@ -220,7 +218,7 @@ def model_patches(model: nn.Module, replaced: dict[int, Any]) -> Iterator[Patch]
 
 
 def escaped(value: Any) -> bool:
-    """Whether `value` is, or is a small container of, tensors of a functorch transform."""
+    """Return whether `value` is, or is a small container of, tensors of a functorch transform."""
     if isinstance(value, Tensor):
         return is_of_transform(value)
     if isinstance(value, dict):
@@ -231,19 +229,23 @@ def escaped(value: Any) -> bool:
 
 
 def tensor_attributes(model: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Per module, its attributes (and its buffers) and a copy of what they are now."""
+    """Return of every module its attributes, its buffers, and copies of both as they are now."""
     return [
         (names, dict(names))
         for module in model.modules()
-        for names in (vars(module), module._buffers)
+        for names in (vars(module), buffers_of(module))
     ]
 
 
 def drop_escaped(before: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    """Puts back every attribute that was left holding a tensor of a transform that has ended."""
+    """Put back every attribute that was left holding a tensor of a transform that has ended."""
     for names, old in before:
         for name in list(names):
-            if name in _REGISTRIES or names[name] is old.get(name) or not escaped(names[name]):
+            if (
+                name in MODULE_REGISTRIES
+                or names[name] is old.get(name)
+                or not escaped(names[name])
+            ):
                 continue
             if name in old:
                 names[name] = old[name]

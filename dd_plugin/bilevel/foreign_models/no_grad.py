@@ -33,7 +33,9 @@ from torch import Tensor
 
 from dd_plugin.bilevel.foreign_models import patching
 from dd_plugin.bilevel.foreign_models.patching import Patch
-from dd_plugin.bilevel.private import (
+from dd_plugin.bilevel.step_values import tree_map_only
+from dd_plugin.private import (
+    GRAD_MODE_SWITCH,
     get_forward_mode,
     get_interpreter_stack,
     gradient_transform,
@@ -42,7 +44,6 @@ from dd_plugin.bilevel.private import (
     set_forward_mode,
     set_grad_mode,
 )
-from dd_plugin.bilevel.step_values import tree_map_only
 
 # Otherwise forward mode cannot be told of `no_grad`: `adjoints` goes in reverse then.
 RESPECTED = None not in (set_grad_mode, set_forward_mode, get_forward_mode)
@@ -53,7 +54,7 @@ _native_apply: Any = inspect.getattr_static(torch.autograd.Function, "apply")
 
 
 class _Sweep:
-    """Where one sweep stands among nested function transforms.
+    """The place of one sweep among nested function transforms.
 
     A transform that the model or the loss uses by itself (`torch.func.grad` in a loss) switches
     gradients on for its own level. What lies around it has tangents only if it had them before.
@@ -64,7 +65,7 @@ class _Sweep:
         self._own = _innermost_level() + 1
 
     def switch(self, mode: bool) -> None:
-        """The grad mode is now ``mode``, at the level of the transform that runs."""
+        """Set forward mode like the grad mode, at the level of the transform that runs."""
         assert set_forward_mode is not None
         nested = mode and _innermost_level() > self._own
         set_forward_mode(mode and not (nested and _entered_without_grad(self._own)))
@@ -78,13 +79,13 @@ _thread = _PerThread()
 
 
 def _innermost_level() -> int:
-    """The level of the innermost function transform; 0 for none, or where torch does not tell."""
+    """Return the level of the innermost function transform; 0 for none, or if unknown."""
     innermost = None if peek_interpreter_stack is None else peek_interpreter_stack()
     return 0 if innermost is None else int(innermost.level())
 
 
 def _entered_without_grad(level: int) -> bool:
-    """Whether a gradient transform inside of ``level`` was entered with gradients off."""
+    """Return whether a gradient transform inside of ``level`` was entered with gradients off."""
     if get_interpreter_stack is None or gradient_transform is None:
         return False
     return any(
@@ -95,7 +96,7 @@ def _entered_without_grad(level: int) -> bool:
 
 
 def _set_both_modes(mode: bool) -> None:
-    """`torch._C._set_grad_enabled`, and the same for forward mode."""
+    """Set the grad mode as torch does, and forward mode with it."""
     assert set_grad_mode is not None
     set_grad_mode(mode)
     if _thread.sweep is not None:
@@ -117,8 +118,8 @@ def _detach_(self: Tensor) -> Tensor:
     return self if _thread.sweep is None else self.copy_(self.detach())
 
 
-def _apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-    """`torch.autograd.Function.apply` that gets constants where gradients are off."""
+def _apply_to_constants(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+    """Call `torch.autograd.Function.apply`, on constants where gradients are off."""
     if _thread.sweep is not None and not torch.is_grad_enabled():
         args, kwargs = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
     return _native_apply.__get__(None, cls)(*args, **kwargs)
@@ -160,10 +161,10 @@ def no_grad_in_forward_mode() -> Iterator[None]:
     assert set_forward_mode is not None
     tickets = patching.apply(
         [
-            Patch(torch._C, "_set_grad_enabled", _set_both_modes),
+            Patch(*GRAD_MODE_SWITCH, _set_both_modes),
             Patch(Tensor, "data", property(_get_data, _set_data)),
             Patch(Tensor, "detach_", _detach_),
-            Patch(torch.autograd.Function, "apply", classmethod(_apply)),
+            Patch(torch.autograd.Function, "apply", classmethod(_apply_to_constants)),
         ]
     )
     forward, outside = get_forward_mode(), _thread.sweep

@@ -1,7 +1,7 @@
-"""Names set for a while and put back exactly, also when several contexts overlap.
+"""Names that are set for a while and put back exactly, also when several contexts overlap.
 
 `second_order` replaces functions of torch, class attributes and attributes of modules while it is
-active. This file holds the book-keeping: one process-wide record of what each name was before the
+active. This file holds the bookkeeping: one process-wide record of what each name was before the
 first context touched it, counted, so that contexts may nest and may end in any order and in any
 thread, and the last one out restores.
 """
@@ -61,7 +61,7 @@ def _set(owner: Any, name: str, value: Any) -> None:
 
 
 def apply(patches: Iterable[Patch]) -> list[tuple[int, str]]:
-    """Sets every name and returns the tickets that `restore` takes.
+    """Set every name, and return the tickets that `restore` takes.
 
     A name that another context has set already is only counted: the first value stays. On an
     error everything that this call did is undone.
@@ -87,7 +87,7 @@ def apply(patches: Iterable[Patch]) -> list[tuple[int, str]]:
 
 
 def restore(tickets: list[tuple[int, str]]) -> None:
-    """Gives tickets back; a name whose last ticket comes back is as it was before the first."""
+    """Give tickets back; a name whose last ticket comes back is as it was before the first."""
     with _lock:
         for ticket in reversed(tickets):
             entry = _entries[ticket]

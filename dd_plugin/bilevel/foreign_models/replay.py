@@ -1,131 +1,27 @@
-"""Random numbers of a model, replayed exactly from one sweep of the engine to the next.
+"""Random operations of a model, replayed exactly from one sweep of the engine to the next.
 
 A step is run several times: forward, and once more in the backward sweep, under other function
 transforms, perhaps compiled. The seed alone does not make dropout draw the same mask each time:
 torch's random operations follow the memory layout of their input, and a compiled graph has its own
-generator. Here every draw of a model is made explicitly, from a generator that belongs to the
-step, by shape alone and in the order of the calls; a compiled step gets the drawn numbers as
-inputs.
+generator. Here each of them gets a replacement that draws from `draws`.
 
 `replayed` sets the names under which models look up random operations, as `second_order` does and
-for the same reasons; `Draws` is where the numbers come from while a model runs.
+for the same reasons. Each replacement calls torch's own operation where no model is drawing.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dd_plugin.bilevel.foreign_models import patching
+from dd_plugin.bilevel.foreign_models.draws import Draws, Kind, active_draws
 from dd_plugin.bilevel.foreign_models.patching import Patch
-from dd_plugin.seeds import seed_global_generators
-
-Kind = Literal["uniform", "normal"]
-
-
-@dataclass(frozen=True)
-class DrawSpec:
-    """What one draw looks like: uniform on [0, 1) or standard normal numbers of a shape."""
-
-    kind: Kind
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-    def draw(self, generator: torch.Generator, copies: int | None = None) -> Tensor:
-        """The numbers; with ``copies``, that many along a new first dimension."""
-        shape = self.shape if copies is None else (copies, *self.shape)
-        make = torch.rand if self.kind == "uniform" else torch.randn
-        return make(shape, generator=generator, dtype=self.dtype, device=self.device)
-
-
-class Draws:
-    """The source of a model's random numbers during one call.
-
-    Args:
-        generators: device to generator, made on demand from ``seed``.
-        supplied: numbers to hand out instead, in order.
-    """
-
-    def __init__(self, seed: int = 0, supplied: Sequence[Tensor] | None = None) -> None:
-        self.seed = seed
-        self.supplied = None if supplied is None else list(supplied)
-        self.specs: list[DrawSpec] = []
-        self._generators: dict[torch.device, torch.Generator] = {}
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator of this call on a device."""
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return self._generators[device]
-
-    def draw(
-        self, kind: Kind, shape: Sequence[int], dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
-        """The next numbers."""
-        if dtype in (torch.float16, torch.bfloat16) or not dtype.is_floating_point:
-            dtype = torch.float32  # eight bits of a random number would not be uniform
-        spec = DrawSpec(kind, tuple(shape), dtype, torch.device(device))
-        index = len(self.specs)
-        self.specs.append(spec)
-        if self.supplied is None:
-            with _native():
-                return spec.draw(self.generator(spec.device))
-        if index >= len(self.supplied) or self.supplied[index].shape != spec.shape:
-            raise RuntimeError(
-                "the model drew other random numbers than in its first run "
-                f"(draw {index}: {spec}); it has a control flow that changes from step to step, "
-                "use compile=False"
-            )
-        return self.supplied[index]
-
-
-def predraw(specs: Sequence[DrawSpec], seed: int) -> list[Tensor]:
-    """The numbers that a `Draws` with this seed gives for these draws."""
-    draws = Draws(seed)
-    return [draws.draw(s.kind, s.shape, s.dtype, s.device) for s in specs]
-
-
-# Per thread: what draws elsewhere while a model runs has nothing to do with it.
-_current: ContextVar[Draws | None] = ContextVar("dd_plugin_draws", default=None)
-_native_calls: ContextVar[bool] = ContextVar("dd_plugin_native_draws", default=False)
-
-
-@contextlib.contextmanager
-def drawing_from(draws: Draws | None) -> Iterator[None]:
-    """Let the replaced operations draw from ``draws``; needs `replayed` around it."""
-    before = _current.set(draws)
-    try:
-        if draws is not None:
-            # What draws by other means (Python's and NumPy's generators, kernels of torch) gets the
-            # same seed each time, a replay as long as it runs under the same transforms.
-            seed_global_generators(draws.seed)
-        yield
-    finally:
-        _current.reset(before)
-
-
-@contextlib.contextmanager
-def _native() -> Iterator[None]:
-    before = _native_calls.set(True)
-    try:
-        yield
-    finally:
-        _native_calls.reset(before)
-
-
-# The replacements. Each falls through to torch when no model is drawing.
-
-
-def _active(generator: object = None) -> Draws | None:
-    return _current.get() if generator is None and not _native_calls.get() else None
 
 
 def _uniform_like(draws: Draws, x: Tensor, shape: Sequence[int] | None = None) -> Tensor:
@@ -133,7 +29,7 @@ def _uniform_like(draws: Draws, x: Tensor, shape: Sequence[int] | None = None) -
 
 
 def _keep(draws: Draws, x: Tensor, shape: Sequence[int], p: float) -> Tensor:
-    """The mask of dropout: 1 / (1 - p) where a value is kept, else 0."""
+    """Return the mask of dropout: 1 / (1 - p) where a value is kept, else 0."""
     if p >= 1.0:
         return torch.zeros(tuple(shape), dtype=x.dtype, device=x.device)
     kept = _uniform_like(draws, x, shape) >= p
@@ -154,7 +50,7 @@ def _make_dropout(native: Callable[..., Tensor], unbatched_dim: int | None) -> A
     def dropout(
         input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
-        draws = _active()
+        draws = active_draws()
         if draws is None or not training or p == 0.0:
             return native(input, p, training, inplace)
         _check_p(p)
@@ -165,7 +61,7 @@ def _make_dropout(native: Callable[..., Tensor], unbatched_dim: int | None) -> A
 
 
 def _returned(input: Tensor, output: Tensor, inplace: bool) -> Tensor:
-    """``output``, written into ``input`` where the caller may not look at what is returned."""
+    """Return the output, written into the input where the caller may look there alone."""
     return input.copy_(output) if inplace else output
 
 
@@ -173,7 +69,7 @@ def _make_alpha_dropout(native: Callable[..., Tensor], by_channel: bool) -> Any:
     def alpha_dropout(
         input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
     ) -> Tensor:
-        draws = _active()
+        draws = active_draws()
         if draws is None or not training or p == 0.0:
             return native(input, p, training, inplace)
         _check_p(p)
@@ -198,7 +94,7 @@ def _rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Tensor:
-    draws = _active()
+    draws = active_draws()
     if draws is None:
         return _NATIVE[F, "rrelu"](input, lower, upper, training, inplace)
     if not training:
@@ -209,7 +105,7 @@ def _rrelu(
 
 def _raw_dropout(native: Callable[..., Tensor]) -> Any:
     def dropout(input: Tensor, p: float, train: bool) -> Tensor:
-        draws = _active()
+        draws = active_draws()
         if draws is None or not train or p == 0.0:
             return native(input, p, train)
         return input * _keep(draws, input, input.shape, p)
@@ -234,7 +130,7 @@ def _make_factory(native: Callable[..., Tensor], kind: Kind) -> Any:
         device: Any = None,
         **options: Any,
     ) -> Tensor:
-        draws = _active(generator)
+        draws = active_draws(generator)
         if draws is None:
             keywords = {"generator": generator, "dtype": dtype, "device": device} | options
             if size is not None:
@@ -251,7 +147,7 @@ def _make_like(native: Callable[..., Tensor], kind: Kind) -> Any:
     def like(
         input: Tensor, *, dtype: torch.dtype | None = None, device: Any = None, **options: Any
     ) -> Tensor:
-        draws = _active(options.get("generator"))
+        draws = active_draws(options.get("generator"))
         if draws is None:
             return native(input, dtype=dtype, device=device, **options)
         dtype = dtype or input.dtype
@@ -262,7 +158,7 @@ def _make_like(native: Callable[..., Tensor], kind: Kind) -> Any:
 
 def _randint(native: Callable[..., Tensor]) -> Any:
     def randint(*args: Any, generator: Any = None, **options: Any) -> Tensor:
-        draws = _active(generator)
+        draws = active_draws(generator)
         if draws is None:
             return native(*args, generator=generator, **options)
         values = list(args)
@@ -279,7 +175,7 @@ def _randint(native: Callable[..., Tensor]) -> Any:
 
 def _randperm(native: Callable[..., Tensor]) -> Any:
     def randperm(n: int, *, generator: Any = None, **options: Any) -> Tensor:
-        draws = _active(generator)
+        draws = active_draws(generator)
         if draws is None:
             return native(n, generator=generator, **options)
         device = options.get("device") or "cpu"
@@ -291,10 +187,10 @@ def _randperm(native: Callable[..., Tensor]) -> Any:
 
 def _bernoulli(native: Callable[..., Tensor]) -> Any:
     def bernoulli(input: Tensor, p: Any = None, *, generator: Any = None, **options: Any) -> Tensor:
-        draws = _active(generator)
+        draws = active_draws(generator)
         if draws is None:
-            given = () if p is None else (p,)
-            return native(input, *given, generator=generator, **options)
+            chance = () if p is None else (p,)
+            return native(input, *chance, generator=generator, **options)
         u = _uniform_like(draws, input)
         return (u < (input if p is None else p)).to(input.dtype)
 
@@ -303,7 +199,7 @@ def _bernoulli(native: Callable[..., Tensor]) -> Any:
 
 def _make_in_place(native: Callable[..., Tensor], fill: Callable[..., Tensor]) -> Any:
     def in_place(self: Tensor, *args: Any, generator: Any = None, **options: Any) -> Tensor:
-        draws = _active(generator)
+        draws = active_draws(generator)
         if draws is None:
             return native(self, *args, generator=generator, **options)
         return self.copy_(fill(draws, self, *args, **options))
@@ -362,34 +258,11 @@ _IN_PLACE: tuple[tuple[str, Callable[..., Tensor]], ...] = (
 _NATIVE: dict[tuple[Any, str], Any] = {
     (home, name): getattr(home, name)
     for home, names in (
-        (
-            F,
-            [
-                "dropout",
-                "dropout1d",
-                "dropout2d",
-                "dropout3d",
-                "alpha_dropout",
-                "feature_alpha_dropout",
-                "rrelu",
-            ],
-        ),
-        (
-            torch,
-            [
-                "dropout",
-                "rand",
-                "randn",
-                "rand_like",
-                "randn_like",
-                "randint",
-                "randperm",
-                "bernoulli",
-            ],
-        ),
-        (Tensor, ["bernoulli", "bernoulli_", "uniform_", "normal_", "exponential_"]),
+        (F, "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout rrelu"),
+        (torch, "dropout rand randn rand_like randn_like randint randperm bernoulli"),
+        (Tensor, "bernoulli bernoulli_ uniform_ normal_ exponential_"),
     )
-    for name in names
+    for name in names.split()
 }
 
 

@@ -1,4 +1,4 @@
-"""What of a model needs help under second order, as a table, and the name of what failed.
+"""What of a model needs help with second derivatives, as a table, and the name of what failed.
 
 `second_order_needs` looks at classes, flags and attributes and runs nothing; the command line
 prints it. `missing_rule_operation` reads torch's error messages; the engine uses it to choose
@@ -23,6 +23,7 @@ from dd_plugin.bilevel.foreign_models.inspection import (
     checkpoint_flags,
     written_inputs,
 )
+from dd_plugin.private import attention_of
 
 Kind = Literal["operation", "cache", "checkpointing", "input", "unsupported"]
 
@@ -43,7 +44,7 @@ class SecondOrderNeed:
     """One row of the table.
 
     Attributes:
-        kind: "operation" (replaced by a formula), "cache" (passed by), "checkpointing" (switched
+        kind: "operation" (replaced by a formula), "cache" (bypassed), "checkpointing" (switched
             off), "input" (may be written into: the model gets copies), or "unsupported" (no help:
             expect an error).
         where: name of the first module concerned, "" for the root.
@@ -65,7 +66,7 @@ def _code_names(code: CodeType) -> Iterator[str]:
 
 
 def _called_names(function: FunctionType, seen: set[FunctionType]) -> Iterator[str]:
-    """Names in a function's code and in that of the functions of its file that it names."""
+    """Find names in the code of a function, and of the functions of its file that it names."""
     if function in seen:
         return
     seen.add(function)
@@ -80,7 +81,7 @@ def _called_names(function: FunctionType, seen: set[FunctionType]) -> Iterator[s
 
 
 def _operations(cls: type[nn.Module]) -> set[str]:
-    """Replaced or unsupported operations that the code of a module class names."""
+    """Return the replaced or unsupported operations that the code of a module class names."""
     names: set[str] = set()
     for base in cls.__mro__:
         if base is nn.Module:
@@ -130,8 +131,7 @@ def _rows(model: nn.Module) -> Iterator[tuple[Kind, str, str]]:
         for name in checkpoint_flags(module):
             yield "checkpointing", where, name
     # transformers: attention is chosen by the configuration, not by the class.
-    config = getattr(model, "config", None)
-    implementation = getattr(config, "_attn_implementation", None)
+    implementation = attention_of(model)
     if implementation == "sdpa":
         yield "operation", "", "scaled_dot_product_attention (attn_implementation='sdpa')"
     elif isinstance(implementation, str) and implementation != "eager":
@@ -143,7 +143,7 @@ def _rows(model: nn.Module) -> Iterator[tuple[Kind, str, str]]:
 
 
 def second_order_needs(model: nn.Module) -> list[SecondOrderNeed]:
-    """Lists what of `model` needs help under second order, without running it.
+    """List what of a model needs help with second derivatives, without running it.
 
     Operations are found by the names in the source code of the module classes: a row says that
     the code can call the operation, not that this configuration does; an operation called through
@@ -160,12 +160,12 @@ def second_order_needs(model: nn.Module) -> list[SecondOrderNeed]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
-    found: dict[tuple[Kind, str], list[str]] = {}
+    places: dict[tuple[Kind, str], list[str]] = {}
     for kind, where, what in _rows(model):
-        found.setdefault((kind, what), []).append(where)
+        places.setdefault((kind, what), []).append(where)
     return [
-        SecondOrderNeed(kind, places[0], what, len(places))
-        for (kind, what), places in found.items()
+        SecondOrderNeed(kind, modules[0], what, len(modules))
+        for (kind, what), modules in places.items()
     ]
 
 
@@ -183,10 +183,10 @@ _CUSTOM_FUNCTION = (
 
 
 def missing_rule_operation(error: BaseException) -> str | None:
-    """The operation that an error of torch says has no derivative rule.
+    """Return the operation that has no derivative rule, according to an error of torch.
 
     Reads the message and those of the errors it was raised from, so errors that `torch.compile`
-    wraps are recognised as well.
+    wraps are recognized as well.
 
     Args:
         error: what was raised.

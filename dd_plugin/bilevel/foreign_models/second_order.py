@@ -1,9 +1,9 @@
 """The context in which a model that was not written for it can be differentiated twice.
 
-BatchNorm is the business of `dd_plugin.bn`; this is for the rest of the model. The engine computes
-the jvp of a gradient (forward over reverse), and falls back to double backward. Four kinds of
-things of ordinary vision models break one or both, and `second_order` holds them off while it is
-active, leaving no trace: operations without rules (`formulas` has formulas for them), caches
+`dd_plugin.bn` is for BatchNorm, and this for the rest of the model. The engine computes the jvp of
+a gradient (forward over reverse), and falls back to double backward. Four kinds of things in
+ordinary vision models break one or both. `second_order` removes them while it is active, and
+leaves no trace: operations without rules (`formulas` has formulas for them), caches
 that swallow gradients or keep tensors of a finished transform, activation checkpointing, and
 inputs that are written into (`inspection` finds the last three). `second_order_needs` reports
 what of this a model has.
@@ -20,7 +20,7 @@ found, and other threads see the replacements too.
 from __future__ import annotations
 
 import contextlib
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +40,13 @@ from dd_plugin.bilevel.foreign_models.report import (
     missing_rule_operation,
     second_order_needs,
 )
-from dd_plugin.bilevel.private import build_dynamo_rules, dynamo_builder, refuses_requires_grad
+from dd_plugin.private import (
+    CHECKPOINT_IMPLEMENTATION,
+    build_dynamo_rules,
+    dynamo_builder,
+    refuses_requires_grad,
+    transformers_caches,
+)
 
 __all__ = ["SecondOrderNeed", "missing_rule_operation", "second_order", "second_order_needs"]
 
@@ -56,14 +62,14 @@ _CHECKPOINT_OPTIONS = (
 
 
 def _run_without_checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`torch.utils.checkpoint.checkpoint` that keeps the activations."""
+    """Stand in for `torch.utils.checkpoint.checkpoint`, and keep the activations."""
     return function(*args, **{k: v for k, v in kwargs.items() if k not in _CHECKPOINT_OPTIONS})
 
 
 def _run_implementation(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any
 ) -> Any:
-    """What `checkpoint` calls, for callers that hold `checkpoint` itself under another name."""
+    """Run what `checkpoint` calls, for callers that hold it under another name."""
     return function(*args, **kwargs)
 
 
@@ -107,22 +113,23 @@ def _global_patches() -> Iterator[Patch]:
     if dynamo is not None:
         # Dynamo takes whatever has the name of `checkpoint` for it.
         yield Patch(dynamo, "is_utils_checkpoint", _is_native_checkpoint)
-    if hasattr(checkpoint, "_checkpoint_impl"):
-        yield Patch(checkpoint, "_checkpoint_impl", _run_implementation)
-    transformers = sys.modules.get("transformers.pytorch_utils")
-    if hasattr(transformers, "compile_compatible_method_lru_cache"):
-        # The wrapper that transformers puts around its process-wide caches passes them by when
-        # it believes that it is being compiled.
+    if hasattr(*CHECKPOINT_IMPLEMENTATION):
+        yield Patch(*CHECKPOINT_IMPLEMENTATION, _run_implementation)
+    transformers = transformers_caches()
+    if transformers is not None:
+        # The wrapper that transformers puts around its process-wide caches bypasses them when it
+        # believes that it is being compiled.
         yield Patch(transformers, "is_torchdynamo_compiling", _true)
 
 
+_fastpath_lock = threading.Lock()
 _fastpath_depth = 0
 _fastpath_before = True
 
 
 def _enter_fastpath() -> None:
     global _fastpath_depth, _fastpath_before
-    with patching._lock:
+    with _fastpath_lock:
         if _fastpath_depth == 0:
             _fastpath_before = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
@@ -131,7 +138,7 @@ def _enter_fastpath() -> None:
 
 def _leave_fastpath() -> None:
     global _fastpath_depth
-    with patching._lock:
+    with _fastpath_lock:
         _fastpath_depth -= 1
         if _fastpath_depth == 0:
             torch.backends.mha.set_fastpath_enabled(_fastpath_before)
@@ -139,7 +146,7 @@ def _leave_fastpath() -> None:
 
 @contextlib.contextmanager
 def second_order(model: nn.Module | None = None) -> Iterator[None]:
-    """Makes second derivatives through ordinary vision models available while active.
+    """Make second derivatives through ordinary vision models available while active.
 
     While active:
 
@@ -148,9 +155,9 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
     - `torch.utils.checkpoint.checkpoint` runs its function plainly, keeping the activations;
     - `requires_grad_()` on an activation does nothing inside of a function transform, which would
       refuse it;
-    - process-wide caches of transformers are passed by, in both directions;
+    - process-wide caches of transformers are bypassed, in both directions;
     - of `model`: eval-mode attention-bias caches are neither read nor filled, `functools` caches in
-      its classes and source files are passed by, activation checkpointing flags are off, and
+      its classes and source files are bypassed, activation checkpointing flags are off, and
       references it holds to replaced functions are replaced. A model that may update one of its
       inputs in place (`pixel_values *= mask`) works on copies of them: no transform lets it write
       into a tensor from outside, and learned inputs must not change under the engine.

@@ -15,8 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from dd_plugin.bilevel.inputs import level_of_caller
-from dd_plugin.bilevel.private import forget_compiled_files
+from dd_plugin.bilevel.messages import level_of_caller
+from dd_plugin.private import forget_compiled_files
 
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # Part of the default folder's name, whatever the user is called.

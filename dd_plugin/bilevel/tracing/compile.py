@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
-from dd_plugin.bilevel.inputs import INSIDE, level_of_caller
-from dd_plugin.bilevel.private import known_inductor_options, make_fx_of_fakes
+from dd_plugin.bilevel.messages import INSIDE, level_of_caller
 from dd_plugin.bilevel.step_values import leaves_of, rebuilt
 from dd_plugin.bilevel.tracing.cache import damaged_entry, use_fresh_cache
 from dd_plugin.bilevel.tracing.halves import split
@@ -32,6 +31,7 @@ from dd_plugin.bilevel.tracing.passes import clean
 from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recorded, on_gpu
 from dd_plugin.bilevel.tracing.simplify import simplify
 from dd_plugin.bilevel.tracing.writes import without_writes
+from dd_plugin.private import known_inductor_options, make_fx_of_fakes, takes_a_list
 from dd_plugin.text import first_line
 
 # The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
@@ -125,7 +125,7 @@ class TracedGraph:
 
     def __init__(self, graph: GraphModule, pool: MemoryPool | None = None) -> None:
         self._graph: Callable[..., Any] = graph.forward
-        if hasattr(graph, "_in_spec"):
+        if takes_a_list(graph):
             # What `make_fx` writes takes its list apart by torch's slow trees: no list then.
             plain = Graph()
             plain.output(plain.graph_copy(graph.graph, {}))

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from dd_plugin.bilevel.private import operations
+from dd_plugin.private import TO_COPY, UNSAFE_VIEW, operations, schema_of
 
 # Cheap though not marked as pointwise: they make or move numbers without arithmetic.
 _CHEAP = operations(
-    "_to_copy.default",
-    "_unsafe_view.default",
     "alias.default",
     "arange.default",
     "clone.default",
@@ -47,6 +45,7 @@ _CHEAP = operations(
     "view.default",
     "zeros.default",
     "zeros_like.default",
+    beside=(TO_COPY, UNSAFE_VIEW),
 )
 
 
@@ -83,7 +82,7 @@ def split(graph_module: GraphModule, known: Sequence[bool], first_results: int) 
     late = {node for node, early in zip(inputs, known, strict=True) if not early}
     for node in graph.nodes:
         if node.op == "call_function":
-            schema = getattr(node.target, "_schema", None)
+            schema = schema_of(node.target)
             if schema is not None and schema.is_mutable:
                 return None
         if node.op != "output" and any(source in late for source in node.all_input_nodes):

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from dd_plugin.bilevel.private import TO_COPY, operations
 from dd_plugin.bilevel.tracing.writes import unsteady
+from dd_plugin.private import EFFICIENT_ZEROS, TO_COPY, UNSAFE_VIEW, operations, schema_of
 
 aten = torch.ops.aten
 
@@ -58,15 +58,10 @@ def prune_convolutions(graph_module: GraphModule) -> None:
 
 
 _ZERO_MAKERS = operations(
-    "zeros.default",
-    "zeros_like.default",
-    "new_zeros.default",
-    "_efficientzerotensor.default",
+    *("zeros.default", "zeros_like.default", "new_zeros.default"), beside=(EFFICIENT_ZEROS,)
 )
 # Linear in the first argument, or in either of the first two.
 _LINEAR = operations(
-    "_to_copy.default",
-    "_unsafe_view.default",
     "alias.default",
     "clone.default",
     "detach.default",
@@ -84,6 +79,7 @@ _LINEAR = operations(
     "squeeze.dim",
     "view.default",
     "avg_pool2d.default",
+    beside=(TO_COPY, UNSAFE_VIEW),
 )
 _BILINEAR = operations("mul.Tensor", "mm.default", "bmm.default")
 
@@ -207,8 +203,8 @@ def tiles_on_cpu(pooling: Node, wide: Any) -> bool:
 def tiles(pooling: Node, wide: Any) -> bool:
     """Whether the windows of an average pooling, or of its gradient, tile ``wide``."""
     value = wide.meta.get("val")
-    schema = pooling.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip([argument.name for argument in schema], pooling.args, strict=False))
+    schema: Any = schema_of(pooling.target)
+    given = dict(zip([argument.name for argument in schema.arguments], pooling.args, strict=False))
     given |= pooling.kwargs
     if not isinstance(value, Tensor):
         return False

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel.private import copy_all, version_of
+from dd_plugin.private import copy_all, version_of
 from dd_plugin.text import first_line
 
 Function = Callable[[list[Tensor]], list[Tensor]]

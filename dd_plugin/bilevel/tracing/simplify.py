@@ -27,21 +27,21 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from dd_plugin.bilevel.private import TO_COPY, operations
 from dd_plugin.bilevel.tracing.passes import ON_CPU, tiles, tiles_on_cpu
 from dd_plugin.bilevel.tracing.writes import unsteady
+from dd_plugin.private import TO_COPY, operations, schema_of
 
 aten = torch.ops.aten
 
 _MADE_OF_ONES = operations("ones.default", "ones_like.default", "new_ones.default")
 # They hand over the values of their first argument, in another shape or place at most.
 _SAME_VALUES = operations(
-    "_to_copy.default",
     "alias.default",
     "clone.default",
     "detach.default",
     "expand.default",
     "view.default",
+    beside=(TO_COPY,),
 )
 # Wider rows make the product with a matrix that is mostly zeros slower than the kernel.
 _WIDEST_ROW = 64
@@ -272,7 +272,7 @@ def _is_function(target: Any) -> bool:
     """Whether an operation gives the same result each time and does nothing else."""
     if target is operator.getitem:
         return True
-    schema = getattr(target, "_schema", None)
+    schema = schema_of(target)
     if schema is None or schema.is_mutable:
         return False
     tags = getattr(target, "tags", ())

@@ -16,19 +16,19 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from dd_plugin.bilevel.private import DISPATCH_MODE, TO_COPY, operations
+from dd_plugin.private import DISPATCH_MODE, TO_COPY, UNSAFE_VIEW, operations, schema_of
 
 aten = torch.ops.aten
 
 # Reshapes may or may not copy.
-_RESHAPES = operations("reshape.default", "_unsafe_view.default")
+_RESHAPES = operations("reshape.default", beside=(UNSAFE_VIEW,))
 
 
 def written_arguments(
     target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: type = Node
 ) -> Iterator[Any]:
     """The arguments of a call, of a kind, that the operation writes into."""
-    schema = getattr(target, "_schema", None)
+    schema = schema_of(target)
     if schema is None or not schema.is_mutable:
         return
     for position, argument in enumerate(schema.arguments):
@@ -46,7 +46,7 @@ def writes(node: Node) -> bool:
 
 def writes_by_schema(target: Any) -> bool:
     """Whether an operation writes into anything."""
-    schema = getattr(target, "_schema", None)
+    schema = schema_of(target)
     return schema is not None and bool(schema.is_mutable)
 
 
@@ -54,7 +54,7 @@ def _shared(node: Node) -> list[Node]:
     """The arguments whose memory the result of a node may be in."""
     if node.target is operator.getitem:
         return [part for part in node.args[:1] if isinstance(part, Node)]
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or node.target is TO_COPY:
         return []
     copies = node.target in _RESHAPES

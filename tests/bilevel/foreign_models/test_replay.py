@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dd_plugin.bilevel import BilevelProblem, Recompute, hypergradient
-from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, predraw, replayed
+from dd_plugin.bilevel.foreign_models.draws import Draws, drawing_from, predraw
+from dd_plugin.bilevel.foreign_models.replay import replayed
 from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_error
 
 

@@ -13,8 +13,9 @@ from dd_plugin.bilevel.foreign_models.batchnorm import (
     differentiable_batch_norm,
     recording,
 )
+from dd_plugin.bilevel.foreign_models.draws import Draws, drawing_from
 from dd_plugin.bilevel.foreign_models.no_grad import no_grad_in_forward_mode
-from dd_plugin.bilevel.foreign_models.replay import Draws, drawing_from, replayed
+from dd_plugin.bilevel.foreign_models.replay import replayed
 from dd_plugin.bn import statistics_in_graph
 from dd_plugin.bn.graph_mode import statistics_are_in_graph
 from tests.bilevel.problems import hard_batch, soft_batches, worst_error

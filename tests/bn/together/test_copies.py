@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from dd_plugin.bn import convert_bn, converted_layers, revert_bn, tracking_tensors
-from dd_plugin.bn.layer import STATISTICS
+from dd_plugin.bn.policy import STATISTICS
 from tests.bn.networks import (
     batches,
     both_modes,

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dd_plugin.bn import convert_bn, converted_layers, revert_bn
-from dd_plugin.bn.layer import STATISTICS, TRAIN_WITH
+from dd_plugin.bn.policy import STATISTICS, TRAIN_WITH
 from tests.bn.networks import Checkpointed, batches, both_modes, close, network, policies, train
 from tests.bn.processes import run_on_two
 
