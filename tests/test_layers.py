@@ -27,6 +27,10 @@ def lint(tmp_path):
             (package / part).mkdir(parents=True)
             code = f"import {imports[part]}\n" if part in imports else ""
             (package / part / "__init__.py").write_text(code)
+        # Modules of the trainer, which a contract names.
+        for module in ("distiller", "report"):
+            code = imports.get(f"distiller.{module}", "")
+            (package / "distiller" / f"{module}.py").write_text(code)
         (package / "__init__.py").write_text("")
         shutil.copy(PYPROJECT, tmp_path)
         command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
@@ -58,7 +62,7 @@ def test_import_up_or_across_is_refused(lint, low, high):
 
 
 def test_part_without_a_place_is_refused(lint):
-    result = lint({}, parts=("cli", "bilevel", "bn", "helpers"))
+    result = lint({}, parts=("cli", "distiller", "bilevel", "bn", "helpers"))
     assert result.returncode == 1
     assert "dd_plugin.helpers" in result.stdout
 
@@ -67,3 +71,26 @@ def test_engine_must_not_know_accelerate(lint):
     result = lint({"bilevel": "accelerate"})
     assert result.returncode == 1
     assert "dd_plugin.bilevel is not allowed to import accelerate" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import dd_plugin.distiller.distiller\n",
+        "from dd_plugin.distiller import distiller\n",
+        "from dd_plugin.distiller import Distiller\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+        "    from dd_plugin.distiller.distiller import Distiller\n",
+        "def write():\n    from dd_plugin.distiller.distiller import Distiller\n",
+    ],
+)
+def test_nothing_in_the_trainer_imports_the_trainer(lint, code):
+    result = lint({"distiller": "dd_plugin.distiller.distiller", "distiller.report": code})
+    assert result.returncode == 1
+    output = " ".join(result.stdout.split())
+    assert "dd_plugin.distiller.report is not allowed to import dd_plugin.distiller" in output
+
+
+def test_the_trainer_imports_its_files(lint):
+    code = "import dd_plugin.distiller.report\n"
+    assert lint({"distiller.distiller": code}).returncode == 0

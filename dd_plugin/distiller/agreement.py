@@ -1,6 +1,6 @@
-"""Processes that work on one run: they hold the same data, settings, network and synthetic set.
+"""The check that all processes hold the same data, settings, networks and synthetic set.
 
-Beside `distiller`, which asks before the first step. Every process reads its own data and makes its
+Called by `distiller` before the first step. Every process reads its own data and makes its
 own synthetic set, and gradients alone are exchanged. Processes that differ would average gradients
 of different images, without an error.
 """
@@ -81,7 +81,7 @@ def check_construction(run: Run, parts: Parts) -> None:
 
 
 def _networks(networks: Trained) -> dict[str, Any]:
-    """What the processes must have alike of the networks."""
+    """Return the facts about the networks that all processes must share."""
     if isinstance(networks, HeadCourse):
         return {
             f"weights of backbone {index}": backbone.fingerprint
@@ -95,7 +95,7 @@ def _networks(networks: Trained) -> dict[str, Any]:
 
 
 def _network(model: FunctionalModel, number: str, *, fixed: bool) -> dict[str, Any]:
-    """What the processes must have alike of one network, whose number is for the messages."""
+    """Return the facts about one network; its number is for the messages."""
     named = {**model.parameters, **model.statistics, **model.counters}
     held = {**model.fixed, **model.constants}
     return {
@@ -106,7 +106,7 @@ def _network(model: FunctionalModel, number: str, *, fixed: bool) -> dict[str, A
 
 
 def check_course(run: Run, state: TrainState) -> None:
-    """Compare where the processes go on from.
+    """Compare the state from which the processes continue.
 
     Raises:
         ProcessesDifferError: they differ, on every process; the message says in what.
@@ -161,7 +161,7 @@ def compare_tensors(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> 
 
 @cache
 def code_version() -> str:
-    """The version of dd_plugin, with a checksum of its source files."""
+    """Return the version of dd_plugin, with a checksum of its source files."""
     digest = hashlib.sha256()
     for file in sorted(Path(dd_plugin.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
@@ -182,7 +182,7 @@ def _length(data: RealData | None) -> int | str:
 
 
 def _checksum_of_data(data: RealData | None) -> str:
-    """Of all images in memory, of some of a data set on disk, of the first ones of a stream."""
+    """Return the checksum of all images in memory, some on disk, or the first of a stream."""
     if data is None:
         return "none"
     sum_ = 0

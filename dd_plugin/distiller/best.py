@@ -12,7 +12,7 @@ from dd_plugin.distiller.callbacks import DistillerState
 
 
 class BestSet:
-    """What the synthetic set was at its best evaluation.
+    """The synthetic set as it was at its best evaluation.
 
     Attributes:
         tensors: its state then; empty before the first evaluation.
@@ -29,7 +29,7 @@ class BestSet:
             self.tensors = _copied(synthetic)
 
     def restore(self, synthetic: SyntheticSet) -> None:
-        """Make the set what it was at its best; as it is if there was no evaluation."""
+        """Put the best set back; without an evaluation the set stays as it is."""
         if self.tensors:
             self._last = _copied(synthetic)
             synthetic.load_state_dict(self.tensors)

@@ -18,7 +18,7 @@ from dd_plugin.text import count, percent
 
 @dataclass
 class DistillerState:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
         global_step: outer steps done.
@@ -49,7 +49,7 @@ class DistillerState:
 
 @dataclass
 class DistillerControl:
-    """What callbacks ask for after a step; the loop takes it back when it is done."""
+    """Requests of callbacks after a step; the loop clears them when it has served them."""
 
     should_log: bool = False
     should_evaluate: bool = False
@@ -63,28 +63,30 @@ Control: TypeAlias = DistillerControl
 
 
 class DistillerCallback:
-    """Override what you need; every method gets the configuration, the state and the control.
+    """Base class: override what you need.
+
+    Every method gets the configuration, the state and the control.
 
     Among the keyword arguments ``distiller`` is always the running `Distiller`, on every process.
     """
 
     def on_train_begin(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def on_step_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
-        """After an outer step, before what it asks for is done."""
+        """Called after an outer step, before its requests are served."""
 
     def on_log(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
-        """After values, the keyword argument ``logs``, were added to the log."""
+        """Called after values were added to the log; they are the keyword argument ``logs``."""
 
     def on_evaluate(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
-        """After an evaluation; its results are the keyword argument ``metrics``."""
+        """Called after an evaluation; its results are the keyword argument ``metrics``."""
 
     def on_save(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
-        """After a checkpoint was written."""
+        """Called after a checkpoint was written."""
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
-        """After the last step."""
+        """Called after the last step."""
 
 
 class IntervalCallback(DistillerCallback):
@@ -121,7 +123,7 @@ class ProgressCallback(DistillerCallback):
 
             with suppress(OSError):
                 self._bar = tqdm(
-                    total=state.max_steps, initial=state.global_step, desc="distil", unit="step"
+                    total=state.max_steps, initial=state.global_step, desc="distill", unit="step"
                 )
 
     def on_step_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:

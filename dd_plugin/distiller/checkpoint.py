@@ -1,10 +1,10 @@
-"""Checkpoints: a run on disk, so that it goes on bit for bit after any kind of end.
+"""Checkpoints: a run on disk, from which it resumes bit for bit after any kind of end.
 
-Beside `distiller`. A checkpoint is a folder ``checkpoint-N`` that exists whole or not at all: it is
-written under another name, flushed to the disk, and then renamed. Batches, networks and
-augmentation are functions of the seed and the step; what is saved is what is not: the outer
-parameters and their optimizer, the pool of networks, the position in streamed data, the history,
-and the generators of Python, NumPy and torch for code of the user's own. Tensors go into
+Used by `distiller` and `resuming`. A checkpoint is a folder ``checkpoint-N`` that exists whole or
+not at all: it is written under another name, flushed to the disk, and then renamed. Batches,
+networks and augmentation are functions of the seed and the step. A checkpoint holds the rest: the
+outer parameters and their optimizer, the pool of networks, the position in streamed data, the
+history, and the random generators of Python, NumPy and torch for code of the user. Tensors go into
 safetensors and the rest into JSON; nothing in a checkpoint is executed when it is read.
 """
 
@@ -36,7 +36,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first."""
+    """Return the checkpoints in a folder, oldest first."""
     if not output_dir.is_dir():
         return []
     folders = [path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)]
@@ -44,7 +44,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def latest_checkpoint(output_dir: Path) -> Path:
-    """The newest checkpoint.
+    """Return the newest checkpoint in a folder.
 
     Raises:
         ValueError: there is none.
@@ -59,7 +59,7 @@ def latest_checkpoint(output_dir: Path) -> Path:
 
 
 def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
-    """Return the folder of the checkpoint that a run is to go on from.
+    """Return the folder of the checkpoint to resume from.
 
     Args:
         output_dir: of the run.
@@ -80,7 +80,7 @@ def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
 
 
 def save_checkpoint(state: TrainState, run: Run) -> Path:
-    """Write ``checkpoint-N`` of where a run is, and delete the oldest over the limit.
+    """Write ``checkpoint-N`` of a run, and delete the oldest over the limit.
 
     Raises:
         OSError: it could not be written, on this process or another; nothing is left of it.
@@ -107,7 +107,7 @@ def save_checkpoint(state: TrainState, run: Run) -> Path:
 
 
 def save_or_warn(state: TrainState, run: Run) -> bool:
-    """Write a checkpoint as `save_checkpoint` does; a run does not end for want of one.
+    """Write a checkpoint; a failure is a warning, and the run continues.
 
     Returns:
         Whether it was written.
@@ -150,9 +150,9 @@ def _problem_of(write: Callable[..., None], *arguments: Any) -> str:
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:
-    """Rename the checkpoints after a step to which a run goes back: they are of another course.
+    """Rename the checkpoints after the step to which a run goes back.
 
-    They are neither the newest ones any more nor counted with those of the run, and not lost.
+    They are not lost, but no longer count as checkpoints of the run.
     """
     later = [path for path in checkpoints(output_dir) if _step_of(path) > step]
     for path in later:
@@ -174,7 +174,7 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _any_problem(accelerator: Accelerator, problem: str) -> bool:
-    """Whether a process had a problem; the same on all of them."""
+    """Return whether any process had a problem."""
     if accelerator.num_processes == 1:
         return bool(problem)
     flag = torch.tensor(float(bool(problem)), device=accelerator.device)
@@ -182,7 +182,7 @@ def _any_problem(accelerator: Accelerator, problem: str) -> bool:
 
 
 def _save_shared(state: TrainState, run: Run, folder: Path) -> None:
-    """Write what all processes have alike."""
+    """Write the state that all processes share."""
     tensors = {f"synthetic.{k}": t for k, t in state.synthetic.state_dict().items()}
     tensors |= {f"best.{k}": t for k, t in state.best.tensors.items()}
     numbers: dict[str, Any] = {}
@@ -209,7 +209,7 @@ def _save_shared(state: TrainState, run: Run, folder: Path) -> None:
 
 
 def _save_process(state: TrainState, folder: Path, process: int) -> None:
-    """Write what a process has for itself."""
+    """Write the state of one process."""
     tensors: dict[str, Tensor] = {"rng.torch": torch.get_rng_state()}
     numbers: dict[str, Any] = {}
     if torch.cuda.is_available():
@@ -240,7 +240,7 @@ def _write(folder: Path, stem: str, tensors: dict[str, Tensor], numbers: dict[st
 
 
 def load_checkpoint(state: TrainState, run: Run, folder: Path) -> None:
-    """Make the state of a run what it was at a checkpoint.
+    """Restore the state of a run from a checkpoint.
 
     Raises:
         ValueError: it cannot be read, or belongs to a run with other settings.

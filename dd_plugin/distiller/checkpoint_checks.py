@@ -1,6 +1,6 @@
-"""What must be the same when a run goes on from a checkpoint: settings, networks, processes.
+"""The checks of a checkpoint: are its settings, networks and processes those of the run?
 
-Beside `checkpoint`, which asks before it changes anything.
+Called by `checkpoint` before anything is restored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _FREE = {
 
 
 def networks_in_words(networks: Trained) -> dict[str, list[str]]:
-    """Return what a checkpoint says of the networks, as far as two of them can be told apart."""
+    """Return the description of the networks in a checkpoint, to tell them from others."""
     if isinstance(networks, HeadCourse):
         return {"backbones": [backbone.fingerprint for backbone in networks.backbones]}
     each = [member.summary() for member in networks.members]
@@ -60,7 +60,7 @@ def networks_in_words(networks: Trained) -> dict[str, list[str]]:
 
 
 def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: TrainState) -> None:
-    """Refuse a checkpoint from which a run cannot go on.
+    """Check that a run can resume from a checkpoint.
 
     Args:
         folder: the checkpoint.
@@ -137,7 +137,7 @@ def _check_networks(folder: Path, saved: Mapping[str, Any], run: Run, state: Tra
 def _check_max_steps(
     folder: Path, saved: Mapping[str, Any], then: int, config: DistillerConfig
 ) -> None:
-    """Refuse fewer steps than were done, and warn of another schedule of the learning rates."""
+    """Refuse fewer steps than are done; warn that the schedule was another one."""
     done = saved["state"].get("global_step", 0)
     if config.max_steps < done:
         raise ValueError(

@@ -56,10 +56,10 @@ from dd_plugin.seeds import Purpose, mix
 
 
 class Distiller:
-    """Distils a data set into a few synthetic images.
+    """Distills a data set into a few synthetic images.
 
     Args:
-        model_init: a function that makes a network, a network (a fixed initialisation), or a
+        model_init: a function that makes a network, a network (a fixed initialization), or a
             name; by default ``config.model``. A list of these for a set that serves several
             networks, which take turns in the outer steps.
         config: the settings.
@@ -192,7 +192,7 @@ class Distiller:
         return self.networks
 
     def _own_losses(self) -> tuple[bool, bool]:
-        """Whether the inner and the outer loss are the user's."""
+        """Return whether the inner and the outer loss are the user's."""
         kind = type(self)
         inner = kind.compute_inner_loss is not Distiller.compute_inner_loss
         outer = kind.compute_outer_loss is not Distiller.compute_outer_loss
@@ -201,22 +201,23 @@ class Distiller:
     # What a subclass may override.
 
     def compute_inner_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of inner training; ``labels`` are indices or, when learned, floating point.
+        """Return the loss of inner training.
 
-        They are probabilities then, or weights of any sign with ``label_form="weights"``.
+        ``labels`` are indices. When learned, they are floating point: probabilities, or weights of
+        any sign with ``label_form="weights"``.
         """
         return (self._inner_loss or default_loss)(logits, labels)
 
     def compute_outer_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the trained network on real images."""
+        """Return the loss of the trained network on real images."""
         return (self._outer_loss or default_loss)(logits, labels)
 
     def create_optimizer_and_scheduler(self) -> tuple[torch.optim.Optimizer, Any]:
-        """The outer optimizer and its schedule."""
+        """Return the outer optimizer and its schedule."""
         return make_outer_optimizer(self.config, self.synthetic.leaves())
 
     def real_batch(self, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """The real images on which a network of an outer step is judged, as network input."""
+        """Return the real images for the outer loss of one network, as network input."""
         config = self.config
         seed = mix(config.seed, Purpose.REAL_BATCH, step, index)
         images, labels = self.train_data.batch(config.real_batch_size, seed, balanced=True)
@@ -275,7 +276,7 @@ class Distiller:
         return self.state
 
     def training_step(self) -> float:
-        """One outer step: average the networks' gradients and move the synthetic set.
+        """Do one outer step: average the networks' gradients and move the synthetic set.
 
         Returns:
             The mean outer loss, not finite if the step was skipped.
@@ -317,7 +318,7 @@ class Distiller:
 
         Args:
             networks: how many of each architecture; by default ``config.eval_networks``. A fixed
-                initialisation is one.
+                initialization is one.
 
         Returns:
             ``accuracy_mean``, ``accuracy_std`` and ``networks``; of several architectures also
@@ -338,7 +339,7 @@ class Distiller:
         return metrics
 
     def compare(self) -> dict[str, Scores]:
-        """The table of a run: the distilled set, as many random real images, and the full data.
+        """Evaluate the distilled set and, beside it, real images: as many, and all of them.
 
         Returns:
             Scores by name; the baselines only with ``config.baselines``.

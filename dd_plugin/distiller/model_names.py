@@ -1,4 +1,4 @@
-"""Networks of a run that are given by name, and those that have none.
+"""Names of networks: as settings, and the warning where there is no public one.
 
 Used by `distiller`, before the networks are made and after it.
 """
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def names_as_settings(
     config: DistillerConfig, model_init: ModelInit | Sequence[ModelInit] | None
 ) -> tuple[DistillerConfig, ModelInit | Sequence[ModelInit] | None]:
-    """Return names as settings and None, or modules and functions as they are."""
+    """Move names of networks into the settings; leave modules and functions as they are."""
     names = [model_init] if isinstance(model_init, str) else model_init
     if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
         return config.with_model(*names), None
@@ -26,7 +26,7 @@ def names_as_settings(
 
 
 def warn_of_nameless(recipe: Recipe) -> None:
-    """Tell of a network that others will not have, because the recipe does not name it."""
+    """Warn of networks that the recipe cannot name."""
     networks = recipe.backbones if recipe.trainable == "head" else recipe.architectures
     if any(network.model is None for network in networks):
         logger.warning(

@@ -1,4 +1,4 @@
-"""An outer step: the gradients of some networks, averaged over all processes, move the set.
+"""An outer step: average the gradients of networks over all processes, and move the set.
 
 The heart of the loop in `distiller`. Every process differentiates its own networks on its own real
 batches, and one sum over the processes carries gradients, losses and flags. Whatever is random is a
@@ -25,7 +25,7 @@ from dd_plugin.seeds import Purpose, mix
 
 @dataclass(frozen=True)
 class _Average:
-    """What the networks of a step have in the mean, or this process's part of it.
+    """The mean over the networks of a step, or the part of one process in it.
 
     Attributes:
         gradients: for the leaves, in their order.
@@ -42,7 +42,7 @@ class _Average:
 
 @dataclass(frozen=True)
 class OuterStep:
-    """One outer step after another.
+    """Takes the outer steps of a run.
 
     Attributes:
         run: the settings and the processes.
@@ -108,7 +108,7 @@ class OuterStep:
         return _Average(total, outer_loss, finite, stop=signal.name is not None)
 
     def _all_processes(self, part: _Average) -> _Average:
-        """The sum of the parts of all processes, in one exchange."""
+        """Return the sum of the parts of all processes, in one exchange."""
         accelerator = self.run.accelerator
         if accelerator.num_processes == 1:
             return part
@@ -146,7 +146,7 @@ class OuterStep:
         *,
         turn: int,
     ) -> Hypergradient:
-        """The gradient through the inner training of the architecture that has its turn."""
+        """Return the gradient through the inner training of the architecture whose turn it is."""
         config, synthetic = self.run.config, self.state.synthetic
         which = architectures.choice(turn)
         networks = architectures.members[which]
@@ -177,11 +177,11 @@ class OuterStep:
         return result
 
     def _turn(self, step: int, index: int = 0) -> int:
-        """The number of an inner run, over all outer steps."""
+        """Return the number of an inner run, counted over all outer steps."""
         return step * self.run.networks_per_step + index
 
     def _resting(self, step: int) -> set[int]:
-        """What is learned about the architectures that a step does not take, by `id`.
+        """Return the `id` of the tensors of architectures that a step does not use.
 
         The step says nothing about these tensors, so the outer optimizer leaves them alone.
         """

@@ -1,6 +1,6 @@
-"""The folder that a run writes to: that it can be written, and holds no other run.
+"""The checks of the output folder: it can be written, and holds no other run.
 
-Asked before any work, by `distiller` and the command line.
+Called by `distiller` and the command line before any work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dd_plugin.hub.remote.published import check_replaceable
 
 
 def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> None:
-    """See whether a run may write into its folder.
+    """Check that a run may write into its folder.
 
     Args:
         config: of the run.
@@ -48,7 +48,7 @@ def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> Non
 
 
 def check_places(config: DistillerConfig, *datasets: Any, is_main: bool) -> None:
-    """See that the places of a run can be read and written, before its data are.
+    """Check the folders and the checkpoint of a run, before its data are read.
 
     Args:
         config: of the run.
@@ -73,12 +73,12 @@ def check_places(config: DistillerConfig, *datasets: Any, is_main: bool) -> None
 
 
 def holds(folder: Path, checkpoint: Path) -> bool:
-    """Whether a checkpoint is one of the run in a folder."""
+    """Return whether a checkpoint lies in a folder."""
     return folder.resolve() in checkpoint.resolve().parents
 
 
 def check_apart(folder: Path, data: Any) -> None:
-    """See that a run does not write among its real images, where the next one would read it.
+    """Check that a run does not write among its real images.
 
     Args:
         folder: the run's.
@@ -99,7 +99,7 @@ def check_apart(folder: Path, data: Any) -> None:
 
 
 def check_writable(folder: Path, argument: str = "output_dir") -> None:
-    """Make a folder and try it.
+    """Make a folder and write a file into it.
 
     Args:
         folder: to be made.

@@ -1,6 +1,6 @@
-"""How fast a run goes and how it does: the numbers of a line of its log.
+"""Losses and speeds of a run, for the lines of its log.
 
-Kept by `distiller` between two lines.
+Kept by `distiller` from one line to the next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dd_plugin.distiller.run import Run
 
 @dataclass(frozen=True)
 class Workload:
-    """How many images go through networks.
+    """The images that go through the networks of a run.
 
     Attributes:
         processes: processes of the run, each of which counts its own inner steps.
@@ -97,7 +97,7 @@ class Progress:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the allocator on a GPU, else of the process."""
+    """Return the bytes of the allocator on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

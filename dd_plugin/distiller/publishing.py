@@ -1,4 +1,4 @@
-"""The place of a run on the Hub: asked before any work, and written to in the end.
+"""A run on the Hub: access is checked before any work, and the set is pushed in the end.
 
 Used by `distiller`. How a folder gets there is told in `dd_plugin.hub`.
 """
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_publishing(config: DistillerConfig) -> None:
-    """See that the Hub would take the set: a wrong token should not cost the run.
+    """Check that the Hub would take the set: a wrong token should not cost the run.
 
     Raises:
         PushError: it would not.

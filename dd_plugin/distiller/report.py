@@ -1,4 +1,4 @@
-"""What a run leaves behind: the distilled set, its curve, its log and the table of accuracies.
+"""The files of a finished run: the distilled set, its curve, its log and its table.
 
 Last in the flow of the trainer: saving the model writes it.
 """
@@ -64,7 +64,7 @@ _FAILURES = (
 
 @dataclass(frozen=True)
 class Report:
-    """A run as it is told to others.
+    """A run for others to read.
 
     Attributes:
         run: its settings and folder.
@@ -181,7 +181,7 @@ class Report:
 
 
 def _installed(*packages: str) -> dict[str, str]:
-    """The versions of the packages that are installed; arrays are distilled without `datasets`."""
+    """Return the versions of the installed packages; arrays need no `datasets`."""
     versions = {}
     for name in packages:
         with suppress(PackageNotFoundError):
@@ -190,14 +190,14 @@ def _installed(*packages: str) -> dict[str, str]:
 
 
 def _result(scores: Scores, seed: int) -> Result:
-    """Accuracies as a record has them, with the seeds of the networks of each architecture."""
+    """Return accuracies for the record, with the seeds of the networks."""
     each = next(iter(scores.by_model.values()), scores)
     seeds = [network_seed(seed, index) for index in range(len(each.accuracies))]
     return Result.of(scores, seeds)
 
 
 def _published(config: DistillerConfig, recipe: Recipe, dataset: str | None) -> dict[str, Any]:
-    """The settings that had an effect, without what concerns one machine alone."""
+    """Return the settings for the record, without those of one machine alone."""
     settings = {name: v for name, v in config.to_dict().items() if name not in _OF_ONE_MACHINE}
     settings["dataset"] = dataset
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
@@ -234,7 +234,7 @@ def _length(data: RealData) -> int | None:
 
 
 def results_table(results: Mapping[str, Scores], num_classes: int, config: DistillerConfig) -> str:
-    """The table of accuracies, in Markdown, aligned to be read as plain text too."""
+    """Return the table of accuracies in Markdown, aligned to be read as plain text too."""
     trained, stored = (n * num_classes for n in (config.trained_per_class, config.images_per_class))
     labels = row_labels("distilled images", str(trained), str(stored), "all")
     several = any(scores.by_model for scores in results.values())
@@ -250,9 +250,9 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Disti
 
 
 def training_curve(history: list[dict[str, Any]], trained: str = "fresh networks") -> bytes | None:
-    """A plot of outer loss and accuracy over outer steps as PNG; ``trained`` is what is tested.
+    """Return a plot of outer loss and accuracy over outer steps, as PNG.
 
-    None where there is nothing to plot, and without matplotlib.
+    None if there is nothing to plot, or no matplotlib; ``trained`` names what is tested.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""Where the outer steps of a run begin: at none, or at a checkpoint.
+"""The start of the outer steps: at step 0, where the run was, or at a checkpoint.
 
-Between `distiller`, which asks before the first step, and `checkpoint`, which reads and writes one.
+Called by `distiller` before the first step; `checkpoint` reads the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dd_plugin.distiller.run_folder import RunFolder
 def begin_or_resume(
     run: Run, state: TrainState, folder: RunFolder, checkpoint: str | bool | None
 ) -> bool:
-    """Load what a run goes on from, and see to it that its folder holds no other course.
+    """Load the checkpoint to resume from, if any, and clear the folder of other runs.
 
     Args:
         run: its settings and processes.
@@ -62,7 +62,7 @@ def begin_or_resume(
 
 
 def take_max_steps(position: DistillerState, config: DistillerConfig, scheduled: int) -> None:
-    """Take over a ``max_steps`` that was changed since the schedule was made, if it may be.
+    """Take over a ``max_steps`` that was changed after the schedule was made.
 
     Args:
         position: of the run; its ``max_steps`` is set.

@@ -1,4 +1,4 @@
-"""What the files of the trainer hand each other: a run, and everything that its steps change.
+"""The values that the files of the trainer take: a run, and the state that its steps change.
 
 At the bottom of the trainer, beside `parts`, which has the data, the networks and the synthetic
 set. Whatever works for a run takes these values, or fewer; `distiller` alone fills them in.
@@ -65,13 +65,13 @@ class Run:
         return dtype
 
     def share(self, count: int) -> range:
-        """Return which of ``count`` networks are this process's."""
+        """Return the networks of this process, out of ``count``."""
         return range(self.accelerator.process_index, count, self.accelerator.num_processes)
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that outer steps change, and so what a checkpoint holds.
+    """The state that outer steps change, and that a checkpoint holds.
 
     Attributes:
         synthetic: the set, whose tensors the outer optimizer moves.

@@ -1,4 +1,4 @@
-"""The folder of a run while the run lasts: locked, looked at again before writing, left if full.
+"""The folder of a run while it lasts: locked, checked again before writing, left if full.
 
 Between `distiller` and `report`, on the main process. A run takes hours, its last step takes a
 second. So a set that cannot be written is not given up at once: it goes to a second folder, or
@@ -59,7 +59,7 @@ class RunFolder:
         self._expected: str | None = None
 
     def begin(self, resumed: str | None, *, is_new: bool) -> None:
-        """Take the folder for a run, and clear away what a killed one left half written.
+        """Lock the folder for a run, and remove files that a killed run left half written.
 
         Args:
             resumed: the checkpoint that the run goes on from.
@@ -88,7 +88,7 @@ class RunFolder:
 
     @contextmanager
     def steps(self, position: DistillerState) -> Iterator[None]:
-        """Keep the folder while steps are done. A run that ends early leaves it to others.
+        """Keep the folder while steps are done; release it if the run ends early.
 
         Args:
             position: of the run; a signal that ended it is noted there.
@@ -203,7 +203,7 @@ class RunFolder:
 
 
 def set_in(folder: Path) -> str | None:
-    """Return what tells the set in a folder from others; None where there is none."""
+    """Return an identifier of the set in a folder; None if there is no set."""
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
         return checksum_in(record, TENSORS) or "damaged"
@@ -214,7 +214,7 @@ def set_in(folder: Path) -> str | None:
 
 
 def newest_checkpoint(folder: Path) -> str:
-    """Return the sentence on what is left of a run that ended early."""
+    """Return a sentence about the newest checkpoint, for a run that ended early."""
     left = checkpoints(folder)
     if not left:
         return f"There is no checkpoint in {str(folder)!r}"

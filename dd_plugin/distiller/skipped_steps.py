@@ -19,7 +19,7 @@ class NonFiniteError(RuntimeError):
 
 
 def skip(position: DistillerState, limit: int) -> None:
-    """Count the step under way as left out.
+    """Count the current step as left out.
 
     Args:
         position: of the run.
@@ -41,7 +41,7 @@ def skip(position: DistillerState, limit: int) -> None:
 
 
 def check_skipped(position: DistillerState, config: DistillerConfig) -> None:
-    """See that the set at the end of the run is one that was learned.
+    """Check that enough steps counted, at the end of a run.
 
     Warns:
         UserWarning: more than half of the steps were left out.

@@ -1,4 +1,4 @@
-"""Ends that come from outside: SIGINT and SIGTERM are noted, and the run ends after its step.
+"""SIGINT and SIGTERM: they are noted, and the run ends after its step.
 
 Used by `distiller`, which saves a checkpoint then.
 """
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopSignal:
-    """While it is entered, notes SIGINT and SIGTERM; a second one of the kind acts as usual.
+    """A context manager that notes SIGINT and SIGTERM; a second one acts as usual.
 
     Attributes:
         name: of the signal that came, or None.
@@ -47,7 +47,7 @@ class StopSignal:
 
 @contextmanager
 def unwinding_on_sigterm() -> Iterator[None]:
-    """While it is entered, SIGTERM ends the process as an exception does: files are cleared away.
+    """Let SIGTERM end the process by an exception, so that temporary files are removed.
 
     For long work before the first step, of which there is no checkpoint.
     """

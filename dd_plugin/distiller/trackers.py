@@ -1,6 +1,6 @@
-"""The trackers of a run, such as TensorBoard: they get its log and its pictures.
+"""The trackers of a run, such as TensorBoard, for its log and its pictures.
 
-Beside `distiller`, which tells them what it logs. A tracker that cannot be written to costs a
+Filled by `distiller`. A tracker that cannot be written to costs a
 warning and not the run.
 """
 
@@ -20,7 +20,7 @@ from dd_plugin.hub.folder import preview
 
 
 def make_accelerator(config: DistillerConfig) -> Accelerator:
-    """Return what computes a run by default, with the trackers that its settings name."""
+    """Return the default accelerator of a run, with the trackers in its settings."""
     names = [name for name in config.report_to if name != "none"]
     return Accelerator(log_with=names or None, project_dir=config.output_dir)
 
@@ -38,7 +38,7 @@ class Trackers:
         self._works = True
 
     def start(self, config: DistillerConfig) -> None:
-        """Open them, with the settings of the run."""
+        """Open the trackers, with the settings of the run."""
         if config.report_to:
             plain = {
                 k: v if isinstance(v, (int, float, str, bool)) else str(v)
@@ -59,14 +59,14 @@ class Trackers:
                 self._write(partial(tracker.log_images, {"distilled": picture}, step=step, **how))
 
     def close(self) -> None:
-        """Close them, and end the processes."""
+        """Close the trackers, and end the processes."""
         try:
             self._accelerator.end_training()
         except OSError as error:
             warnings.warn(f"the trackers could not be closed ({error})", stacklevel=3)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write to them; a run does not end for want of them."""
+        """Write to the trackers; a failure is one warning."""
         if not self._works:
             return
         try:

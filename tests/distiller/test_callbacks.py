@@ -41,7 +41,7 @@ def test_callbacks_see_everything_and_can_end_the_run(tmp_path):
 def test_the_progress_bar_can_be_left_out(tmp_path, capsys):
     for name, disabled in (("a", True), ("b", False)):
         toy_distiller(tmp_path / name, disable_tqdm=disabled).train()
-        assert ("distil: 100%" in capsys.readouterr().err) != disabled
+        assert ("distill: 100%" in capsys.readouterr().err) != disabled
 
 
 def test_an_evaluation_is_told_with_the_bar_and_without(tmp_path, capsys):

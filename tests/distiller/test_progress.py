@@ -1,67 +1,49 @@
-"""The numbers of a line of the log: a loss where there was one, a speed, and none counted twice."""
+"""`dd_plugin.distiller.progress`: a line counts what was done since the one before."""
+
+import math
 
 import pytest
+import torch
 
-from dd_plugin.distiller import DistillerCallback
-from tests.distiller.skips import Skips
-from tests.distiller.toy import toy_distiller
+from dd_plugin.distiller import progress
+from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.progress import Progress, Workload
 
-
-def test_a_line_of_steps_that_did_not_count_has_no_loss(tmp_path):
-    distiller = toy_distiller(tmp_path, max_steps=4, logging_steps=2, callbacks=[Skips({0, 1})])
-    distiller.train()
-    first, second = distiller.state.log_history
-    assert "outer_loss" not in first
-    assert first["skipped_steps"] == 2
-    assert second["outer_loss"] > 0
+CPU = torch.device("cpu")
 
 
-class StopsAt(DistillerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, config, state, control, **kwargs):
-        control.should_training_stop |= state.global_step == self.step
-
-
-def lines_of(distiller):
-    """The log of a run without what depends on the machine."""
-    timed = ("second", "memory")
-    return [
-        {k: v for k, v in line.items() if not any(word in k for word in timed)}
-        for line in distiller.state.log_history
-    ]
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that have gone by; a test moves it."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
 
 
-LOGGED = {"max_steps": 6, "logging_steps": 3, "save_steps": 1}
+def test_speeds_are_those_since_the_last_line(clock):
+    state = DistillerState(global_step=7, inner_steps=50)
+    workload = Workload(processes=2, inner_images=10, outer_images=100)
+    lines = Progress(state, workload)
+    for seconds, outer, inner in ((2.0, 4, 20), (4.0, 2, 40)):
+        clock[0] += seconds
+        state.global_step += outer
+        state.inner_steps += inner
+        values = lines.line(0.5, CPU)
+        # The inner steps of this process, and as many of the other one.
+        assert values["inner_steps_per_second"] == 2 * inner / seconds
+        assert values["outer_steps_per_second"] == outer / seconds
+        assert values["images_per_second"] == (2 * inner * 10 + outer * 100) / seconds
+        assert values["learning_rate"] == 0.5
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    distiller = toy_distiller(tmp_path_factory.mktemp("whole"), **LOGGED)
-    distiller.train()
-    return lines_of(distiller)
-
-
-# Before a line, at one, and after it.
-@pytest.mark.parametrize("step", [2, 3, 4])
-def test_the_log_of_a_resumed_run_is_that_of_an_undisturbed_one(tmp_path, undisturbed, step):
-    toy_distiller(tmp_path, callbacks=[StopsAt(step)], **LOGGED).train()
-    resumed = toy_distiller(tmp_path, **LOGGED)
-    resumed.train("latest")
-    assert resumed.state.global_step == 6
-    assert len(undisturbed) == 2
-    assert lines_of(resumed) == undisturbed
-
-
-def test_copies_count_as_images_of_the_speed(tmp_path):
-    rates = {}
-    for copies in (1, 4):
-        distiller = toy_distiller(
-            tmp_path / str(copies), augmentation="noise", augmentations_per_step=copies
-        )
-        distiller.train()
-        line = distiller.state.log_history[-1]
-        real = line["outer_steps_per_second"] * distiller.config.real_batch_size
-        rates[copies] = (line["images_per_second"] - real) / line["inner_steps_per_second"]
-    assert rates == {1: pytest.approx(3), 4: pytest.approx(12)}
+def test_losses_are_averaged_and_those_that_are_not_finite_left_out(clock):
+    state = DistillerState(losses=[4.0], skipped_steps=2, gradient_norms={"images": 0.25})
+    lines = Progress(state, Workload(processes=1, inner_images=1, outer_images=1))
+    for loss in (1.0, math.nan, math.inf):
+        lines.add(loss)
+    clock[0] += 1
+    values = lines.line(0.1, CPU)
+    # With the loss of a checkpoint that was written between two lines.
+    assert values["outer_loss"] == 2.5
+    assert (values["skipped_steps"], values["grad_norm_images"]) == (2, 0.25)
+    assert "outer_loss" not in lines.line(0.1, CPU)
