@@ -50,6 +50,7 @@ from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.evaluating import baseline_scores, distilled_scores
 from dd_plugin.distiller.folder_lock import check_not_in_use
 from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.network_checks import check_losses
 from dd_plugin.distiller.output_folder import check_apart, check_writable, holds
 from dd_plugin.distiller.parts import make_parts, make_storage, make_window
@@ -156,11 +157,9 @@ class Distiller:
             model_init,
             train_dataset,
             eval_dataset,
-            self.accelerator.device,
-            self.dtype,
-            self.compute_inner_loss,
-            self.compute_outer_loss,
-            own_losses=self._own_losses(),
+            losses=Losses(self.compute_inner_loss, self.compute_outer_loss, *self._own_losses()),
+            device=self.accelerator.device,
+            dtype=self.dtype,
         )
         self.train_data, self.eval_data = parts.train, parts.evaluation
         if world > 1:
