@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from transformers import HfArgumentParser
 
     from dd_plugin.distiller import DistillerConfig
-    from dd_plugin.distiller.settings import GROUPS, setting_defaults, setting_groups
+    from dd_plugin.distiller.setting_descriptions import setting_defaults, setting_groups
+    from dd_plugin.distiller.settings import GROUPS
 
     parser.description = (
         "Distill a data set into a few synthetic images. Without options: the handwritten digits "

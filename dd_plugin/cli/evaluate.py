@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from dd_plugin.cli.evaluation_checks import (
     choose_models,
     load_backbones,
 )
+from dd_plugin.cli.loading import add_loading_arguments, load_set
 
 if TYPE_CHECKING:
     from dd_plugin.data import RealData
@@ -75,15 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train no networks on all real images, by far the slowest baseline",
     )
-    parser.add_argument("--revision", help="revision of sets on the Hub")
-    parser.add_argument(
-        "--token", help="token of the Hub, for private sets (default: that of `hf auth login`)"
-    )
-    parser.add_argument(
-        "--no_limits",
-        action="store_true",
-        help="read sets and make networks of any size (default: none that takes gigabytes)",
-    )
+    add_loading_arguments(parser)
     parser.add_argument("--device", help="where to train (default: cuda if there is one, or cpu)")
     parser.add_argument(
         "--output",
@@ -142,19 +135,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _candidates(args: argparse.Namespace) -> list[_Candidate]:
-    """Load all sets, and then check the networks of each."""
-    from dd_plugin.hub import DistilledDataset
-    from dd_plugin.hub.limits import UNLIMITED
-
-    sets = [
-        DistilledDataset.from_pretrained(
-            name,
-            revision=args.revision,
-            token=args.token,
-            **(asdict(UNLIMITED) if args.no_limits else {}),
-        )
-        for name in args.sets
-    ]
+    """Load all sets, then check the networks of each."""
+    sets = [load_set(name, args) for name in args.sets]
     candidates = []
     for name, distilled in zip(args.sets, sets, strict=True):
         models = choose_models(name, distilled, args.model)

@@ -3,9 +3,9 @@
 import argparse
 import sys
 import warnings
-from dataclasses import asdict
 
 from dd_plugin.cli.errors import CommandError
+from dd_plugin.cli.loading import add_loading_arguments, load_set
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", help="name that DD-Ranking has for the real data, such as CIFAR10"
     )
-    parser.add_argument("--revision", help="revision of a set on the Hub")
-    parser.add_argument(
-        "--token", help="token of the Hub, for a private set (default: that of `hf auth login`)"
-    )
-    parser.add_argument(
-        "--no_limits",
-        action="store_true",
-        help="read a set of any size (default: none that takes gigabytes)",
-    )
+    add_loading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,18 +35,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: the set cannot be loaded, does not fit the format, or cannot be written.
     """
-    from dd_plugin.hub import DistilledDataset
-    from dd_plugin.hub.limits import UNLIMITED
-
     if args.dataset and args.format != "dd_ranking":
         raise CommandError("--dataset goes with --format dd_ranking only")
     try:
-        distilled = DistilledDataset.from_pretrained(
-            args.set,
-            revision=args.revision,
-            token=args.token,
-            **(asdict(UNLIMITED) if args.no_limits else {}),
-        )
+        distilled = load_set(args.set, args)
         if args.format == "dd_ranking":
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")

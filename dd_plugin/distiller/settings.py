@@ -7,15 +7,14 @@ values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dd_plugin.bilevel.adjoints import MethodName
 from dd_plugin.bn import Statistics, TrainWith
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.synthetic import LabelForm
-from dd_plugin.distiller.coercion import choices
 from dd_plugin.distiller.json_settings import model_arguments
 
 # Settings whose value is in no text, file or log.
@@ -392,24 +391,3 @@ class Settings(
         """Images of each class that networks are trained on: more than are stored if upsampled."""
         upsampled = self.parametrization == "upsampled"
         return self.images_per_class * (self.upsample_factor**2 if upsampled else 1)
-
-
-def setting_groups() -> dict[str, str]:
-    """Return the group of every setting, in the order of the fields."""
-    return {f.name: title for title, group in GROUPS.items() for f in fields(group)}
-
-
-def setting_defaults() -> dict[str, str]:
-    """Return the default of every setting as one would type it; empty where there is none."""
-    texts = {}
-    for name, value in vars(Settings()).items():
-        words = value if isinstance(value, list) else [] if value in (None, "") else [value]
-        texts[name] = " ".join(str(w).lower() if isinstance(w, bool) else str(w) for w in words)
-    return texts
-
-
-def setting_choices() -> dict[str, tuple[str, ...]]:
-    """Return the values of every setting that has a fixed set of them."""
-    # Not the types of `fields`: a parser of arguments puts others in their place.
-    every = {name: choices(hint) for name, hint in get_type_hints(Settings).items()}
-    return {name: values for name, values in every.items() if values}
