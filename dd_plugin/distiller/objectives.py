@@ -1,4 +1,4 @@
-"""Objectives of the images for a head, other than the loss of the trained head.
+"""What the images of a head can be learned by instead of the loss of the trained head.
 
 Beside `dd_plugin.networks.heads`, whose heads are objectives themselves. Used by `head_course`.
 """
@@ -6,13 +6,14 @@ Beside `dd_plugin.networks.heads`, whose heads are objectives themselves. Used b
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dd_plugin.networks import HeadGradient, Objective
+from dd_plugin.networks.heads import HeadGradient, Objective
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class GradientMatching(Objective):
     """One minus the cosine between a random head's gradients on synthetic and on real features.
 
     Linear Gradient Matching (arXiv 2511.16674). A head with independent normal weights is drawn in
-    each step; its gradient for the weights is ``(softmax(f Wᵀ) - y)ᵀ f / n``. No head is trained,
-    so step sizes and what a ridge head learns beside its weights have no gradient.
+    each step; its gradient for the weights is ``(softmax(f Wᵀ) - y)ᵀ f / n``. What a ridge head
+    learns beside its weights is not in it, and has a gradient of zero.
     """
 
     def gradient(
@@ -31,8 +32,9 @@ class GradientMatching(Objective):
         real: tuple[Tensor, Tensor],
         *,
         num_classes: int,
+        step_sizes: Tensor,
+        constants: Mapping[str, Tensor],
         seed: int,
-        **unused: object,
     ) -> HeadGradient:
         """See `Objective`."""
         generator = torch.Generator().manual_seed(seed)
@@ -49,15 +51,16 @@ class GradientMatching(Objective):
             soft = targets.is_floating_point()
             y = targets.detach().requires_grad_() if soft else targets
             with torch.no_grad():
-                of_real = slope(*real)
-            value = 1 - F.cosine_similarity(slope(f, y), of_real, dim=0)
+                wanted = slope(*real)
+            value = 1 - F.cosine_similarity(slope(f, y), wanted, dim=0)
             f_bar, *rest = torch.autograd.grad(value, [f, *([y] if soft else [])])
         finite = bool(value.isfinite() & f_bar.isfinite().all())
+        zeros = {name: torch.zeros_like(t) for name, t in constants.items()}
         return HeadGradient(
-            loss=value.detach(),
-            features=f_bar,
-            targets=rest[0] if soft else None,
-            step_sizes=None,
-            constants={},
-            finite=finite,
+            value.detach(),
+            f_bar,
+            rest[0] if soft else None,
+            torch.zeros_like(step_sizes),
+            zeros,
+            finite,
         )
