@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--networks", type=int, default=5, help="fresh networks per row (default: 5)"
     )
     parser.add_argument(
-        "--seed", type=int, help="seed of the networks (default: those of the set's record)"
+        "--seed", type=int, help="seed of the networks (default: the seeds in the set's record)"
     )
     parser.add_argument(
         "--protocol",
