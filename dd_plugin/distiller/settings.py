@@ -156,7 +156,7 @@ class NetworkSettings:
         None,
         "What happens to the running statistics of BatchNorm. learned: they are learned per "
         "channel; tracked: training moves them, with a learned momentum and correction per layer; "
-        "frozen: nothing. By default tracked.",
+        "frozen: nothing moves them. By default tracked.",
     )
     train_with: TrainWith = _option(
         "batch",
