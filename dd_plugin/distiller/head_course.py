@@ -67,10 +67,10 @@ class HeadCourse:
     def prepare(self, *, to_test: bool = False) -> None:
         """Compute the features of the real images, unless that is done.
 
+        Every process of a run calls it at the same place: they share out the images.
+
         Args:
             to_test: those of the images that heads are tested on, too.
-
-        Every process of a run calls it at the same place: they share out the images.
         """
         if not self.train:
             self.train = [self._real.of_train(backbone) for backbone in self.backbones]
