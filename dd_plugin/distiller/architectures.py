@@ -18,8 +18,7 @@ from dd_plugin.bilevel import (
     hypergradient,
     initial_state,
 )
-from dd_plugin.data import RealData
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import RealData, SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.networks import Mode, Networks

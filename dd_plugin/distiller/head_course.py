@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import SyntheticSet
 from dd_plugin.distiller.real_features import RealFeatures
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.evaluation import HeadTest

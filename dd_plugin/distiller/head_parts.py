@@ -9,8 +9,8 @@ import warnings
 
 import torch
 
+from dd_plugin.data import Recipe
 from dd_plugin.data.real.rows import require_two_classes
-from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.head_backbones import has_random_weights, normalize_as_data
 from dd_plugin.distiller.head_course import HeadCourse

@@ -11,11 +11,9 @@ import logging
 import torch
 from torch import Tensor
 
-from dd_plugin.data import RealData, Transform
+from dd_plugin.data import RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.data.colors import decorrelating_basis
 from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
-from dd_plugin.data.recipe import Recipe
-from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.seeds import Purpose, mix
 

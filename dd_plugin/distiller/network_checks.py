@@ -13,7 +13,7 @@ from dd_plugin.bilevel import logits_of
 from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bilevel.functional import check_has_values
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import SyntheticSet
 from dd_plugin.seeds import untouched_generators
 from dd_plugin.text import first_line
 

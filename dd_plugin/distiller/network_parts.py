@@ -11,8 +11,7 @@ from dataclasses import replace
 import torch
 
 from dd_plugin.bilevel.tracing.compile import Compile
-from dd_plugin.data import Normalization, RealData, Transform, Whitening
-from dd_plugin.data.recipe import Recipe
+from dd_plugin.data import Normalization, RealData, Recipe, Transform, Whitening
 from dd_plugin.distiller.architectures import (
     Architectures,
     chosen_networks,

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 
 from dd_plugin.bilevel import Device, Full, Host, Last, Random, Recompute, Storage, Window
-from dd_plugin.data import Normalization, RealData, Transform
-from dd_plugin.data.recipe import Recipe
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import Normalization, RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.head_backbones import load_backbones

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dd_plugin.data.network_records import BackboneRecord, NetworkRecord
+from dd_plugin.data import BackboneRecord, NetworkRecord
 from dd_plugin.networks import Backbone
 from dd_plugin.networks.fresh import ModelInit
 

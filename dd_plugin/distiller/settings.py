@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from dd_plugin.bilevel.adjoints import MethodName
 from dd_plugin.bn import Statistics, TrainWith
-from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.data import Augmentation
 from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.synthetic import LabelForm
 from dd_plugin.distiller.json_settings import model_arguments
