@@ -1,9 +1,9 @@
-"""The `dd-plugin` command: finds the subcommand and hands over to its file.
+"""The `dd-plugin` command, which hands over to the file of a subcommand.
 
-Top of the import order. Each subcommand is one module of this package with two functions:
-`add_arguments(parser)`, which is light, and `run(args) -> int`, inside which the heavy imports are.
-Only the module of the subcommand that was asked for is imported at all. To add one, write the
-module and name it in `_COMMANDS`.
+Top of the import order. Each subcommand is a module of this package with two functions:
+`add_arguments(parser)`, which is light, and `run(args) -> int`, which has the heavy imports inside.
+Only the module of the chosen subcommand is imported. To add one, write the module and name it in
+`_COMMANDS`.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from dd_plugin.cli.errors import CommandError, Parser, tokens_in, without_tokens
 
 # Subcommand -> its line in `dd-plugin --help`. The module has the same name.
 _COMMANDS = {
-    "distill": "distil a data set into a few synthetic images",
-    "evaluate": "train fresh networks on distilled sets and test them",
+    "distill": "distill a data set into a few synthetic images",
+    "evaluate": "train fresh networks on distilled sets, and test them",
     "export": "write a distilled set in the form of another tool",
     "inspect": "show what convert_bn would convert in a model",
     "push": "publish a distilled set on the Hub",
@@ -27,17 +27,17 @@ _COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand.
+    """Run one subcommand.
 
     Args:
-        argv: The words after the program's name; those of the process when not given.
+        argv: the words after the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, or 2 for a mistake that the user can mend, told in one line on stderr.
+        The exit code: 0, or 2 after an error that the user can mend, which is a line on stderr.
 
     Raises:
-        SystemExit: From argparse, after `--help`, `--version` or a wrong option.
-        CommandError: Instead of the one line, with `--debug`.
+        SystemExit: from argparse, after `--help`, `--version` or a wrong option.
+        CommandError: instead of the line, with `--debug`.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
     words = _with_underscores(typed)
@@ -100,7 +100,5 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary)
         if name in words:
             import_module(f"{__name__}.{name}").add_arguments(command)
-        command.add_argument(
-            "--debug", action="store_true", help="show the whole traceback of an error"
-        )
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -1,8 +1,10 @@
-"""Errors of subcommands in one line without tokens, as `dd_plugin.cli.main` prints them."""
+"""Messages of subcommands: errors in one line without tokens, and lines on stderr."""
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 # Tokens of the Hub begin like this. No other word of a message does.
@@ -11,7 +13,7 @@ HIDDEN = "***"
 
 
 class CommandError(Exception):
-    """What the user can mend, in one line: what happened, what to do."""
+    """An error that the user can mend, in one line: what is wrong, what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -30,6 +32,12 @@ class Parser(argparse.ArgumentParser):
             if word != typed:
                 message = message.replace(word, typed)
         super().error(without_tokens(message, tokens_in(Parser.words)))
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr; a full disk under the log does not end the command."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def tokens_in(words: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""`dd-plugin inspect MODEL`: what `convert_bn` would do to a model, without doing it.
+"""`dd-plugin inspect MODEL`: the layers of a model that `convert_bn` would convert.
 
-Loads the model, asks `dd_plugin.bn` for the plan of the conversion and `dd_plugin.bilevel` for what
-needs help under second derivatives, and prints both, as tables or as JSON. The model is not
+Loads the model, asks `dd_plugin.bn` for the plan of the conversion and `dd_plugin.bilevel` for the
+parts that need help under second derivatives, and prints both as tables or JSON. The model is not
 changed.
 """
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 
-# What `dd_plugin.bilevel.foreign_models.second_order` does about each kind of need.
+# What `dd_plugin.bilevel.second_order` does about each kind of need.
 _KINDS = {
-    "operation": "has no rule of its own; a formula takes its place while the engine runs",
-    "cache": "is passed by while the engine runs",
+    "operation": "lacks a rule for second derivatives; a formula replaces it while the engine runs",
+    "cache": "is bypassed while the engine runs",
     "checkpointing": "is switched off while the engine runs",
     "input": "may be written into; the model gets copies of its inputs while the engine runs",
-    "unsupported": "no help: expect an error",
+    "unsupported": "has no remedy; expect an error",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `inspect`; the choices are those of `convert_bn`."""
+    """Declare the options of `inspect`; the choices are those of `convert_bn`."""
     parser.description = (
-        "Show which layers of a model convert_bn would convert, which other normalisations it has, "
-        "and which of its parts need help under second derivatives. Nothing is changed."
+        "Show which layers of a model convert_bn would convert, which other normalizations it has, "
+        "and which of its parts need help under second derivatives. The model is not changed."
     )
     parser.add_argument(
         "model", metavar="MODEL", help="timm/NAME, a Hugging Face Hub id, or a local folder"
@@ -44,36 +44,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--statistics",
         choices=["learned", "tracked", "frozen"],
         default="learned",
-        help="what moves the running statistics (default: %(default)s)",
+        help="what moves the running statistics. learned: gradients; tracked: training steps; "
+        "frozen: nothing (default: %(default)s)",
     )
     parser.add_argument(
         "--train_with",
         choices=["batch", "running"],
         default="batch",
-        help="which statistics train mode normalises with (default: %(default)s)",
+        help="statistics that train mode normalizes with: those of the batch, or the running ones "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--include", metavar="PATTERN", nargs="+", help="convert only layers whose name matches"
     )
     parser.add_argument(
-        "--exclude", metavar="PATTERN", nargs="+", help="leave layers whose name matches"
+        "--exclude", metavar="PATTERN", nargs="+", help="leave out layers whose name matches"
     )
     parser.add_argument(
         "--pretrained",
         action="store_true",
-        help="load the weights too (may download them; the answer is the same for most models)",
+        help="load the weights too, and download them if needed; the report is the same for most "
+        "models",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the report on `args.model`.
+    """Print the report on `args.model`.
 
     Returns:
-        0, also for a model without BatchNorm, since saying so is the answer.
+        0, also for a model without BatchNorm: that is an answer, and no error.
 
     Raises:
-        CommandError: The model cannot be made, or a pattern is wrong.
+        CommandError: the model cannot be made, or a pattern is wrong.
     """
     from dd_plugin.models import ModelLoadError, load_model
 
@@ -88,14 +91,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def stage_of(names: Iterable[str]) -> dict[str, str]:
-    """Groups layers into stages by their names alone.
+    """Group layers into stages by their names alone.
 
-    A stage is the layer's name up to the first component that ends in a digit, its own component
-    left out: `layer1.0.bn1` is in `layer1`, `blocks.2.0.bn1` in `blocks.2`. What all names begin
-    with decides nothing, so a model called `mobilenet_v2` is not one stage.
+    A stage is the layer's name up to the first component that ends in a digit, without the layer's
+    last component: `layer1.0.bn1` is in `layer1`, `blocks.2.0.bn1` in `blocks.2`. The beginning
+    that all names share does not count, so a model called `mobilenet_v2` is not one stage.
 
     Args:
-        names: Dotted names of layers.
+        names: dotted names of layers.
 
     Returns:
         Name -> stage, in the order of `names`.
@@ -113,14 +116,14 @@ def stage_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def _shared_beginning(paths: list[list[str]]) -> int:
-    """How many components all of several paths begin with."""
+    """The number of components that all of several paths begin with."""
     if len(paths) < 2:
         return 0
     return sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)))
 
 
 def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
-    from dd_plugin.bilevel.foreign_models.second_order import second_order_needs
+    from dd_plugin.bilevel import second_order_needs
     from dd_plugin.bn import plan_conversion
 
     try:
@@ -159,12 +162,12 @@ def _report(model: "nn.Module", args: argparse.Namespace) -> Report:
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs, in the order of first occurrence."""
+    """The number of times that each name occurs, in the order of first occurrence."""
     return dict(Counter(names))
 
 
 def _quiet_libraries() -> None:
-    """No progress bars or notices of other libraries between the lines of a report."""
+    """Keep progress bars and notices of other libraries out of a report."""
     import logging
 
     from transformers.utils import logging as transformers_logging
@@ -190,7 +193,7 @@ def _tables(report: Report) -> str:
         lines += ["convert_bn would convert nothing: no BatchNorm-type layer was found"]
     if report["left_by_pattern"]:
         lines += ["", f"left as they are by pattern: {', '.join(report['left_by_pattern'])}"]
-    lines += ["", "other normalisations, left as they are", ""]
+    lines += ["", "other normalizations, left as they are", ""]
     lines += columns(["class", "layers"], report["other_normalisations"].items())
     lines += ["", "what second derivatives need", ""]
     lines += columns(
@@ -206,5 +209,5 @@ def _tables(report: Report) -> str:
 
 
 def _second_order_legend(kinds: set[str]) -> list[str]:
-    """One line on each kind in the table: who does what about it."""
+    """One line on each kind in the table: what the engine does about it."""
     return [f"  {kind}: {meaning}" for kind, meaning in _KINDS.items() if kind in kinds]

@@ -1,6 +1,6 @@
-"""`dd-plugin push`: publishes the folder of a distilled set on the Hub, in one commit.
+"""`dd-plugin push`: the folder of a distilled set on the Hub, in one commit.
 
-For a run made earlier, or on a machine without a network.
+For a set of an earlier run, or of a run on a machine without a network.
 """
 
 import argparse
@@ -10,35 +10,38 @@ from dd_plugin.cli.errors import CommandError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `push`."""
+    """Declare the options of `push`."""
     parser.description = (
-        "Publish the folder of a distilled set as a data set of the Hub, in one commit. A push "
-        "that was broken off is run again: what has arrived is not sent a second time."
+        "Publish the folder of a distilled set as a data set on the Hub, in one commit. Run it "
+        "again if it was interrupted: files that have arrived are not sent a second time."
     )
-    parser.add_argument("folder", metavar="FOLDER", help="where the set was saved")
-    parser.add_argument("repo", metavar="REPO", help="NAME or NAMESPACE/NAME; made if need be")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of the set")
     parser.add_argument(
-        "--private", action="store_true", default=None, help="make the repository a private one"
+        "repo", metavar="REPO", help="NAME or NAMESPACE/NAME; created if it does not exist"
     )
-    parser.add_argument("--revision", metavar="BRANCH", help="the branch; main by default")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request")
-    parser.add_argument("--token", help="of the Hub; by default that of `hf auth login`")
-    parser.add_argument("--commit_message", metavar="TEXT", help="of the commit")
     parser.add_argument(
-        "--license", metavar="ID", help="for the card, as the Hub spells it: cc-by-4.0, mit, ..."
+        "--private", action="store_true", default=None, help="make the repository private"
+    )
+    parser.add_argument("--revision", metavar="BRANCH", help="branch (default: main)")
+    parser.add_argument(
+        "--create_pr", action="store_true", help="open a pull request instead of a commit"
+    )
+    parser.add_argument("--token", help="token of the Hub (default: that of `hf auth login`)")
+    parser.add_argument("--commit_message", metavar="TEXT", help="message of the commit")
+    parser.add_argument(
+        "--license",
+        metavar="ID",
+        help="license for the card, as the Hub spells it: cc-by-4.0, mit, ...",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pushes, tells the stages on stderr and the address on stdout.
-
-    Returns:
-        The exit code.
+    """Push; print each stage on stderr and the address on stdout.
 
     Raises:
-        CommandError: The folder holds no distilled set, or the Hub does not take it.
+        CommandError: the folder holds no distilled set, or the Hub does not take it.
     """
-    from dd_plugin.hub.remote.push import PushError, push_folder
+    from dd_plugin.hub import PushError, push_folder
 
     try:
         result = push_folder(

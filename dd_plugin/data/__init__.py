@@ -5,19 +5,28 @@ from. `digits` makes the data set that is always there. A `Transform` maps pixel
 input of a network.
 """
 
+from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.data.network_records import BackboneRecord, NetworkRecord
 from dd_plugin.data.real.columns import DataError, MissingSplitError
 from dd_plugin.data.real.dataset import RealData
 from dd_plugin.data.real.digits import load_digits
 from dd_plugin.data.real.loading import DIGITS, load_real
+from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import Normalization, Transform, transform_from
 from dd_plugin.data.whitening import Whitening
 
 __all__ = [
     "DIGITS",
+    "Augmentation",
+    "BackboneRecord",
     "DataError",
     "MissingSplitError",
+    "NetworkRecord",
     "Normalization",
     "RealData",
+    "Recipe",
+    "SyntheticSet",
     "Transform",
     "Whitening",
     "load_digits",

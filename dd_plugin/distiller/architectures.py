@@ -1,13 +1,13 @@
-"""The networks of a run by architecture: one of several has its turn in each inner run.
+"""The networks of a run by architecture: each inner run is the turn of one of them.
 
 Above `networks`, which keeps everything about one architecture: its problem, its pool, its state in
-a checkpoint. A run with one network has one of these, without anything added to it.
+a checkpoint. Names and files are those of `networks` where there is one architecture only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from dd_plugin.bilevel import (
     hypergradient,
     initial_state,
 )
-from dd_plugin.data import RealData
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import RealData, SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.networks import Mode, Networks
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.files import under
@@ -57,7 +57,7 @@ class Architectures:
 
     @property
     def statistics(self) -> str | None:
-        """The policy for BatchNorm; None where no network has such layers."""
+        """The policy for BatchNorm; None where no network has BatchNorm layers."""
         first = self.members[0].statistics
         return first if any(networks.has_batch_norm for networks in self.members) else None
 
@@ -67,20 +67,20 @@ class Architectures:
         return [networks.problem() for networks in self.members]
 
     def choice(self, turn: int) -> int:
-        """The place of the architecture that an inner run takes; see `in_turn`."""
+        """Return the place of the architecture that an inner run takes; see `in_turn`."""
         return in_turn(len(self.members), self.seed, turn)
 
     def resting(self, turns: range) -> list[int]:
-        """The places of the architectures that none of some inner runs takes."""
+        """Return the places of the architectures that none of these inner runs takes."""
         busy = {self.choice(turn) for turn in turns}
         return [place for place in range(len(self.members)) if place not in busy]
 
     def constants(self) -> dict[str, Tensor]:
-        """What there is to learn about BatchNorm, by names that tell architectures apart."""
+        """Return what is learned about BatchNorm, by names that tell architectures apart."""
         return self._joined([networks.constants() for networks in self.members])
 
     def start(self, learned: SyntheticSet) -> dict[str, Tensor] | None:
-        """The weights and buffers that every run starts from; None where each has its own.
+        """Return the weights and buffers that every run starts from; None where each has its own.
 
         Args:
             learned: the set, whose constants are stored with it and not here.
@@ -94,16 +94,16 @@ class Architectures:
         return self._joined(starts)
 
     def summary(self) -> dict[str, Any]:
-        """What a record says of the networks; see `Networks.summary`."""
+        """Return what a record says of the networks; see `Networks.summary`."""
         each = [networks.summary() for networks in self.members]
         return each[0] if len(each) == 1 else {**each[0], "networks": each}
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """See `Networks.state_dict`."""
+        """Return the state of all networks; see `Networks.state_dict`."""
         return self._joined([networks.state_dict() for networks in self.members])
 
     def load_state_dict(self, saved: Mapping[str, Tensor | int]) -> None:
-        """See `Networks.load_state_dict`."""
+        """Take over the state of all networks; see `Networks.load_state_dict`."""
         if len(self.members) == 1:
             return self.members[0].load_state_dict(saved)
         for place, networks in enumerate(self.members):
@@ -121,10 +121,10 @@ class Architectures:
         }
 
     def verify(self, synthetic: SyntheticSet, config: DistillerConfig) -> None:
-        """Verify the gradient of each architecture by one inner step, before any outer step.
+        """Verify the gradient of each of several architectures, by one inner step.
 
-        Of one architecture the first outer step does that. Of several it would come late, when the
-        work of others has been done. Nothing is changed by it.
+        With one architecture the first outer step does that. With several, the first turn of the
+        last one would come after the outer steps of the others. Nothing is changed by it.
 
         Raises:
             VerificationError: a gradient is wrong; see `BilevelProblem`.
@@ -180,6 +180,7 @@ def make_architectures(
     config: DistillerConfig,
     model_init: ModelInit | Sequence[ModelInit] | None,
     train: RealData,
+    *,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Architectures:
@@ -195,48 +196,55 @@ def make_architectures(
     Raises:
         ValueError: one does not fit the data, or two do not go together.
     """
-    made = []
-    several = len(chosen := chosen_networks(config, model_init)) > 1
+    members: list[Networks] = []
+    chosen = chosen_networks(config, model_init)
     for model, arguments in chosen:
         try:
-            made.append(_networks(config, model, arguments, train, device, dtype))
+            networks = _networks(
+                config, model, arguments=arguments, train=train, device=device, dtype=dtype
+            )
         except ModelLoadError:
             raise  # it names the model
         except (TypeError, ValueError) as error:
-            if not several:
+            if len(chosen) == 1:
                 raise
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{_called(model, len(made))}: {error}") from error
-    return Architectures(made, config.seed)
+            raise kind(f"{_called(model, len(members))}: {error}") from error
+        members.append(networks)
+    return Architectures(members, config.seed)
 
 
 def chosen_networks(
     config: DistillerConfig, model_init: ModelInit | Sequence[ModelInit] | None
 ) -> list[tuple[ModelInit, dict[str, Any]]]:
-    """Each network with its arguments, which only a name can have."""
+    """Return each network with its arguments, which only a name can have."""
     if model_init is None:
         return list(config.networks)
-    several = isinstance(model_init, (list, tuple))
-    given: Sequence[ModelInit] = model_init if several else [model_init]  # type: ignore[assignment,list-item]
-    # Names among functions; a name alone is one of the configuration.
-    arguments = {} if config.has_default_arguments else config.model_args
-    named = any(isinstance(model, str) for model in given)
-    if named and isinstance(arguments, list):
-        raise ValueError(
-            "`model_args` must be one dictionary where `model_init` has functions or modules among "
-            f"its names, got a list of {len(arguments)}; pass functions that give each its own"
-        )
-    return [(model, arguments if isinstance(model, str) else {}) for model in given]  # type: ignore[misc]
+    models = list(model_init) if isinstance(model_init, (list, tuple)) else [model_init]
+    # The names that are left are those among functions; `Distiller` puts others into the settings.
+    arguments: dict[str, Any] = {}
+    if any(isinstance(model, str) for model in models) and not config.has_default_arguments:
+        if isinstance(config.model_args, list):
+            raise ValueError(
+                "`model_args` must be one dictionary where `model_init` has functions or modules "
+                f"among its names, got a list of {len(config.model_args)}; pass functions that "
+                "give each its own"
+            )
+        arguments = dictionary(config.model_args, "model_args")
+    return [
+        (cast(ModelInit, model), arguments if isinstance(model, str) else {}) for model in models
+    ]
 
 
 def _called(model: ModelInit, place: int) -> str:
-    """What a message calls one of several networks."""
+    """The name of one of several networks in a message."""
     return model if isinstance(model, str) else f"network {place + 1} of `model_init`"
 
 
 def _networks(
     config: DistillerConfig,
     model: ModelInit,
+    *,
     arguments: dict[str, Any],
     train: RealData,
     device: torch.device,

@@ -1,4 +1,4 @@
-"""Clipping of outer gradients by their own moving norm, each kind of parameter by itself.
+"""Clipping of outer gradients by their moving norm, each kind of parameter by itself.
 
 Called by `distiller` before each step of the outer optimizer. Images, labels, step sizes and what
 is learned about BatchNorm have gradients of different sizes, which change over a run, so no fixed
@@ -32,8 +32,8 @@ def clip_by_moving_norm(
     ]
     groups = [(name, of_group) for name, of_group in present if of_group]
     # All at once: the host waits for a GPU each time that it reads a value.
-    found = torch.stack([get_total_norm(of_group) for _, of_group in groups]).tolist()
-    for (name, of_group), norm in zip(groups, found, strict=True):
+    totals = torch.stack([get_total_norm(of_group) for _, of_group in groups]).tolist()
+    for (name, of_group), norm in zip(groups, totals, strict=True):
         if not norm:  # nothing to clip, and no measure for what follows
             continue
         usual = norms.get(name, norm)

@@ -23,7 +23,7 @@ ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
 
 @dataclass
 class DistillerConfig(Settings):
-    """The settings of a run; every one has a default that works.
+    """The settings of a run; each has a default that works.
 
     The defaults distill scikit-learn's handwritten digits on a CPU in a minute or two. The settings
     of published methods are recipes, see `from_recipe`.
@@ -44,7 +44,7 @@ class DistillerConfig(Settings):
 
     @classmethod
     def from_recipe(cls, name: str, **overrides: Any) -> DistillerConfig:
-        """The settings of a recipe of ``dd_plugin.recipes``.
+        """Return the settings of a recipe of ``dd_plugin.recipes``.
 
         Args:
             name: of the recipe; `dd-plugin distill recipe:` lists them.
@@ -59,11 +59,11 @@ class DistillerConfig(Settings):
 
     @property
     def recipe_name(self) -> str | None:
-        """The recipe that the settings come from, if they come from one; see `from_recipe`."""
+        """The name of the recipe that the settings come from, or None; see `from_recipe`."""
         return vars(self).get("recipe_name")
 
     def _coerce(self) -> None:
-        """Make values of words that YAML does not read as such (1e-3, "false"), by the types."""
+        """Convert words that YAML does not read as values (1e-3, "false"), by the fields' types."""
         trackers: Any = self.report_to
         self.report_to = [trackers] if isinstance(trackers, str) else list(trackers or [])
         models: Any = self.model
@@ -74,7 +74,7 @@ class DistillerConfig(Settings):
             setattr(self, name, coerced(name, value, hint, secret=name in SECRETS))
 
     def with_model(self, *names: str) -> DistillerConfig:
-        """The same settings with other networks; arguments that were a default are left out."""
+        """Return the same settings for other networks, without the default's arguments."""
         arguments = self.model_args
         if self.has_default_arguments and names != (DEFAULT_MODEL,):
             arguments = None
@@ -83,7 +83,7 @@ class DistillerConfig(Settings):
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, without the token; one network as its name."""
+        """Return the settings as JSON has them, without the token; one network as its name."""
         values = {name: v for name, v in asdict(self).items() if name not in SECRETS}
         models = list(self.models)
         return {**values, "model": models[0] if len(models) == 1 else models}

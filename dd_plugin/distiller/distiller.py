@@ -33,6 +33,7 @@ from dd_plugin.distiller.checkpoint import save_or_warn
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.evaluating import Evaluator, metrics_of
 from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.model_names import names_as_settings, warn_of_nameless
 from dd_plugin.distiller.network_checks import check_losses
 from dd_plugin.distiller.outer_optimizer import make_outer_optimizer
@@ -114,11 +115,9 @@ class Distiller:
             model_init,
             train_dataset,
             eval_dataset,
+            losses=Losses(self.compute_inner_loss, self.compute_outer_loss, *self._own_losses()),
             device=self.accelerator.device,
             dtype=self.dtype,
-            inner_loss=self.compute_inner_loss,
-            outer_loss=self.compute_outer_loss,
-            own_losses=self._own_losses(),
         )
         self.train_data, self.eval_data = parts.train, parts.evaluation
         self.train_split, self.eval_split = parts.train_split, parts.eval_split

@@ -1,7 +1,6 @@
 """The frozen networks of a run for heads, from names, functions or modules.
 
-Before `parts`, which has them loaded before it reads any data: a name that is wrong is told at
-once, and so are weights that cannot be had.
+Used by `parts` before it reads any data, so that a wrong name or missing weights are told at once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import nn
 
 from dd_plugin.data import Normalization, RealData
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.networks.backbones import Backbone, load_backbone
+from dd_plugin.networks import Backbone, load_backbone
 from dd_plugin.networks.timm_models import TIMM_PREFIX
 from dd_plugin.seeds import Purpose, mix, seeded_generators
 
@@ -36,24 +35,24 @@ def load_backbones(
         dtype: of their weights.
 
     Raises:
-        ValueError: one cannot be had, or cannot serve as a backbone.
+        ValueError: one cannot be loaded, or cannot serve as a backbone.
     """
-    given: Sequence[Any] = config.models
+    models: Sequence[Any] = config.models
     pretrained = True
     if model_init is None:
         pretrained = _pretrained(config)
     else:
-        given = model_init if isinstance(model_init, (list, tuple)) else [model_init]
-    for model in given:
+        models = model_init if isinstance(model_init, (list, tuple)) else [model_init]
+    for model in models:
         if isinstance(model, str) and pretrained:
             _check_has_weights(model)
     backbones = []
-    for index, model in enumerate(given):
+    for index, model in enumerate(models):
         # Weights that are drawn follow from the seed of the run, in every process and when resumed.
         with seeded_generators(mix(config.seed, Purpose.BACKBONE_WEIGHTS, index)):
             backbones.append(
                 load_backbone(
-                    _made(model),
+                    _name_or_module(model),
                     feature_layer=config.feature_layer,
                     pretrained=pretrained,
                     device=device,
@@ -64,8 +63,8 @@ def load_backbones(
             )
     if not pretrained:
         logger.warning(
-            "`model_args` has pretrained=false, so the weights of the frozen networks are random "
-            "ones, drawn by `seed`. They are not in the distilled set, and nobody else has them"
+            "`model_args` has pretrained=false, so the frozen networks have random weights, drawn "
+            "by `seed`. These are not in the distilled set, and nobody else has them"
         )
     return backbones
 
@@ -77,7 +76,7 @@ def normalize_as_data(backbones: Sequence[Backbone], train: RealData) -> None:
 
 
 def has_random_weights(config: DistillerConfig, backbones: Sequence[Backbone]) -> bool:
-    """Whether the weights of backbones were drawn for this run."""
+    """Return whether the weights of the backbones were drawn for this run."""
     named = any(backbone.name is not None for backbone in backbones)
     return named and not config.has_default_model and not _pretrained(config)
 
@@ -86,12 +85,11 @@ def has_random_weights(config: DistillerConfig, backbones: Sequence[Backbone]) -
 _RAW = Normalization([0.0] * 3, [1.0] * 3)
 
 
-def _made(model: Any) -> str | nn.Module:
-    """The module of a function that makes one; anything else as it is."""
-    made: str | nn.Module = model
-    if callable(model) and not isinstance(model, nn.Module):
-        made = model()
-    return made
+def _name_or_module(model: Any) -> str | nn.Module:
+    """A name or a module as it is; of a function that makes a module, the module."""
+    is_function = callable(model) and not isinstance(model, nn.Module)
+    network: str | nn.Module = model() if is_function else model
+    return network
 
 
 def _pretrained(config: DistillerConfig) -> bool:
@@ -102,8 +100,8 @@ def _pretrained(config: DistillerConfig) -> bool:
     if others := sorted(set(arguments) - {"pretrained"}):
         raise ValueError(
             '`model_args` must be left out with trainable="head", or be {"pretrained": false} for '
-            f"random weights, got {', '.join(others)}; a pretrained network is taken as it is, and "
-            "one that is made otherwise can be passed in Python"
+            f"random weights, got {', '.join(others)}; a pretrained network is taken as it is. In "
+            "Python you can pass one that you have made yourself"
         )
     pretrained = arguments.get("pretrained", True)
     if not isinstance(pretrained, bool):
@@ -112,7 +110,7 @@ def _pretrained(config: DistillerConfig) -> bool:
 
 
 def _check_has_weights(name: str) -> None:
-    """Refuse an architecture of timm that nobody has weights for."""
+    """Refuse an architecture of timm without published weights."""
     if not name.startswith(TIMM_PREFIX):
         return
     import timm

@@ -1,4 +1,4 @@
-"""Settings that are dictionaries, which the command line has as JSON.
+"""Settings that are dictionaries, and JSON on the command line.
 
 Used by `config`.
 """
@@ -13,14 +13,14 @@ _TOKENS = ("token", "use_auth_token", "hub_token", "api_key")
 
 
 def dictionary(value: Any, name: str) -> dict[str, Any]:
-    """A setting that is a dictionary, from itself, from JSON, or from None.
+    """Return a setting as a dictionary.
 
     Args:
-        value: what was given.
+        value: a dictionary, one as JSON, or None for an empty one.
         name: of the setting, for the message.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is something else.
     """
     value = _from_json(value, name)
     if value is None:
@@ -31,14 +31,14 @@ def dictionary(value: Any, name: str) -> dict[str, Any]:
 
 
 def model_arguments(value: Any, models: int) -> dict[str, Any] | list[dict[str, Any]]:
-    """The setting `model_args`: a dictionary for all models, or one for each of several.
+    """Return the setting `model_args`: a dictionary for all models, or a list of one for each.
 
     Args:
-        value: what was given: a dictionary, a list of them, either as JSON, or None.
-        models: how many there are.
+        value: a dictionary, a list of dictionaries, either of them as JSON, or None.
+        models: the number of models.
 
     Raises:
-        ValueError: it is something else, a list of another length, or it holds a token.
+        ValueError: the value is something else, a list of another length, or holds a token.
     """
     value = _from_json(value, "model_args")
     if not isinstance(value, (list, tuple)):

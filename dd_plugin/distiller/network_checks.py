@@ -1,7 +1,6 @@
-"""Whether a network and the losses fit the data, found out before any work.
+"""Checks of a network and of the losses against the data, before any work.
 
-Used by `networks` on the first network that is made, and by `distiller` on losses of the
-user's own.
+Used by `networks` for its first network, and by `distiller` for losses that the user wrote.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from dd_plugin.bilevel import logits_of
 from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.bilevel.functional import check_has_values
 from dd_plugin.bilevel.problem import Loss
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import SyntheticSet
 from dd_plugin.seeds import untouched_generators
 from dd_plugin.text import first_line
 
 
 def check_model(model: nn.Module) -> None:
-    """Look for what no inner run can work with.
+    """Check that inner runs can train a network.
 
     Raises:
-        ValueError: lazy parameters, none that is trained, or tensors without values.
+        ValueError: it has lazy parameters, none that is trained, or tensors without values.
     """
     lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
     if lazy:
@@ -40,9 +39,9 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_start(model: nn.Module) -> None:
-    """Look for what the file of a distilled set cannot have of a fixed start.
+    """Check that the file of a distilled set can hold a network, the fixed start of its runs.
 
-    Infinite values it can: masks of attention have them.
+    Infinite values are allowed: masks of attention have them.
 
     Raises:
         ValueError: a tensor has NaN.
@@ -56,7 +55,11 @@ def check_start(model: nn.Module) -> None:
 
 
 def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
-    """Run two images through a copy of the model, in both modes, and look at what comes out."""
+    """Check the logits that a copy of the model returns for two images, in both modes.
+
+    Raises:
+        ValueError: it cannot take the images, or returns something else than logits.
+    """
     trial = copy_model(model)
     expected = "x".join(str(n) for n in images.shape[1:])
     for training in (False, True):
@@ -90,10 +93,10 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
 
 
 def check_losses(inner_loss: Loss, outer_loss: Loss, synthetic: SyntheticSet) -> None:
-    """Call each loss once, on labels as it will get them.
+    """Call each loss once, on labels of the kind that it will get.
 
     Raises:
-        ValueError: it fails, or what it returns is not one number.
+        ValueError: it fails, or returns something else than one number.
     """
     targets, classes = synthetic.targets().detach()[:2], synthetic.labels[:2]
     soft = synthetic.learned_labels is not None

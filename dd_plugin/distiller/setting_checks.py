@@ -19,7 +19,7 @@ from dd_plugin.distiller.settings import SECRETS, Settings
 
 
 class NoEffectWarning(UserWarning):
-    """An option was set that does nothing in the chosen mode."""
+    """A setting was changed, and has no effect with the others."""
 
 
 def check_values(config: Settings) -> None:
@@ -54,15 +54,15 @@ def check_values(config: Settings) -> None:
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"`{name}` must be from 0 to below 1, got {getattr(config, name)}")
     check_training(
-        config.augmentation,
-        config.augmentations_per_step,
-        config.head_copies,
-        config.inner_steps,
-        config.inner_optimizer,
-        dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
+        augmentation=config.augmentation,
+        augmentations_per_step=config.augmentations_per_step,
+        head_copies=config.head_copies,
+        steps=config.inner_steps,
+        optimizer=config.inner_optimizer,
+        optimizer_args=dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
     )
     if config.hub_token and not re.fullmatch(r"[!-~]+", config.hub_token):
-        # What sends it would quote it in its own error.
+        # The library that sends it would quote it in its error.
         raise ValueError(
             "`hub_token` must be one word of ASCII characters, got one with spaces, line ends "
             "or others; copy it again, or log in with `hf auth login`"
@@ -132,8 +132,8 @@ def check_combinations(config: Settings) -> None:
         raise ValueError('`batch_size` must be given with batching="minibatches"')
     if config.init == "pool" and config.window == "full":
         raise ValueError(
-            'init="pool" starts from partly trained networks, so a full unroll is not what is '
-            'differentiated; use window="last" with a `window_length`'
+            '`window` must be "last" or "random" with init="pool", got "full": a run from a partly '
+            "trained network is no full unroll; give a `window_length` too"
         )
     if config.load_best_model_at_end and not config.eval_steps:
         raise ValueError("`eval_steps` must not be 0 with load_best_model_at_end")
@@ -142,12 +142,16 @@ def check_combinations(config: Settings) -> None:
 
 
 def _check_several(config: Settings) -> None:
-    """Check what several networks that are trained from scratch have to share."""
+    """Check that several networks can be trained from scratch on one set.
+
+    Raises:
+        ValueError: two are the same, or they cannot share their step sizes.
+    """
     for place, one in enumerate(config.networks):
         if one in config.networks[:place]:
             raise ValueError(
                 f"`model` must name different networks, got {one[0]} twice with the same "
-                "`model_args`; leave one out, or give each arguments of its own as a list"
+                "`model_args`; leave one out, or give a list with other arguments for each"
             )
     if config.step_sizes == "per_layer":
         raise ValueError(
@@ -157,12 +161,17 @@ def _check_several(config: Settings) -> None:
 
 
 def _check_head(config: Settings) -> None:
+    """Check the settings of a run for heads.
+
+    Raises:
+        ValueError: one has no meaning for them.
+    """
     if isinstance(config.model_args, list):
         raise ValueError(
             '`model_args` must be one dictionary for all networks with trainable="head", got a '
             f"list of {len(config.model_args)}"
         )
-    if config.feature_copies > 1 and config.augmentation.strip().lower() in ("", "none"):
+    if config.feature_copies > 1 and not config.is_augmented:
         raise ValueError(
             f"`feature_copies` must be 1 without augmentation, got {config.feature_copies}; give "
             "`augmentation`"
@@ -185,15 +194,15 @@ def _check_head(config: Settings) -> None:
 
 
 def check_selection_data(has_data: bool, split: str | None) -> None:
-    """A set is chosen by its accuracy on validation data.
+    """Check that the best set is chosen by its accuracy on validation data.
 
     Raises:
-        ValueError: there is none, or the split is called `test`.
+        ValueError: there are no such data, or the split is called `test`.
     """
     if not has_data:
         raise ValueError(
-            "`load_best_model_at_end` needs evaluation data: no split `validation` was found; give "
-            "`eval_dataset` or `eval_split`, or leave the option out"
+            "`load_best_model_at_end` needs evaluation data, but there is no split `validation`; "
+            "give `eval_dataset` or `eval_split`, or leave the option out"
         )
     if split == "test":
         raise ValueError(
@@ -204,9 +213,8 @@ def check_selection_data(has_data: bool, split: str | None) -> None:
 
 
 def warn_of_no_effect(config: Settings) -> None:
-    """Warn of every setting that was changed and does nothing; called while a config is made."""
+    """Warn of every setting that was changed and has no effect; called while a config is made."""
     default = {f.name: f.default for f in fields(config)}
-    is_plain = config.augmentation.strip().lower() in ("", "none")
     unused = {
         **_without_effect_on_a_head(config),
         "groups": config.batching != "groups",
@@ -216,8 +224,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "pool_max_steps": config.init != "pool",
         "upsample_factor": config.parametrization != "upsampled",
         "pyramid_levels": config.parametrization != "pyramid",
-        "augmentations_per_step": is_plain,
-        "head_copies": is_plain or config.trainable != "head",
+        "augmentations_per_step": not config.is_augmented,
+        "head_copies": not config.is_augmented or config.trainable != "head",
         "label_lr": not config.soft_labels,
         "label_form": not config.soft_labels,
         "step_size_lr": config.step_sizes == "constant",

@@ -1,20 +1,20 @@
 """The settings of a run as fields: type, default, help text and group of each.
 
-The only place where they stand: the command line, the pages of the documentation and the checks
-read them from here. A setting with a fixed set of values has a `Literal` as its type.
-`config.DistillerConfig` adds what makes and checks the values.
+The command line, the pages of the documentation and the checks read them from here. A setting with
+a fixed set of values has a `Literal` as its type. `config.DistillerConfig` makes and checks the
+values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dd_plugin.bilevel.adjoints import MethodName
-from dd_plugin.bn.policy import Statistics, TrainWith
+from dd_plugin.bn import Statistics, TrainWith
+from dd_plugin.data import Augmentation
 from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.synthetic import LabelForm
-from dd_plugin.distiller.coercion import choices
 from dd_plugin.distiller.json_settings import model_arguments
 
 # Settings whose value is in no text, file or log.
@@ -37,26 +37,26 @@ class RunSettings:
 
     output_dir: str = _option("distilled", "Folder for everything that the run writes.")
     overwrite_output_dir: bool = _option(
-        False, "Write into a folder that holds another run, which is lost."
+        False, "Replace the run that output_dir holds, which is lost."
     )
     rescue_dir: str | None = _option(
         None,
-        "A folder on another disk. The distilled set goes into a new folder in it if output_dir "
-        "cannot be written at the end.",
+        "Folder on another disk. If output_dir cannot be written at the end, the distilled set "
+        "goes into a new folder there.",
     )
     wait_for_room: int = _option(
         0,
-        "Seconds to keep trying at the end of the run, while the distilled set cannot be written.",
+        "Seconds to keep trying to write the distilled set at the end, such as on a full disk.",
     )
     resume_from_checkpoint: str | None = _option(
-        None, "A checkpoint folder, or 'latest' for the newest in output_dir."
+        None, "Resume from a checkpoint folder, or from 'latest', the newest in output_dir."
     )
-    seed: int = _option(0, "Decides every random number of the run.")
+    seed: int = _option(0, "Seed of every random number of the run.")
     max_steps: int = _option(300, "Outer steps.")
     logging_steps: int = _option(10, "Outer steps between two lines of the log.")
     eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
-    eval_networks: int = _option(3, "Fresh networks per evaluation, of each model.")
-    final_eval_networks: int = _option(5, "Fresh networks in the table at the end, of each model.")
+    eval_networks: int = _option(3, "Fresh networks of each model per evaluation.")
+    final_eval_networks: int = _option(5, "Fresh networks of each model in the table at the end.")
     load_best_model_at_end: bool = _option(
         False,
         "End with the distilled set of the best evaluation, not the last. Needs a validation "
@@ -77,17 +77,18 @@ class DataSettings:
     """The real images that are distilled, and how they are read."""
 
     dataset: str = _option("digits", "'digits', a folder, or a data set's id on the Hub.")
-    train_split: str | None = _option(None, "Split to distill; 'train' if there is one.")
+    train_split: str | None = _option(None, "Split to distill; by default 'train'.")
     eval_split: str | None = _option(
-        None, "Split to evaluate on; 'validation' or else 'test' if there is one."
+        None, "Split to evaluate on; by default 'validation', or 'test' if there is none."
     )
     image_column: str | None = _option(None, "Column of the images; by default it is detected.")
     label_column: str | None = _option(None, "Column of the labels; by default it is detected.")
     image_size: int | None = _option(None, "Resize images to this height and width.")
     normalization: Literal["auto", "data", "none", "zca"] = _option(
         "auto",
-        "auto: the model's own, or else that of the data; data: mean and standard deviation of the "
-        "training images; none; zca: whitening fitted on the training images.",
+        "How the input of networks is normalized. auto: as the model says, or else like data; "
+        "data: by mean and standard deviation of the training images; none: not at all; zca: by "
+        "whitening that is fitted on the training images.",
     )
     per_device_eval_batch_size: int = _option(500, "Images per batch of an evaluation.")
 
@@ -98,20 +99,21 @@ class NetworkSettings:
 
     model: list[str] | str = _option(
         [DEFAULT_MODEL],
-        "timm/NAME, a model's id on the Hub, or a folder; with trainable=head a pretrained one, or "
-        "lite/NAME. Several take turns in the outer steps, for a set that serves all of them.",
+        "timm/NAME, a model's id on the Hub, or a folder. With trainable=head it has to be "
+        "pretrained, and lite/NAME is possible too. Several models take turns in the outer steps, "
+        "for a set that serves all of them.",
     )
     # A parser of arguments takes the second of these types.
     model_args: dict[str, Any] | str | list[dict[str, Any]] | None = _option(
         None,
-        "Arguments of the model, JSON on the command line: '{\"width\": 64}', for all models, or "
-        "a list with one such object per model. With trainable=head none, but "
-        "'{\"pretrained\": false}' for random weights.",
+        "Arguments of the model, as JSON on the command line: '{\"width\": 64}' for all models, "
+        "or a list with one such object per model. With trainable=head the only one is "
+        "'{\"pretrained\": false}', for random weights.",
     )
     trainable: Trainable = _option(
         "all",
-        "What is trained on the images. all: a whole network; head: the head of a pretrained "
-        "network that is frozen.",
+        "What is trained on the images. all: a whole network; head: the head of a frozen, "
+        "pretrained network.",
     )
     head: HeadKind = _option(
         "ridge", "How a head is trained. ridge: in closed form; unroll: in inner steps."
@@ -119,27 +121,30 @@ class NetworkSettings:
     objective: Literal["bilevel", "gradient_matching"] = _option(
         "bilevel",
         "Outer objective of a head. bilevel: the loss of the trained head on real images; "
-        "gradient_matching: gradients of random heads, as on real images.",
+        "gradient_matching: how far the gradients of random heads are from those on real images.",
     )
     feature_layer: str | None = _option(
         None,
-        "Layer whose output the head is trained on; by default what the network's own head takes.",
+        "Layer whose output the head is trained on; by default the input of the network's head.",
     )
     feature_copies: int = _option(
-        1, "Copies of the real images whose features are kept: the images, and augmented ones."
+        1,
+        "Features per real image: of the image itself, and with more than 1 of augmented copies.",
     )
     feature_dir: str | None = _option(
         None,
-        "Folder for the features of real images, which runs on the same data and networks share; "
-        "by default output_dir.",
+        "Folder for the features of real images; by default output_dir. Runs on the same data and "
+        "networks can share it.",
     )
     backbone_batch_size: int = _option(
-        128, "Images per forward pass of a frozen network; no effect on the result."
+        128,
+        "Images per forward pass of a frozen network. It does not change the result. Lower it if "
+        "memory runs out.",
     )
     init: Init = _option(
         "random",
-        "Where inner training starts. fixed: from the same weights; random: from fresh ones; pool: "
-        "from partly trained networks.",
+        "Where inner training starts. fixed: from the same weights each time; random: from fresh "
+        "weights; pool: from partly trained networks.",
     )
     pool_size: int = _option(10, "Partly trained networks in the pool.")
     pool_max_steps: int = _option(
@@ -149,10 +154,15 @@ class NetworkSettings:
     )
     statistics: Statistics | None = _option(
         None,
-        "BatchNorm policy: learned, tracked or frozen. By default tracked, with a learned momentum "
-        "and correction per layer.",
+        "What happens to the running statistics of BatchNorm. learned: they are learned per "
+        "channel; tracked: training moves them, with a learned momentum and correction per layer; "
+        "frozen: nothing moves them. By default tracked.",
     )
-    train_with: TrainWith = _option("batch", "Statistics that BatchNorm uses in train mode.")
+    train_with: TrainWith = _option(
+        "batch",
+        "Statistics that BatchNorm uses in train mode. batch: those of the batch; running: the "
+        "running ones.",
+    )
 
 
 @dataclass
@@ -162,16 +172,18 @@ class SyntheticSettings:
     images_per_class: int = _option(1, "Stored images per class.")
     image_init: Literal["real", "noise", "mean"] = _option(
         "real",
-        "Initial images: real ones, noise, or class means (several per class are means of "
-        "disjoint parts).",
+        "Initial images. real: real ones; noise: random pixels; mean: class means, of which "
+        "several per class are means of disjoint parts.",
     )
     parametrization: Literal["pixels", "upsampled", "pyramid"] = _option(
         "pixels",
-        "What is learned. pixels: every pixel; upsampled: more images of lower resolution; "
-        "pyramid: a sum of levels of rising resolution, for images that also teach other networks "
-        "or are looked at.",
+        "What is learned. pixels: every pixel; upsampled: more images, of lower resolution; "
+        "pyramid: a sum of levels of rising resolution, for images that are to teach other "
+        "networks too, or to be looked at.",
     )
-    upsample_factor: int = _option(2, "How much smaller upsampled images are stored.")
+    upsample_factor: int = _option(
+        2, "How many times smaller upsampled images are stored, in height and in width."
+    )
     pyramid_levels: int | None = _option(
         None,
         "Levels of a pyramid, each of half the resolution of the next; by default all that have "
@@ -182,11 +194,11 @@ class SyntheticSettings:
         "Colors in which a pyramid is learned. rgb: the channels; decorrelated: directions in "
         "which the training images vary independently, which brings less color noise.",
     )
-    soft_labels: bool = _option(False, "Learn the labels.")
+    soft_labels: bool = _option(False, "Learn the labels too.")
     label_form: LabelForm = _option(
         "probabilities",
-        "Learned labels are probabilities, or weights: unconstrained weights of the classes in the "
-        "loss.",
+        "Form of learned labels. probabilities: one per class, with a sum of 1; weights: of the "
+        "classes in the loss, of any sign.",
     )
 
 
@@ -197,8 +209,8 @@ class InnerSettings:
     inner_steps: int = _option(20, "Training steps of the unroll.")
     batching: Batching = _option(
         "all",
-        "What an inner step trains on: all images, one of several fixed groups, or shuffled "
-        "minibatches.",
+        "What an inner step trains on. all: all images; groups: one of several fixed groups; "
+        "minibatches: a batch of shuffled images.",
     )
     groups: int = _option(1, "Groups for batching=groups.")
     batch_size: int | None = _option(None, "Synthetic images per step for batching=minibatches.")
@@ -206,9 +218,11 @@ class InnerSettings:
         "sgd", "Optimizer of the inner steps."
     )
     inner_optimizer_args: dict[str, Any] | str | None = _option(
-        None, "Its hyperparameters, JSON on the command line: '{\"momentum\": 0.9}'."
+        None,
+        "Hyperparameters of the inner optimizer, as JSON on the command line: "
+        "'{\"momentum\": 0.9}'.",
     )
-    inner_lr: float = _option(0.02, "Initial step size.")
+    inner_lr: float = _option(0.02, "Step size, or its initial value where it is learned.")
     step_sizes: Literal["per_step", "per_layer", "shared", "constant"] = _option(
         "per_step",
         "Which step sizes are learned. per_step: one per step; per_layer: one per step and "
@@ -216,23 +230,25 @@ class InnerSettings:
     )
     window: Literal["full", "last", "random"] = _option(
         "full",
-        "Inner steps that are differentiated: all, the last ones, or a window at a random place.",
+        "Inner steps that are differentiated. full: all; last: the last ones; random: those of a "
+        "window at a random place.",
     )
     window_length: int | None = _option(None, "Steps of the window, for last and random.")
     augmentation: str = _option(
         "",
-        "Differentiable augmentation of synthetic and real images: flip_rotate or dsa, of which a "
-        "step does one; or resizedcrop+flip+noise, of which it does all.",
+        "Differentiable augmentation of synthetic and real images. With `_` a step does one of "
+        "several, as in flip_rotate or dsa; with `+` it does all, as in resizedcrop+flip+noise.",
     )
     augmentations_per_step: int = _option(
         1,
-        "Copies of its images that a step trains on, each augmented by itself. More of them cost "
+        "Copies of its images that a step trains on, each augmented by itself. More copies cost "
         "time and make images that depend less on single pixels.",
     )
     head_copies: int = _option(
         0,
-        "Augmented copies of each image that a head is trained on beside the image itself, when it "
-        "is used or tested. They help on networks that the images were not learned on; 16 is many.",
+        "Augmented copies of each image that a head is trained on, beside the image itself, "
+        "whenever the set is used or tested. Raise it, to 16 for example, for networks that the "
+        "images were not learned on.",
     )
     networks_per_step: int | None = _option(
         None, "Networks per outer step, over all processes; by default one per process."
@@ -278,7 +294,8 @@ class ComputingSettings:
     )
     storage: Literal["device", "host", "recompute"] = _option(
         "device",
-        "Where the trajectory is kept: on the device, in host memory, or nowhere (recompute it).",
+        "Where the trajectory is kept. device: on the device; host: in host memory; recompute: "
+        "nowhere, parts of it are computed again. Change it if memory runs out.",
     )
     compile: Literal["auto", "no", "trace", "inductor"] = _option(
         "auto",
@@ -309,7 +326,9 @@ class HubSettings:
         None, "Branch to publish on; it is created if there is none of that name."
     )
     hub_token: str | None = _option(
-        None, "Token; by default the one of `hf auth login`. It is never printed.", repr=False
+        None,
+        "Token of the Hub; by default that of `hf auth login`. It is never printed.",
+        repr=False,
     )
 
 
@@ -363,28 +382,12 @@ class Settings(
         return tuple((name, dict(one)) for name, one in zip(self.models, listed, strict=True))
 
     @property
+    def is_augmented(self) -> bool:
+        """Whether real and synthetic images are augmented."""
+        return bool(Augmentation(self.augmentation).names)
+
+    @property
     def trained_per_class(self) -> int:
         """Images of each class that networks are trained on: more than are stored if upsampled."""
         upsampled = self.parametrization == "upsampled"
         return self.images_per_class * (self.upsample_factor**2 if upsampled else 1)
-
-
-def setting_groups() -> dict[str, str]:
-    """Return the group of every setting, in the order of the fields."""
-    return {f.name: title for title, group in GROUPS.items() for f in fields(group)}
-
-
-def setting_defaults() -> dict[str, str]:
-    """Return the default of every setting as one would type it; empty where there is none."""
-    texts = {}
-    for name, value in vars(Settings()).items():
-        words = value if isinstance(value, list) else [] if value in (None, "") else [value]
-        texts[name] = " ".join(str(w).lower() if isinstance(w, bool) else str(w) for w in words)
-    return texts
-
-
-def setting_choices() -> dict[str, tuple[str, ...]]:
-    """Return the values of every setting that has a fixed set of them."""
-    # Not the types of `fields`: a parser of arguments puts others in their place.
-    every = {name: choices(hint) for name, hint in get_type_hints(Settings).items()}
-    return {name: values for name, values in every.items() if values}

@@ -46,7 +46,8 @@ def help_of(command: str) -> str:
 
 def settings() -> str:
     """Tables of the settings, one per group."""
-    from dd_plugin.distiller.settings import GROUPS, setting_choices, setting_defaults
+    from dd_plugin.distiller.setting_descriptions import setting_choices, setting_defaults
+    from dd_plugin.distiller.settings import GROUPS
 
     choices, defaults = setting_choices(), setting_defaults()
     parts = []

@@ -142,6 +142,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, digits):
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "go on with --resume_from_checkpoint latest" in rest
+    assert "resume with --resume_from_checkpoint latest" in rest
     assert "Traceback" not in rest
     assert list(tmp_path.glob("checkpoint-*"))

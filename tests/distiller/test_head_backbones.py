@@ -29,7 +29,7 @@ def unread(*args, **kwargs):
 def test_a_network_that_cannot_serve_is_told_before_data_is_read(
     tmp_path, monkeypatch, settings, message
 ):
-    monkeypatch.setattr("dd_plugin.distiller.parts.load_real", unread)
+    monkeypatch.setattr("dd_plugin.distiller.real_images.load_real", unread)
     config = DistillerConfig(trainable="head", output_dir=str(tmp_path / "out"), **settings)
     with pytest.raises(ValueError, match=message):
         Distiller(config=config)

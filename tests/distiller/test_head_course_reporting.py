@@ -161,7 +161,7 @@ def test_a_tracker_that_cannot_begin_is_told_before_features_are_computed(tmp_pa
         def store_init_configuration(self, values):
             raise RuntimeError("not logged in")
 
-    monkeypatch.setattr("dd_plugin.distiller.parts.features_of", no_features)
+    monkeypatch.setattr("dd_plugin.distiller.real_features.features_of", no_features)
     accelerator = Accelerator(log_with=Closed(tmp_path / "log.jsonl"))
     config = DistillerConfig(**SETTINGS, report_to=["json"], output_dir=str(tmp_path / "out"))
     run = Distiller(Small(), config, toy_dataset(), toy_dataset(seed=1), accelerator=accelerator)

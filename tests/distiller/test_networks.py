@@ -101,7 +101,7 @@ def test_redrawing_in_place_only_where_it_is_making_anew(model_init, in_place):
     runs = networks(model_init)
     assert runs.redraws_in_place is in_place
     drawn = runs.take(4, 2)
-    runs.redraws_in_place, runs._scratch = False, None
+    runs._factory._scratch = None
     assert equal(drawn, runs.take(4, 2))
 
 

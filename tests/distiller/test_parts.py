@@ -17,7 +17,7 @@ from transformers import (
 from dd_plugin import DistilledDataset
 from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller
-from dd_plugin.distiller.parts import _is_path
+from dd_plugin.distiller.published_names import is_path
 from tests.distiller.toy import toy_config, toy_dataset, toy_distiller
 
 
@@ -144,7 +144,7 @@ def test_arguments_of_a_network_that_are_paths(tmp_path, monkeypatch):
         "/somewhere/weights.pth", "~/weights.pth", "./x", "weights.pth", tmp_path,
         {"overlay": {"file": str(tmp_path / "weights.pth")}}, {"files": ["weights.pth"]},
     ):  # fmt: skip
-        assert _is_path({"argument": value})
+        assert is_path({"argument": value})
     for value in ("relu", "other.pth", "", None, 4, 0.5, ["batchnorm2d"], {"norm": {"eps": 1e-5}}):
-        assert not _is_path({"argument": value})
-    assert _is_path("relu", bare=True)
+        assert not is_path({"argument": value})
+    assert is_path("relu", bare=True)

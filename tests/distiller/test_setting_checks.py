@@ -32,7 +32,7 @@ from tests.distiller.toy import toy_config
             {"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 10},
             "`pool_max_steps` must be at least `inner_steps` = 20, got 10",
         ),
-        ({"init": "pool"}, "a full unroll is not what is differentiated"),
+        ({"init": "pool"}, "a run from a partly trained network is no full unroll"),
         ({"push_to_hub": True}, "`hub_dataset_id` must be given"),
         ({"save_total_limit": 0}, "`save_total_limit` must be at least 1 or None"),
         ({"eval_steps": -1}, "`eval_steps` must not be negative"),

@@ -10,12 +10,12 @@ from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.cli.distill import add_arguments
 from dd_plugin.distiller import DistillerConfig
 from dd_plugin.distiller.coercion import choices
-from dd_plugin.distiller.settings import (
-    GROUPS,
+from dd_plugin.distiller.setting_descriptions import (
     setting_choices,
     setting_defaults,
     setting_groups,
 )
+from dd_plugin.distiller.settings import GROUPS
 from dd_plugin.recipes import recipe_names, recipe_settings
 
 CHOICES = setting_choices()

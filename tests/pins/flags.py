@@ -11,7 +11,7 @@ import yaml
 
 from dd_plugin import DistillerConfig
 from dd_plugin.cli import _parser as command_parser
-from dd_plugin.distiller.settings import setting_choices
+from dd_plugin.distiller.setting_descriptions import setting_choices
 
 FILE = Path(__file__).with_name("golden") / "flags.yaml"
 

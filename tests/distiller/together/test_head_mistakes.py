@@ -41,7 +41,7 @@ def test_no_features_are_computed_for_a_run_that_cannot_begin(tmp_path, monkeypa
     def no_features(*args, **kwargs):
         raise AssertionError("features were computed")
 
-    monkeypatch.setattr("dd_plugin.distiller.parts.features_of", no_features)
+    monkeypatch.setattr("dd_plugin.distiller.real_features.features_of", no_features)
     run, checkpoint = head_distiller(tmp_path), None
     if mistake == "no such checkpoint":
         checkpoint, message = str(tmp_path / "nothing"), "not a checkpoint"
@@ -110,11 +110,11 @@ class OwnOuter(Distiller):
 @pytest.mark.parametrize(
     ("kind", "settings", "told", "noted"),
     [
-        (OwnInner, {}, "inner loss of your own has no effect", "cross_entropy"),
+        (OwnInner, {}, "your inner loss has no effect", "cross_entropy"),
         (OwnInner, {"head": "unroll", "inner_steps": 3}, "", "custom"),
         (OwnOuter, {}, "", "cross_entropy"),
         (OwnOuter, {"head": "unroll", "inner_steps": 3}, "", "cross_entropy"),
-        (OwnOuter, {"objective": "gradient_matching"}, "outer loss of your own", "cross_entropy"),
+        (OwnOuter, {"objective": "gradient_matching"}, "your outer loss", "cross_entropy"),
     ],
 )
 def test_a_loss_of_the_users_is_used_or_he_is_told(tmp_path, kind, settings, told, noted):
@@ -177,7 +177,7 @@ def test_settings_are_checked_before_anything_is_loaded(tmp_path, monkeypatch, s
         raise AssertionError("weights were loaded before the settings were looked at")
 
     monkeypatch.setattr("dd_plugin.distiller.head_backbones.load_backbone", load)
-    monkeypatch.setattr("dd_plugin.distiller.parts.load_real", unread)
+    monkeypatch.setattr("dd_plugin.distiller.real_images.load_real", unread)
     with pytest.raises(ValueError, match=message):
         head_distiller(tmp_path, "timm/test_resnet", **settings)
 

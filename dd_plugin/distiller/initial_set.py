@@ -1,0 +1,99 @@
+"""The synthetic set as it is before the first outer step.
+
+Used by `parts`, last of all: how many images there are, what they show at first, how they are
+stored and in which order they stand follows from the settings and the real images.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from dd_plugin.data import RealData, Recipe, SyntheticSet, Transform
+from dd_plugin.data.colors import decorrelating_basis
+from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.seeds import Purpose, mix
+
+logger = logging.getLogger(__name__)
+
+
+def make_initial_set(
+    config: DistillerConfig,
+    recipe: Recipe,
+    train: RealData,
+    *,
+    transform: Transform,
+    constants: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> SyntheticSet:
+    """Make the synthetic set that a run begins with.
+
+    Args:
+        config: of the run.
+        recipe: by which networks are trained on the set.
+        train: the real images.
+        transform: from pixels to what a network takes.
+        constants: what is learned beside images, labels and step sizes, by name.
+        device: where the set lives.
+        dtype: of everything that is learned.
+    """
+    images, labels = _initial_images(config, recipe, train)
+    images, labels = images.to(device, dtype), labels.to(device)
+    # Sorted by class so far; a group takes its share of every class.
+    per_class = config.trained_per_class
+    place = torch.arange(len(labels), device=device) % per_class
+    order = torch.argsort(place * recipe.groups // per_class, stable=True)
+    return SyntheticSet(
+        recipe,
+        _parametrization(config, images[order], train),
+        labels[order],
+        torch.full(_step_size_shape(config, recipe), config.inner_lr, device=device, dtype=dtype),
+        transform=transform,
+        soft_labels=config.label_form if config.soft_labels else False,
+        learn_step_sizes=config.step_sizes != "constant" and recipe.head != "ridge",
+        constants={name: t.to(device, dtype) for name, t in constants.items()},
+    )
+
+
+def _initial_images(
+    config: DistillerConfig, recipe: Recipe, train: RealData
+) -> tuple[Tensor, Tensor]:
+    """The images that `image_init` names and their labels, sorted by class."""
+    per_class, seed = config.trained_per_class, mix(config.seed, Purpose.INITIAL_IMAGES)
+    if config.image_init == "real":
+        return train.of_each_class(per_class, seed)
+    labels = torch.arange(recipe.num_classes).repeat_interleave(per_class)
+    if config.image_init == "mean":
+        return train.class_means(per_class), labels
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(len(labels), *recipe.shape, generator=generator), labels
+
+
+def _step_size_shape(config: DistillerConfig, recipe: Recipe) -> tuple[int, ...]:
+    """The shape of the step sizes; one number where all steps share it, or none is taken."""
+    if recipe.head == "ridge":
+        return ()
+    if config.step_sizes == "per_step":
+        return (recipe.steps,)
+    if recipe.step_size_parameters is not None:
+        return (recipe.steps, len(recipe.step_size_parameters))
+    return ()
+
+
+def _parametrization(config: DistillerConfig, images: Tensor, train: RealData) -> Parametrization:
+    """The parametrization that the settings name, starting at images."""
+    if config.parametrization == "upsampled":
+        return Upsampled(images, config.upsample_factor)
+    if config.parametrization == "pixels":
+        return Pixels(images)
+    basis = None
+    if config.color_space == "decorrelated":
+        if images.shape[1] == 1:
+            logger.warning('color_space="decorrelated" has no effect on images of one channel')
+        else:
+            basis = decorrelating_basis(train)
+    return Pyramid(images, config.pyramid_levels, basis)
