@@ -63,15 +63,15 @@ def test_a_repository_without_data_is_as_good_as_new(hub, client, push, folder, 
 
 
 def test_a_private_repository_is_read_with_a_token_only(hub, client, push):
-    push("lab/one", private=True)
-    assert hub.repos["lab/one"].private
+    push("lab/hidden", private=True)
+    assert hub.repos["lab/hidden"].private
     for token in (False, "bob-token"):
         with pytest.raises(ClientError) as caught:
-            client(calls.download, "lab/one", "recipe.json", token=token)
+            client(calls.download, "lab/hidden", "recipe.json", token=token)
         assert caught.value.kind == "RepositoryNotFoundError"
-    assert json.loads(client(calls.download, "lab/one", "recipe.json", **ADA))["recipe"]
+    assert json.loads(client(calls.download, "lab/hidden", "recipe.json", **ADA))["recipe"]
     # Once there, its own `private` counts.
-    assert push("lab/one")["unchanged"]
+    assert push("lab/hidden")["unchanged"]
 
 
 @pytest.mark.parametrize(
