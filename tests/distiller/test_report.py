@@ -4,6 +4,7 @@ import errno
 import json
 
 import pytest
+from huggingface_hub import HfApi
 
 from dd_plugin import DistilledDataset
 from dd_plugin.distiller import report
@@ -117,3 +118,13 @@ def test_files_beside_the_set_cost_a_warning(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"it lacks log\.jsonl .*, curve\.png"):
         distiller.save_model()
     DistilledDataset.from_pretrained(tmp_path)
+
+
+def test_a_set_is_saved_without_the_license_that_nobody_tells(distiller, monkeypatch):
+    def unreachable(*args, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    distiller.train_data.public_name = "toy"  # as if its images were on the Hub
+    record = json.loads((distiller.save_model() / "recipe.json").read_text())
+    assert (record["source"]["hub_id"], record["source"]["licenses"]) == ("toy", [])

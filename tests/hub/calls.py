@@ -131,6 +131,6 @@ def distil_and_push(folder: str, **options: Any) -> str:
     """A toy run that publishes itself."""
     from tests.distiller.toy import toy_distiller
 
-    distiller = toy_distiller(folder, max_steps=2, save_steps=1, **options)
+    distiller = toy_distiller(folder, max_steps=1, save_steps=1, **options)
     distiller.train()
     return distiller.push_to_hub()

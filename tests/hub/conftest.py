@@ -1,4 +1,4 @@
-"""A Hub for a file of tests, and a client's process that knows it."""
+"""A Hub for all tests, emptied for each, and a client's process that knows it."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.hub.loopback import Hub
 from tests.hub.sets import ACCOUNTS, set_folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running_hub(tmp_path_factory):
     with Hub(tmp_path_factory.mktemp("hub"), ACCOUNTS) as hub:
         yield hub
@@ -24,7 +24,7 @@ def hub(running_hub):
     return running_hub
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(running_hub, tmp_path_factory):
     with Client(running_hub.url, tmp_path_factory.mktemp("home")) as client:
         yield client

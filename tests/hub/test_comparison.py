@@ -1,29 +1,63 @@
-"""A set beside what it has to be compared with: as the trainer measured it, to the last image."""
+"""A set beside what it has to be compared with: which rows there are, of which images."""
+
+import pytest
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.hub.comparison import Request, compare
-from tests.distiller.toy import toy_dataset, toy_distiller
+from dd_plugin.evaluation import baselines
+from dd_plugin.hub.comparison import Request, compare, merge_rows, rows_table
+from dd_plugin.hub.record import Evaluation
+from tests.distiller.toy import toy_dataset
+from tests.hub.sets import toy_set
 
 
-def test_an_upsampled_set_is_compared_with_as_much_storage_as_the_trainer_did(tmp_path):
-    options = {"parametrization": "upsampled", "max_steps": 1, "baselines": True}
-    distiller = toy_distiller(tmp_path, dtype="float32", **options)
-    distiller.train()
-    distiller.compare()
-    distiller.save_model()
-    distilled = DistilledDataset.from_pretrained(tmp_path)
+@pytest.fixture(scope="module")
+def upsampled(tmp_path_factory):
+    return DistilledDataset.from_pretrained(toy_set(tmp_path_factory.mktemp("set"), factor=2))
+
+
+def real(count, seed=0):
+    return RealData.from_dataset(toy_dataset(count, seed))
+
+
+def test_real_images_have_the_storage_of_the_set(upsampled, monkeypatch):
+    monkeypatch.setattr(baselines, "MANY_IMAGES", 120)
     # Twelve images at a quarter of the pixels: one real image of each class.
-    assert (len(distilled), distilled.images_per_class) == (12, 1)
-    lines = (tmp_path / "results.md").read_text().splitlines()
-    cells = [line.split("|")[2].strip() for line in (lines[0], *lines[2:])]
-    assert cells[1:] == ["12, stored as 3", "3", "all"]
-    assert lines[3].startswith("| random real images of that storage |")
-    test, train = (RealData.from_dataset(data) for data in (toy_dataset(30, seed=1), toy_dataset()))
-    request = Request(models=["timm/dd_convnet"], test=test, train=train, networks=2)
-    rows = compare(distilled, request)
-    found = {(row.trained_on, row.pixels): row.accuracies for row in rows}
-    noted = {name: scores.accuracies for name, scores in distiller.results.items()}
-    assert found["distilled images", "exact"] == noted["distilled"]
-    assert found["random real images", None] == noted["random real"]
-    assert found["all real images", None] == noted["full data"]
+    assert (len(upsampled), upsampled.images_per_class) == (12, 1)
+    drawn, told = [], []
+    train = real(60)
+    of_each_class = train.of_each_class
+    train.of_each_class = lambda count, seed: drawn.append(count) or of_each_class(count, seed)
+    request = Request(models=["timm/dd_convnet"], test=real(30, 1), train=train, networks=2)
+    rows = compare(upsampled, request, told.append)
+    assert told == rows
+    assert set(drawn) == {1}
+    assert [(row.trained_on, row.protocol, row.pixels) for row in rows] == [
+        ("distilled images", "recipe", "exact"),
+        ("distilled images", "recipe", "png"),
+        ("random real images", "standard", None),
+        ("all real images", "standard", None),
+    ]
+    assert rows[0].accuracies == tuple(upsampled.results["distilled"]["accuracies"])
+    assert [len(row.accuracies) for row in rows] == [2, 2, 2, 2]
+
+
+def test_without_training_images_there_is_nothing_beside_the_set(upsampled):
+    request = Request(models=["timm/dd_convnet"], test=real(30, 1), train=None, networks=1)
+    rows = compare(upsampled, request)
+    assert {row.trained_on for row in rows} == {"distilled images"}
+
+
+def a_row(model, mean):
+    return Evaluation(model=model, trained_on="b", mean=mean, accuracies=(mean,))
+
+
+def test_rows_that_are_measured_again_take_the_place_of_the_old_ones():
+    merged = merge_rows([a_row("x", 0.1), a_row("y", 0.2)], [a_row("x", 0.3)])
+    assert [(row.model, row.mean) for row in merged] == [("y", 0.2), ("x", 0.3)]
+
+
+def test_the_table_has_a_line_for_each_row():
+    lines = rows_table([a_row("x", 0.125), a_row("y", 0.5)]).splitlines()
+    assert [line for line in lines if "12.5" in line and "x" in line]
+    assert [line for line in lines if "50.0" in line and "y" in line]

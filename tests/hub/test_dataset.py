@@ -1,6 +1,6 @@
 """`DistilledDataset`: what comes out of a folder, and networks that are trained on it."""
 
-import json
+import functools
 import warnings
 from pathlib import Path
 
@@ -15,20 +15,18 @@ from torch import nn
 from dd_plugin import DistilledDataset
 from dd_plugin.bn import converted_layers
 from dd_plugin.data import DataError, RealData
-from dd_plugin.evaluation import OtherArchitectureWarning
+from dd_plugin.evaluation import OtherArchitectureWarning, training
 from dd_plugin.hub.folder import to_bytes
-from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.distiller.toy import toy_dataset
+from tests.hub.sets import toy_set
 from tests.hub.toy import change_record, write_toy
 
-LONGER = {"inner_steps": 12, "inner_lr": 0.1, "max_steps": 6, "learning_rate": 0.05}
 
-
-def distilled_in(folder, **options):
-    distiller = toy_distiller(folder, **{**LONGER, **options})
-    distiller.train()
-    distiller.compare()
-    distiller.save_model()
-    return distiller, DistilledDataset.from_pretrained(folder)
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    """As on real images, and not for long."""
+    few = functools.partial(training.train_on_few, steps=60)
+    monkeypatch.setattr(training, "train_on_few", few)
 
 
 @pytest.fixture(scope="module")
@@ -36,63 +34,18 @@ def tested():
     return toy_dataset(30, seed=1)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"init": "fixed"},
-        {"statistics": "frozen", "soft_labels": True, "step_sizes": "shared"},
-        {"soft_labels": True, "label_form": "weights", "label_lr": 0.1},
-        {"step_sizes": "per_layer", "step_size_lr": 0.2},
-        {"statistics": "learned", "normalization": "zca", "parametrization": "upsampled"},
-        {"train_with": "running", "inner_optimizer": "adam", "inner_lr": 0.01},
-        {"batching": "minibatches", "batch_size": 3, "images_per_class": 2, "augmentation": "dsa"},
-        {"batching": "groups", "groups": 2, "images_per_class": 2, "dtype": "float32"},
-        {"mixed_precision": "bf16", "dtype": "float32", "inner_steps": 20},
-    ],
-    ids=lambda options: "-".join(map(str, options.values())) or "default",
-)
-def test_the_recipe_gives_the_accuracies_of_its_author(tmp_path, tested, options):
-    distiller, distilled = distilled_in(tmp_path, **options)
-    scores = distilled.evaluate(dataset=tested, networks=2)
-    assert scores == distiller.results["distilled"]
-    # In eval mode a network's accuracy does not depend on the company of an image.
-    assert distilled.evaluate(dataset=tested, networks=2, batch_size=7) == scores
-
-
-def test_step_sizes_per_layer_are_of_their_network(tmp_path):
-    _, distilled = distilled_in(tmp_path, step_sizes="per_layer", max_steps=1)
-    names = distilled.recipe.step_size_parameters
-    assert distilled.step_sizes.shape == (12, len(names))
-    assert set(names) >= {"blocks.0.conv.weight", "head.weight", "head.bias"}
-    assert "learned, one per step and parameter tensor of the network" in (
-        tmp_path / "README.md"
-    ).read_text().replace("\n", " ")
-    with (
-        pytest.warns(OtherArchitectureWarning),
-        pytest.raises(ValueError, match="as on real images"),
-    ):
-        distilled.fit("timm/test_resnet", protocol="recipe")
-    # Trained as on real images it needs none of them, and learns the three images by heart.
-    network = distilled.fit("timm/test_resnet").train()
-    with torch.no_grad():
-        logits = network(distilled._synthetic.transform(distilled.images))
-    assert logits.argmax(1).tolist() == [0, 1, 2]
-
-
-def test_training_as_usual_takes_learned_probabilities_and_no_weights(tmp_path):
-    for form, taken in (("probabilities", True), ("weights", False)):
-        options = {"soft_labels": True, "label_form": form, "max_steps": 1}
-        _, distilled = distilled_in(tmp_path / form, **options)
-        first = distilled.fit(protocol="standard").state_dict()
-        distilled._synthetic.set_targets(distilled.soft_labels.flip(1))
-        again = distilled.fit(protocol="standard").state_dict()
-        assert any(not torch.equal(first[name], again[name]) for name in first) == taken
+@pytest.mark.parametrize(("form", "taken"), [("probabilities", True), ("weights", False)])
+def test_training_as_usual_takes_learned_probabilities_and_no_weights(tmp_path, form, taken):
+    distilled = DistilledDataset.from_pretrained(write_toy(tmp_path, soft_labels=form))
+    first = distilled.fit(protocol="standard").state_dict()
+    distilled._synthetic.set_targets(distilled.soft_labels.flip(1))
+    again = distilled.fit(protocol="standard").state_dict()
+    assert any(not torch.equal(first[name], again[name]) for name in first) == taken
 
 
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory):
-    return distilled_in(tmp_path_factory.mktemp("set"))[1]
+    return DistilledDataset.from_pretrained(toy_set(tmp_path_factory.mktemp("set")))
 
 
 def test_what_is_in_it(distilled):
@@ -124,21 +77,6 @@ def test_the_8_bit_images_are_others_and_close(distilled):
     networks = [distilled.fit(pixels=pixels) for pixels in ("exact", "png")]
     exact, png = (next(network.parameters()).detach() for network in networks)
     assert 0 < float((exact - png).abs().max()) < 0.1 * float(exact.abs().max())
-
-
-def test_a_network_of_a_local_folder_is_told_of_and_its_path_is_not(tmp_path, caplog):
-    torch.manual_seed(0)
-    hf_resnet().save_pretrained(tmp_path / "net")
-    options = {"model": str(tmp_path / "net"), "model_args": None}
-    _, distilled = distilled_in(tmp_path / "set", **{**LONGER, **options, "max_steps": 1})
-    assert "so the recipe does not name it" in caplog.text
-    parameters = sum(p.numel() for p in hf_resnet().parameters())
-    card = (tmp_path / "set" / "README.md").read_text()
-    assert f"a `ResNetForImageClassification` with {parameters:,} trained parameters" in card
-    assert str(tmp_path) not in card + json.dumps(distilled.record)
-    with pytest.raises(ValueError, match=rf"\(its class 'ResNetFor.*{parameters}\); pass a funct"):
-        distilled.fit()
-    assert distilled.evaluate(hf_resnet, toy_dataset(30, 1), networks=1).mean > 0
 
 
 def hf_resnet():
@@ -244,16 +182,6 @@ def test_what_a_record_does_not_say_has_to_be_given(tmp_path):
         distilled.evaluate(network, networks=0)
 
 
-def test_a_fixed_start_belongs_to_one_network(tmp_path):
-    _, distilled = distilled_in(tmp_path, init="fixed")
-    assert distilled.initial
-    # One start, one course of training.
-    first, second = (next(distilled.fit(seed=seed).parameters()) for seed in (0, 1))
-    assert torch.equal(first, second)
-    with pytest.raises(ValueError, match="was distilled for one initialization, whose"):
-        distilled.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-
-
 def test_a_copy_is_the_same_files(distilled, tmp_path):
     target = distilled.save_pretrained(tmp_path / "copy")
     names = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
@@ -353,59 +281,7 @@ def test_a_card_that_cannot_be_merged_is_kept_aside(tmp_path):
     assert "mine" not in (tmp_path / "README.md").read_text()
 
 
-def test_writing_over_a_set_keeps_the_words_of_its_owner(tmp_path):
-    distiller, _ = distilled_in(tmp_path)
-    card = tmp_path / "README.md"
-    card.write_text(card.read_text() + "\n## Notes\n\nMine.\n")
-    distiller.save_model()
-    assert "## Notes\n\nMine." in card.read_text()
-    record = json.loads((tmp_path / "recipe.json").read_text())
-    assert record["source"]["dataset"] is None
-    assert record["protocol"]["images"] == 30
-    assert str(tmp_path) not in json.dumps(record)
-
-
-@pytest.mark.parametrize("statistics", ["frozen", "learned", "tracked"])
-def test_a_fixed_start_brings_what_is_not_trained(tmp_path, tested, statistics):
-    torch.manual_seed(0)
-    norm = nn.BatchNorm2d(4)
-    start = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    start[0].requires_grad_(False)
-    norm.running_mean.normal_()
-    distiller = toy_distiller(tmp_path, model_init=start, statistics=statistics, **LONGER)
-    distiller.train()
-    distiller.compare()
-    distiller.save_model()
-
-    def another():
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
-        )
-
-    distilled = DistilledDataset.from_pretrained(tmp_path)
-    frozen = another()
-    frozen[0].requires_grad_(False)
-    assert distilled.evaluate(frozen, tested) == distiller.results["distilled"]
-    assert torch.equal(distilled.fit(frozen)[0].weight.float(), start[0].weight)
-
-
 def test_real_images_of_another_kind_are_refused(distilled):
     other = RealData.from_dataset(toy_dataset(30, 1, size=16))
     with pytest.raises(DataError, match="the real images are"):
         distilled.evaluate(dataset=other)
-
-
-def test_saving_again_keeps_evaluations_and_drops_what_is_of_another_set(tmp_path):
-    distiller, _ = distilled_in(tmp_path)
-    change_record(tmp_path, lambda record: record["evaluations"].append({"model": "x"}))
-    distiller.save_model()
-    record = json.loads((tmp_path / "recipe.json").read_text())
-    assert record["evaluations"] == [{"model": "x"}]
-    assert (tmp_path / "results.md").exists()
-    distiller.results.clear()
-    with torch.no_grad():
-        distiller.synthetic.parametrization.pixels.mul_(0.5)
-    distiller.save_model()
-    record = json.loads((tmp_path / "recipe.json").read_text())
-    assert record["evaluations"] == []
-    assert not (tmp_path / "results.md").exists()

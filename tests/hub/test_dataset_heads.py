@@ -12,13 +12,8 @@ from torch import nn
 from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
 from dd_plugin.models import ModelLoadError
-from tests.distiller.toy import Small, head_distiller, toy_dataset
-
-
-def made_set(folder, model=None, **settings):
-    run = head_distiller(folder, model, **settings)
-    run.train()
-    return run, run.save_model()
+from tests.distiller.toy import Small, toy_dataset
+from tests.hub.sets import head_set
 
 
 def with_record(folder, change):
@@ -59,21 +54,9 @@ def scaled(seed, mean, std):
     return network
 
 
-def test_each_network_without_a_name_has_the_normalization_that_it_was_distilled_with(tmp_path):
-    networks = [scaled(0, 0.5, 0.5), scaled(1, 0.1, 0.9)]
-    run, folder = made_set(tmp_path, networks, normalization="auto", image_size=32)
-    expected = run.compare()["distilled"].accuracies
-    opened = DistilledDataset.from_pretrained(folder)
-    for network, accuracy in zip(networks, expected, strict=True):
-        assert (
-            opened.backbone(network).normalization.mean == [network.pretrained_cfg["mean"][0]] * 3
-        )
-        assert opened.evaluate(network, toy_dataset(seed=1)).accuracies == (accuracy,)
-
-
 def test_a_network_of_a_folder_is_used_as_it_was_when_distilling(tmp_path):
     place = saved_network(tmp_path / "network")
-    _, folder = made_set(tmp_path, place, normalization="none", image_size=32)
+    folder = head_set(tmp_path / "out", place, image_size=32)
     opened = DistilledDataset.from_pretrained(folder)
     assert opened.recipe.backbones[0].model is None
     assert opened.backbone(place).normalization.mean == [0.0] * 3
@@ -83,7 +66,7 @@ def test_a_network_of_a_folder_is_used_as_it_was_when_distilling(tmp_path):
 
 
 def test_another_network_without_the_layer_that_was_named(tmp_path):
-    _, folder = made_set(tmp_path, feature_layer="norm")
+    folder = head_set(tmp_path / "out", feature_layer="norm")
     opened = DistilledDataset.from_pretrained(folder)
     assert opened.backbone(Small()).num_features == 6
     torch.manual_seed(0)
@@ -93,7 +76,7 @@ def test_another_network_without_the_layer_that_was_named(tmp_path):
 
 @pytest.mark.parametrize("model", [3, [Small()], object()])
 def test_what_is_no_network_is_told(tmp_path, model):
-    _, folder = made_set(tmp_path)
+    folder = head_set(tmp_path / "out")
     opened = DistilledDataset.from_pretrained(folder)
     for use in (opened.fit, opened.backbone, lambda m: opened.evaluate(m, toy_dataset(seed=1))):
         with pytest.raises(ValueError, match="`model` must be a name, a network or a function"):
@@ -101,14 +84,14 @@ def test_what_is_no_network_is_told(tmp_path, model):
 
 
 def test_a_new_network_of_a_set_for_heads_is_refused_with_what_to_do(tmp_path):
-    _, folder = made_set(tmp_path)
+    folder = head_set(tmp_path / "out")
     with pytest.raises(ValueError, match="use `backbone` for the frozen network"):
         DistilledDataset.from_pretrained(folder).new_network("timm/test_resnet")
 
 
 def test_a_network_that_was_not_fitted_predicts_nothing(tmp_path):
     network = Small()
-    _, folder = made_set(tmp_path, network)
+    folder = head_set(tmp_path / "out", network)
     opened = DistilledDataset.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"`model` must be what `fit` gave, with 3 outputs .* 7"):
         opened.predict(network, toy_dataset()[0]["image"])
@@ -116,7 +99,7 @@ def test_a_network_that_was_not_fitted_predicts_nothing(tmp_path):
 
 def test_a_fitted_network_is_known_again_when_it_was_copied_or_saved(tmp_path):
     network = scaled(0, 0.1, 0.9)
-    _, folder = made_set(tmp_path, network, normalization="none", image_size=32)
+    folder = head_set(tmp_path / "out", network, image_size=32)
     opened = DistilledDataset.from_pretrained(folder)
     model = opened.fit(network)
     one = toy_dataset()[0]["image"]
@@ -126,7 +109,7 @@ def test_a_fitted_network_is_known_again_when_it_was_copied_or_saved(tmp_path):
 
 
 def test_a_name_of_the_record_may_not_stand_for_a_network_over_the_limit(tmp_path):
-    _, folder = made_set(tmp_path)
+    folder = head_set(tmp_path / "out")
 
     def change(record):
         record["recipe"]["model"] = "timm/vit_giant_patch14_dinov2"
@@ -138,7 +121,7 @@ def test_a_name_of_the_record_may_not_stand_for_a_network_over_the_limit(tmp_pat
 
 
 def test_the_second_name_of_a_record_is_no_folder_of_this_machine_either(tmp_path, monkeypatch):
-    _, folder = made_set(tmp_path, [Small(3), Small(4)])
+    folder = head_set(tmp_path / "out", [Small(3), Small(4)])
     monkeypatch.chdir(tmp_path)
     saved_network(tmp_path / "someone" / "network")
 
@@ -152,7 +135,7 @@ def test_the_second_name_of_a_record_is_no_folder_of_this_machine_either(tmp_pat
 
 def test_a_loss_of_the_authors_is_not_needed_for_a_probe(tmp_path):
     network = Small()
-    _, folder = made_set(tmp_path, network, head="unroll", inner_steps=3)
+    folder = head_set(tmp_path / "out", network, head="unroll", steps=3)
     opened = with_record(folder, lambda record: record["recipe"].update(loss="custom"))
     with pytest.raises(ValueError, match='or use protocol="standard"'):
         opened.evaluate(network, toy_dataset(seed=1))
@@ -165,7 +148,7 @@ def test_a_loss_of_the_authors_is_not_needed_for_a_probe(tmp_path):
 def test_the_command_evaluates_the_sets_own_networks_and_others(tmp_path, capsys, monkeypatch):
     data = photos(tmp_path / "photos")
     own = [saved_network(tmp_path / name, seed) for seed, name in enumerate(("one", "two"))]
-    _, folder = made_set(tmp_path, own, normalization="auto", image_size=32)
+    folder = head_set(tmp_path / "out", own, normalization=None, image_size=32)
     # As if both had names, and a third were given by hand.
     loaded = []
     original = DistilledDataset.backbone
@@ -205,7 +188,7 @@ def test_the_command_tells_of_a_network_without_weights_before_anything_is_compu
     tmp_path, capsys, monkeypatch
 ):
     data = photos(tmp_path / "photos")
-    _, folder = made_set(tmp_path)
+    folder = head_set(tmp_path / "out")
     place = tmp_path / "network"
     saved_network(place)
     (place / "model.safetensors").unlink()
@@ -250,7 +233,7 @@ def test_the_command_tells_of_a_network_without_weights_before_anything_is_compu
 )
 def test_a_record_edited_by_a_stranger_is_refused_in_words_or_harmless(tmp_path, change):
     network = Small()
-    _, folder = made_set(tmp_path, network)
+    folder = head_set(tmp_path / "out", network)
     told = "a text that is neither empty nor endless"
     try:
         with_record(folder, lambda record: change(record["recipe"])).fit(network)
@@ -264,7 +247,7 @@ def test_a_record_edited_by_a_stranger_is_refused_in_words_or_harmless(tmp_path,
 )
 def test_a_layer_named_by_a_stranger_is_a_module_or_nothing(tmp_path, layer):
     network = Small()
-    _, folder = made_set(tmp_path, network)
+    folder = head_set(tmp_path / "out", network)
     opened = with_record(
         folder, lambda record: record["recipe"]["backbones"][0].update(feature_layer=layer)
     )
@@ -274,8 +257,9 @@ def test_a_layer_named_by_a_stranger_is_a_module_or_nothing(tmp_path, layer):
 def test_features_beside_a_set_are_neither_copied_nor_published(tmp_path):
     from dd_plugin.hub.remote.published import published_paths
 
-    _, folder = made_set(tmp_path)
-    assert list((folder / "features").iterdir())
+    folder = head_set(tmp_path / "out")
+    (folder / "features").mkdir()
+    (folder / "features" / "a.safetensors").write_bytes(b"of the real images")
     assert not [name for name in published_paths(folder) if "features" in name]
     copied = DistilledDataset.from_pretrained(folder).save_pretrained(tmp_path / "copy")
     assert not (copied / "features").exists()

@@ -223,14 +223,16 @@ FAULTS = (
         "evaluation/scores.py",
         "percent(self.mean, self.std if len(self.accuracies) > 1 else None)",
         "percent(self.mean, self.std)",
-        ("hub/card/test_text.py",),
+        ("hub/card/test_results.py",),
     ),
     Fault(
         "a commit over somebody else's",
         "hub/remote/push.py",
         "parent_commit=plan.head if on_head else None",
         "parent_commit=None",
-        ("hub/remote/test_push.py::test_what_somebody_else_commits_meanwhile_is_built_upon",),
+        (
+            "hub/remote/test_push_failures.py::test_what_somebody_else_commits_meanwhile_is_built_upon",
+        ),
     ),
     Fault(
         "tokens in messages",

@@ -4,20 +4,24 @@ import json
 
 import pytest
 
-from dd_plugin.evaluation import Scores
-from tests.distiller.toy import Small, head_distiller
+from dd_plugin.data import Normalization
+from dd_plugin.distiller import DistillerConfig
+from tests.distiller.toy import Small
 from tests.hub.records import card_of
+from tests.hub.sets import head_set
 
 MEAN, STD = [0.25, 0.5, 0.75], [0.1, 0.2, 0.3]
 
 
 def record_of(tmp_path, change=None, model=None, **settings):
-    run = head_distiller(tmp_path, model, **settings)
-    run.train()
-    run.results = {"distilled": Scores((0.5,))}
-    record = json.loads((run.save_model() / "recipe.json").read_text())
-    for noted in record["recipe"]["backbones"]:
-        noted |= {"mean": MEAN, "std": STD}
+    """The record of a set for heads, as a run with these settings leaves it."""
+    recipe = {"head": settings.get("head", "ridge"), "steps": settings.get("inner_steps", 1)}
+    recipe["augmentation"] = settings.get("augmentation", "")
+    folder = head_set(tmp_path, model, normalization=Normalization(MEAN, STD), **recipe)
+    record = json.loads((folder / "recipe.json").read_text())
+    config = DistillerConfig(trainable="head", output_dir=str(tmp_path), **settings)
+    record["about"] = {"config": config.to_dict(), "outer_steps": 4}
+    record["results"] = {"distilled": {"mean": 0.5, "std": 0.0, "accuracies": [0.5]}}
     if change is not None:
         change(record["recipe"])
     return record
@@ -87,8 +91,9 @@ def test_an_accuracy_of_several_networks_is_not_promised_of_one(tmp_path):
 
 
 def test_random_weights_are_said(tmp_path):
-    settings = {"model_args": {"pretrained": False}, "image_size": 32, "normalization": "auto"}
-    card = card_of(record_of(tmp_path, None, "timm/test_resnet", **settings))
+    record = record_of(tmp_path, named)
+    record["recipe"]["model_args"] = {"pretrained": False}
+    card = card_of(record)
     assert "random weights, which are not stored" in card
     assert "which gives the accuracy above" not in card
     assert "random weights" not in card_of(record_of(tmp_path / "other", named))

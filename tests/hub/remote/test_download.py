@@ -10,7 +10,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from dd_plugin import DistilledDataset
 from dd_plugin.hub.remote.download import DownloadError, download_set, licenses_of
 from dd_plugin.hub.remote.failures import WAITS
-from tests.distiller.toy import toy_distiller
 from tests.hub import calls
 from tests.hub.client import ClientError
 from tests.hub.loopback import Fault
@@ -59,16 +58,6 @@ def test_licences_are_texts(monkeypatch, stated, found):
 
     monkeypatch.setattr(HfApi, "dataset_info", lambda *args, **options: Info)
     assert licenses_of("ada/real") == found
-
-
-@pytest.mark.parametrize("failing", KINDS, indirect=True)
-def test_a_set_is_saved_without_the_licence_that_nobody_tells(tmp_path, failing):
-    distiller = toy_distiller(tmp_path, max_steps=1, inner_steps=1, baselines=False)
-    distiller.train()
-    distiller.train_data.public_name = "toy"  # as if its images were on the Hub
-    distiller.save_model()
-    record = json.loads((tmp_path / "recipe.json").read_text())
-    assert (record["source"]["hub_id"], record["source"]["licenses"]) == ("toy", [])
 
 
 @pytest.mark.parametrize("failing", [*KINDS, "JSONDecodeError"], indirect=True)

@@ -13,16 +13,18 @@ PARQUET = "data/train-00000-of-00001.parquet"
 
 
 @pytest.fixture
-def published(hub, client, folder):
-    client(calls.push, str(folder), "lab/one", **ADA)
+def published(hub, client, folder, request):
+    """A set in a repository that no other test has, so that nothing of it is in a cache."""
+    repo = "lab/" + request.node.name.removeprefix("test_")[:30].rstrip("_")
+    client(calls.push, str(folder), repo, **ADA)
     hub.requests.clear()
-    return "lab/one"
+    return repo
 
 
-@pytest.fixture
-def fresh(hub, tmp_path):
-    """A client that has nothing in its caches."""
-    with Client(hub.url, tmp_path / "home") as client:
+@pytest.fixture(scope="module")
+def fresh(running_hub, tmp_path_factory):
+    """Another client than the one that pushes."""
+    with Client(running_hub.url, tmp_path_factory.mktemp("home")) as client:
         yield client
 
 

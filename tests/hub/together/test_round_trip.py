@@ -1,12 +1,13 @@
-"""The whole way: distil, save, push, load elsewhere, train, and the same accuracy comes out."""
+"""The whole way: save, push, load elsewhere, train, and the same accuracy comes out."""
 
 import json
 
 import pytest
 
-from tests.distiller.toy import Small, head_distiller, toy_dataset, toy_distiller
+from tests.distiller.toy import Small, toy_dataset
 from tests.hub import calls
 from tests.hub.client import Client, ClientError
+from tests.hub.sets import head_set, toy_set
 
 ADA = {"token": "ada-token"}
 
@@ -22,13 +23,7 @@ def evaluated(name, **options):
 
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "toy"
-    options = {"inner_steps": 12, "inner_lr": 0.1, "max_steps": 6, "learning_rate": 0.05}
-    distiller = toy_distiller(folder, **options)
-    distiller.train()
-    distiller.compare()
-    distiller.save_model()
-    return folder
+    return toy_set(tmp_path_factory.mktemp("run") / "toy")
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +113,6 @@ def evaluated_with_a_head(name):
 def test_a_set_for_the_head_of_a_frozen_network_makes_the_same_way(
     hub, client, elsewhere, tmp_path
 ):
-    run = head_distiller(tmp_path, Small(8), soft_labels=True)
-    run.train()
-    run.compare()
-    folder = run.save_model()
+    folder = head_set(tmp_path / "out", Small(8), measured=True)
     client(calls.push, str(folder), "ada/head", **ADA)
     assert elsewhere(evaluated_with_a_head, "ada/head") == (promised(folder), "Small")

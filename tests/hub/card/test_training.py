@@ -1,0 +1,43 @@
+"""How networks are trained on a set, in the words of its card."""
+
+import re
+
+import pytest
+
+from tests.hub.card.parts import sections
+from tests.hub.records import a_record, card_of
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"batching": "minibatches", "batch_size": 4}, "4 images in each step, shuffled"),
+        ({"batching": "groups", "groups": 2}, "one of 2 groups in each step, in turn"),
+        ({"init": "fixed"}, "one initialization, stored in `tensors.safetensors`"),
+        ({"statistics": None}, "none"),
+        ({"model": None}, "one without a name with"),
+        ({"loss": "custom"}, "its author's own, not part of the recipe"),
+        ({"mixed_precision": "bf16"}, "bfloat16 where `torch.autocast` allows it"),
+    ],
+)
+def test_recipe_in_words(change, text):
+    record = a_record()
+    record["recipe"].update(change)
+    assert text in sections(card_of(record))["recipe"]
+
+
+def test_a_network_without_a_name_is_described():
+    record = a_record()
+    record["recipe"] |= {"model": None, "model_args": {}}
+    record["about"]["network"] = {"class": "Tiny", "parameters": 4321}
+    text = sections(card_of(record))["recipe"]
+    assert "| one without a name: a `Tiny` with 4,321 trained parameters |" in re.sub(
+        " +", " ", text
+    )
+
+
+def test_constant_step_size_is_told():
+    record = a_record()
+    record["images"]["learned_step_sizes"] = False
+    record["about"]["config"]["inner_lr"] = 0.0375
+    assert "constant, 0.0375" in sections(card_of(record))["recipe"]
