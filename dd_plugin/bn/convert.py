@@ -107,7 +107,7 @@ def revert_bn(model: Model) -> Model:
             conversion. The model is untouched then.
     """
     check_is_module(model)
-    layers = converted_layers(model)
+    layers: dict[str, Any] = {**converted_layers(model)}
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer):
             raise UnsupportedBatchNormError(
@@ -127,7 +127,7 @@ def revert_bn(model: Model) -> Model:
         layer.remove_policy()
         del layer.train_with
         layer.__dict__.pop("forward", None)
-        layer.__class__ = layer.stock_class  # type: ignore[assignment]
+        layer.__class__ = layer.stock_class
         _reverted.add(layer)
     for module in model.modules():
         module.__dict__.pop(_NOTE, None)

@@ -175,15 +175,17 @@ class StatisticsPolicy(nn.Module):
     def reset_parameters(self) -> None:
         """Set affine parameters and running statistics to their first values, as stock layers."""
         self.__dict__["_resets_parameters"] = True
+        stock: Any = super()
         try:
-            super().reset_parameters()  # type: ignore[misc]
+            stock.reset_parameters()
         finally:
             del self.__dict__["_resets_parameters"]
 
     @torch.no_grad()
     def reset_running_stats(self) -> None:
         """Set the running statistics to 0 and 1, and warn when nothing will fill them again."""
-        super().reset_running_stats()  # type: ignore[misc]
+        stock: Any = super()
+        stock.reset_running_stats()
         statistics = self.__dict__.get("statistics")  # absent while __init__ runs
         if statistics in ("learned", "frozen") and "_resets_parameters" not in self.__dict__:
             warnings.warn(
