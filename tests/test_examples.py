@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -36,15 +37,36 @@ def test_forum_forward_backward(capsys):
     assert all(p.grad is None for p in names["model"].parameters())
 
 
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run an example as a program, but in this process: most of its time would go to imports."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return run
+
+
 LAUNCHERS = {
-    "python": [sys.executable],
     "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu"],
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"],
 }
 
 
-@pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
-def test_distill_your_own(tmp_path, launcher):
+def test_distill_your_own(tmp_path, run_here, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+    run_here("distill_your_own.py", "--output_dir", tmp_path / "out", "--max_steps", 2)
+    assert capsys.readouterr().out.count("10 images teach") == 1
+    assert (tmp_path / "out" / "preview.png").exists()
+
+
+# The command is launched by accelerate in `test_recipes`.
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("accelerate", marks=pytest.mark.slow), "torchrun"]
+)
+def test_distill_your_own_launched(tmp_path, launcher):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     command = [*LAUNCHERS[launcher], str(EXAMPLES / "distill_your_own.py")]
     command += ["--output_dir", str(tmp_path / "out"), "--max_steps", "2"]
@@ -54,18 +76,30 @@ def test_distill_your_own(tmp_path, launcher):
     assert (tmp_path / "out" / "preview.png").exists()
 
 
-def reproduce(script, results, *words):
-    """Run a table script at toy size; its rows."""
-    command = [sys.executable, str(EXAMPLES / "reproduce" / script), "digits", "--json"]
-    command += [str(results), "--steps", "1", "--inner_steps", "2", "--width", "4"]
-    command += ["--networks", "2", "--compile", "no", "--seeds", "0", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(results.read_text())["rows"]
+class OneThread(ThreadPoolExecutor):
+    """Runs what would be run in processes, which take longer to start than to run."""
+
+    def __init__(self, jobs, **options):
+        super().__init__(1)
 
 
-def test_reproduce_batchnorm_policies(tmp_path):
+@pytest.fixture
+def reproduce(run_here, monkeypatch):
+    """A function that runs a table script at toy size and returns its rows."""
+    size = ["--steps", 1, "--inner_steps", 2, "--width", 4, "--networks", 2]
+
+    def run(script, results, *words, processes=False):
+        if not processes:
+            runs = importlib.import_module("runs")
+            monkeypatch.setattr(runs, "ProcessPoolExecutor", OneThread)
+        options = [*size, "--compile", "no", "--seeds", 0, *words]
+        run_here(f"reproduce/{script}", "digits", "--json", results, *options)
+        return json.loads(results.read_text())["rows"]
+
+    return run
+
+
+def test_reproduce_batchnorm_policies(tmp_path, reproduce):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     results = tmp_path / "results.json"
     case = "tracked, detached from the graph"
@@ -77,11 +111,12 @@ def test_reproduce_batchnorm_policies(tmp_path):
     assert again == rows
 
 
-def test_reproduce_batchnorm_policies_on_a_resnet(tmp_path):
+def test_reproduce_batchnorm_policies_on_a_resnet(tmp_path, reproduce):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     options = ["--network", "resnet18", "--inner_lr", "0.1", "--init", "fixed"]
     cases = ["--cases", "tracked, momentum and correction learned per layer"]
-    rows = reproduce("batchnorm_policies.py", tmp_path / "results.json", *options, *cases)
+    results = tmp_path / "results.json"
+    rows = reproduce("batchnorm_policies.py", results, *options, *cases, processes=True)
     assert [(row["network"], row["inner_lr"]) for row in rows] == [("resnet18", 0.1)]
 
 
@@ -102,24 +137,22 @@ def test_the_policies_script_trains_the_network_and_step_size_asked_for(
     assert isinstance(make_model(), made)
 
 
-def test_reproduce_recipes(tmp_path):
+def test_reproduce_recipes(tmp_path, run_here, capfd):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     recipe, results = tmp_path / "tiny.yaml", tmp_path / "results.json"
     settings = {"dataset": "none", "train_split": "train[:9]", "image_column": "img"}
     settings |= {"max_steps": 2, "inner_steps": 2, "eval_steps": 1, "compile": "no"}
     settings |= {"baselines": False, "final_eval_networks": 1}
     recipe.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, str(EXAMPLES / "reproduce" / "recipes.py"), "digits", str(recipe)]
-    command += ["--json", str(results), "--runs", str(tmp_path / "runs"), "--seeds", "0", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    words = ["digits", recipe, "--json", results, "--runs", tmp_path / "runs", "--seeds", 0, 1]
     for _ in range(2):  # the second time all runs are there
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-        assert done.returncode == 0, done.stderr[-2000:]
+        run_here("reproduce/recipes.py", *words)
+        said = capfd.readouterr()
     rows = json.loads(results.read_text())
     assert [row["run"] for row in rows] == ["tiny", "tiny_seed1"]
     assert [at["step"] for at in rows[0]["curve"]] == [1]
     assert rows[0]["results"]["distilled"]["mean"] != rows[1]["results"]["distilled"]["mean"]
-    assert "step 1 of 2" not in done.stdout
+    assert "step 1 of 2" not in said.out
 
 
 @pytest.mark.parametrize(
@@ -186,7 +219,7 @@ def test_minutes_and_curve_of_a_run_follow_from_its_log(monkeypatch):
     assert [(at["minutes"], at["accuracy"]) for at in curve] == [(1, 0.5), (3, 0.75)]
 
 
-def test_reproduce_cifar10(tmp_path):
+def test_reproduce_cifar10(tmp_path, reproduce):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     rows = reproduce(
         "cifar10.py", tmp_path / "results.json", "--cases", "both", "--norm", "BatchNorm"
