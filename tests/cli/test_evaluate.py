@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from dd_plugin.cli import main
-from dd_plugin.evaluation import OtherArchitectureWarning, Scores
+from dd_plugin.evaluation import OtherArchitectureWarning, Scores, baselines
 from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_dataset, toy_distiller
 from tests.hub.toy import write_toy
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch):
+    """Networks on all real images see each of them thirty times, not a thousand times."""
+    monkeypatch.setattr(baselines, "MANY_IMAGES", 1800)
 
 
 @pytest.fixture(scope="module")
