@@ -46,7 +46,7 @@ def test_settings_from_yaml_and_flags_before_them(tmp_path, capsys, digits):
     folder = tmp_path / "out"
     settings.write_text(
         f"output_dir: {folder}\nmax_steps: 3\ninner_steps: 4\nimages_per_class: 2\n"
-        "baselines: false\ndisable_tqdm: true\nfinal_eval_networks: 1\n"
+        "baselines: false\ndisable_tqdm: true\nfinal_eval_networks: 1\ncompile: no\n"
     )
     assert main(["distill", str(settings), "--max_steps=2"]) == 0
     record = json.loads((folder / "recipe.json").read_text())
@@ -103,7 +103,7 @@ def test_ctrl_c_in_the_comparison_keeps_the_set(tmp_path, capsys, monkeypatch, d
 
     monkeypatch.setattr(Distiller, "compare", interrupted)
     words = [f"--output_dir={tmp_path}", "--max_steps=1", "--inner_steps=1", "--disable_tqdm"]
-    assert main(["distill", *words, "--save_steps=0"]) == 130
+    assert main(["distill", *words, "--save_steps=0", "--compile=no"]) == 130
     assert "the comparison is left out; the distilled set is in" in capsys.readouterr().err
     # `dd-plugin evaluate`, which that line names, finds the images that the run had.
     record = read_record(tmp_path)
@@ -122,13 +122,14 @@ def test_data_without_a_split_to_evaluate_on_are_told(tmp_path, capsys):
             Image.new("L", (8, 8), shade).save(tmp_path / "images" / name / f"{i}.png")
     words = [f"--dataset={tmp_path / 'images'}", f"--output_dir={tmp_path / 'out'}"]
     words += ["--max_steps=1", "--inner_steps=1", "--disable_tqdm", "--save_steps=0"]
+    words += ["--compile=no"]
     assert main(["distill", *words, "--real_batch_size=4"]) == 0
     assert "there is no split validation or test" in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, digits):
     command = [sys.executable, "-m", "dd_plugin", "distill", f"--output_dir={tmp_path}"]
-    command += ["--max_steps=500", "--logging_steps=1", "--save_steps=1000"]
+    command += ["--max_steps=500", "--logging_steps=1", "--save_steps=1000", "--compile=no"]
     with subprocess.Popen(
         command,
         cwd=ROOT,

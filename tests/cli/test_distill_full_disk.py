@@ -26,6 +26,8 @@ SMALL += [
     "--disable_tqdm",
     "--model_args",
     '{"width": 4, "depth": 1}',
+    "--compile",
+    "no",
 ]
 
 

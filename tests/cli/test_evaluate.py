@@ -1,5 +1,6 @@
 """`dd-plugin evaluate`: a table of networks on a set, its rows in files, and what it refuses."""
 
+import functools
 import json
 import re
 import shutil
@@ -10,11 +11,21 @@ import pytest
 import torch
 
 from dd_plugin.cli import main
-from dd_plugin.evaluation import OtherArchitectureWarning, Scores
+from dd_plugin.evaluation import OtherArchitectureWarning, Scores, baselines, training
 from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_dataset, toy_distiller
 from tests.hub.toy import write_toy
+
+
+@pytest.fixture(autouse=True)
+def _not_for_long(monkeypatch):
+    """Ordinary training takes fewer steps than it takes in earnest."""
+    few = functools.partial(baselines.train_on_few, steps=60)
+    for module in (baselines, training):
+        monkeypatch.setattr(module, "train_on_few", few)
+    monkeypatch.setattr(baselines, "FEW_STEPS", 60)
+    monkeypatch.setattr(baselines, "MANY_IMAGES", 15_000)
 
 
 @pytest.fixture(scope="module")

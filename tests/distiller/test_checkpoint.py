@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dd_plugin.distiller import DistillerCallback, checkpoint
 from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
@@ -20,6 +19,7 @@ POOL = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2, "p
 
 RUN = """
 import sys, time
+from tests.distiller.test_checkpoint import LONG
 from tests.distiller.toy import toy_distiller
 from dd_plugin.distiller import DistillerCallback
 
@@ -28,13 +28,10 @@ class Slow(DistillerCallback):
         print("step", state.global_step, flush=True)
         time.sleep(0.05)
 
-folder, resume = sys.argv[1], sys.argv[2] == "resume"
-distiller = toy_distiller(folder, callbacks=[Slow()], max_steps=12, save_steps=1, soft_labels=True)
-state = distiller.train(resume_from_checkpoint=resume or None)
+state = toy_distiller(sys.argv[1], callbacks=[Slow()], **LONG).train()
 print("interrupted", state.interrupted, flush=True)
-if not state.interrupted:
-    distiller.save_model()
 """
+LONG = {"max_steps": 12, "save_steps": 1, "soft_labels": True}
 
 
 class StopsAt(DistillerCallback):
@@ -48,14 +45,21 @@ class StopsAt(DistillerCallback):
         control.should_training_stop |= state.global_step == self.step
 
 
-def start(folder, how="new"):
+def start(folder):
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(folder), how],
+        [sys.executable, "-c", RUN, str(folder)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def resumed(folder, **options):
+    """The set of a run that goes on in this process."""
+    distiller = toy_distiller(folder, **LONG, **options)
+    assert distiller.train(resume_from_checkpoint="latest").interrupted is None
+    return distiller.synthetic.state_dict()
 
 
 def wait_for(process, line):
@@ -67,10 +71,14 @@ def wait_for(process, line):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder)
-    assert process.communicate(timeout=120)[0].strip().endswith("interrupted None")
-    return load_file(folder / "tensors.safetensors")
+    distiller = toy_distiller(tmp_path_factory.mktemp("undisturbed"), **LONG)
+    distiller.train()
+    return distiller.synthetic.state_dict()
+
+
+def check_same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 @pytest.mark.parametrize("step", [2, 7])
@@ -81,11 +89,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path, undisturbed, step):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    process = start(tmp_path, "resume")
-    assert process.communicate(timeout=120)[0].strip().endswith("interrupted None")
-    found = load_file(tmp_path / "tensors.safetensors")
-    assert found.keys() == undisturbed.keys()
-    assert all(torch.equal(found[k], undisturbed[k]) for k in found)
+    check_same(resumed(tmp_path), undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -97,10 +101,16 @@ def test_a_signal_saves_and_ends_cleanly(tmp_path, undisturbed, number):
     assert process.returncode == 0
     assert rest.strip().endswith(f"interrupted {number.name}")
     assert latest_checkpoint(tmp_path).name in ("checkpoint-5", "checkpoint-6")
-    process = start(tmp_path, "resume")
-    process.communicate(timeout=120)
-    found = load_file(tmp_path / "tensors.safetensors")
-    assert all(torch.equal(found[k], undisturbed[k]) for k in found)
+    check_same(resumed(tmp_path), undisturbed)
+
+
+def test_a_traced_run_is_resumed_bit_for_bit(tmp_path):
+    options = {"max_steps": 4, "save_steps": 2, "compile": "trace"}
+    whole = toy_distiller(tmp_path / "a", **options)
+    whole.train()
+    again = toy_distiller(tmp_path / "b", **options)
+    again.train(resume_from_checkpoint=tmp_path / "a" / "checkpoint-2")
+    check_same(again.synthetic.state_dict(), whole.synthetic.state_dict())
 
 
 def test_a_pool_and_the_optimizer_go_on_where_they_were(tmp_path):

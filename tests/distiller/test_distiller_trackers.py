@@ -33,7 +33,7 @@ def test_tensorboard_on_a_full_disk(tmp_path):
 import resource, sys
 from tests.distiller.toy import toy_distiller
 distiller = toy_distiller(
-    sys.argv[1], report_to=["tensorboard"], logging_steps=1, max_steps=40, eval_steps=1
+    sys.argv[1], report_to=["tensorboard"], logging_steps=1, max_steps=20, eval_steps=1
 )
 resource.setrlimit(resource.RLIMIT_FSIZE, (9 * 1024, resource.RLIM_INFINITY))
 print("steps", distiller.train().global_step, len(distiller.state.log_history), flush=True)
@@ -47,7 +47,7 @@ distiller.end()
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "steps 40 79" in done.stdout  # a line per step, and one per evaluation but at the end
+    assert "steps 20 39" in done.stdout  # a line per step, and one per evaluation but at the end
     assert "UserWarning: the trackers " in done.stderr
 
 

@@ -34,8 +34,23 @@ SETTINGS = {
 }
 
 
+HEADS = {"ridge": {}, "unroll": {"head": "unroll", "inner_steps": 3}}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Folders of runs of two processes, by their heads, each run once."""
+    folders = {}
+
+    def run(name):
+        if name not in folders:
+            folders[name] = two_processes(tmp_path_factory.mktemp(name), **HEADS[name])
+        return folders[name]
+
+    return run
+
+
 def two_processes(folder, **options):
-    folder.mkdir()
     script = folder / "run.py"
     script.write_text(RUN)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
@@ -60,23 +75,19 @@ def check_same(folder, run):
     assert results == {name: list(scores.accuracies) for name, scores in run.results.items()}
 
 
-@pytest.mark.parametrize(
-    "head", [{}, {"head": "unroll", "inner_steps": 3}], ids=["ridge", "unroll"]
-)
-def test_two_processes_with_a_backbone_each(tmp_path, head):
-    folder = two_processes(tmp_path / "two", **head)
+@pytest.mark.parametrize("head", HEADS)
+def test_two_processes_with_a_backbone_each(tmp_path, two, head):
     # A file for the training images and one for the test images, of each backbone.
-    assert len(list((folder / "features").iterdir())) == 4
-    run = alone(tmp_path / "one", **head)
+    assert len(list((two(head) / "features").iterdir())) == 4
+    run = alone(tmp_path, **HEADS[head])
     run.train()
     run.compare()
-    check_same(folder, run)
+    check_same(two(head), run)
 
 
-def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
-    folder = two_processes(tmp_path / "two")
-    run = alone(tmp_path / "one")
-    run.train(folder / "checkpoint-2")
+def test_a_run_of_two_processes_goes_on_in_one(tmp_path, two):
+    run = alone(tmp_path)
+    run.train(two("ridge") / "checkpoint-2")
     run.compare()
     assert run.state.global_step == 4
-    check_same(folder, run)
+    check_same(two("ridge"), run)

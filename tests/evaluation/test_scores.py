@@ -6,7 +6,6 @@ from torch import nn
 
 from dd_plugin.bilevel import BilevelProblem, initial_state
 from dd_plugin.bn import convert_bn, revert_bn
-from dd_plugin.data import RealData
 from dd_plugin.evaluation import (
     DivergedWarning,
     Scores,
@@ -16,11 +15,8 @@ from dd_plugin.evaluation import (
 )
 from dd_plugin.evaluation.baselines import (
     accuracy_of_module,
-    train_on_all,
-    train_on_random_real,
 )
 from dd_plugin.evaluation.scores import share_right, train_on
-from tests.distiller.toy import toy_dataset
 from tests.hub.toy import synthetic_set
 
 
@@ -84,29 +80,6 @@ def test_scores_follow_the_states_and_seeds():
     # Augmentation is the seed's.
     final = [train_on(synthetic, problem, states[0], seed) for seed in (0, 1)]
     assert not torch.equal(final[0].parameters["0.weight"], final[1].parameters["0.weight"])
-
-
-@pytest.mark.parametrize("kind", ["few", "all"])
-def test_baselines_learn_and_are_functions_of_the_seed(kind):
-    train, test = (RealData.from_dataset(toy_dataset(n, s)) for n, s in ((60, 0), (30, 1)))
-
-    def prepare(images, labels, seed):
-        return images - 0.5, labels
-
-    def trained(seed):
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-        if kind == "few":
-            train_on_random_real(network, train, 2, prepare, seed)
-        else:
-            train_on_all(network, train, prepare, seed)
-        return network
-
-    first, again, other = trained(0), trained(0), trained(1)
-    assert torch.equal(first[1].weight, again[1].weight)
-    assert not torch.equal(first[1].weight, other[1].weight)
-    batches = [(x - 0.5, y) for x, y in test.batches(10)]
-    assert accuracy_of_module(first, batches) > 0.6
 
 
 def test_images_without_a_class_count_as_wrong():

@@ -35,8 +35,8 @@ def test_neighbors_in_a_block_and_blocks_differ_in_their_augmentation():
     assert len(features.values[1].unique(dim=0)) == 130
 
 
-def gathered(rank, count, folder):
-    """What one of two processes computes."""
+def gathered(rank, folder):
+    """What one of two processes computes: many rows, few, and a file that is written and read."""
     import torch.distributed as dist
 
     def gather(tensor):
@@ -44,25 +44,38 @@ def gathered(rank, count, folder):
         dist.all_gather(parts, tensor)
         return torch.cat(parts)
 
-    backbone, calls = Backbone(), []
-    features = features_of(
-        backbone,
-        data(count),
-        copies=2,
-        augmentation="flip_crop",
-        batch_size=16,
-        folder=folder,
-        on_progress=lambda done, total: calls.append((done, total)),
-        share=(rank, 2),
-        gather=gather,
-    )
-    return features.values.clone(), features.labels, sum(backbone.calls), calls
+    results = {}
+    for name, count, kept in (
+        ("many", 150, None), ("few", 33, None), ("written", 150, folder), ("read", 150, folder)
+    ):  # fmt: skip
+        backbone, calls = Backbone(), []
+        features = features_of(
+            backbone,
+            data(count),
+            copies=2,
+            augmentation="flip_crop",
+            batch_size=16,
+            folder=kept,
+            on_progress=lambda done, total, calls=calls: calls.append((done, total)),
+            share=(rank, 2),
+            gather=gather,
+        )
+        results[name] = features.values.clone(), features.labels, sum(backbone.calls), calls
+        dist.barrier()
+    return results
 
 
-@pytest.mark.parametrize("count", [150, 33])
-def test_two_processes_share_the_images_and_have_the_same_features(tmp_path, count):
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The results of both processes, and the folder that they wrote to."""
+    folder = tmp_path_factory.mktemp("shared")
+    return run_on_two(gathered, tmp_path_factory.mktemp("two"), folder), folder
+
+
+@pytest.mark.parametrize(("name", "count"), [("many", 150), ("few", 33)])
+def test_two_processes_share_the_images_and_have_the_same_features(shared, name, count):
     alone = features_of(Backbone(), data(count), copies=2, augmentation="flip_crop")
-    results = run_on_two(gathered, tmp_path, count, None)
+    results = [each[name] for each in shared[0]]
     assert sum(images_ for _, _, images_, _ in results) == 2 * count
     for values, labels, _, calls in results:
         torch.testing.assert_close(values, alone.values)
@@ -71,15 +84,13 @@ def test_two_processes_share_the_images_and_have_the_same_features(tmp_path, cou
     assert torch.equal(results[0][0], results[1][0])
 
 
-def test_two_processes_write_one_file_and_read_it(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    first = run_on_two(gathered, tmp_path / "one", 150, tmp_path)
-    only_file(tmp_path)
-    second = run_on_two(gathered, tmp_path / "two", 150, tmp_path)
-    assert [images_ for _, _, images_, _ in second] == [0, 0]
-    for values, *_ in [*first, *second]:
-        assert torch.equal(values, first[0][0])
+def test_two_processes_write_one_file_and_read_it(shared):
+    results, folder = shared
+    only_file(folder)
+    assert [each["read"][2] for each in results] == [0, 0]
+    for each in results:
+        for name in ("written", "read"):
+            assert torch.equal(each[name][0], results[0]["written"][0])
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7, 40])

@@ -52,7 +52,8 @@ def colored_distiller(folder, **options):
         {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
         {"image_init": "noise", "normalization": "zca"},
         {"mixed_precision": "bf16", "dtype": "float32"},
-        {"compile": "no", "method": "autograd"},
+        {"compile": "trace"},
+        {"method": "autograd"},
     ],
     ids=str,
 )

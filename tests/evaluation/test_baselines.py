@@ -1,0 +1,39 @@
+"""Baselines: ordinary training on real images, each a function of its seed."""
+
+import pytest
+import torch
+from torch import nn
+
+from dd_plugin.data import RealData
+from dd_plugin.evaluation import baselines
+from dd_plugin.evaluation.baselines import (
+    accuracy_of_module,
+    train_on_all,
+    train_on_random_real,
+)
+from tests.distiller.toy import toy_dataset
+
+
+@pytest.mark.parametrize("kind", ["few", "all"])
+def test_baselines_learn_and_are_functions_of_the_seed(kind, monkeypatch):
+    monkeypatch.setattr(baselines, "FEW_STEPS", 60)
+    monkeypatch.setattr(baselines, "MANY_IMAGES", 4000)
+    train, test = (RealData.from_dataset(toy_dataset(n, s)) for n, s in ((60, 0), (30, 1)))
+
+    def prepare(images, labels, seed):
+        return images - 0.5, labels
+
+    def trained(seed):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        if kind == "few":
+            train_on_random_real(network, train, 2, prepare, seed)
+        else:
+            train_on_all(network, train, prepare, seed)
+        return network
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert torch.equal(first[1].weight, again[1].weight)
+    assert not torch.equal(first[1].weight, other[1].weight)
+    batches = [(x - 0.5, y) for x, y in test.batches(10)]
+    assert accuracy_of_module(first, batches) > 0.6

@@ -1,0 +1,70 @@
+"""Heads that are trained on a few images, and the ones that they are compared with."""
+
+import pytest
+import torch
+
+from dd_plugin import DistilledDataset
+from dd_plugin.data import RealData
+from dd_plugin.evaluation.heads import ALL, RANDOM, HeadTest, probe_on, train_head
+from dd_plugin.evaluation.probe import fit_probe
+from dd_plugin.networks.features import features_of
+from dd_plugin.networks.heads import RidgeHead
+from tests.distiller.toy import Small, toy_dataset
+from tests.hub.sets import head_set
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return DistilledDataset.from_pretrained(head_set(tmp_path_factory.mktemp("set"), Small(8)))
+
+
+@pytest.fixture(scope="module")
+def judge(opened):
+    backbone = opened.backbone(Small(8))
+    train, test = (
+        RealData.from_dataset(toy_dataset(seed=seed), channels=3, image_size=8) for seed in (0, 1)
+    )
+    return HeadTest(
+        backbone, RidgeHead(), features_of(backbone, train), features_of(backbone, test)
+    )
+
+
+def test_a_head_is_fitted_to_the_features_of_the_set(opened, judge):
+    synthetic = opened._synthetic
+    with torch.no_grad():
+        features = judge.backbone(synthetic.images())
+    found = train_head(judge.backbone, judge.head, synthetic, batch_size=2)
+    expected = RidgeHead().fit(
+        features,
+        synthetic.targets(),
+        num_classes=3,
+        step_sizes=synthetic.step_sizes(),
+        constants=synthetic.constants(),
+    )
+    torch.testing.assert_close(found.weight, expected.weight.detach(), rtol=1e-3, atol=1e-3)
+    eight_bit = train_head(judge.backbone, judge.head, synthetic, eight_bit=True)
+    assert 0 < (eight_bit.weight - found.weight).abs().max() < 0.1 * found.weight.abs().max()
+    # And its accuracy is the share of test images that it has right.
+    logits = judge.test.values[0] @ found.weight.T.float() + found.bias.float()
+    share = (logits.argmax(1) == judge.test.labels).double().mean()
+    assert judge.distilled(synthetic) == pytest.approx(float(share))
+
+
+def test_a_probe_is_the_one_of_the_classes(opened, judge):
+    synthetic = opened._synthetic
+    with torch.no_grad():
+        features = judge.backbone(synthetic.images())
+    expected = fit_probe(features, synthetic.labels, 3)
+    assert torch.equal(probe_on(judge.backbone, synthetic).weight, expected.weight)
+
+
+def test_controls_are_as_many_images_and_all(opened, judge):
+    controls = dict(judge.controls(opened._synthetic, 1, [1, 2, 3]))
+    assert next(iter(controls)) == RANDOM
+    assert list(controls)[-1] == ALL
+    assert [len(scores.accuracies) for scores in controls.values()] == [3, 1, 1, 1, 1]
+    # All images teach more than three of them.
+    assert controls[ALL].mean > controls[RANDOM].mean
+    again = dict(judge.controls(opened._synthetic, 1, [1, 2, 3], full=False))
+    assert ALL not in again
+    assert again[RANDOM] == controls[RANDOM]
