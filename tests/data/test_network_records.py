@@ -45,7 +45,7 @@ def test_a_network_comes_back():
         {"model": "a", "model_args": {"x": {"y": 1}}},
         {"model": "a", "model_args": {}, "more": 1},
     ],
-    ids=str,
+    ids=["a name", "no arguments", "a number", "an object", "a mapping", "more"],
 )
 def test_a_network_of_another_form(values):
     with pytest.raises(ValueError, match="`networks` of the recipe must hold objects"):

@@ -5,10 +5,11 @@ import torch
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.evaluation.heads import ALL, RANDOM, HeadTest, probe_on, train_head
+from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.probe import fit_probe
+from dd_plugin.evaluation.training_images import TrainingImages
 from dd_plugin.networks.features import features_of
-from dd_plugin.networks.heads import RidgeHead
+from dd_plugin.networks.head_solvers import RidgeHead
 from tests.distiller.toy import Small, toy_dataset
 from tests.hub.sets import head_set
 
@@ -60,11 +61,11 @@ def test_a_probe_is_the_one_of_the_classes(opened, judge):
 
 def test_controls_are_as_many_images_and_all(opened, judge):
     controls = dict(judge.controls(opened._synthetic, 1, [1, 2, 3]))
-    assert next(iter(controls)) == RANDOM
-    assert list(controls)[-1] == ALL
+    assert next(iter(controls)) == TrainingImages.RANDOM
+    assert list(controls)[-1] == TrainingImages.ALL
     assert [len(scores.accuracies) for scores in controls.values()] == [3, 1, 1, 1, 1]
     # All images teach more than three of them.
-    assert controls[ALL].mean > controls[RANDOM].mean
+    assert controls[TrainingImages.ALL].mean > controls[TrainingImages.RANDOM].mean
     again = dict(judge.controls(opened._synthetic, 1, [1, 2, 3], full=False))
-    assert ALL not in again
-    assert again[RANDOM] == controls[RANDOM]
+    assert TrainingImages.ALL not in again
+    assert again[TrainingImages.RANDOM] == controls[TrainingImages.RANDOM]

@@ -75,7 +75,7 @@ def test_a_function_that_makes_something_else():
         ({"statistics": "tracked"}, {"1.momentum_shift", "1.mean_correction", "1.var_correction"}),
         ({"statistics": "frozen"}, set()),
     ],
-    ids=str,
+    ids=["learned", "running", "tracked", "frozen"],
 )
 def test_what_can_be_learned_of_batch_norm(options, names):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
