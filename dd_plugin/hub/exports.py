@@ -181,7 +181,7 @@ def export_set_for_dd_ranking(
     if synthetic.label_form == "weights":
         raise ValueError(
             "DD-Ranking takes labels that are probabilities, and this set was distilled with "
-            '`label_form: weights`; distil with "probabilities", or export an image folder'
+            '`label_form: weights`; distill with "probabilities", or export an image folder'
         )
     images, optimizer = synthetic.images().detach(), synthetic.recipe.optimizer
     learned = synthetic.learned_labels is not None
