@@ -39,7 +39,7 @@ def test_outer_batches_and_starts_that_do_not_fit(name):
 
 def test_states_of_another_run():
     problem = BilevelProblem(convnet(), optimizer=adam())
-    with pytest.raises(ValueError, match=r"'0\.weight' has not; it seems to be of another model"):
+    with pytest.raises(ValueError, match=r"'0\.weight' differs; it seems to be of another model"):
         run(problem=problem, initial=initial_state(BilevelProblem(convnet(width=4))))
     with pytest.raises(ValueError, match=r"what adam keeps, .*, got \[\]"):
         run(problem=problem, initial=run(problem=convnet()).final)
