@@ -1,10 +1,13 @@
-"""What a run starts from and is judged on has to be of its model."""
+"""What a run starts from and is fed with has to fit its model."""
 
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
 
 from dd_plugin.bilevel import BilevelProblem, adam, hypergradients, initial_state
-from tests.bilevel.problems import convnet
-from tests.bilevel.runs import BATCHES, IMAGES, OUTER, run
+from tests.bilevel.problems import convnet, relative_error, worst_error
+from tests.bilevel.runs import BATCHES, IMAGES, INDICES, LABELS, OUTER, run
 
 ERRORS = {
     "no outer batch": ({"outer": []}, ValueError, "`outer_batch` must hold at least one"),
@@ -44,3 +47,34 @@ def test_states_of_another_run():
     for mode in ("sequential", "batched"):
         with pytest.raises(ValueError, match="seems to be of another model"):
             hypergradients(problem, BATCHES, OUTER, several, mode=mode, step_size=0.1)
+
+
+def test_labels_may_be_small_integers():
+    problem = convnet()
+    expected = run([(IMAGES, INDICES)] * 2, problem=problem)
+    for dtype in (torch.int32, torch.uint8):
+        found = run([(IMAGES, INDICES.to(dtype))] * 2, problem=problem)
+        assert relative_error(found.parameters, expected.parameters) == 0.0
+
+
+def test_losses_of_torch_leave_out_what_they_ignore():
+    some = torch.tensor([0, 1, 2, -100, -100, 0])
+    for loss in (nn.CrossEntropyLoss(), F.cross_entropy):
+        result = run([(IMAGES, some)], problem=BilevelProblem(convnet(), inner_loss=loss))
+        assert result.finite
+        # Ignored images take part in the statistics of the batch alone.
+        assert float(result.batches[0].images[0].norm()) > 0
+        with pytest.raises(ValueError, match=r"must lie in 0 \.\. 2"):
+            run([(IMAGES, some + 1)], problem=BilevelProblem(convnet(), inner_loss=loss))
+
+
+def test_other_losses_decide_what_their_labels_are():
+    # A hinge loss with labels of -1 and 1, in columns.
+    def hinge(scores, signs):
+        return (1 - signs * scores).relu().mean()
+
+    signs = torch.where(LABELS > 0.3, 1, -1)
+    problem = BilevelProblem(convnet(), inner_loss=hinge)
+    result = run([(IMAGES, signs)] * 2, problem=problem)
+    oracle = run([(IMAGES, signs)] * 2, problem=problem, method="autograd")
+    assert worst_error(result, oracle)[0] < 1e-9

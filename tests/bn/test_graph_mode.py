@@ -6,14 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from dd_plugin.bn import convert_bn, statistics_in_graph
-
-
-def tensors_of(model):
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def images(n=4, channels=3, size=2):
-    return torch.randn(n, channels, size, size, dtype=torch.float64)
+from tests.bn.layers import images, tensors_of
 
 
 def test_tracked_in_graph_closed_form():

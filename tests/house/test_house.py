@@ -7,6 +7,7 @@ import pytest
 from tests.house import figures, graph
 from tests.house.__main__ import measured, rows, text_of
 from tests.house.source import files_of
+from tests.repository import ROOT, repository_file
 
 RUN_OF_SIX = "\n".join(f"    x{n} = {n}  # {{}}" for n in range(6))
 SOURCES = {
@@ -81,6 +82,55 @@ def toy(tmp_path):
 
 def line(name, text):
     return SOURCES[name].splitlines().index(text) + 1
+
+
+# Modules that no file of tests is about, and why.
+WITHOUT_TESTS = {
+    "bilevel/second_order.py": "exports a name under its first path, which `tests.pins` imports",
+    "evaluation/fresh.py": "exports names under their first path, which `tests.pins` imports",
+    "hub/card_results.py": "exports names under their first path, which `tests.pins` imports",
+}
+# Split off from modules that have tests, which still stand there; none may be added.
+WAITING = {
+    "cli/evaluation_checks.py",
+    "cli/loading.py",
+    "cli/run_settings.py",
+    "data/real/classes.py",
+    "data/real/image_tree.py",
+    "data/real/pixel_sums.py",
+    "data/recipe_values.py",
+    "data/resampling.py",
+    "distiller/head_parts.py",
+    "distiller/initial_set.py",
+    "distiller/losses.py",
+    "distiller/network_factory.py",
+    "distiller/network_parts.py",
+    "distiller/pool.py",
+    "distiller/real_features.py",
+    "distiller/real_images.py",
+    "distiller/setting_descriptions.py",
+    "distiller/skipped_steps.py",
+    "evaluation/baselines.py",
+    "evaluation/heads.py",
+    "hub/contents.py",
+    "hub/copying.py",
+    "hub/opening.py",
+    "hub/remote/failures.py",
+    "hub/using/backbones.py",
+    "hub/using/choosing.py",
+    "hub/using/evaluating.py",
+    "hub/using/predicting.py",
+    "hub/using/real_images.py",
+    "hub/using/training.py",
+    "networks/feature_networks.py",
+    "networks/feature_store.py",
+    "networks/frozen.py",
+    "networks/head_solvers.py",
+    "networks/hub_models.py",
+    "networks/limits.py",
+    "networks/names.py",
+    "networks/timm_models.py",
+}
 
 
 def test_everything_is_counted(toy):
@@ -204,3 +254,9 @@ def test_the_table_puts_before_beside_after(toy):
     assert ("hub/", "-", now["folders"]["hub"]) in table
     assert ("files", "6", "6") in table
     assert len({len(row) for row in text_of(table, ("", "before", "after")).splitlines()}) == 1
+
+
+def test_the_tests_mirror_the_package():
+    files = files_of(repository_file("dd_plugin"))
+    assert figures.without_module(files, ROOT / "tests") == []
+    assert set(figures.without_test(files, ROOT / "tests")) - WAITING == WITHOUT_TESTS.keys()
