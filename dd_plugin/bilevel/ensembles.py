@@ -213,10 +213,10 @@ class BatchedProblem(BilevelProblem):
         self.compiled, self.probes = {}, dict(problem.probes)
         self.runs_eagerly, self.verified = set(), set()
 
-    def _fits(self, given: Tensor, own: Tensor) -> bool:
-        if own.dim() == 0 and given.dim() == 0:
-            return given.dtype == own.dtype
-        return given.shape == (self.networks, *own.shape) and given.dtype == own.dtype
+    def _fits(self, stacked: Tensor, own: Tensor) -> bool:
+        if own.dim() == 0 and stacked.dim() == 0:
+            return stacked.dtype == own.dtype
+        return stacked.shape == (self.networks, *own.shape) and stacked.dtype == own.dtype
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
         """See `BilevelProblem.numbers`; every network has its own."""
@@ -294,7 +294,7 @@ class BatchedProblem(BilevelProblem):
             labels=inputs.labels.unflatten(0, parts),
             noise=[],
         )
-        return inputs, _DIMS._replace(**{"images": 0, "labels": 0})
+        return inputs, _DIMS._replace(images=0, labels=0)
 
     def outer(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""

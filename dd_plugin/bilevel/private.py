@@ -71,10 +71,8 @@ NAMES: dict[str, str] = {
     "torch.Tensor._version": (
         "What stays the same from one replay of a recording to the next is copied again: slower."
     ),
-    "torch.ops.aten._to_copy": (
-        "The gradient of average pooling stays torch's own operation in a traced graph."
-    ),
-    "torch.ops.aten._unsafe_view": "A pass over a traced graph simplifies less.",
+    "torch.ops.aten._to_copy": "A pass over a traced graph simplifies less.",
+    "torch.ops.aten._unsafe_view": "The same.",
     "torch.ops.aten._efficientzerotensor": "The same.",
 }
 

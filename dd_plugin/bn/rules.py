@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dd_plugin.bn.arithmetic import at_least_float32, batch_moments, normalize, per_channel
+from dd_plugin.bn.arithmetic import at_least_float32, batch_moments, moments, normalize, per_channel
 
 
 def batch_normalize(
@@ -78,7 +78,7 @@ class _Normalize(Function):
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        v, m = torch.var_mean(x, _dims(x), correction=0)
+        m, v = moments(x)
         return normalize(x, m, v, w, b, eps), m, v
 
     @staticmethod

@@ -153,11 +153,11 @@ def _copy(
 
 
 def _ancestors(results: Sequence[Any]) -> set[Node]:
-    found: set[Node] = set()
+    ancestors: set[Node] = set()
     stack = [node for node in results if isinstance(node, Node)]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in ancestors:
+            ancestors.add(node)
             stack.extend(node.all_input_nodes)
-    return found
+    return ancestors
