@@ -3,24 +3,28 @@
 Importing this file registers them with timm's own registry, so `timm.create_model("dd_convnet",
 width=64, norm_layer="batchnorm2d", in_chans=1, img_size=28, num_classes=10)` works like for any
 other name, with feature extraction, `reset_classifier` and a data configuration that says what the
-network was made for. `dd_plugin.models.load_model` imports it when a name of timm is asked for.
-Knows timm and torch, nothing else of dd_plugin.
+network was made for. `timm_models` imports it when a name of timm is asked for.
+`blocks` has what they are made of.
 
 Both end in linear layers over flattened features, so a network has one input size, ``img_size``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from timm.layers import get_norm_layer
 from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Init = Literal["default", "xavier"]
-Norm = str | Callable[[int], nn.Module]
+from dd_plugin.networks.blocks import (
+    BenchmarkNetwork,
+    Block,
+    Init,
+    Norm,
+    checked_size,
+    draw_xavier,
+)
 
 
 def _cfg(height: int, **changes: Any) -> dict[str, Any]:
@@ -44,159 +48,7 @@ default_cfgs = {
 }
 
 
-def make_norm(norm_layer: Norm, channels: int) -> nn.Module:
-    """The norm layer for ``channels`` channels of ``(N, C, H, W)``.
-
-    Args:
-        norm_layer: ``"instancenorm2d"`` (with learned scale and shift; a `GroupNorm` of one channel
-            per group, which is the same and faster to differentiate twice), ``"batchnorm2d"``,
-            ``"groupnorm"`` (four groups, as the field's ConvNet has it), another name of timm's
-            `get_norm_layer`, a callable from channels to a module, or ``"none"``.
-        channels: C.
-
-    Raises:
-        ValueError: unknown name, or channels that cannot be grouped.
-    """
-    if norm_layer == "none":
-        return nn.Identity()
-    if not isinstance(norm_layer, str):
-        return norm_layer(channels)
-    name = norm_layer.replace("_", "").lower()
-    if name in ("instancenorm", "instancenorm2d"):
-        return nn.GroupNorm(channels, channels)
-    if name == "groupnorm":
-        if channels % 4:
-            raise ValueError(
-                f'`norm_layer="groupnorm"` has four groups; `width` must be a multiple of 4, got '
-                f"{channels}"
-            )
-        return nn.GroupNorm(4, channels)
-    try:
-        made: nn.Module = get_norm_layer(norm_layer)(channels)
-    except KeyError:
-        raise ValueError(
-            f"`norm_layer` must be 'instancenorm2d', 'batchnorm2d', 'groupnorm', 'none' or a name "
-            f"that timm.layers.get_norm_layer knows, got {norm_layer!r}"
-        ) from None
-    return made
-
-
-class Block(nn.Module):
-    """Convolution, norm, ReLU, and pooling that halves height and width, rounding down."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        padding: int,
-        norm_layer: Norm,
-        pool: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
-        self.norm = make_norm(norm_layer, out_channels)
-        self.act = nn.ReLU()
-        self.pool = pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, C', H // 2, W // 2)``."""
-        return self.pool(self.act(self.norm(self.conv(x))))
-
-    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that come out for those that go in."""
-        kernel, padding = self.conv.kernel_size[0], int(self.conv.padding[0])
-        height, width = ((length + 2 * padding - kernel + 1) // 2 for length in size)
-        return height, width
-
-
-class _Network(nn.Module):
-    """What both networks have in common: blocks, then something linear over all they give."""
-
-    blocks: nn.Sequential
-    init: Init
-
-    def _setup(
-        self, blocks: Sequence[Block], num_classes: int, in_chans: int, img_size: tuple[int, int]
-    ) -> None:
-        self.num_classes = num_classes
-        self.in_chans = in_chans
-        self.img_size = img_size
-        self.grad_checkpointing = False
-        self.blocks = nn.Sequential(*blocks)
-        size = img_size
-        self.feature_info = []
-        for index, block in enumerate(blocks):
-            size = block.output_size(size)
-            if min(size) < 1:
-                raise ValueError(
-                    f"`img_size` {img_size[0]}x{img_size[1]} is too small for {len(blocks)} blocks "
-                    f"that halve it: nothing is left after block {index + 1}; use a larger image "
-                    "or fewer blocks (`depth`)"
-                )
-            channels = block.conv.out_channels
-            self.feature_info.append(
-                {
-                    "num_chs": channels,
-                    "reduction": 2 ** (index + 1),
-                    "module": f"blocks.{index}",
-                }
-            )
-        self.num_features = channels
-        self.feature_size = size
-
-    def init_weights(self, init: Init | None = None) -> None:
-        """Redraws every weight in place, from torch's generator, as the constructor does.
-
-        Args:
-            init: see the model; by default what it was made with.
-        """
-        for module in self.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if module is not self and callable(reset):
-                reset()
-        self._xavier(self.init if init is None else init)
-
-    def reset_parameters(self) -> None:
-        """As `init_weights`, under the name that torch's layers have for it."""
-        self.init_weights()
-
-    def _xavier(self, init: Init) -> None:
-        if init == "xavier":
-            for module in self.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    _draw_xavier(module)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Part of timm's interface.
-
-        Raises:
-            ValueError: to switch it on; these networks are too small to gain from it.
-        """
-        if enable:
-            raise ValueError("`grad_checkpointing` must be off: this network has no use for it")
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameter groups for layer-wise learning rates, as timm asks for them."""
-        return {"stem": r"^blocks\.0", "blocks": [(r"^blocks\.(\d+)", None)]}
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W)`` to ``(N, num_features, h, w)``."""
-        return self.blocks(x)
-
-    def _flatten(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != self.feature_size:
-            expected = f"{self.img_size[0]}x{self.img_size[1]}"
-            raise ValueError(
-                f"images must be {expected}, as `img_size` said when the model was made, got "
-                f"features of {x.shape[-2]}x{x.shape[-1]} instead of "
-                f"{self.feature_size[0]}x{self.feature_size[1]}; make the model with the "
-                "`img_size` of the images"
-            )
-        return x.flatten(1)
-
-
-class DDConvNet(_Network):
+class DDConvNet(BenchmarkNetwork):
     """The ConvNet on which methods of dataset distillation are compared.
 
     ``depth`` blocks of a 3x3 convolution, norm, ReLU and 2x2 average pooling, then one linear
@@ -236,7 +88,7 @@ class DDConvNet(_Network):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        size = _checked(num_classes, in_chans, img_size, init)
+        size = checked_size(num_classes, in_chans, img_size, init)
         if width < 1 or depth < 1:
             raise ValueError(f"`width` and `depth` must be at least 1, got {width} and {depth}")
         if global_pool not in ("", "avg"):
@@ -248,19 +100,19 @@ class DDConvNet(_Network):
             Block(
                 channels[i],
                 channels[i + 1],
-                3,
-                1 if i else stem_padding,
-                norm_layer,
-                nn.AvgPool2d(2),
+                kernel_size=3,
+                padding=1 if i else stem_padding,
+                norm_layer=norm_layer,
+                pool=nn.AvgPool2d(2),
             )
             for i in range(depth)
         ]
-        self._setup(blocks, num_classes, in_chans, size)
+        self.set_up(blocks, num_classes, in_chans, size)
         self.init = init
         self.drop_rate = drop_rate
         self.global_pool = global_pool
         self.head = self._make_head()
-        self._xavier(init)
+        self.draw_init(init)
 
     @property
     def head_hidden_size(self) -> int:
@@ -286,11 +138,11 @@ class DDConvNet(_Network):
         like = next(self.blocks.parameters())
         self.head = self._make_head().to(device=like.device, dtype=like.dtype)
         if self.init == "xavier" and isinstance(self.head, nn.Linear):
-            _draw_xavier(self.head)
+            draw_xavier(self.head)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """``(N, num_features, h, w)`` to logits, or with ``pre_logits`` to what precedes them."""
-        x = x.mean((2, 3)) if self.global_pool else self._flatten(x)
+        x = x.mean((2, 3)) if self.global_pool else self.flatten(x)
         x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.head(x)
 
@@ -299,7 +151,7 @@ class DDConvNet(_Network):
         return self.forward_head(self.forward_features(x))
 
 
-class DDLeNet(_Network):
+class DDLeNet(BenchmarkNetwork):
     """LeNet as Wang et al. train it (arXiv 1811.10959): two convolutions, three linear layers.
 
     Convolutions of 5x5 with 6 and 16 channels, each with ReLU and 2x2 maximum pooling, then 120 and
@@ -328,20 +180,27 @@ class DDLeNet(_Network):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        size = _checked(num_classes, in_chans, img_size, init)
+        size = checked_size(num_classes, in_chans, img_size, init)
         padding = 2 if size == (28, 28) else 0
         blocks = [
-            Block(in_chans, 6, 5, padding, norm_layer, nn.MaxPool2d(2)),
-            Block(6, 16, 5, 0, norm_layer, nn.MaxPool2d(2)),
+            Block(
+                inputs,
+                outputs,
+                kernel_size=5,
+                padding=around,
+                norm_layer=norm_layer,
+                pool=nn.MaxPool2d(2),
+            )
+            for inputs, outputs, around in ((in_chans, 6, padding), (6, 16, 0))
         ]
-        self._setup(blocks, num_classes, in_chans, size)
+        self.set_up(blocks, num_classes, in_chans, size)
         self.init = init
         self.drop_rate = drop_rate
         self.head_hidden_size = 84
         self.fc1 = nn.Linear(16 * self.feature_size[0] * self.feature_size[1], 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3: nn.Module = nn.Linear(84, num_classes) if num_classes else nn.Identity()
-        self._xavier(init)
+        self.draw_init(init)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
@@ -360,11 +219,11 @@ class DDLeNet(_Network):
         self.fc3 = nn.Linear(84, num_classes) if num_classes else nn.Identity()
         self.fc3.to(device=like.device, dtype=like.dtype)
         if self.init == "xavier" and isinstance(self.fc3, nn.Linear):
-            _draw_xavier(self.fc3)
+            draw_xavier(self.fc3)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """``(N, 16, h, w)`` to logits, or with ``pre_logits`` to the last hidden units."""
-        x = F.relu(self.fc1(self._flatten(x)))
+        x = F.relu(self.fc1(self.flatten(x)))
         x = F.dropout(F.relu(self.fc2(x)), self.drop_rate, self.training)
         return x if pre_logits else self.fc3(x)
 
@@ -373,27 +232,9 @@ class DDLeNet(_Network):
         return self.forward_head(self.forward_features(x))
 
 
-def _draw_xavier(layer: nn.Conv2d | nn.Linear) -> None:
-    nn.init.xavier_normal_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
-def _checked(
-    num_classes: int, in_chans: int, img_size: int | tuple[int, int], init: str
-) -> tuple[int, int]:
-    if init not in ("default", "xavier"):
-        raise ValueError(f'`init` must be "default" or "xavier", got {init!r}')
-    if num_classes < 0 or in_chans < 1:
-        raise ValueError(
-            f"`num_classes` must not be negative and `in_chans` at least 1, got {num_classes} and "
-            f"{in_chans}"
-        )
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return int(height), int(width)
-
-
-def _create(model_class: type[_Network], name: str, pretrained: bool, kwargs: Any) -> nn.Module:
+def _create(
+    model_class: type[BenchmarkNetwork], name: str, pretrained: bool, kwargs: Any
+) -> nn.Module:
     features_only = kwargs.get("features_only", False)
     depth = 2 if model_class is DDLeNet else kwargs.get("depth", 3)
     if model_class is DDLeNet:
