@@ -197,6 +197,7 @@ _roles: dict[str, Any] = {
     role: 0 if role in (*_STACKED, "noise") else None for role in StepInputs._fields
 }
 _DIMS = StepInputs(**_roles)
+_SPLIT_DIMS = StepInputs(**{**_roles, "images": 0, "labels": 0})
 
 
 class BatchedProblem(BilevelProblem):
@@ -213,10 +214,10 @@ class BatchedProblem(BilevelProblem):
         self.compiled, self.probes = {}, dict(problem.probes)
         self.runs_eagerly, self.verified = set(), set()
 
-    def _fits(self, stacked: Tensor, own: Tensor) -> bool:
-        if own.dim() == 0 and stacked.dim() == 0:
-            return stacked.dtype == own.dtype
-        return stacked.shape == (self.networks, *own.shape) and stacked.dtype == own.dtype
+    def _fits(self, stacked: Tensor, of_one: Tensor) -> bool:
+        if of_one.dim() == 0 and stacked.dim() == 0:
+            return stacked.dtype == of_one.dtype
+        return stacked.shape == (self.networks, *of_one.shape) and stacked.dtype == of_one.dtype
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
         """See `BilevelProblem.numbers`; every network has its own."""
@@ -294,7 +295,7 @@ class BatchedProblem(BilevelProblem):
             labels=inputs.labels.unflatten(0, parts),
             noise=[],
         )
-        return inputs, _DIMS._replace(images=0, labels=0)
+        return inputs, _SPLIT_DIMS
 
     def outer(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-HOW = {"eager": False, "traced": "trace", "compiled": True}
+HOW: dict[str, Any] = {"eager": False, "traced": "trace", "compiled": True}
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 

@@ -69,23 +69,22 @@ def test_networks_of_one_architecture_are_batched(tmp_path, batched_sizes):
     choices = [distiller.architectures.choice(turn) for turn in range(4)]
     assert sorted(batched_sizes) == sorted(n for n in map(choices.count, (0, 1)) if n > 1)
     assert batched_sizes
-    # Three steps of each.
-    assert distiller.state.inner_steps == 12
 
 
 def test_a_run_of_batched_networks_goes_on_to_the_bit(tmp_path):
-    options = {"networks_per_step": 2, "batch_networks": True, "compile": "no", "save_steps": 2}
-    whole = toy_distiller(tmp_path / "a", **options)
+    options = {"networks_per_step": 2, "batch_networks": True, "compile": "no", "max_steps": 2}
+    whole = toy_distiller(tmp_path / "a", save_steps=1, **options)
     whole.train()
-    assert whole.state.inner_steps == 4 * 3 * 2
-    toy_distiller(tmp_path / "b", **options, max_steps=4).train()
+    # Two outer steps of two networks with three steps each.
+    assert whole.state.inner_steps == 12
+    checkpoint = tmp_path / "a" / "checkpoint-1"
     resumed = toy_distiller(tmp_path / "b", **options)
-    resumed.train(resume_from_checkpoint=tmp_path / "b" / "checkpoint-2")
+    resumed.train(resume_from_checkpoint=checkpoint)
     expected = whole.synthetic.state_dict()
     assert all(torch.equal(t, expected[k]) for k, t in resumed.synthetic.state_dict().items())
-    other = toy_distiller(tmp_path / "b", **{**options, "batch_networks": False})
+    other = toy_distiller(tmp_path / "c", **{**options, "batch_networks": False})
     with pytest.raises(ValueError, match="batch_networks"):
-        other.train(resume_from_checkpoint=tmp_path / "b" / "checkpoint-2")
+        other.train(resume_from_checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("storage", ["device", "host"])

@@ -44,7 +44,13 @@ def avg_pool2d(
     )
     if not tiles or not _pays(input):
         return _native(
-            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+            input,
+            kernel_size,
+            stride,
+            padding,
+            ceil_mode=ceil_mode,
+            count_include_pad=count_include_pad,
+            divisor_override=divisor_override,
         )
     return _tiles_averaged(input, kernel)
 
@@ -68,8 +74,7 @@ def _tiles_averaged(x: Tensor, kernel: tuple[int, int]) -> Tensor:
     if k_h > 1:
         first, *others = x.unflatten(-2, (-1, k_h)).unbind(-2)
         rows = sum(others, first)
-    like = {"dtype": x.dtype, "device": x.device}
-    columns = torch.eye(x.shape[-1] // k_w, **like) * (1.0 / (k_h * k_w))
+    columns = torch.eye(x.shape[-1] // k_w, dtype=x.dtype, device=x.device) / (k_h * k_w)
     return rows @ columns.repeat_interleave(k_w, 0)
 
 
