@@ -147,7 +147,8 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
     While active:
 
     - the operations of `formulas` are replaced by formulas that have every rule, with the same
-      values, and average pooling by one that is faster on CPU; the fused inference path of `nn.MultiheadAttention` is off;
+      values, and average pooling by one that is faster on CPU; the fused inference path of
+      `nn.MultiheadAttention` is off;
     - `torch.utils.checkpoint.checkpoint` runs its function plainly, keeping the activations;
     - `requires_grad_()` on an activation does nothing inside of a function transform, which would
       refuse it;
