@@ -13,7 +13,10 @@ All are exact to the bit:
 - `repeat_pooling_gradients`, on a GPU: the gradient of average pooling as a copy.
 
 What is slow because of the operations that a model is written in is not mended here: BatchNorm
-(`dd_plugin.bn.rules`) and average pooling (`foreign_models.pooling`) trace into fast ones.
+(`dd_plugin.bn.rules`) and average pooling (`foreign_models.pooling`) trace into fast ones. Against
+torch's kernels for both, a traced hypergradient on 10 images of 32x32 took 0.95 of the time on
+timm's resnet10t and on a small ResNet of transformers, and 0.96 on a small DenseNet of timm and on
+`dd_convnet` (medians of 9 turns, one core; ``tests/benchmarks/two_trees.py``).
 """
 
 from __future__ import annotations
