@@ -76,7 +76,7 @@ NAMES: dict[str, str] = {
     "torch.utils._python_dispatch.TorchDispatchMode": "A write of an equal value is missed.",
     "torch._foreach_copy_": "What goes into and out of a recording is copied one by one: slower.",
     "torch.Tensor._version": "What one replay of a recording has in place is copied again: slower.",
-    "torch.ops.aten._to_copy": "The gradient of average pooling stays torch's in a traced graph.",
+    "torch.ops.aten._to_copy": _LESS_SIMPLE,
     "torch.ops.aten._unsafe_view": _LESS_SIMPLE,
     "torch.ops.aten._efficientzerotensor": _LESS_SIMPLE,
 }

@@ -18,6 +18,7 @@ from torch.func import vmap
 
 from dd_plugin.bilevel.adjoints import ForwardOverReverse, method_of
 from dd_plugin.bilevel.batches import Batch
+from dd_plugin.bilevel.checks import check_outer_batches
 from dd_plugin.bilevel.foreign_models.draws import DrawSpec
 from dd_plugin.bilevel.hypergradient import hypergradient
 from dd_plugin.bilevel.optimizers import Tensors
@@ -61,6 +62,7 @@ def hypergradients(
     networks: Sequence[RunState],
     *,
     mode: str = "sequential",
+    split_outer_batch: bool = False,
     seed: int = 0,
     **options: Any,
 ) -> EnsembleHypergradient:
@@ -69,10 +71,12 @@ def hypergradients(
     Args:
         problem: shared by the networks.
         batches: shared by the networks.
-        outer_batch: shared by the networks.
+        outer_batch: shared by the networks, or divided among them with ``split_outer_batch``.
         networks: the state each starts from; see `initial_state`.
         mode: ``"sequential"`` (default) or ``"batched"``; ``docs/benchmarks/ensembles.md`` has what
             they cost.
+        split_outer_batch: judge each network on its own part of an outer batch: the batch holds
+            equally many images for every network, in the order of ``networks``.
         seed: network i draws its random numbers from a seed of its own in sequential mode. A
             function ``batches`` and a random window use ``seed`` in both, so they are shared.
         **options: as for `hypergradient`.
@@ -81,21 +85,26 @@ def hypergradients(
         Means over the networks, and what each has of its own.
 
     Raises:
-        ValueError: no network, or an unknown mode; what `hypergradient` raises.
+        ValueError: no network, an unknown mode, or an outer batch that cannot be divided; what
+            `hypergradient` raises.
     """
     if not networks:
         raise ValueError("`networks` must hold at least one state, got none")
     for state in networks:
         problem.check_state(state)
+    outer_batches = check_outer_batches(outer_batch)
+    if split_outer_batch:
+        _check_divisible(outer_batches, len(networks))
     if mode == "batched":
-        return _batched(problem, batches, outer_batch, networks, seed, options)
+        options |= {"outer_batch": outer_batches, "batches": batches, "seed": seed}
+        return _batched(problem, networks, split_outer_batch, options)
     if mode != "sequential":
         raise ValueError(f'`mode` must be "sequential" or "batched", got {mode!r}')
     results = [
         hypergradient(
             problem,
             batches,
-            outer_batch,
+            _part(outer_batches, index, len(networks)) if split_outer_batch else outer_batches,
             initial=state,
             seed=seed,
             model_seed=mix(seed, InnerPurpose.ENSEMBLE_NETWORK, index),
@@ -112,6 +121,20 @@ def hypergradients(
     )
 
 
+def _check_divisible(outer_batches: Sequence[Batch], networks: int) -> None:
+    for images, _ in outer_batches:
+        if len(images) % networks:
+            raise ValueError(
+                f"`outer_batch` must hold equally many images for each of the {networks} networks "
+                f"with `split_outer_batch`, got {len(images)}"
+            )
+
+
+def _part(outer_batches: Sequence[Batch], index: int, networks: int) -> list[Batch]:
+    """What one of several networks is judged on."""
+    return [(x.chunk(networks)[index], y.chunk(networks)[index]) for x, y in outer_batches]
+
+
 def initial_state(problem: BilevelProblem, model: torch.nn.Module | None = None) -> RunState:
     """The state at which a run starts, for weights and statistics of another model of that kind.
 
@@ -119,7 +142,7 @@ def initial_state(problem: BilevelProblem, model: torch.nn.Module | None = None)
         problem: its optimizer gives the optimizer state, its model the roles of the tensors.
         model: a model of the same architecture; by default the problem's own.
     """
-    own = problem.model
+    prototype = problem.model
     tensors: dict[str, Tensor] = {}
     if model is not None:
         tensors = {
@@ -129,9 +152,12 @@ def initial_state(problem: BilevelProblem, model: torch.nn.Module | None = None)
     def pick(role: Tensors) -> Tensors:
         return {n: tensors.get(n, t) for n, t in role.items()}
 
-    parameters = pick(own.parameters)
+    parameters = pick(prototype.parameters)
     return RunState(
-        parameters, problem.optimizer.init(parameters), pick(own.statistics), pick(own.counters)
+        parameters=parameters,
+        optimizer=problem.optimizer.init(parameters),
+        statistics=pick(prototype.statistics),
+        counters=pick(prototype.counters),
     )
 
 
@@ -171,6 +197,7 @@ _roles: dict[str, Any] = {
     role: 0 if role in (*_STACKED, "noise") else None for role in StepInputs._fields
 }
 _DIMS = StepInputs(**_roles)
+_SPLIT_DIMS = StepInputs(**{**_roles, "images": 0, "labels": 0})
 
 
 class BatchedProblem(BilevelProblem):
@@ -180,16 +207,17 @@ class BatchedProblem(BilevelProblem):
     summed, and losses come as ``(networks,)``. The optimizer is elementwise and needs no change.
     """
 
-    def __init__(self, problem: BilevelProblem, networks: int) -> None:
+    def __init__(self, problem: BilevelProblem, networks: int, split_outer_batch: bool) -> None:
         self.__dict__.update(problem.__dict__)
         self.networks = networks
+        self.split_outer_batch = split_outer_batch
         self.compiled, self.probes = {}, dict(problem.probes)
         self.runs_eagerly, self.verified = set(), set()
 
-    def _fits(self, given: Tensor, own: Tensor) -> bool:
-        if own.dim() == 0 and given.dim() == 0:
-            return given.dtype == own.dtype
-        return given.shape == (self.networks, *own.shape) and given.dtype == own.dtype
+    def _fits(self, stacked: Tensor, of_one: Tensor) -> bool:
+        if of_one.dim() == 0 and stacked.dim() == 0:
+            return stacked.dtype == of_one.dtype
+        return stacked.shape == (self.networks, *of_one.shape) and stacked.dtype == of_one.dtype
 
     def numbers(self, specs: Sequence[DrawSpec], noise: int) -> list[Tensor]:
         """See `BilevelProblem.numbers`; every network has its own."""
@@ -215,14 +243,14 @@ class BatchedProblem(BilevelProblem):
         """See `BilevelProblem.gradient_and_sweep`; adjoints of what is shared are summed."""
 
         def run(*args: Any) -> Any:
-            first, swept = super(BatchedProblem, self).gradient_and_sweep(*args)
-            return first, {k: v for k, v in swept._asdict().items() if v is not None}
+            first, of_one = super(BatchedProblem, self).gradient_and_sweep(*args)
+            return first, {k: v for k, v in of_one._asdict().items() if v is not None}
 
-        first, found = vmap(run, in_dims=(_DIMS, 0, 0))(self._drawn(inputs), *bars)
+        first, swept = vmap(run, in_dims=(_DIMS, 0, 0))(self._drawn(inputs), *bars)
         shared: dict[str, Any] = {
-            k: tree_map(lambda t: t.sum(0), found[k]) for k in _SHARED if k in found
+            k: tree_map(lambda t: t.sum(0), swept[k]) for k in _SHARED if k in swept
         }
-        return first, SweepResult(**{**found, **shared})
+        return first, SweepResult(**{**swept, **shared})
 
     def sweep_reverse(self, *args: Any) -> SweepResult:
         """Not batched.
@@ -234,7 +262,7 @@ class BatchedProblem(BilevelProblem):
 
     def gradient_and_sweep_reverse(self, inputs: StepInputs, *bars: Any) -> Any:
         """See `BilevelProblem.gradient_and_sweep_reverse`, of one network after the other."""
-        found = []
+        steps = []
         for index in range(self.networks):
             of_one = {
                 role: tree_map(lambda t, i=index: t[i], getattr(inputs, role)) for role in _STACKED
@@ -242,13 +270,13 @@ class BatchedProblem(BilevelProblem):
             one = inputs._replace(**of_one)
             if isinstance(inputs.noise, int):
                 one = one._replace(noise=nth_seed(inputs.noise, index))
-            own = tree_map(lambda t, i=index: t[i], bars)
-            found.append(super().gradient_and_sweep_reverse(one, *own))
+            bars_of_one = tree_map(lambda t, i=index: t[i], bars)
+            steps.append(super().gradient_and_sweep_reverse(one, *bars_of_one))
         first = [
             tree_map(lambda *t: torch.stack(t), *parts)
-            for parts in zip(*(f for f, _ in found), strict=True)
+            for parts in zip(*(f for f, _ in steps), strict=True)
         ]
-        swept = [s._asdict() for _, s in found]
+        swept = [s._asdict() for _, s in steps]
         roles: dict[str, Any] = {}
         for role in swept[0]:
             if swept[0][role] is not None:
@@ -257,10 +285,23 @@ class BatchedProblem(BilevelProblem):
                 roles[role] = tree_map(lambda t: t.sum(0), stacked) if shared else stacked
         return GradientResult._make(first), SweepResult(**roles)
 
+    def _judged(self, inputs: StepInputs) -> tuple[StepInputs, StepInputs]:
+        """The inputs of the outer loss, and the dimension of the networks in each of them."""
+        if not self.split_outer_batch:
+            return inputs._replace(noise=[]), _DIMS
+        parts = (self.networks, -1)
+        inputs = inputs._replace(
+            images=inputs.images.unflatten(0, parts),
+            labels=inputs.labels.unflatten(0, parts),
+            noise=[],
+        )
+        return inputs, _SPLIT_DIMS
+
     def outer(self, inputs: StepInputs) -> Any:
         """See `BilevelProblem.outer`; losses ``(networks,)``, adjoints of their mean."""
-        run: Any = vmap(super().outer, in_dims=(_DIMS,))
-        value, theta, s, c = run(inputs._replace(noise=[]))
+        inputs, dims = self._judged(inputs)
+        run: Any = vmap(super().outer, in_dims=(dims,))
+        value, theta, s, c = run(inputs)
         c = tree_map(lambda t: t.sum(0), c)
         bars = tree_map(lambda t: t / self.networks, (theta, s, c))
         return value, *bars
@@ -271,16 +312,15 @@ class BatchedProblem(BilevelProblem):
 
     def outer_value(self, inputs: StepInputs) -> Tensor:
         """The mean of the networks' losses."""
-        run: Any = vmap(super().outer_value, in_dims=(_DIMS,))
-        return run(inputs._replace(noise=[])).mean()
+        inputs, dims = self._judged(inputs)
+        run: Any = vmap(super().outer_value, in_dims=(dims,))
+        return run(inputs).mean()
 
 
 def _batched(
     problem: BilevelProblem,
-    batches: Any,
-    outer_batch: Any,
     networks: Sequence[RunState],
-    seed: int,
+    split_outer_batch: bool,
     options: dict[str, Any],
 ) -> EnsembleHypergradient:
     method = method_of(options.get("method", "mixed"))
@@ -292,15 +332,15 @@ def _batched(
     count = len(networks)
     stacked = tree_map(lambda *t: torch.stack(t), *networks)
     # Counters of the optimizer are the same for all networks, and one for all.
-    own = networks[0].optimizer
-    shared = {k: v for k, v in own.items() if isinstance(v, Tensor) and v.dim() == 0}
+    first = networks[0].optimizer
+    shared = {k: v for k, v in first.items() if isinstance(v, Tensor) and v.dim() == 0}
     stacked = stacked._replace(optimizer={**stacked.optimizer, **shared})
-    key = ("batched", count)
+    key = ("batched", count, split_outer_batch)
     if key not in problem.compiled:
-        problem.compiled[key] = BatchedProblem(problem, count)
+        problem.compiled[key] = BatchedProblem(problem, count, split_outer_batch)
     batched = problem.compiled[key]
     try:
-        result = hypergradient(batched, batches, outer_batch, initial=stacked, seed=seed, **options)
+        result = hypergradient(batched, initial=stacked, **options)
     except (RuntimeError, NotImplementedError) as error:
         if "vmap" in str(error) or "atching rule" in str(error):
             error.add_note(
@@ -315,11 +355,11 @@ def _batched(
             for i in range(count)
         ]
 
-    own_bars = tree_map(lambda t: t * count, (result.parameters, result.statistics))
+    bars = tree_map(lambda t: t * count, (result.parameters, result.statistics))
     return EnsembleHypergradient(
         mean=replace(result, outer_loss=result.outer_loss.mean()),
         outer_losses=result.outer_loss,
         finals=each(result.final),
-        parameters=each(own_bars[0]),
-        statistics=each(own_bars[1]),
+        parameters=each(bars[0]),
+        statistics=each(bars[1]),
     )

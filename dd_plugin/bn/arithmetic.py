@@ -79,8 +79,24 @@ def batch_moments(x: Tensor) -> tuple[Tensor, Tensor, int]:
     if count == 0:
         nothing = at_least_float32(x).sum(dims)
         return nothing, nothing, count
-    var, mean = torch.var_mean(at_least_float32(x), dims, correction=0)
+    mean, var = moments(at_least_float32(x))
     return mean, var, count
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over every dimension but the channels; there has to be a value.
+
+    On CPU two sums: torch's kernel for the variance is not vectorized there (2.14 and 2.15), and
+    what the second one centers is what the layer normalizes. A compiler has its own way.
+    """
+    dims = [d for d in range(x.dim()) if d != 1]
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        var, mean = torch.var_mean(x, dims, correction=0)
+        return mean, var
+    count = x.numel() // x.shape[1]
+    mean = x.sum(dims) / count
+    centered = x - per_channel(mean, x)
+    return mean, (centered * centered).sum(dims) / count
 
 
 def normalize(

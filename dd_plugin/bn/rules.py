@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dd_plugin.bn.arithmetic import at_least_float32, batch_moments, normalize, per_channel
+from dd_plugin.bn.arithmetic import at_least_float32, batch_moments, moments, normalize, per_channel
 
 
 def batch_normalize(
@@ -49,7 +49,8 @@ def batch_normalize(
     # The rules divide by the count, and Dynamo refuses a Function with a forward-mode rule.
     if count == 0 or torch.compiler.is_dynamo_compiling():
         mean, var, _ = batch_moments(x)
-        return normalize(x, mean, var, weight, bias, eps), mean, var, count
+        y = normalize(x, mean, var, weight=weight, bias=bias, eps=eps)
+        return y, mean, var, count
     wide = at_least_float32(x)
     like = wide.new_ones(x.shape[1])
     w = like if weight is None else weight
@@ -63,7 +64,7 @@ def _dims(x: Tensor) -> list[int]:
 
 
 def _cotangents(
-    x: Tensor, w: Tensor, m: Tensor, r: Tensor, dy: Tensor, dm: Tensor, dv: Tensor
+    x: Tensor, w: Tensor, m: Tensor, r: Tensor, *, dy: Tensor, dm: Tensor, dv: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     n = x.numel() // x.shape[1]
     h = (x - per_channel(m, x)) * per_channel(r, x)
@@ -78,8 +79,8 @@ class _Normalize(Function):
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        v, m = torch.var_mean(x, _dims(x), correction=0)
-        return normalize(x, m, v, w, b, eps), m, v
+        m, v = moments(x)
+        return normalize(x, m, v, weight=w, bias=b, eps=eps), m, v
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -122,7 +123,7 @@ class _Backward(Function):
         dv: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _cotangents(x, w, m, torch.rsqrt(v + eps), dy, dm, dv)
+        return _cotangents(x, w, m, torch.rsqrt(v + eps), dy=dy, dm=dm, dv=dv)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -135,8 +136,9 @@ class _Backward(Function):
     def backward(ctx: Any, gx: Tensor, gw: Tensor, gb: Tensor) -> Any:
         x, w, m, v, dy, dm, dv, _, _ = ctx.saved_tensors
 
-        def plain(x: Tensor, w: Tensor, m: Tensor, v: Tensor, *rest: Tensor) -> Any:
-            return _cotangents(x, w, m, torch.rsqrt(v + ctx.eps), *rest)
+        def plain(x: Tensor, w: Tensor, m: Tensor, v: Tensor, *cotangents: Tensor) -> Any:
+            dy, dm, dv = cotangents
+            return _cotangents(x, w, m, torch.rsqrt(v + ctx.eps), dy=dy, dm=dm, dv=dv)
 
         # m and v came from _Normalize, so their cotangents go back to x through it.
         pulled: Any = torch.func.vjp(plain, x, w, m, v, dy, dm, dv)

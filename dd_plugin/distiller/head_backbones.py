@@ -115,7 +115,7 @@ def _check_has_weights(name: str) -> None:
         return
     import timm
 
-    import dd_plugin.convnet  # noqa: F401 - registers its networks with timm
+    import dd_plugin.networks.convnet  # noqa: F401 - registers its networks with timm
 
     architecture = name.removeprefix(TIMM_PREFIX)
     if timm.is_model(architecture) and not timm.is_model_pretrained(architecture.partition(".")[0]):

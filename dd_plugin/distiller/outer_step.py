@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel import Hypergradient, Storage, Window, hypergradient
+from dd_plugin.bilevel import Hypergradient, Storage, Window, hypergradient, hypergradients
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.clipping import clip_by_moving_norm
 from dd_plugin.distiller.head_course import HeadCourse, HeadStep
@@ -100,12 +101,26 @@ class OuterStep:
         device = self.run.accelerator.device
         outer_loss = torch.zeros((), dtype=self.run.dtype, device=device)
         finite = True
-        for index in self.run.share(count):
-            one = self.gradient(step, index, leaves)
-            finite &= one.finite
-            outer_loss += one.outer_loss / count
-            total = [sum_ + g / count for sum_, g in zip(total, one.leaves, strict=True)]
+        for indices in self._groups(step, self.run.share(count)):
+            if len(indices) == 1:
+                mean = self.gradient(step, indices[0], leaves)
+            else:
+                mean = self._batched(step, indices, leaves)
+            finite &= mean.finite
+            size = len(indices)
+            outer_loss += mean.outer_loss * size / count
+            total = [sum_ + g * size / count for sum_, g in zip(total, mean.leaves, strict=True)]
         return _Average(total, outer_loss, finite, stop=signal.name is not None)
+
+    def _groups(self, step: int, indices: Sequence[int]) -> list[list[int]]:
+        """Some networks of a step, those together that are run as one."""
+        architectures = self.state.networks
+        if isinstance(architectures, HeadCourse) or not self.run.config.batch_networks:
+            return [[index] for index in indices]
+        groups: dict[int, list[int]] = {}
+        for index in indices:
+            groups.setdefault(architectures.choice(self._turn(step, index)), []).append(index)
+        return list(groups.values())
 
     def _all_processes(self, part: _Average) -> _Average:
         """Return the sum of the parts of all processes, in one exchange."""
@@ -147,34 +162,76 @@ class OuterStep:
         turn: int,
     ) -> Hypergradient:
         """Return the gradient through the inner training of the architecture whose turn it is."""
-        config, synthetic = self.run.config, self.state.synthetic
         which = architectures.choice(turn)
         networks = architectures.members[which]
         start = networks.take(step, index)
         age = networks.age(index)
-        seed = mix(config.seed, Purpose.INNER_RUN, step)
-        batches = synthetic.batches(seed)
+        batches = self.state.synthetic.batches(self._seed(step))
         result = hypergradient(
             networks.problem(),
             # A network of the pool goes on where its training by the recipe is.
             lambda k: batches(age + k),
             self.real_batch(step, index),
-            step_size=synthetic.step_size(age, config.inner_steps),
-            steps=config.inner_steps,
-            window=self.window,
-            method=config.method,
-            storage=self.storage,
-            seed=seed,
-            model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index),
             initial=start,
-            constants=synthetic.constants(which) or None,
+            **self._options(step, index, which, age=age),
             leaves=leaves,
-            # A set may hold what the settings leave without effect.
-            allow_unused=True,
         )
         networks.give_back(index, result.final, age + result.stop)
         self.state.position.inner_steps += result.stop
         return result
+
+    def _batched(
+        self, step: int, indices: Sequence[int], leaves: Sequence[Tensor]
+    ) -> Hypergradient:
+        """The same for the mean loss of several networks of one architecture, run as one."""
+        architectures = self.state.networks
+        assert isinstance(architectures, Architectures)
+        which = architectures.choice(self._turn(step, indices[0]))
+        networks = architectures.members[which]
+        images, labels = zip(*(self.real_batch(step, index) for index in indices), strict=True)
+        try:
+            result = hypergradients(
+                networks.problem(),
+                self.state.synthetic.batches(self._seed(step)),
+                (torch.cat(images), torch.cat(labels)),
+                [networks.take(step, index) for index in indices],
+                mode="batched",
+                split_outer_batch=True,
+                **self._options(step, indices[0], which),
+                leaves=leaves,
+            ).mean
+        except (NotImplementedError, RuntimeError) as error:
+            error.add_note("without `batch_networks` the networks run one after the other")
+            raise
+        self.state.position.inner_steps += result.stop * len(indices)
+        return result
+
+    def _options(self, step: int, index: int, which: int, *, age: int = 0) -> dict[str, Any]:
+        """How networks of a step are trained and differentiated, as arguments of the engine.
+
+        Args:
+            step: the outer step.
+            index: of the first of the networks.
+            which: the place of their architecture.
+            age: inner steps that they have had.
+        """
+        config, synthetic = self.run.config, self.state.synthetic
+        return {
+            "step_size": synthetic.step_size(age, config.inner_steps),
+            "steps": config.inner_steps,
+            "window": self.window,
+            "method": config.method,
+            "storage": self.storage,
+            "seed": self._seed(step),
+            "model_seed": mix(config.seed, Purpose.MODEL_NOISE, step, index),
+            "constants": synthetic.constants(which) or None,
+            # A set may hold what the settings leave without effect.
+            "allow_unused": True,
+        }
+
+    def _seed(self, step: int) -> int:
+        """Decides the batches and the window of a step, alike for all of its networks."""
+        return mix(self.run.config.seed, Purpose.INNER_RUN, step)
 
     def _turn(self, step: int, index: int = 0) -> int:
         """Return the number of an inner run, counted over all outer steps."""

@@ -122,9 +122,10 @@ def make_window(config: DistillerConfig) -> Window:
 
 def make_storage(config: DistillerConfig) -> Storage:
     """Return the trajectory storage that the settings name."""
+    activations = int(config.activation_memory * 2**30)
     storages: dict[str, Storage] = {
-        "device": Device(),
-        "host": Host(),
+        "device": Device(activations=activations),
+        "host": Host(activations=activations),
         "recompute": Recompute(),
     }
     return storages[config.storage]

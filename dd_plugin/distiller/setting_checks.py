@@ -38,7 +38,7 @@ def check_values(config: Settings) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
     at_least_0 = "eval_steps save_steps warmup_steps max_grad_norm wait_for_room head_copies"
-    for name in at_least_0.split():
+    for name in (*at_least_0.split(), "activation_memory"):
         if getattr(config, name) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
     tiniest, largest = (float(v) for v in (np.finfo(config.dtype).tiny, np.finfo(config.dtype).max))
@@ -106,6 +106,8 @@ def check_combinations(config: Settings) -> None:
             f"`pool_max_steps` must be at least `inner_steps` = {config.inner_steps}, got "
             f"{config.pool_max_steps}"
         )
+    if config.batch_networks and config.trainable == "all":
+        _check_batched(config)
     if config.batching == "groups" and config.trained_per_class % config.groups:
         what = "`images_per_class`"
         if config.parametrization == "upsampled":
@@ -157,6 +159,20 @@ def _check_several(config: Settings) -> None:
         raise ValueError(
             f"`step_sizes` must be per_step, shared or constant with {len(config.model)} models, "
             'got "per_layer"; the layers of one have no counterparts in another'
+        )
+
+
+def _check_batched(config: Settings) -> None:
+    """Check that the networks of a step can be run as one."""
+    if config.init == "pool":
+        raise ValueError(
+            '`batch_networks` must be off with init="pool", whose networks are at different steps '
+            "of their training"
+        )
+    if config.method != "mixed":
+        raise ValueError(
+            f'`batch_networks` must be off with method="{config.method}", which runs networks one '
+            'by one; use method="mixed"'
         )
 
 
@@ -239,6 +255,10 @@ def warn_of_no_effect(config: Settings) -> None:
         "save_total_limit": config.save_steps == 0,
         "mixed_precision": config.dtype == "float64",  # which autocast leaves alone
         "storage": config.method == "autograd",
+        "activation_memory": config.method != "mixed"
+        or config.storage == "recompute"
+        or config.compile == "no",
+        "batch_networks": config.networks_per_step == 1,
         "verify": config.method == "autograd"
         or (config.trainable == "head" and config.head == "ridge"),
         "warmup_steps": config.lr_scheduler_type == "constant",
@@ -259,6 +279,7 @@ def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
     idle = dict.fromkeys(of_networks.split(), head)
     idle |= dict.fromkeys(["compile", "method", "storage"], head)
+    idle |= dict.fromkeys(["activation_memory", "batch_networks"], head)
     of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
     idle |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
     of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"

@@ -297,6 +297,16 @@ class ComputingSettings:
         "Where the trajectory is kept. device: on the device; host: in host memory; recompute: "
         "nowhere, parts of it are computed again. Change it if memory runs out.",
     )
+    activation_memory: float = _option(
+        0.0,
+        "GiB of memory for the activations of the last inner steps, which are then not computed "
+        "again on the way back. It needs compile=trace or inductor; 0 keeps none.",
+    )
+    batch_networks: bool = _option(
+        False,
+        "Run the networks of an outer step as one, in fewer and larger operations. It pays for "
+        "several small networks on few images, and needs the memory of all of them.",
+    )
     compile: Literal["auto", "no", "trace", "inductor"] = _option(
         "auto",
         "How the inner step and its backward sweep are run. no: from Python each time; trace: as "

@@ -37,7 +37,7 @@ def timm_factory(
         ModelLoadError: timm has no such architecture or tag. The returned function raises it where
             timm cannot make the model.
     """
-    import dd_plugin.convnet  # noqa: F401 - registers its networks with timm
+    import dd_plugin.networks.convnet  # noqa: F401 - registers its networks with timm
 
     _check_known(architecture)
     arguments = dict(model_args)

@@ -35,11 +35,13 @@ from torch.utils import _pytree as pytree
 import dd_plugin.distiller.outer_step as outer_step
 from dd_plugin.bilevel import driver, steps
 from dd_plugin.bilevel.batches import Batches
+from dd_plugin.bilevel.foreign_models import pooling
 from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.tracing import compile as compiling
 from dd_plugin.bilevel.tracing import simplify as graph_simplify
 from dd_plugin.bilevel.trajectory import Trajectory
+from dd_plugin.bn import arithmetic, rules
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.distiller.networks import Networks
@@ -211,6 +213,11 @@ def _nothing(graph_module: Any) -> Any:
     return graph_module
 
 
+def _old_moments(x: Any) -> Any:
+    var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+    return mean, var
+
+
 def _old_leaves(tree: Any) -> list[Any]:
     pytree.tree_leaves(tree)  # once for the key of the graph and once for its arguments
     return pytree.tree_leaves(tree)
@@ -239,7 +246,9 @@ PUT_BACK: dict[str, list[tuple[Any, str, Any]]] = {
         (graph_simplify, name, _nothing) for name in ("drop_copies", "share", "negate_after_sum")
     ],
     "slow kernels": [
-        (graph_simplify, name, _nothing) for name in ("moments_by_sums", "pool_by_slices")
+        (pooling, "_pays", lambda input: False),
+        (arithmetic, "moments", _old_moments),
+        (rules, "moments", _old_moments),
     ],
     "torch's trees": [
         (steps, "leaves_of", _old_leaves),

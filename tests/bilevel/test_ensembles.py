@@ -3,6 +3,7 @@ import torch
 
 from dd_plugin.bilevel import (
     BilevelProblem,
+    Device,
     adam,
     hypergradient,
     hypergradients,
@@ -66,6 +67,34 @@ def test_leaves_of_the_outer_batch_get_the_mean(mode, compile):
     assert problem.compiling == compile
 
 
+@pytest.mark.parametrize("mode", ["sequential", "batched"])
+@pytest.mark.parametrize("compile", [False, "trace"])
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_each_network_is_judged_on_its_own_part(mode, compile, kept):
+    problem, networks = _problem(adam(), compile=compile)
+    (images, labels), batches = hard_batch(size=12), soft_batches(3)
+    images.requires_grad_()
+    options = {"step_size": 0.05, "leaves": [images], "storage": Device(activations=kept)}
+    found = hypergradients(
+        problem, batches, (images, labels), networks, mode=mode, split_outer_batch=True, **options
+    )
+    single = [
+        hypergradient(problem, batches, part, initial=state, **options)
+        for state, *part in zip(networks, images.chunk(3), labels.chunk(3), strict=True)
+    ]
+    assert relative_error(found.outer_losses, torch.stack([r.outer_loss for r in single])) < 1e-10
+    for k in range(3):
+        expected = sum(r.batches[k].images for r in single) / 3
+        assert relative_error(found.mean.batches[k].images, expected) < 1e-9
+    expected = sum(r.leaves[0] for r in single) / 3
+    assert relative_error(found.mean.leaves[0], expected) < 1e-9
+    with pytest.raises(ValueError, match="equally many images for each of the 3 networks"):
+        hypergradients(
+            problem, batches, (images[:7], labels[:7]), networks, mode=mode,
+            split_outer_batch=True, step_size=0.05,
+        )  # fmt: skip
+
+
 def test_batched_networks_draw_their_own_random_numbers():
     problem, networks = _problem(sgd(), count=2, dropout=0.5)
     same = [networks[0], networks[0]]
@@ -89,7 +118,7 @@ def test_traced_networks_draw_the_numbers_of_eager_ones():
         problem, networks = _problem(sgd(), count=2, dropout=0.5, compile=compile)
         options = {"mode": "batched", "step_size": 0.1, "seed": 3}
         both = hypergradients(problem, soft_batches(2), hard_batch(), networks, **options)
-        assert problem.compiled["batched", 2].compiling == compile
+        assert problem.compiled["batched", 2, False].compiling == compile
         found.append(both)
     eager, traced = found
     assert relative_error(traced.outer_losses, eager.outer_losses) < 1e-10

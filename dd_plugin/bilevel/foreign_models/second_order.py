@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dd_plugin.bilevel.foreign_models import patching
@@ -35,6 +36,7 @@ from dd_plugin.bilevel.foreign_models.inspection import (
     tensor_attributes,
 )
 from dd_plugin.bilevel.foreign_models.patching import Patch
+from dd_plugin.bilevel.foreign_models.pooling import avg_pool2d
 from dd_plugin.bilevel.foreign_models.report import (
     SecondOrderNeed,
     missing_rule_operation,
@@ -100,12 +102,13 @@ def _true() -> bool:
 # id of the native function -> its replacement, for references that a model took earlier.
 _REPLACED: dict[int, Callable[..., Any]] = {
     id(getattr(home, name)): formula for home, name, formula in REPLACEMENTS
-} | {id(_native_checkpoint): _run_without_checkpoint}
+} | {id(F.avg_pool2d): avg_pool2d, id(_native_checkpoint): _run_without_checkpoint}
 
 
 def _global_patches() -> Iterator[Patch]:
     for home, name, formula in REPLACEMENTS:
         yield Patch(home, name, formula)
+    yield Patch(F, "avg_pool2d", avg_pool2d)
     yield Patch(torch.Tensor, "requires_grad_", _requires_grad_)
     checkpoint = torch.utils.checkpoint
     yield Patch(checkpoint, "checkpoint", _run_without_checkpoint)
@@ -151,7 +154,8 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
     While active:
 
     - the operations of `formulas` are replaced by formulas that have every rule, with the same
-      values; the fused inference path of `nn.MultiheadAttention` is off;
+      values, and average pooling by one that is faster on CPU; the fused inference path of
+      `nn.MultiheadAttention` is off;
     - `torch.utils.checkpoint.checkpoint` runs its function plainly, keeping the activations;
     - `requires_grad_()` on an activation does nothing inside of a function transform, which would
       refuse it;

@@ -80,14 +80,14 @@ class Traced:
 
         self.inputs = [t.detach().contiguous() for t in leaves_of(args)]
         self.on_cuda = any(on_gpu([t]) for t in self.inputs)
-        self.graph = clean(make_graph(of_list, self.inputs), for_compiler=how is True)
+        self.graph = clean(make_graph(of_list, self.inputs))
         if how == "trace":
             simplify(self.graph)
 
     def pack(self, tensors: Iterable[Tensor]) -> Any:
         """The function's result from the list that the graph returned."""
-        found = iter(tensors)
-        leaves = [next(found) if is_tensor else None for is_tensor in self._is_tensor]
+        following = iter(tensors)
+        leaves = [next(following) if is_tensor else None for is_tensor in self._is_tensor]
         return rebuilt(self._result, iter(leaves))
 
 
@@ -259,8 +259,7 @@ class CompiledHalves:
             return first, second
 
         traced = Traced(parts, (*early, *late), how)
-        graph = make_graph(traced.graph, traced.inputs)
-        graph = clean(graph, for_compiler=how is True)
+        graph = clean(make_graph(traced.graph, traced.inputs))
         early_inputs = len(leaves_of(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]
         traced.inputs.clear()
@@ -275,9 +274,9 @@ class CompiledHalves:
     def first(self, *early: Any) -> tuple[Any, list[Tensor]]:
         """``first``, and what is to be kept."""
         results = self._run_first(leaves_of(early))
-        own, kept = results[: self._first_results], results[self._first_results :]
-        missing: list[Any] = [None] * (sum(self._traced._is_tensor) - len(own))
-        return self._traced.pack([*own, *missing])[0], kept
+        early_results, kept = results[: self._first_results], results[self._first_results :]
+        missing: list[Any] = [None] * (sum(self._traced._is_tensor) - len(early_results))
+        return self._traced.pack([*early_results, *missing])[0], kept
 
     def second(self, kept: list[Tensor], *args: Any) -> Any:
         """``second``, from what was kept, early and late arguments; ``kept`` is emptied."""

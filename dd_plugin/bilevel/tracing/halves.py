@@ -92,8 +92,10 @@ def split(graph_module: GraphModule, known: Sequence[bool], first_results: int) 
     if any(result in late for result in early_results):
         return None
     kept, needed = _boundary(late_results, late)
-    first = _copy(graph_module, inputs, [], [*early_results, *kept], None, known)
-    second = _copy(graph_module, inputs, kept, late_results, needed, None)
+    passed = [node for node, early in zip(inputs, known, strict=True) if early]
+    everything = [*early_results, *kept]
+    first = _copy(graph_module, passed, everything, wanted=_ancestors(everything))
+    second = _copy(graph_module, [*kept, *inputs], late_results, wanted=needed)
     size = sum(node.meta["val"].untyped_storage().nbytes() for node in kept)
     return Halves(first, second, size)
 
@@ -125,22 +127,15 @@ def _boundary(results: Sequence[Any], late: set[Node]) -> tuple[list[Node], set[
 
 
 def _copy(
-    source: GraphModule,
-    inputs: Sequence[Node],
-    kept: Sequence[Node],
-    results: Sequence[Any],
-    needed: set[Node] | None,
-    known: Sequence[bool] | None,
+    source: GraphModule, inputs: Sequence[Node], results: Sequence[Any], *, wanted: set[Node]
 ) -> GraphModule:
-    """The part of a graph that computes ``results``, from its inputs and what was kept."""
+    """The part of a graph that computes ``results``, through ``wanted``, from some of its nodes."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     tensors = graph.placeholder("tensors")
-    passed = [node for i, node in enumerate(inputs) if known is None or known[i]]
-    for position, node in enumerate([*kept, *passed]):
+    for position, node in enumerate(inputs):
         copies[node] = graph.call_function(operator.getitem, (tensors, position))
         copies[node].meta = dict(node.meta)
-    wanted = _ancestors(results) if needed is None else needed
     for node in source.graph.nodes:
         if node in copies or node.op == "output":
             continue
@@ -152,11 +147,11 @@ def _copy(
 
 
 def _ancestors(results: Sequence[Any]) -> set[Node]:
-    found: set[Node] = set()
+    ancestors: set[Node] = set()
     stack = [node for node in results if isinstance(node, Node)]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in ancestors:
+            ancestors.add(node)
             stack.extend(node.all_input_nodes)
-    return found
+    return ancestors

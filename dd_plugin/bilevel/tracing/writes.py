@@ -58,28 +58,28 @@ def _shared(node: Node) -> list[Node]:
     if schema is None or node.target is TO_COPY:
         return []
     copies = node.target in _RESHAPES
-    found: list[Node] = []
+    shared: list[Node] = []
     for position, argument in enumerate(schema.arguments):
         if argument.alias_info is not None or (copies and position == 0):
             by_position = position < len(node.args)
             value: Any = node.args[position] if by_position else node.kwargs.get(argument.name)
             parts = value if isinstance(value, (list, tuple)) else [value]
-            found += [part for part in parts if isinstance(part, Node)]
-    return found
+            shared += [part for part in parts if isinstance(part, Node)]
+    return shared
 
 
 def owners(node: Node) -> set[Node]:
     """The nodes that made the memory which the result of a node may be in; itself, or others."""
-    found: set[Node] = set()
+    makers: set[Node] = set()
     stack, seen = [node], {node}
     while stack:
         current = stack.pop()
         sources = _shared(current)
         if not sources:
-            found.add(current)
+            makers.add(current)
         stack += [source for source in sources if source not in seen]
         seen.update(sources)
-    return found
+    return makers
 
 
 def written_memory(graph: Graph) -> set[Node]:
@@ -149,8 +149,9 @@ def _without_underscore(node: Node) -> Any:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
     try:
-        given: Any = [map_arg(part, without_data) for part in (node.args, node.kwargs)]
-        result, before = plain(*given[0], **given[1]), given[0][0]
+        args: Any = map_arg(node.args, without_data)
+        options: Any = map_arg(node.kwargs, without_data)
+        result, before = plain(*args, **options), args[0]
     except (RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError):
         return None
     # An operation in place keeps the type of what it writes into.

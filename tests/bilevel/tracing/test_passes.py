@@ -1,6 +1,4 @@
-import pytest
 import torch
-from torch import nn
 from torch.func import grad, jvp
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -37,7 +35,6 @@ def test_the_sweep_of_two_convolutions_costs_what_it_must():
     # (two each); tangents of weights' gradients: one for the first layer, two for the second.
     assert _count(graph, "aten.convolution.default") == 2 + 1 + 2
     assert _count(graph, "aten.convolution_backward") == 1 + 2 * 2 + 1 + 2
-    assert _count(graph, "avg_pool2d_backward") == 0
 
 
 def test_a_zero_that_is_written_into_is_none():
@@ -49,16 +46,3 @@ def test_a_zero_that_is_written_into_is_none():
     x = torch.randn(3, 2)
     graph = clean(make_fx(function, tracing_mode="fake")(x))
     assert torch.equal(graph(x), 3 * x)
-
-
-@pytest.mark.parametrize(
-    "pool", [nn.AvgPool2d(2), nn.AvgPool2d((1, 3)), nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(2, 1)]
-)
-def test_pooling_gradients_are_unchanged(pool):
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-
-    def function(x):
-        return grad(lambda x: pool(x).pow(3).sum())(x)
-
-    graph = clean(make_fx(function, tracing_mode="fake")(x))
-    torch.testing.assert_close(graph(x), function(x))
