@@ -127,7 +127,7 @@ def head_set(
         recipe: settings of `Recipe`.
     """
     models = model if isinstance(model, list) else [Small() if model is None else model]
-    options = {"normalization": normalization, "feature_layer": feature_layer}
+    options: dict[str, Any] = {"normalization": normalization, "feature_layer": feature_layer}
     frozen = [load_backbone(m, image_size=image_size, **options) for m in models]
     noted = tuple(
         BackboneRecord(
