@@ -127,12 +127,8 @@ def head_set(
         recipe: settings of `Recipe`.
     """
     models = model if isinstance(model, list) else [Small() if model is None else model]
-    frozen = [
-        load_backbone(
-            m, image_size=image_size, normalization=normalization, feature_layer=feature_layer
-        )
-        for m in models
-    ]
+    options: dict[str, Any] = {"normalization": normalization, "feature_layer": feature_layer}
+    frozen = [load_backbone(m, image_size=image_size, **options) for m in models]
     noted = tuple(
         BackboneRecord(
             None,

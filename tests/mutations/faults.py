@@ -195,7 +195,7 @@ FAULTS = (
         "distiller/clipping.py",
         "            norm = limit * usual\n",
         "",
-        ("distiller/test_distiller.py::test_gradients_far_over_their_moving_norm_are_clipped",),
+        ("distiller/test_clipping.py::test_gradients_far_over_their_moving_norm_are_clipped",),
     ),
     Fault(
         "networks of a step share random numbers",
