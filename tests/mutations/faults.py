@@ -200,8 +200,8 @@ FAULTS = (
     Fault(
         "networks of a step share random numbers",
         "distiller/outer_step.py",
-        "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step, index)",
-        "model_seed=mix(config.seed, Purpose.MODEL_NOISE, step)",
+        "mix(config.seed, Purpose.MODEL_NOISE, step, index)",
+        "mix(config.seed, Purpose.MODEL_NOISE, step)",
         ("distiller/test_distiller.py::test_networks_of_a_step_draw_random_numbers_of_their_own",),
     ),
     Fault(
