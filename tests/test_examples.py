@@ -14,9 +14,9 @@ import pytest
 import yaml
 from timm.models.resnet import ResNet
 
-from dd_plugin.convnet import DDConvNet
 from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
+from dd_plugin.networks.convnet import DDConvNet
 from tests.hub.records import a_set
 from tests.processes import run_processes
 from tests.repository import repository_file

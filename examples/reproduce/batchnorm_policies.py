@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dd_plugin import DistillerConfig
-from dd_plugin.convnet import Norm, dd_convnet, make_norm
+from dd_plugin.networks.blocks import Norm, make_norm
+from dd_plugin.networks.convnet import dd_convnet
 from dd_plugin.networks.fresh import ModelInit
 
 
