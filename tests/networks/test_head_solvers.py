@@ -1,28 +1,12 @@
-"""Heads: closed forms, and gradients against the whole graph of plain autograd, in float64."""
+"""Solvers of heads: closed forms, and gradients against the whole graph, in float64."""
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from dd_plugin.bilevel import adam, sgd
+from dd_plugin.bilevel import sgd
 from dd_plugin.networks import RidgeHead, UnrolledHead
-
-CLASSES = 3
-
-
-def data(n=4, d=6, real=9, soft=False, seed=0):
-    torch.manual_seed(seed)
-    features = torch.randn(n, d, dtype=torch.float64)
-    labels = torch.arange(n) % CLASSES
-    targets = torch.randn(n, CLASSES, dtype=torch.float64).softmax(1) if soft else labels
-    judged = torch.randn(real, d, dtype=torch.float64), torch.arange(real) % CLASSES
-    return features, targets, judged
-
-
-def constants(strength=0.2, temperature=3.0):
-    values = {"ridge_log_strength": strength, "ridge_log_temperature": temperature}
-    return {name: torch.tensor(v, dtype=torch.float64).log() for name, v in values.items()}
+from tests.networks.head_inputs import CLASSES, constants, data
 
 
 @pytest.mark.parametrize(("n", "d"), [(4, 6), (7, 5), (5, 5), (3, 40)])
@@ -150,33 +134,6 @@ def test_an_unrolled_head_is_exact_against_the_whole_graph(soft):
     trained = head.fit(features, targets, num_classes=CLASSES, step_sizes=sizes, constants={})
     torch.testing.assert_close(trained.weight, weight.detach())
     torch.testing.assert_close(trained.bias, bias.detach())
-
-
-@pytest.mark.parametrize("head", [RidgeHead(), UnrolledHead(3, sgd(0.5)), UnrolledHead(2, adam())])
-def test_through_a_small_backbone_the_images_get_the_whole_graph_s_gradient(head):
-    """Features with a graph, the head's gradient sent back through them, against one graph."""
-    torch.manual_seed(1)
-    backbone = nn.Sequential(nn.Conv2d(3, 5, 3), nn.GELU(), nn.AvgPool2d(6), nn.Flatten()).double()
-    images = torch.rand(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    _, targets, judged = data(4, 5)
-    how = {"num_classes": CLASSES, "constants": constants() if head.initial_constants() else {}}
-    sizes = torch.full((getattr(head, "steps", 1),), 0.03, dtype=torch.float64)
-    features = backbone(images)
-    found = head.gradient(features, targets, judged, step_sizes=sizes, seed=0, **how)
-    (slope,) = torch.autograd.grad(features, images, found.features)
-
-    def loss_of(x):
-        with torch.no_grad():
-            f = backbone(x)
-        trained = head.fit(f, targets, step_sizes=sizes, **how)
-        return F.cross_entropy(trained.logits(judged[0]), judged[1])
-
-    direction = torch.randn_like(images)
-    eps = 1e-6
-    numeric = (
-        loss_of(images.detach() + eps * direction) - loss_of(images.detach() - eps * direction)
-    ) / (2 * eps)
-    assert abs(numeric - (slope * direction).sum()) < 1e-7 * (1 + abs(numeric))
 
 
 def test_features_that_are_all_alike_give_the_share_of_each_class():

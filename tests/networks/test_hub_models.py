@@ -1,8 +1,9 @@
-"""`dd_plugin.models.load_model`: names of timm, local folders, and what bad names are told."""
+"""Models of transformers by name: local folders, their configurations, and what is no model."""
+
+import os
 
 import pytest
 import torch
-from torch import nn
 from transformers import (
     DetrConfig,
     ResNetConfig,
@@ -10,7 +11,8 @@ from transformers import (
     ViTConfig,
 )
 
-from dd_plugin.models import ModelLoadError, load_model, model_factory
+from dd_plugin.networks.errors import ModelLoadError
+from dd_plugin.networks.names import load_model
 
 
 @pytest.fixture
@@ -18,36 +20,6 @@ def tiny_config():
     return ResNetConfig(
         embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=3
     )
-
-
-def test_timm_name():
-    model = load_model("timm/resnet10t")
-    assert type(model).__name__ == "ResNet"
-    assert model.training
-
-
-def test_timm_name_with_a_pretrained_tag_needs_no_weights():
-    assert isinstance(load_model("timm/resnet10t.c3_in1k"), nn.Module)
-
-
-def test_unknown_timm_name_suggests_close_ones():
-    with pytest.raises(ModelLoadError, match=r"no architecture 'resnet19'; close: .*timm/resnet18"):
-        load_model("timm/resnet19")
-
-
-def test_timm_name_like_no_other_says_where_the_names_are():
-    with pytest.raises(ModelLoadError, match=r"timm\.list_models\(\)"):
-        load_model("timm/qqqqqqqq")
-
-
-def test_unknown_timm_tag_lists_the_known_ones():
-    with pytest.raises(ModelLoadError, match=r"no pretrained tag 'nope' .*known: c3_in1k"):
-        load_model("timm/resnet10t.nope")
-
-
-def test_timm_weights_out_of_reach():
-    with pytest.raises(ModelLoadError, match="timm could not make 'resnet10t'"):
-        load_model("timm/resnet10t", pretrained=True)
 
 
 def test_folder_with_configuration_alone(tmp_path, tiny_config):
@@ -106,45 +78,6 @@ def test_hub_out_of_reach():
         load_model("someone/something")
 
 
-def test_own_network_by_name():
-    model = load_model(
-        "timm/dd_convnet",
-        num_classes=5,
-        in_chans=1,
-        img_size=(8, 8),
-        width=4,
-        depth=2,
-        norm_layer="batchnorm2d",
-    )
-    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 5)
-
-
-def test_convolutional_network_takes_any_size_of_images():
-    model = load_model("timm/resnet10t", num_classes=7, in_chans=1, img_size=24)
-    assert model(torch.rand(2, 1, 24, 24)).shape == (2, 7)
-
-
-def test_transformer_is_made_for_the_size_of_images():
-    model = load_model(
-        "timm/vit_tiny_patch16_224", num_classes=3, img_size=32, depth=1, embed_dim=12
-    )
-    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-
-
-def test_unknown_argument_of_a_timm_model():
-    with pytest.raises(ModelLoadError, match="'resnet10t' takes no argument 'wdith'"):
-        load_model("timm/resnet10t", wdith=3)
-
-
-def test_value_that_a_timm_model_refuses():
-    with pytest.raises(ModelLoadError, match="could not make 'dd_convnet': `img_size` 4x4 is too"):
-        load_model("timm/dd_convnet", img_size=4)
-
-
-def test_what_is_none_is_left_out():
-    assert load_model("timm/dd_convnet", img_size=None, num_classes=None).num_classes == 10
-
-
 def test_configuration_is_set_for_classes_and_images(tmp_path, tiny_config):
     tiny_config.save_pretrained(tmp_path)
     model = load_model(str(tmp_path), num_classes=7, in_chans=1, img_size=(16, 16))
@@ -180,10 +113,17 @@ def test_other_fields_of_a_configuration(tmp_path, tiny_config):
         load_model(str(tmp_path), hiden_act="gelu")
 
 
-def test_factory_makes_models_that_share_nothing(tmp_path, tiny_config):
-    tiny_config.save_pretrained(tmp_path)
-    make = model_factory(str(tmp_path), num_classes=2)
-    first, second = make(), make()
-    assert first.training
-    assert first.config is not second.config
-    assert not {id(p) for p in first.parameters()} & {id(p) for p in second.parameters()}
+@pytest.mark.parametrize("kind", ["file", "long", "zero", "pipe"])
+def test_what_is_no_name_at_all(tmp_path, kind):
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("there are no pipes in the file system")
+    path = tmp_path / "model"
+    if kind == "file":
+        path.write_text("{}")
+    if kind == "pipe":
+        os.mkfifo(path)
+    name = {"long": "x" * 70_000, "zero": "a\0b"}.get(kind, str(path))
+    expected = {"file": "is a file", "pipe": "is a file", "long": "at most 200 characters"}
+    with pytest.raises(ModelLoadError, match=expected.get(kind, "no model")) as caught:
+        load_model(name)
+    assert len(str(caught.value)) < 400
