@@ -57,3 +57,8 @@ def test_values_of_another_kind(name, wrong, message):
     with pytest.raises(ValueError, match=f"`{name}` of the recipe must be {message}") as caught:
         check_types(values(**{name: wrong}))
     assert len(str(caught.value)) < 200
+
+
+def test_arguments_that_could_load_files_are_refused():
+    with pytest.raises(ValueError, match="`model_args` of the recipe has 'checkpoint_path'"):
+        check_types(values(model_args={"checkpoint_path": "weights.bin"}))
