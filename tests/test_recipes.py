@@ -91,35 +91,6 @@ def test_the_name_is_in_the_record_of_a_run(tmp_path):
 # The command.
 
 
-def test_the_command_lists_the_recipes_one_a_line(capsys):
-    assert main(["distill", "recipe:"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [f"recipe:{name}" for name in recipe_names()]
-    assert all(recipe_summary(line.split()[0][7:]) in line for line in lines)
-
-
-def test_a_misspelled_recipe_gets_the_close_ones(capsys):
-    assert main(["distill", "recipe:mnist_randm_ipc1", "--seed", "1"]) == 2
-    printed = capsys.readouterr()
-    (line,) = printed.err.splitlines()
-    assert "there is no recipe 'mnist_randm_ipc1'; did you mean recipe:mnist_random_ipc1" in line
-    assert printed.out == ""
-
-
-def test_a_recipe_like_no_other_gets_the_list(capsys):
-    assert main(["distill", "recipe:zzz"]) == 2
-    *listed, last = capsys.readouterr().err.splitlines()
-    assert len(listed) == len(recipe_names())
-    assert last.endswith("there is no recipe 'zzz'; the recipes are listed above")
-
-
-def test_options_of_the_command_go_over_the_recipe(tmp_path, capsys):
-    # What is wrong is said of the value of the option; the recipe's is possible.
-    words = ["distill", "recipe:wang2018_fixed", f"--output_dir={tmp_path}", "--inner_steps=0"]
-    assert main(words) == 2
-    assert "`inner_steps` must be at least 1, got 0" in capsys.readouterr().err
-
-
 def test_the_command_runs_a_recipe_under_its_module(tmp_path, capsys, digits_of_recipe):
     folder = tmp_path / "out"
     assert main(["distill", "recipe:mnist_fixed_1_step", *digits_of_recipe(folder)]) == 0

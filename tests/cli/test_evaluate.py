@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import shutil
 import warnings
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from dd_plugin.cli import main
 from dd_plugin.evaluation import OtherArchitectureWarning, Scores, baselines, training
 from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.record import Evaluation
-from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.distiller.toy import toy_distiller
 from tests.hub.toy import write_toy
 
 
@@ -26,34 +25,6 @@ def _not_for_long(monkeypatch):
         monkeypatch.setattr(module, "train_on_few", few)
     monkeypatch.setattr(baselines, "FEW_STEPS", 60)
     monkeypatch.setattr(baselines, "MANY_IMAGES", 15_000)
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    import datasets
-
-    folder = tmp_path_factory.mktemp("real")
-    splits = {"train": toy_dataset(), "test": toy_dataset(30, 1)}
-    datasets.DatasetDict(splits).save_to_disk(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory, real):
-    """A run with its accuracies, which no test changes."""
-    folder = tmp_path_factory.mktemp("run") / "toy"
-    options = {"inner_steps": 4, "max_steps": 2, "dtype": "float32", "dataset": str(real)}
-    distiller = toy_distiller(folder, **options)
-    distiller.train()
-    distiller.compare()
-    distiller.save_model()
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path, distilled):
-    """A copy of the run for one test."""
-    return shutil.copytree(distilled, tmp_path / "toy")
 
 
 def test_a_table_of_networks_is_printed_and_stored(run, real, tmp_path, capsys):
@@ -213,40 +184,6 @@ def test_a_folder_that_cannot_be_written_keeps_no_rows_back(run, real, monkeypat
     printed = capsys.readouterr()
     assert "warning: not written to" in printed.err
     assert "| distilled images, 8-bit " in printed.out
-
-
-# The two networks cannot take images of 8x8.
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            ["--model", "timm/test_vit"],
-            r"timm/test_vit cannot be trained on .*patch size \(16\); l",
-        ),
-        (["--model", "timm/test_convnext"], "timm/test_convnext cannot be trained on .*of 1x8x8"),
-        (["--output", "none/x.json"], "--output must be in a folder that is there, got none/x.js"),
-        (["--output", "."], "--output must be a file, got the folder"),
-        (
-            ["--output", __file__],
-            "--output must be a new file or one of an evaluation, got",
-        ),
-        (["--device", "nonsense"], "--device must be one that works here, got nonsense: "),
-        (["--device", "meta"], "--device must be one that works here, got meta: "),
-    ],
-)
-def test_what_cannot_work_is_said_before_anything_is_trained(
-    run, real, words, message, capsys, monkeypatch
-):
-    def trained(*args, **options):
-        raise AssertionError("it began")
-
-    monkeypatch.setattr("dd_plugin.hub.comparison.compare", trained)
-    before = (run / "recipe.json").read_text()
-    words = ["evaluate", str(run), "--dataset", str(real), "--model", "timm/dd_convnet", *words]
-    assert main(words) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert re.search(message, line)
-    assert (run / "recipe.json").read_text() == before
 
 
 def test_a_network_of_a_local_folder_is_trained_by_the_recipe_on_demand(tmp_path, real, capsys):

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dd_plugin.data import resampling
 from dd_plugin.data.augmentation import Augmentation
-from dd_plugin.data.resampling import sample_by_gather
 
 NAMES = ["color", "crop", "cutout", "flip", "noise", "resizedcrop", "rotate", "scale", "shift"]
 
@@ -250,19 +248,6 @@ def test_what_comes_in_has_the_fill():
     result = Augmentation("rotate_scale_crop", compose=True, fill=(0.5, 0.1))(images, 0)
     torch.testing.assert_close(result[:, 0], images[:, 0])
     assert 0.1 <= result[:, 1].min() < 0.11
-
-
-def test_sampling_by_gather_is_grid_sample():
-    images = batch(3).requires_grad_()
-    grid = torch.rand(3, 8, 10, 2, dtype=torch.float64) * 2.6 - 1.3
-    expected = resampling._grid_sample(images, grid)
-    torch.testing.assert_close(sample_by_gather(images, grid), expected)
-    weights = torch.rand_like(expected)
-    slopes = [
-        torch.autograd.grad((sample(images, grid) * weights).sum(), images)[0]
-        for sample in (sample_by_gather, resampling._grid_sample)
-    ]
-    torch.testing.assert_close(*slopes)
 
 
 def test_one_transformation_per_call_unless_composed():

@@ -25,9 +25,6 @@ def test_step_sizes_by_parameter():
     assert (float(moved["w"]), float(moved["b"])) == (0.0, 1.0)
     older = {k: v for k, v in own.to_dict().items() if k != "step_size_parameters"}
     assert Recipe.from_dict(older).step_size_parameters is None
-    for wrong in ("w", [], ["w", "w"], [1]):
-        with pytest.raises(ValueError, match="must be a list of different names or null"):
-            Recipe.from_dict({**own.to_dict(), "step_size_parameters": wrong})
 
 
 def test_precision_and_what_older_recipes_have_of_it():
@@ -45,9 +42,6 @@ def test_augmentations_per_step_are_written_only_where_there_are_several():
     own = recipe(augmentations_per_step=3)
     assert own.to_dict()["augmentations_per_step"] == 3
     assert Recipe.from_dict(json.loads(json.dumps(own.to_dict()))) == own
-    for wrong in (0, -1, 257, 10**9, 2.0, True, "2", None, [2]):
-        with pytest.raises(ValueError, match="`augmentations_per_step` of the recipe must be a wh"):
-            Recipe.from_dict({**own.to_dict(), "augmentations_per_step": wrong})
 
 
 @pytest.mark.parametrize(

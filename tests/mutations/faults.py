@@ -188,7 +188,7 @@ FAULTS = (
         "networks/head_solvers.py",
         "(tau * mean - weight @ center)",
         "(mean - weight @ center)",
-        ("networks/test_heads.py",),
+        ("networks/test_head_solvers.py",),
     ),
     Fault(
         "moving norm after a clipped step",

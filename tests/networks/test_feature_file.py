@@ -180,23 +180,6 @@ def test_a_new_file_that_another_run_deletes_at_once_is_opened_again(tmp_path, m
     assert len(partials) == 2
 
 
-def test_without_room_on_the_disk_features_are_kept_in_memory(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.warns(UnusableFileWarning, match="No space left.*they are kept in memory"):
-        features = features_of(Backbone(), data(), folder=tmp_path)
-    torch.testing.assert_close(features.plain(), expected(data(), Backbone()))
-    assert list((tmp_path / "features").iterdir()) == []
-
-
-def test_a_file_in_place_of_the_folder_is_a_warning(tmp_path):
-    (tmp_path / "features").touch()
-    with pytest.warns(UnusableFileWarning, match="cannot be kept in"):
-        features_of(Backbone(), data(), folder=tmp_path)
-
-
 def test_a_file_with_odd_shapes_reads_as_written(tmp_path):
     for rows, width in ((1, 1), (3, 7), (5, 2)):
         for dtype in (torch.float32, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Features: what they are, how they are drawn, and which runs have a file in common."""
+"""Features: what they are, how they are drawn, and what is refused."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from dd_plugin.data import DataError, RealData
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.networks.features import Features, features_of
 from tests.data.tables import images, table
-from tests.networks.stand_ins import LABELS, Backbone, data, expected, only_file, streamed
+from tests.networks.stand_ins import LABELS, Backbone, data, expected, streamed
 
 # --- values ---------------------------------------------------------------------------------------
 
@@ -192,64 +192,3 @@ def test_features_that_are_not_finite_are_named_by_their_image(tmp_path):
     with pytest.raises(ValueError, match="features of image 102 are not finite"):
         features_of(Broken(), data(), folder=tmp_path)
     assert list((tmp_path / "features").iterdir()) == []
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def test_the_next_run_on_the_same_data_and_weights_reads_the_file(tmp_path):
-    options = {"copies": 2, "augmentation": "flip", "seed": 3, "folder": tmp_path}
-    first = features_of(Backbone(), data(), **options)
-    path = only_file(tmp_path)
-    written = path.stat().st_mtime_ns
-    backbone = Backbone()
-    second = features_of(backbone, data(max_bytes=100), **options, batch_size=9)
-    assert not backbone.calls
-    assert torch.equal(first.values, second.values)
-    assert torch.equal(first.labels, second.labels)
-    assert only_file(tmp_path) == path
-    assert path.stat().st_mtime_ns == written
-    in_memory = features_of(Backbone(), data(), **options | {"folder": None})
-    assert torch.equal(in_memory.values, first.values)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"backbone": Backbone(fingerprint="0" * 64)},
-        {"real": data(seed=1)},
-        {"real": data(labels=[LABELS[(row + 1) % 7] for row in range(150)])},
-        {"seed": 4},
-        {"copies": 3},
-        {"augmentation": "crop"},
-        {"augmentation": Augmentation("flip", compose=True, fill=0.5)},
-        {"precision": "bfloat16"},
-    ],
-)
-def test_other_weights_data_or_settings_have_a_file_of_their_own(tmp_path, change):
-    options = {"copies": 2, "augmentation": "flip", "seed": 3, "folder": tmp_path}
-    features_of(Backbone(), data(), **options)
-    first = only_file(tmp_path)
-    change = dict(change)
-    backbone, real = change.pop("backbone", Backbone()), change.pop("real", data())
-    backbone.calls.clear()
-    features_of(backbone, real, **options | change)
-    assert backbone.calls
-    paths = set((tmp_path / "features").iterdir())
-    assert first in paths
-    assert len(paths) == 2
-
-
-def test_a_larger_input_size_of_the_backbone_has_a_file_of_its_own(tmp_path):
-    features_of(Backbone(), data(), folder=tmp_path)
-    backbone = Backbone()
-    backbone.size = (8, 10)
-    features_of(backbone, data(), folder=tmp_path)
-    assert backbone.calls
-
-
-def test_plain_images_have_one_file_whatever_the_seed(tmp_path):
-    features_of(Backbone(), data(), folder=tmp_path, seed=1)
-    backbone = Backbone()
-    features_of(backbone, data(), folder=tmp_path, seed=2, augmentation="flip")
-    assert not backbone.calls

@@ -28,21 +28,6 @@ def test_it_can_be_pickled_and_copied(real):
         torch.testing.assert_close(twin.batch(5, 1), real.batch(5, 1))
 
 
-def test_class_means_and_mean_std():
-    pixels = images(30, (4, 5, 3))
-    real = RealData.from_dataset(table(pixels))
-    values = pixels.astype(np.float64) / 255
-    expected = np.stack([values[label::3].mean(0) for label in range(3)])
-    np.testing.assert_allclose(real.class_means().permute(0, 2, 3, 1), expected, rtol=1e-6)
-    halves = np.stack([values[label + 3 * i :: 6].mean(0) for label in range(3) for i in (0, 1)])
-    np.testing.assert_allclose(real.class_means(2).permute(0, 2, 3, 1), halves, rtol=1e-6)
-    with pytest.raises(DataError, match="10"):
-        real.class_means(11)
-    mean, std = real.mean_std()
-    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-12)
-
-
 def test_sizes_must_be_positive(real):
     with pytest.raises(ValueError, match="`size` must be at least 1, got 0"):
         real.batch(0, 1)
