@@ -205,14 +205,6 @@ def test_a_name_in_a_record_is_never_a_folder_of_this_machine(tmp_path, monkeypa
         opened.fit()
 
 
-def test_data_of_one_class_is_refused_before_any_work(tmp_path):
-    from dd_plugin.data import DataError
-
-    data = toy_dataset().filter(lambda row: row["label"] == 0)
-    with pytest.raises((DataError, ValueError), match="class"):
-        head_distiller(tmp_path, data=data)
-
-
 def test_two_names_on_the_command_line_and_an_evaluation_of_a_third(tmp_path, capsys, monkeypatch):
     """Networks of timm with random weights: `pretrained` is false."""
     from dd_plugin.cli import main
