@@ -8,6 +8,7 @@ from dd_plugin.data import Normalization
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.networks import BackboneWarning, load_backbone
 from tests.distiller.toy import Small, head_distiller, toy_dataset
+from tests.hub.networks import saved_network
 
 
 def unread(*args, **kwargs):
@@ -81,3 +82,9 @@ def test_a_module_without_normalization_can_be_given_with_one(tmp_path):
         again = opened.backbone(given)
         assert again.normalization.mean == own.mean
         assert again.fingerprint == backbone.fingerprint
+
+
+def test_the_path_of_a_folder_is_no_name_for_others(tmp_path):
+    run = head_distiller(tmp_path, saved_network(tmp_path / "network"))
+    (noted,) = run.synthetic.recipe.backbones
+    assert run.synthetic.recipe.model is noted.model is None
