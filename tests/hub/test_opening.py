@@ -16,7 +16,9 @@ def test_names_that_are_none(name):
         DistilledDataset.from_pretrained(name)
 
 
-@pytest.mark.parametrize("name", ["ada/one", Path("ada/one"), "~/ada/one"], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["ada/one", Path("ada/one"), "~/ada/one"], ids=["text", "path", "home"]
+)
 def test_a_folder_goes_before_a_set_of_that_name_on_the_hub(tmp_path, monkeypatch, name):
     def asked(*args, **options):
         raise AssertionError("the Hub was asked")
