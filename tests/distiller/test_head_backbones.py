@@ -55,7 +55,7 @@ def test_random_weights_follow_from_the_seed_and_nothing_else_moves(tmp_path, ca
     torch.rand(3)
     assert fingerprints("b", 0) == first
     assert not set(fingerprints("c", 1)) & set(first)
-    assert "the weights of the frozen networks are random" in caplog.text
+    assert "the frozen networks have random weights" in caplog.text
 
 
 def test_the_normalization_of_the_data_is_that_of_each_backbone(tmp_path):

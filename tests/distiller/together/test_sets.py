@@ -95,7 +95,7 @@ def test_a_fixed_start_belongs_to_one_network(tmp_path):
     # One start, one course of training.
     first, second = (next(distilled.fit(seed=seed).parameters()) for seed in (0, 1))
     assert torch.equal(first, second)
-    with pytest.raises(ValueError, match="was distilled for one initialisation, whose"):
+    with pytest.raises(ValueError, match="was distilled for one initialization, whose"):
         distilled.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
 
 
