@@ -271,3 +271,16 @@ def test_training_goes_on_after_a_callback_has_ended_it(tmp_path):
     assert distiller.train().global_step == 1
     assert distiller.train().global_step == 4
     assert torch.equal(distiller.synthetic.images(), whole.synthetic.images())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path):
+    toy_distiller(tmp_path, max_steps=2, save_steps=1).train()
+    path = tmp_path / "checkpoint-1" / "state.json"
+    numbers = json.loads(path.read_text())
+    del numbers["state"]["losses"]
+    for name in ("rescue_dir", "wait_for_room"):
+        del numbers["config"][name]
+    path.write_text(json.dumps(numbers))
+    with pytest.warns(UserWarning, match="later checkpoints"):
+        state = toy_distiller(tmp_path, max_steps=2).train(tmp_path / "checkpoint-1")
+    assert state.global_step == 2

@@ -1,7 +1,12 @@
+"""`dd_plugin.distiller.coercion`: values of settings as one types them, and their choices."""
+
+from typing import Literal, Optional
+
 import pytest
 from transformers import HfArgumentParser
 
 from dd_plugin.distiller import DistillerConfig
+from dd_plugin.distiller.coercion import choices
 
 
 @pytest.mark.parametrize(("word", "value"), [("false", False), ("No", False), ("on", True)])
@@ -40,3 +45,9 @@ def test_optional_values_may_be_words_or_nothing(tmp_path):
     assert (config.save_total_limit, config.report_to) == (None, [])
     assert DistillerConfig(output_dir=tmp_path).output_dir == str(tmp_path)
     assert DistillerConfig(compile=False, mixed_precision=False).compile == "no"
+
+
+def test_choices_are_read_from_any_spelling_of_the_type():
+    either = Literal["a", "b"]
+    assert choices(either) == choices(either | None) == choices(Optional[either]) == ("a", "b")  # noqa: UP045
+    assert choices(str) == choices(int | None) == choices(list[str] | str) == ()

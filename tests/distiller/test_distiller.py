@@ -7,13 +7,11 @@ import pytest
 import torch
 from datasets import load_dataset
 from torch import nn
-from torch.nn import functional as F
 
 from dd_plugin.bilevel import VerificationError, hypergradient
-from dd_plugin.distiller import Distiller, NonFiniteError
 from dd_plugin.hub import PushError, PushResult
 from tests.bilevel.problems import WrongTangent
-from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
+from tests.distiller.toy import CLASSES, toy_distiller
 
 
 def test_distilling_beats_the_images_it_started_from(tmp_path):
@@ -189,76 +187,6 @@ def test_a_module_is_a_fixed_initialisation_and_stays_as_it_is(tmp_path):
     assert torch.equal(network[1].weight, before)
 
 
-def test_losses_are_arguments_or_methods(tmp_path):
-    def mean_square(logits, labels):
-        return (logits - (labels[:, None] == torch.arange(3)).float()).square().mean()
-
-    class MeanSquare(Distiller):
-        def compute_outer_loss(self, logits, labels):
-            return mean_square(logits, labels)
-
-    overridden = toy_distiller(tmp_path / "a", kind=MeanSquare, compile="auto")
-    overridden.train()
-    config = toy_config(tmp_path / "b", compile="auto")
-    given = Distiller(None, config, toy_dataset(), toy_dataset(30, 1), outer_loss=mean_square)
-    given.train()
-    assert torch.equal(overridden.synthetic.images(), given.synthetic.images())
-    # A loss of one's own need not do the same in every step, so it is not traced unless asked.
-    assert (
-        overridden.architectures.problems[0].compile
-        is given.architectures.problems[0].compile
-        is False
-    )
-    asked = toy_distiller(tmp_path / "d", kind=MeanSquare, compile="trace")
-    asked.train()
-    assert asked.architectures.problems[0].compile == "trace"
-    torch.testing.assert_close(asked.synthetic.images(), given.synthetic.images())
-    plain = toy_distiller(tmp_path / "c", compile="auto")
-    assert plain.architectures.problems[0].compile == "trace"
-    plain.train()
-    assert not torch.equal(overridden.synthetic.images(), plain.synthetic.images())
-
-
-def test_a_step_that_is_not_finite_is_left_out_and_persisting_ends_the_run(tmp_path):
-    class Broken(Distiller):
-        broken = (1,)
-
-        def real_batch(self, step, index):
-            images, labels = super().real_batch(step, index)
-            return (images * float("nan") if step in self.broken else images), labels
-
-    distiller = toy_distiller(tmp_path / "a", kind=Broken)
-    distiller.train()
-    assert distiller.state.skipped_steps == 1
-    assert bool(torch.isfinite(distiller.synthetic.images()).all())
-
-    class AllBroken(Broken):
-        broken = range(100)
-
-    distiller = toy_distiller(tmp_path / "b", kind=AllBroken, max_skipped_steps=2)
-    with pytest.raises(NonFiniteError, match=r"2 outer steps in a row .* Lower `inner_lr`"):
-        distiller.train()
-
-
-def test_a_loss_that_does_not_take_its_labels_is_told_before_the_first_step(tmp_path):
-    def for_indices(logits, labels):
-        return logits.logsumexp(1).mean() - logits.gather(1, labels[:, None]).mean()
-
-    def distiller(folder, **options):
-        losses = {k: options.pop(k) for k in ("inner_loss", "outer_loss") if k in options}
-        return Distiller(None, toy_config(tmp_path / folder, **options), toy_dataset(), **losses)
-
-    soft = distiller("a", inner_loss=for_indices, soft_labels=True)
-    with pytest.raises(ValueError, match=r"the inner loss must take .*\(2, 3\) \(soft_labels=True"):
-        soft.train()
-    assert soft.state.global_step == 0
-    distiller("b", inner_loss=for_indices).train()
-    distiller("c", outer_loss=for_indices, soft_labels=True).train()
-    many = distiller("d", outer_loss=lambda x, y: F.cross_entropy(x, y, reduction="none"))
-    with pytest.raises(ValueError, match=r"outer loss must return one number .*got \(2,\)"):
-        many.train()
-
-
 def test_publishing_needs_a_name_and_a_token(tmp_path, monkeypatch):
     # That it goes up as it should is tested with a Hub, in tests/hub.
     with pytest.raises(ValueError, match="`repo_id` must be given"):
@@ -300,3 +228,20 @@ def test_a_wrong_gradient_ends_the_run_unless_it_is_asked_for(tmp_path):
         toy_distiller(tmp_path / "a", **options).train()
     toy_distiller(tmp_path / "b", verify=False, **options).train()
     toy_distiller(tmp_path / "c", method="reverse", **options).train()
+
+
+@pytest.mark.parametrize("networks", [0, -1])
+def test_no_networks_are_not_the_default(tmp_path, networks):
+    distiller = toy_distiller(tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match=rf"`networks` must be at least 1, got {networks}"):
+        distiller.evaluate(networks)
+    assert distiller.evaluate(1)["networks"] == 1
+
+
+def test_empty_names_are_not_the_default(tmp_path):
+    distiller = toy_distiller(tmp_path, max_steps=1, push_to_hub=False, hub_dataset_id=None)
+    distiller.config.hub_dataset_id = "me/it"
+    with pytest.raises(ValueError, match="`repo_id` must be given"):
+        distiller.push_to_hub("")
+    with pytest.raises(ValueError, match="`output_dir` must be a folder, got ''"):
+        distiller.save_model("")

@@ -8,6 +8,7 @@ from dd_plugin.data import Normalization
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.networks import BackboneWarning, load_backbone
 from tests.distiller.toy import Small, head_distiller, toy_dataset
+from tests.hub.networks import saved_network
 
 
 def unread(*args, **kwargs):
@@ -54,7 +55,7 @@ def test_random_weights_follow_from_the_seed_and_nothing_else_moves(tmp_path, ca
     torch.rand(3)
     assert fingerprints("b", 0) == first
     assert not set(fingerprints("c", 1)) & set(first)
-    assert "the weights of the frozen networks are random" in caplog.text
+    assert "the frozen networks have random weights" in caplog.text
 
 
 def test_the_normalization_of_the_data_is_that_of_each_backbone(tmp_path):
@@ -81,3 +82,9 @@ def test_a_module_without_normalization_can_be_given_with_one(tmp_path):
         again = opened.backbone(given)
         assert again.normalization.mean == own.mean
         assert again.fingerprint == backbone.fingerprint
+
+
+def test_the_path_of_a_folder_is_no_name_for_others(tmp_path):
+    run = head_distiller(tmp_path, saved_network(tmp_path / "network"))
+    (noted,) = run.synthetic.recipe.backbones
+    assert run.synthetic.recipe.model is noted.model is None

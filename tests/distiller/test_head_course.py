@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from dd_plugin import DistilledDataset, DistillerConfig
 from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.evaluation.coresets import nearest_to_centroid
-from dd_plugin.hub.dataset import OtherWeightsWarning
-from dd_plugin.models import ModelLoadError
 from dd_plugin.seeds import Purpose, mix
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 
@@ -134,39 +132,6 @@ def test_the_record_says_which_weights_and_the_card_what_is_trained(tmp_path):
     assert "ridge regression" in card
 
 
-def test_other_weights_under_the_same_name_are_noticed(tmp_path):
-    import transformers
-
-    config = transformers.ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic"
-    )
-    place = tmp_path / "network"
-
-    def save(seed):
-        torch.manual_seed(seed)
-        transformers.ResNetForImageClassification(config).save_pretrained(place)
-        transformers.ConvNextImageProcessor().save_pretrained(place)
-
-    save(0)
-    run = head_distiller(tmp_path, str(place))
-    run.train()
-    folder = run.save_model()
-    opened = DistilledDataset.from_pretrained(folder)
-    # The path of a folder here is no name for others; put one in, as of a model of the Hub.
-    assert opened.recipe.model is None
-    path = folder / "recipe.json"
-    record = json.loads(path.read_text())
-    record["recipe"]["backbones"][0]["model"] = str(place)
-    path.write_text(json.dumps(record))
-    opened = DistilledDataset.from_pretrained(folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        opened.fit(str(place))
-    save(1)
-    with pytest.warns(OtherWeightsWarning, match="fingerprint"):
-        opened.fit(str(place))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -187,30 +152,6 @@ def test_settings_without_effect_on_a_head_are_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DistillerConfig(trainable="head", head="unroll", inner_steps=5)
-
-
-def test_a_name_in_a_record_is_never_a_folder_of_this_machine(tmp_path, monkeypatch):
-    run = head_distiller(tmp_path)
-    run.train()
-    folder = run.save_model()
-    path = folder / "recipe.json"
-    record = json.loads(path.read_text())
-    record["recipe"] |= {"model": "someone/network"}
-    record["recipe"]["backbones"][0]["model"] = "someone/network"
-    path.write_text(json.dumps(record))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "someone" / "network").mkdir(parents=True)
-    opened = DistilledDataset.from_pretrained(folder)
-    with pytest.raises(ModelLoadError, match="there is a file or folder of that name here"):
-        opened.fit()
-
-
-def test_data_of_one_class_is_refused_before_any_work(tmp_path):
-    from dd_plugin.data import DataError
-
-    data = toy_dataset().filter(lambda row: row["label"] == 0)
-    with pytest.raises((DataError, ValueError), match="class"):
-        head_distiller(tmp_path, data=data)
 
 
 def test_two_names_on_the_command_line_and_an_evaluation_of_a_third(tmp_path, capsys, monkeypatch):

@@ -1,8 +1,5 @@
-"""`dd_plugin.distiller.networks`: which network an inner run starts from, and what is refused."""
+"""`dd_plugin.distiller.networks`: where inner runs start, and what a checkpoint keeps."""
 
-import random
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +11,6 @@ from dd_plugin.models import ModelLoadError
 from tests.distiller.networks import (
     CLASSES,
     SHAPE,
-    Handmade,
     equal,
     flat,
     make,
@@ -63,54 +59,6 @@ def test_random_networks_have_the_distribution_of_the_model():
     runs = networks()
     drawn = torch.cat([runs.take(step, 0).parameters["4.weight"].flatten() for step in range(40)])
     assert drawn.std().item() == pytest.approx(1 / (4 * 3**0.5), rel=0.08)
-
-
-def test_generators_of_the_caller_are_left_alone():
-    torch.manual_seed(1)
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 - it is the global one that is looked at
-
-    def drawing():
-        random.random()
-        np.random.rand()  # noqa: NPY002
-        return make()
-
-    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1])  # noqa: NPY002
-    runs = networks(drawing)
-    runs.take(0, 0)
-    assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == random.getstate()
-    assert np.array_equal(before[2], np.random.get_state()[1])  # noqa: NPY002
-
-
-def test_factory_that_draws_with_numpy_and_python():
-    def drawing():
-        model = make(norm=False)
-        with torch.no_grad():
-            model[4].bias[0] = random.random()
-            model[4].bias[1] = float(np.random.rand())  # noqa: NPY002
-        return model
-
-    first, again = networks(drawing), networks(drawing)
-    assert equal(first.take(3, 1), again.take(3, 1))
-    assert not first.redraws_in_place
-
-
-@pytest.mark.parametrize(("model_init", "in_place"), [(make, True), (Handmade, False)])
-def test_redrawing_in_place_only_where_it_is_making_anew(model_init, in_place):
-    runs = networks(model_init)
-    assert runs.redraws_in_place is in_place
-    drawn = runs.take(4, 2)
-    runs._factory._scratch = None
-    assert equal(drawn, runs.take(4, 2))
-
-
-def test_state_is_a_copy_of_the_redrawn_model():
-    runs = networks()
-    first = runs.take(0, 0)
-    before = flat(first).clone()
-    runs.take(1, 0)
-    assert torch.equal(before, flat(first))
 
 
 def test_by_name_classes_and_shape_are_filled_in():
@@ -217,9 +165,6 @@ def test_new_model_is_converted_and_has_what_was_learned():
         runs.new_model(3, {"nothing": torch.zeros(())})
 
 
-# What is refused, before any work.
-
-
 def test_a_network_whose_train_returns_nothing_is_taken():
     class Detector(torch.nn.Sequential):
         def train(self, mode=True):
@@ -230,3 +175,21 @@ def test_a_network_whose_train_returns_nothing_is_taken():
 
     networks = Networks(make, num_classes=3, shape=(1, 8, 8))
     assert networks.mode == "random"
+
+
+# What a checkpoint keeps of networks.
+
+
+def test_fixed_start_is_saved_with_the_run():
+    first = networks(make())
+    other = networks(make())
+    assert not equal(first.take(0, 0), other.take(0, 0))
+    other.load_state_dict(first.state_dict())
+    assert equal(first.take(0, 0), other.take(0, 0))
+    assert torch.equal(
+        other.new_model(0).get_parameter("0.weight"), first.take(0, 0).parameters["0.weight"]
+    )
+
+
+def test_random_networks_have_nothing_to_save():
+    assert networks().state_dict() == {}

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 from torch import nn
 
 from tests.distiller.networks import (
@@ -11,54 +10,6 @@ from tests.distiller.networks import (
     make,
     networks,
 )
-
-
-class Wrapped(nn.Module):
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = backbone
-        self.scale = nn.Parameter(torch.rand(1))
-
-    def forward(self, x):
-        return self.backbone(x) * self.scale
-
-
-CAPTURED = make(norm=False)
-
-
-def seeded():
-    torch.manual_seed(0)
-    return make(norm=False)
-
-
-def partly_frozen():
-    model = make(norm=False)
-    model[0].requires_grad_(False)
-    return model
-
-
-def of_any_width():
-    width = int(torch.randint(4, 1000, ()))
-    return nn.Sequential(nn.Flatten(), nn.Linear(32, width), nn.Linear(width, CLASSES))
-
-
-@pytest.mark.parametrize(
-    ("model_init", "text"),
-    [
-        (lambda: CAPTURED, "a new network each time .* the same one twice"),
-        (lambda: Wrapped(CAPTURED), "two that share parameters"),
-        (seeded, "two have the same weights"),
-        (partly_frozen, "'0.weight' is not trained, yet it differs"),
-        (of_any_width, "one architecture, but '1.weight' has shape"),
-    ],
-)
-def test_factories_that_make_no_fresh_networks(model_init, text):
-    with pytest.raises(ValueError, match=text):
-        networks(model_init)
-
-
-def test_shared_parts_are_fine_for_a_fixed_start():
-    assert networks(lambda: make(norm=False), mode="fixed").take(0, 0)
 
 
 @pytest.mark.parametrize(

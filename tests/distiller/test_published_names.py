@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from dd_plugin.distiller import Distiller, report
+from dd_plugin.distiller.published_names import is_path
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset
 
 
@@ -120,3 +121,17 @@ def test_a_network_with_a_file_in_its_arguments_is_not_named(tmp_path):
     distiller.save_model()
     assert "secret" not in published(tmp_path / "run")
     assert distiller.synthetic.recipe.model is None
+
+
+def test_arguments_of_a_network_that_are_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_text("")
+    (tmp_path / "relu").write_text("")
+    for value in (
+        "/somewhere/weights.pth", "~/weights.pth", "./x", "weights.pth", tmp_path,
+        {"overlay": {"file": str(tmp_path / "weights.pth")}}, {"files": ["weights.pth"]},
+    ):  # fmt: skip
+        assert is_path({"argument": value})
+    for value in ("relu", "other.pth", "", None, 4, 0.5, ["batchnorm2d"], {"norm": {"eps": 1e-5}}):
+        assert not is_path({"argument": value})
+    assert is_path("relu", bare=True)

@@ -1,30 +1,18 @@
-"""Every setting has a group, a help text and, where its values are a fixed set, choices."""
+"""Settings: each has a help text; a fixed set of values is all that is accepted."""
 
 import warnings
 from dataclasses import fields
-from typing import Literal, Optional
 
 import pytest
 
-from dd_plugin.bilevel.optimizers import OPTIMIZERS
-from dd_plugin.cli.distill import add_arguments
 from dd_plugin.distiller import DistillerConfig
-from dd_plugin.distiller.coercion import choices
 from dd_plugin.distiller.setting_descriptions import (
     setting_choices,
-    setting_defaults,
     setting_groups,
 )
-from dd_plugin.distiller.settings import GROUPS
 from dd_plugin.recipes import recipe_names, recipe_settings
 
 CHOICES = setting_choices()
-
-
-def test_every_setting_is_in_one_group_and_the_groups_follow_each_other():
-    settings = [field.name for field in fields(DistillerConfig)]
-    assert list(setting_groups()) == settings
-    assert sum(len(fields(group)) for group in GROUPS.values()) == len(settings)
 
 
 @pytest.mark.parametrize("field", fields(DistillerConfig), ids=lambda field: field.name)
@@ -33,16 +21,6 @@ def test_every_setting_has_a_help_text(field):
     assert text[0].isupper() or text.startswith(("timm/", "'", "auto:"))
     assert text.endswith(".")
     assert set(field.metadata) == {"help"}  # what a parser of arguments is given
-
-
-def test_choices_are_read_from_any_spelling_of_the_type():
-    either = Literal["a", "b"]
-    assert choices(either) == choices(either | None) == choices(Optional[either]) == ("a", "b")  # noqa: UP045
-    assert choices(str) == choices(int | None) == choices(list[str] | str) == ()
-
-
-def test_the_inner_optimizers_are_those_of_the_engine():
-    assert CHOICES["inner_optimizer"] == tuple(OPTIMIZERS)
 
 
 def refusal(name, value):
@@ -76,29 +54,6 @@ def test_no_value_is_refused_where_there_is_a_default(name):
     assert refusal(name, None).endswith("got None")
     # YAML reads the word no as false.
     assert (refusal(name, False) == "") is ("no" in CHOICES[name])
-
-
-def test_the_command_lists_the_groups_and_the_choices():
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="x")
-    add_arguments(parser)
-    text = parser.format_help()
-    places = [text.index(f"\n{title}:\n") for title in GROUPS]
-    assert places == sorted(places)
-    for name, values in CHOICES.items():
-        assert f"--{name} {{{','.join(values)}}}" in text
-
-
-def test_defaults_are_as_one_would_type_them():
-    defaults = setting_defaults()
-    assert list(defaults) == list(setting_groups())
-    assert (defaults["verify"], defaults["soft_labels"]) == ("true", "false")
-    assert (defaults["model"], defaults["inner_lr"]) == ("timm/dd_convnet", "0.02")
-    assert defaults["report_to"] == defaults["augmentation"] == defaults["statistics"] == ""
-    plain = {name: text for name, text in defaults.items() if text}
-    typed = DistillerConfig(**plain)
-    assert typed == DistillerConfig()
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -1,10 +1,11 @@
-"""A Hub for all tests, emptied for each, and a client's process that knows it."""
+"""A Hub for all tests, emptied for each, a client's process that knows it, and small sets."""
 
 import pytest
 
+from dd_plugin import DistilledDataset
 from tests.hub.client import Client
 from tests.hub.loopback import Hub
-from tests.hub.sets import ACCOUNTS, set_folder
+from tests.hub.sets import ACCOUNTS, set_folder, toy_set
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,9 @@ def client(running_hub, tmp_path_factory):
 @pytest.fixture
 def folder(tmp_path):
     return set_folder(tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory):
+    """A set that networks learn the toy classes on; no test changes it."""
+    return DistilledDataset.from_pretrained(toy_set(tmp_path_factory.mktemp("set")))

@@ -6,6 +6,7 @@ import json
 import torch
 from safetensors.torch import load_file, save_file
 
+from dd_plugin import DistilledDataset
 from dd_plugin.data import Normalization
 from dd_plugin.data.parametrization import Pixels, Upsampled
 from dd_plugin.data.recipe import Recipe
@@ -63,3 +64,13 @@ def change_tensors(folder, **new):
     tensors = {**load_file(path), **new}
     save_file({n: t.contiguous() for n, t in tensors.items() if t is not None}, path)
     seal(folder)
+
+
+def with_record(folder, change):
+    """The set of a folder, opened after a function has changed its record in place."""
+
+    def changed(record):
+        change(record)
+
+    change_record(folder, changed)
+    return DistilledDataset.from_pretrained(folder)

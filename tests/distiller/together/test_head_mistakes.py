@@ -1,14 +1,10 @@
 """What a stranger does wrong with a run for heads is told before any long work, and in words."""
 
-import warnings
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller, DistillerConfig
-from dd_plugin.distiller.setting_checks import NoEffectWarning
 from tests.distiller.toy import Small, head_distiller, toy_dataset
 
 
@@ -25,15 +21,6 @@ def test_a_list_of_names_takes_the_place_of_the_default_network_with_its_argumen
 def test_augmented_copies_need_an_augmentation():
     with pytest.raises(ValueError, match="`feature_copies` must be 1 without augmentation, got 3"):
         DistillerConfig(trainable="head", feature_copies=3)
-
-
-def test_evaluation_images_of_one_class_are_told_before_the_run(tmp_path):
-    config = DistillerConfig(
-        trainable="head", normalization="none", output_dir=str(tmp_path / "out")
-    )
-    one = toy_dataset(seed=1).filter(lambda row: row["label"] == 0)
-    with pytest.raises(DataError, match="at least two classes"):
-        Distiller(Small(), config, toy_dataset(), one)
 
 
 @pytest.mark.parametrize("mistake", ["no such checkpoint", "bad loss", "folder of another run"])
@@ -95,57 +82,6 @@ def test_a_shared_step_size_of_an_unrolled_head_is_learned(tmp_path):
     torch.testing.assert_close(found["images"], expected["images"])
     torch.testing.assert_close(found["step_sizes"], expected["step_sizes"].sum())
     run.train()
-
-
-class OwnInner(Distiller):
-    def compute_inner_loss(self, logits, labels):
-        return 2 * F.cross_entropy(logits, labels)
-
-
-class OwnOuter(Distiller):
-    def compute_outer_loss(self, logits, labels):
-        return 3 * F.cross_entropy(logits, labels)
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "told", "noted"),
-    [
-        (OwnInner, {}, "your inner loss has no effect", "cross_entropy"),
-        (OwnInner, {"head": "unroll", "inner_steps": 3}, "", "custom"),
-        (OwnOuter, {}, "", "cross_entropy"),
-        (OwnOuter, {"head": "unroll", "inner_steps": 3}, "", "cross_entropy"),
-        (OwnOuter, {"objective": "gradient_matching"}, "your outer loss", "cross_entropy"),
-    ],
-)
-def test_a_loss_of_the_users_is_used_or_he_is_told(tmp_path, kind, settings, told, noted):
-    def made(kind, place):
-        config = DistillerConfig(
-            trainable="head",
-            normalization="none",
-            real_batch_size=16,
-            output_dir=str(tmp_path / place),
-            **settings,
-        )
-        return kind(Small(), config, toy_dataset(), toy_dataset(seed=1))
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        run = made(kind, "own")
-    assert [str(w.message) for w in caught if w.category is NoEffectWarning] == [
-        str(w.message) for w in caught if told and told in str(w.message)
-    ]
-    assert bool(told) == any(w.category is NoEffectWarning for w in caught)
-    assert run.synthetic.recipe.loss == noted
-    plain = made(Distiller, "plain")
-    losses = []
-    for one in (run, plain):
-        one.head.prepare()
-        leaves = [leaf for group in one.synthetic.leaves().values() for leaf in group]
-        losses.append(float(one._outer_step.gradient(0, 0, leaves).outer_loss))
-    assert (losses[0] == losses[1]) == bool(told)
-
-
-# --- a model that does not say how its input is normalized ----------------------------------------
 
 
 # --- checks before weights are loaded -------------------------------------------------------------

@@ -1,44 +1,15 @@
 """Runs whose images are a pyramid, with several augmented copies: modes, files, resuming."""
 
 import json
-import logging
 import warnings
 
-import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PillowImage
 
 from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
-from dd_plugin.data.colors import decorrelating_basis
 from dd_plugin.data.parametrization import Pyramid
-from dd_plugin.distiller import Distiller
-from tests.distiller.toy import CLASSES, toy_config, toy_dataset, toy_distiller
-
-PYRAMID = {
-    "parametrization": "pyramid",
-    "color_space": "decorrelated",
-    "augmentation": "resizedcrop+flip+noise",
-    "augmentations_per_step": 2,
-}
-
-
-def colored_dataset(count=60, seed=0):
-    """The toy images with a tint of their own each: channels that are correlated, not equal."""
-    random = np.random.default_rng(seed)
-    gray = toy_dataset(count, seed)
-    tints = random.integers(-20, 21, (count, 1, 1, 3))
-    pixels = np.stack([np.array(image) for image in gray["image"]])[..., None] + tints
-    pictures = [PillowImage.fromarray(image.clip(0, 255).astype(np.uint8)) for image in pixels]
-    features = Features({"image": Image(), "label": ClassLabel(names=list(CLASSES))})
-    return Dataset.from_dict({"image": pictures, "label": gray["label"]}, features=features)
-
-
-def colored_distiller(folder, **options):
-    config = toy_config(folder, **{**PYRAMID, **options})
-    return Distiller(None, config, colored_dataset(), colored_dataset(30, seed=1))
+from tests.distiller.colored import colored_dataset, colored_distiller
 
 
 @pytest.mark.parametrize(
@@ -80,26 +51,6 @@ def test_the_gradient_of_all_levels_is_that_of_the_whole_graph(tmp_path, method)
         found[how] = distiller._outer_step.gradient(0, 0, leaves)
     torch.testing.assert_close(found[method].leaves, found["autograd"].leaves)
     assert all(float(gradient.abs().max()) > 0 for gradient in found[method].leaves)
-
-
-def test_colors_are_those_of_the_training_images(tmp_path):
-    distiller = colored_distiller(tmp_path)
-    expected = decorrelating_basis(distiller.train_data)
-    assert torch.equal(distiller.synthetic.parametrization.basis, expected)
-    # The images are gray but for a tint, so the first direction is nearly gray.
-    gray = expected[:, 0] / expected[:, 0].norm()
-    assert float(gray.min()) > 0.5
-    assert (
-        colored_distiller(tmp_path / "rgb", color_space="rgb").synthetic.parametrization.basis
-        is None
-    )
-
-
-def test_a_color_space_of_gray_images_is_told_to_be_none(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        distiller = toy_distiller(tmp_path, **PYRAMID)
-    assert 'color_space="decorrelated" has no effect on images of one channel' in caplog.text
-    assert distiller.synthetic.parametrization.basis is None
 
 
 def test_what_is_saved_gives_the_same_images_to_the_bit(tmp_path):

@@ -3,9 +3,7 @@
 import json
 
 import pytest
-import timm
 import torch
-import transformers
 from torch import nn
 
 from dd_plugin import DistilledDataset
@@ -13,6 +11,7 @@ from dd_plugin.data import RealData
 from dd_plugin.evaluation import OtherArchitectureWarning
 from dd_plugin.hub.comparison import Request, compare
 from tests.distiller.toy import head_distiller, toy_dataset, toy_distiller
+from tests.hub.networks import hf_resnet, scaled
 from tests.hub.toy import change_record
 
 LONGER = {"inner_steps": 12, "inner_lr": 0.1, "max_steps": 2, "learning_rate": 0.05}
@@ -90,20 +89,13 @@ def test_a_network_of_a_local_folder_is_told_of_and_its_path_is_not(tmp_path, ca
     assert distilled.evaluate(hf_resnet, toy_dataset(30, 1), networks=1).mean > 0
 
 
-def hf_resnet():
-    config = transformers.ResNetConfig(
-        num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3
-    )
-    return transformers.AutoModelForImageClassification.from_config(config)
-
-
 def test_a_fixed_start_belongs_to_one_network(tmp_path):
     _, distilled = distilled_in(tmp_path, init="fixed")
     assert distilled.initial
     # One start, one course of training.
     first, second = (next(distilled.fit(seed=seed).parameters()) for seed in (0, 1))
     assert torch.equal(first, second)
-    with pytest.raises(ValueError, match="was distilled for one initialisation, whose"):
+    with pytest.raises(ValueError, match="was distilled for one initialization, whose"):
         distilled.fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
 
 
@@ -163,14 +155,6 @@ def made_set(folder, model=None, **settings):
     run = head_distiller(folder, model, **settings)
     run.train()
     return run, run.save_model()
-
-
-def scaled(seed, mean, std):
-    """A network of timm with a normalization of its own."""
-    torch.manual_seed(seed)
-    network = timm.create_model("test_resnet").eval()
-    network.pretrained_cfg = {**network.pretrained_cfg, "mean": (mean,) * 3, "std": (std,) * 3}
-    return network
 
 
 def test_each_network_without_a_name_has_the_normalization_that_it_was_distilled_with(tmp_path):

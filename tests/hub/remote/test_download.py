@@ -7,7 +7,6 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from dd_plugin import DistilledDataset
 from dd_plugin.hub.remote.download import DownloadError, download_set, licenses_of
 from dd_plugin.hub.remote.failures import WAITS
 from tests.hub import calls
@@ -271,12 +270,6 @@ def test_what_the_hub_does_not_have(published, fresh, repo, options, message):
         fresh(download, repo, **options)
     assert caught.value.kind == "DownloadError"
     assert len(caught.value.message) < 600
-
-
-@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-that-name/x", ""])
-def test_names_that_are_none(name):
-    with pytest.raises((DownloadError, ValueError)):
-        DistilledDataset.from_pretrained(name)
 
 
 SIGNED = "https://store.example/x?X-Amz-Signature=0123abc&Expires=9"

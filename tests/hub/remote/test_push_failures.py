@@ -15,13 +15,6 @@ def sha256(path):
     return sha256_of(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("where", ["preupload", "batch", "POST .*/commit/"])
-def test_rights_that_end_on_the_way(hub, push, where):
-    hub.faults.append(Fault(where, 403))
-    assert "does not let this token write to ada/one" in refused(push)
-    assert titles(hub) == ["initial commit"]
-
-
 @pytest.mark.parametrize("what", [409, 412, 429, 500, 502, 503, "drop"])
 def test_a_commit_that_fails_is_made_at_the_next_attempt(hub, push, folder, what):
     hub.faults.append(Fault("POST .*/commit/", what, times=2))
@@ -29,11 +22,6 @@ def test_a_commit_that_fails_is_made_at_the_next_attempt(hub, push, folder, what
     assert result["waits"] == [1, 2]
     assert len(titles(hub)) == 2
     assert is_whole(hub, folder)
-
-
-def test_the_hub_says_how_long_to_wait(hub, push):
-    hub.faults.append(Fault("POST .*/commit/", 429, headers={"Retry-After": "30"}))
-    assert push()["waits"] == [30]
 
 
 def test_a_lost_answer_makes_no_second_commit(hub, push, folder):
@@ -65,15 +53,6 @@ def test_a_lost_answer_makes_no_second_pull_request(hub, push, folder):
     assert result["commit_oid"] == hub.repos["bob/two"].refs["refs/pr/1"]
 
 
-def test_it_gives_up_in_the_end_and_main_is_as_it_was(hub, push):
-    hub.faults.append(Fault("POST .*/commit/", 503, times=99))
-    said = refused(push)
-    assert "the Hub answered 503 for ada/one (made to fail)" in said
-    assert "dd-plugin push FOLDER ada/one" in said
-    assert len(hub.asked("POST .*/commit/")) == len(WAITS) + 1
-    assert titles(hub) == ["initial commit"]
-
-
 def test_what_somebody_else_commits_meanwhile_is_built_upon(hub, push, folder):
     hub.make("lab/one")
     # The first attempt names the head that it was made for, and is refused.
@@ -102,30 +81,6 @@ def test_a_hub_that_says_412_though_nobody_has_written(hub, push, folder):
     head = repo.at("main")
     repo.commits[head.oid] = replace(head, oid=Touchy(head.oid))
     assert push()["waits"] == [1]
-    assert is_whole(hub, folder)
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        "whoami",
-        "GET /api/datasets/ada/one$",
-        "revision/",
-        "/tree/",
-        "repos/create",
-        "preupload",
-        "batch",
-        "PUT",
-        "validate-yaml",
-        "paths-info",
-    ],
-)
-@pytest.mark.parametrize("what", [503, "drop"])
-def test_every_other_request_is_tried_again(hub, push, folder, where, what):
-    hub.faults.append(Fault(where, what))
-    push()
-    assert hub.faults[0].times == 0
-    assert len(titles(hub)) == 2
     assert is_whole(hub, folder)
 
 
@@ -177,13 +132,6 @@ def test_a_card_that_is_damaged_on_its_way_here_is_not_merged(hub, client, push,
     assert hub.repos["ada/one"].at("main") is before
 
 
-def test_a_hub_that_is_not_there(hub, push):
-    hub.faults.append(Fault("", "drop", times=999))
-    said = refused(push)
-    assert "the Hub could not be reached" in said
-    assert "push again later" in said
-
-
 def test_a_commit_that_landed_is_found_whatever_its_answer_was(hub, push, folder):
     hub.faults.append(Fault("POST .*/commit/", "empty"))
     result = push()
@@ -199,31 +147,3 @@ def test_a_pull_request_that_landed_is_found_whatever_its_answer_was(hub, push):
     result = push("bob/two", create_pr=True)
     assert sorted(hub.repos["bob/two"].refs) == ["refs/heads/main", "refs/pr/1"]
     assert result["pr_url"] == f"{hub.url}/datasets/bob/two/discussions/1"
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        "whoami",
-        "GET /api/datasets/ada/one$",
-        "revision/",
-        "/tree/",
-        "repos/create",
-        "preupload",
-        "batch",
-        "paths-info",
-    ],
-)
-def test_an_answer_with_nothing_in_it_is_asked_for_again(hub, push, folder, where):
-    hub.faults.append(Fault(where, "empty"))
-    push()
-    assert hub.faults[0].times == 0
-    assert len(titles(hub)) == 2
-    assert is_whole(hub, folder)
-
-
-@pytest.mark.parametrize("where", ["whoami", "preupload", "paths-info"])
-def test_an_answer_that_never_has_anything_in_it_is_told(hub, push, where):
-    hub.faults.append(Fault(where, "empty", times=999))
-    said = refused(push)
-    assert "answer that is incomplete" in said or "improperly formatted" in said

@@ -116,9 +116,3 @@ def test_asking_changes_nothing(hub, client):
     assert made == ("lab/old", True, False, "ada")
     assert set(hub.repos) == {"lab/old"}
     assert set(hub.repos["lab/old"].refs) == {"refs/heads/main"}
-
-
-def test_a_machine_that_is_told_to_stay_off_the_network(hub, client):
-    with pytest.raises(ClientError, match=r"could not be reached .*HF_HUB_OFFLINE") as caught:
-        client(calls.check_offline, "ada/one", **ADA)
-    assert caught.value.kind == "PushError"

@@ -1,4 +1,4 @@
-"""The pool of networks whose training goes on, and what a checkpoint keeps of networks."""
+"""`dd_plugin.distiller.pool`: networks whose training goes on, also from a checkpoint."""
 
 import pytest
 import torch
@@ -101,21 +101,6 @@ def test_resumed_pool_goes_on_as_if_nothing_had_happened(optimizer):
             assert value == found[name]
         else:
             assert torch.equal(value, found[name]), name
-
-
-def test_fixed_start_is_saved_with_the_run():
-    first = networks(make())
-    other = networks(make())
-    assert not equal(first.take(0, 0), other.take(0, 0))
-    other.load_state_dict(first.state_dict())
-    assert equal(first.take(0, 0), other.take(0, 0))
-    assert torch.equal(
-        other.new_model(0).get_parameter("0.weight"), first.take(0, 0).parameters["0.weight"]
-    )
-
-
-def test_random_networks_have_nothing_to_save():
-    assert networks().state_dict() == {}
 
 
 def test_state_of_another_run_is_refused():
