@@ -14,7 +14,8 @@ from typing import Any, get_type_hints
 from dd_plugin.distiller.coercion import coerced
 from dd_plugin.distiller.json_settings import dictionary, model_arguments
 from dd_plugin.distiller.setting_checks import check_combinations, check_values, warn_of_no_effect
-from dd_plugin.distiller.settings import DEFAULT_ARGUMENTS, DEFAULT_MODEL, SECRETS, Settings
+from dd_plugin.distiller.setting_groups import DEFAULT_ARGUMENTS, DEFAULT_MODEL
+from dd_plugin.distiller.settings import SECRETS, Settings
 from dd_plugin.recipes import recipe_settings
 
 # Schedules that are the same however many steps there are.

@@ -1,8 +1,7 @@
-"""The settings of a run as fields: type, default, help text and group of each.
+"""The settings of a run as fields, a class for each group: type, default and help text.
 
 The command line, the pages of the documentation and the checks read them from here. A setting with
-a fixed set of values has a `Literal` as its type. `config.DistillerConfig` makes and checks the
-values.
+a fixed set of values has a `Literal` as its type. `settings.Settings` has all of them.
 """
 
 from __future__ import annotations
@@ -12,13 +11,8 @@ from typing import Any, Literal
 
 from dd_plugin.bilevel.adjoints import MethodName
 from dd_plugin.bn import Statistics, TrainWith
-from dd_plugin.data import Augmentation
 from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.synthetic import LabelForm
-from dd_plugin.distiller.json_settings import model_arguments
-
-# Settings whose value is in no text, file or log.
-SECRETS = frozenset({"hub_token"})
 
 DEFAULT_MODEL = "timm/dd_convnet"
 # The network of the run without options: small, for images of 8x8.
@@ -340,64 +334,3 @@ class HubSettings:
         "Token of the Hub; by default that of `hf auth login`. It is never printed.",
         repr=False,
     )
-
-
-# In the order of help, pages and files.
-GROUPS: dict[str, type] = {
-    "Run": RunSettings,
-    "Real data": DataSettings,
-    "Network": NetworkSettings,
-    "Synthetic set": SyntheticSettings,
-    "Inner training": InnerSettings,
-    "Outer optimizer": OuterSettings,
-    "Computing": ComputingSettings,
-    "Hub": HubSettings,
-}
-
-
-# A dataclass has the fields of its last base first.
-@dataclass
-class Settings(
-    HubSettings,
-    ComputingSettings,
-    OuterSettings,
-    InnerSettings,
-    SyntheticSettings,
-    NetworkSettings,
-    DataSettings,
-    RunSettings,
-):
-    """All settings, and what follows from several of them."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The names of all networks."""
-        return tuple(self.model)
-
-    @property
-    def has_default_model(self) -> bool:
-        """Whether the network is the one of a configuration that names none."""
-        return self.models == (DEFAULT_MODEL,)
-
-    @property
-    def has_default_arguments(self) -> bool:
-        """Whether the arguments of the network are those of a configuration that names none."""
-        return self.has_default_model and self.model_args == DEFAULT_ARGUMENTS
-
-    @property
-    def networks(self) -> tuple[tuple[str, dict[str, Any]], ...]:
-        """The name of each network, with its arguments."""
-        arguments = model_arguments(self.model_args, len(self.models))
-        listed = arguments if isinstance(arguments, list) else [arguments] * len(self.models)
-        return tuple((name, dict(one)) for name, one in zip(self.models, listed, strict=True))
-
-    @property
-    def is_augmented(self) -> bool:
-        """Whether real and synthetic images are augmented."""
-        return bool(Augmentation(self.augmentation).names)
-
-    @property
-    def trained_per_class(self) -> int:
-        """Images of each class that networks are trained on: more than are stored if upsampled."""
-        upsampled = self.parametrization == "upsampled"
-        return self.images_per_class * (self.upsample_factor**2 if upsampled else 1)

@@ -1,0 +1,87 @@
+"""All settings of a run in one dataclass, and what follows from several of them.
+
+Their fields are in `setting_groups`. `config.DistillerConfig` makes and checks the values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dd_plugin.data import Augmentation
+from dd_plugin.distiller.json_settings import model_arguments
+from dd_plugin.distiller.setting_groups import (
+    DEFAULT_ARGUMENTS,
+    DEFAULT_MODEL,
+    ComputingSettings,
+    DataSettings,
+    HubSettings,
+    InnerSettings,
+    NetworkSettings,
+    OuterSettings,
+    RunSettings,
+    SyntheticSettings,
+)
+
+# Settings whose value is in no text, file or log.
+SECRETS = frozenset({"hub_token"})
+
+# In the order of help, pages and files.
+GROUPS: dict[str, type] = {
+    "Run": RunSettings,
+    "Real data": DataSettings,
+    "Network": NetworkSettings,
+    "Synthetic set": SyntheticSettings,
+    "Inner training": InnerSettings,
+    "Outer optimizer": OuterSettings,
+    "Computing": ComputingSettings,
+    "Hub": HubSettings,
+}
+
+
+# A dataclass has the fields of its last base first.
+@dataclass
+class Settings(
+    HubSettings,
+    ComputingSettings,
+    OuterSettings,
+    InnerSettings,
+    SyntheticSettings,
+    NetworkSettings,
+    DataSettings,
+    RunSettings,
+):
+    """All settings, and what follows from several of them."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of all networks."""
+        return tuple(self.model)
+
+    @property
+    def has_default_model(self) -> bool:
+        """Whether the network is the one of a configuration that names none."""
+        return self.models == (DEFAULT_MODEL,)
+
+    @property
+    def has_default_arguments(self) -> bool:
+        """Whether the arguments of the network are those of a configuration that names none."""
+        return self.has_default_model and self.model_args == DEFAULT_ARGUMENTS
+
+    @property
+    def networks(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """The name of each network, with its arguments."""
+        arguments = model_arguments(self.model_args, len(self.models))
+        listed = arguments if isinstance(arguments, list) else [arguments] * len(self.models)
+        return tuple((name, dict(one)) for name, one in zip(self.models, listed, strict=True))
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether real and synthetic images are augmented."""
+        return bool(Augmentation(self.augmentation).names)
+
+    @property
+    def trained_per_class(self) -> int:
+        """Images of each class that networks are trained on: more than are stored if upsampled."""
+        upsampled = self.parametrization == "upsampled"
+        return self.images_per_class * (self.upsample_factor**2 if upsampled else 1)
