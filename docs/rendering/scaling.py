@@ -64,6 +64,18 @@ def profile_removed(reports: Any) -> str:
     return table(["scale", "item", "seconds with it put back", "as it is", "ratio"], cells, "llrrr")
 
 
+def two_trees(report: Any) -> str:
+    """Hypergradients by one checkout over those by another."""
+    head = ["network", "steps are run", "images", "seconds before", "now", "now over before"]
+    cells = []
+    for row in report["rows"]:
+        low, high = row["quartiles"]
+        seconds = [f"{row['seconds'][which]:.2f}" for which in ("before", "now")]
+        ratio = f"{row['ratio']:.2f} ({low:.2f}-{high:.2f})"
+        cells.append([row["network"], row["how"], str(row["images"]), *seconds, ratio])
+    return table(head, cells, "llrrrr")
+
+
 def higher(report: Any) -> str:
     """The trainer beside a loop with higher."""
     cells = []

@@ -45,6 +45,12 @@ def test_profile(scaling):
     assert cells(scaling.profile_removed(files), "A")[2:] == ["2.00", "1.00", "0.50 (0.40-0.60)"]
 
 
+def test_two_trees(scaling):
+    row = {"network": "N", "how": "traced", "images": 10, "ratio": 0.954, "quartiles": [0.94, 1.0]}
+    text = scaling.two_trees(report(row | {"seconds": {"before": 2.0, "now": 1.908}}))
+    assert cells(text, "N")[1:] == ["traced", "10", "2.00", "1.91", "0.95 (0.94-1.00)"]
+
+
 def test_higher(scaling):
     row = {"setting": "S", "tool": "T", "seconds": 0.5, "steps_per_second": 2.0}
     row |= {"ratio_to_higher": 0.25, "ratios_to_higher": [0.2, 0.3], "peak_bytes": 3e6}
