@@ -1,6 +1,6 @@
 """A `forward` that trains on synthetic images and a `backward` through every training step.
 
-Train mode normalises with the batch, the running statistics are learned by gradient, eval mode
+Train mode normalizes with the batch, the running statistics are learned by gradient, eval mode
 uses the learned ones, and one call leaks nothing into the next.
 """
 

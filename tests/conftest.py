@@ -20,9 +20,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker is one of several on the machine's cores.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+
+# A slow machine is no fault of the package; hypothesis allows an example 200 ms by default.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """Several networks at once: the hypergradient of their mean outer loss.
 
-An outer step is usually averaged over several initialisations of the network, all trained on the
+An outer step is usually averaged over several initializations of the network, all trained on the
 same synthetic batches. `sequential` runs them one after the other, in the memory of one. `batched`
 runs them as one, with `torch.func.vmap` over the functions of the problem: fewer and larger
 operations, which pays where single ones are too small to fill the device, at the memory of all.

@@ -1,4 +1,4 @@
-"""The arithmetic of batch normalisation, as pure functions of tensors.
+"""The arithmetic of batch normalization, as pure functions of tensors.
 
 First in the flow: the layers in this package are thin shells around these functions. Everything
 here is ordinary differentiable tensor arithmetic, because the fused kernel

@@ -1,4 +1,4 @@
-"""`convert_bn` and `revert_bn`: the surgery itself; and `unsynchronise_bn`, for the trainer.
+"""`convert_bn` and `revert_bn`: the surgery itself; and `use_own_batches`, for the trainer.
 
 Converting a layer gives the same object another class (as `torch.nn.utils.parametrize` does) and
 makes its running statistics what the policy says. The object is not replaced, so everything that
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dd_plugin.bn.layer import LearnableStatistics
-from dd_plugin.bn.local_sync import unsynchronised_class
+from dd_plugin.bn.local_sync import local_class
 from dd_plugin.bn.plan import (
     Patterns,
     UnsupportedBatchNormError,
@@ -134,7 +134,7 @@ def revert_bn(model: Model) -> Model:
     return model
 
 
-def unsynchronise_bn(model: Model) -> Model:
+def use_own_batches(model: Model) -> Model:
     """Have every SyncBatchNorm of a model normalize with the batch of its own process.
 
     In place, for stock layers and for those that `convert_bn` made; `revert_bn` then gives stock
@@ -153,9 +153,9 @@ def unsynchronise_bn(model: Model) -> Model:
         stock = layer.stock_class if converted else type(layer)
         if not issubclass(stock, nn.SyncBatchNorm) or forward_is_replaced(layer):
             continue
-        unsynchronised = unsynchronised_class(stock)
+        local = local_class(stock)
         layer.__dict__.pop("forward", None)  # the class's own, or it were replaced
-        layer.__class__ = learnable_class(unsynchronised) if converted else unsynchronised
+        layer.__class__ = learnable_class(local) if converted else local
         layer.process_group = None
     return model
 

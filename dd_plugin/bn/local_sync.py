@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class UnsynchronisedBatchNorm(nn.SyncBatchNorm):
+class LocalSyncBatchNorm(nn.SyncBatchNorm):
     """`torch.nn.SyncBatchNorm` that asks no other process, on any device."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -22,15 +22,15 @@ class UnsynchronisedBatchNorm(nn.SyncBatchNorm):
         return nn.BatchNorm2d.forward(self, input)
 
 
-_classes: dict[type[nn.Module], type[Any]] = {nn.SyncBatchNorm: UnsynchronisedBatchNorm}
+_classes: dict[type[nn.Module], type[Any]] = {nn.SyncBatchNorm: LocalSyncBatchNorm}
 
 
-def unsynchronised_class(stock: type[nn.Module]) -> type[Any]:
+def local_class(stock: type[nn.Module]) -> type[Any]:
     """Return the subclass of ``stock`` that calls plain BatchNorm's forward, made once."""
-    if issubclass(stock, UnsynchronisedBatchNorm):
+    if issubclass(stock, LocalSyncBatchNorm):
         return stock
     if stock not in _classes:
         namespace = {"__module__": stock.__module__, "__doc__": stock.__doc__}
-        bases = (stock, UnsynchronisedBatchNorm)
-        _classes[stock] = type(f"Unsynchronised{stock.__name__}", bases, namespace)
+        bases = (stock, LocalSyncBatchNorm)
+        _classes[stock] = type(f"Local{stock.__name__}", bases, namespace)
     return _classes[stock]

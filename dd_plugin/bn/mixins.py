@@ -47,7 +47,7 @@ class SyncLearnable(LearnableStatistics):
 
 
 class ActLearnable(LearnableStatistics):
-    """timm's ``BatchNormAct2d``: normalisation, then its ``drop``, then its ``act``."""
+    """timm's ``BatchNormAct2d``: normalization, then its ``drop``, then its ``act``."""
 
     drop: nn.Module
     act: nn.Module

@@ -1,4 +1,4 @@
-"""Batch normalisation with derivative rules in closed form, for differentiating it twice.
+"""Batch normalization with derivative rules in closed form, for differentiating it twice.
 
 Beside `arithmetic.py`, whose `batch_moments` and `normalize` compute the same value. Left to
 automatic differentiation, the jvp of the gradient of those goes over a layer's activations a dozen
@@ -33,10 +33,10 @@ from dd_plugin.bn.arithmetic import at_least_float32, batch_moments, moments, no
 def batch_normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Normalise ``x (N, C, *)`` with its own moments.
+    """Normalize ``x (N, C, *)`` with its own moments.
 
     Returns:
-        The normalised ``x`` in its dtype, mean ``(C,)``, biased variance ``(C,)``, and the number
+        The normalized ``x`` in its dtype, mean ``(C,)``, biased variance ``(C,)``, and the number
         of values per channel, as `batch_moments` gives them; differentiable any number of times in
         ``x``, ``weight``, ``bias``.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from dd_plugin.bn.layer import LearnableStatistics
-from dd_plugin.bn.local_sync import UnsynchronisedBatchNorm
+from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from dd_plugin.bn.mixins import (
     ActLearnable,
     EvoNormB0Learnable,
@@ -91,7 +91,7 @@ def _family(stock: Any) -> Family | None:
     """Return the family of a stock class: that of its nearest ancestor which has one."""
     timm, frozen = timm_layers(), torchvision_frozen_norm()
     known: dict[type[nn.Module], type[LearnableStatistics]] = {
-        UnsynchronisedBatchNorm: LearnableStatistics,
+        LocalSyncBatchNorm: LearnableStatistics,
         nn.SyncBatchNorm: SyncLearnable,
         BATCH_NORM_BASE: LearnableStatistics,
     }

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel import FunctionalModel
 from dd_plugin.bn import tracking_tensors
-from dd_plugin.bn.convert import unsynchronise_bn
+from dd_plugin.bn.convert import use_own_batches
 from dd_plugin.networks.fresh import made_from
 from dd_plugin.seeds import seeded_generators
 
@@ -47,7 +47,7 @@ class NetworkFactory:
     def new(self, seed: int) -> nn.Module:
         """Return a new network, drawn as if all generators had just been seeded."""
         # Each process has networks of its own, and not always as many as the others.
-        return unsynchronise_bn(made_from(self._make, seed))
+        return use_own_batches(made_from(self._make, seed))
 
     def fresh(self, seed: int) -> nn.Module:
         """Return a network with the weights of `new`; the next call may overwrite it."""

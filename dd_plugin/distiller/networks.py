@@ -32,7 +32,7 @@ from dd_plugin.bn import (
     convert_bn,
     converted_layers,
 )
-from dd_plugin.bn.convert import unsynchronise_bn
+from dd_plugin.bn.convert import use_own_batches
 from dd_plugin.distiller.network_checks import check_model, check_outputs, check_start
 from dd_plugin.distiller.network_factory import (
     FIXED,
@@ -117,7 +117,7 @@ class Networks:
         first_seed = mix(seed, Purpose.FIRST_NETWORK)
         if self._factory is None:
             assert isinstance(model_init, nn.Module)
-            first = unsynchronise_bn(copy_model(model_init))
+            first = use_own_batches(copy_model(model_init))
         else:
             first = self._factory.new(first_seed)
         check_model(first)

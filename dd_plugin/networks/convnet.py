@@ -53,7 +53,7 @@ class DDConvNet(BenchmarkNetwork):
 
     ``depth`` blocks of a 3x3 convolution, norm, ReLU and 2x2 average pooling, then one linear
     layer (Gidaris and Komodakis, arXiv 1804.09458, as used by DC, arXiv 2006.05929, DSA, MTT and
-    their successors). With its defaults, 32x32 colour images and ten classes: 320,010 parameters.
+    their successors). With its defaults, 32x32 color images and ten classes: 320,010 parameters.
 
     Args:
         num_classes: number of logits; 0 for none (the flattened features come out).

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from rendering.markdown import rows_of
 from rendering.quality import by_case, by_setting, named, recipe_name, recipes, rest
 
-# Colours that can be told apart by the colour-blind (Okabe and Ito), on white and on near-black.
+# Colors that can be told apart by the color-blind (Okabe and Ito), on white and on near-black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
 INKS = {"": "#333333", "-dark": "#c8ccd4"}
 
@@ -44,7 +44,7 @@ def draw_all(results: Path) -> Iterator[Path]:
 
 
 def style(ink: str, salt: str) -> dict[str, Any]:
-    """Letters as text, lines and letters in one colour, nothing behind them."""
+    """Letters as text, lines and letters in one color, nothing behind them."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     return {
         **dict.fromkeys(inked, ink),
@@ -136,19 +136,19 @@ def cases(report: Any) -> Figure | None:
 
 
 def curves(report: Any) -> Figure | None:
-    """Accuracy on validation images over the minutes of every run, a colour per recipe."""
+    """Accuracy on validation images over the minutes of every run, a color per recipe."""
     groups = recipes([run for run in rows_of(report) if "curve" in run])
     if not groups:
         return None
     figure, axis = pyplot.subplots(figsize=(9, 4.2))
     for number, group in enumerate(groups):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLOURS[number % len(COLOURS)]
         line = "-" if group[0]["init"] == "random" else "--"
         for index, run in enumerate(group):
             points = [(at["minutes"], 100 * at["accuracy"]) for at in run["curve"]]
             points.append((run["minutes"], 100 * run["results"]["distilled"]["mean"]))
             label = recipe_name(run) if index == 0 else None
-            axis.plot(*zip(*points, strict=True), line, color=colour, marker=".", label=label)
+            axis.plot(*zip(*points, strict=True), line, color=color, marker=".", label=label)
     axis.set(xlabel="minutes", ylabel="accuracy, %")
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure

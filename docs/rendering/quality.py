@@ -71,7 +71,7 @@ def minutes(runs: list[Row]) -> str:
 
 
 def norm(row: Row) -> str:
-    """The kind of normalisation that a run's arguments name."""
+    """The kind of normalization that a run's arguments name."""
     kind = str(row["model_args"].get("norm_layer", ""))
     if row["statistics"]:
         return f"BatchNorm, {row['statistics']}"
@@ -213,7 +213,7 @@ def architectures(report: Any) -> str:
 
 
 def described(row: Row) -> str:
-    """Network and normalisation."""
+    """Network and normalization."""
     network = row["network"].removeprefix("timm/")
     return f"{network}, {norm(row)}" if norm(row) else network
 
@@ -247,7 +247,7 @@ def by_setting(rows: list[Row]) -> dict[Setting, list[Row]]:
 
 
 def named(setting: Setting) -> str:
-    """Network, start, normalisation and images per class, as far as a setting says."""
+    """Network, start, normalization and images per class, as far as a setting says."""
     values = dict(setting)
     parts = [network_of(values)] if network_of(values) != CONVNET else []
     parts += [f"{values['init']} start"] if "init" in values else []

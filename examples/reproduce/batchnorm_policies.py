@@ -5,7 +5,7 @@
 The same network, data and number of outer steps under each treatment, tested on the validation
 images. Runs that the JSON file holds already are not made again, so a long table can be made in
 pieces; `--jobs 2` makes two at a time. Budget: with the defaults (one image per class, random
-initialisation) a run takes two to four minutes on one CPU core, the table of 10 treatments and 3
+initialization) a run takes two to four minutes on one CPU core, the table of 10 treatments and 3
 seeds an hour on two.
 """
 

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from dd_plugin.bilevel import BilevelProblem, hypergradient
 from dd_plugin.bilevel.foreign_models.batchnorm import differentiable_batch_norm
 from dd_plugin.bn import convert_bn, statistics_in_graph
-from dd_plugin.bn.convert import unsynchronise_bn
+from dd_plugin.bn.convert import use_own_batches
 
 STATISTICS = ("learned", "tracked", "frozen")
 KINDS = {
@@ -56,7 +56,7 @@ def test_everything_is_as_in_the_stock_layer(kind, statistics, momentum, trainin
     for shape in shapes:
         stock = used(cls(3, momentum=momentum)).train(training)
         if kind == "sync":  # the stock layer takes no CPU tensors, a process of its own does
-            stock = unsynchronise_bn(stock)
+            stock = use_own_batches(stock)
         layer = convert_bn(copy.deepcopy(stock), statistics)
         expected, found = after(stock, torch.zeros(shape)), after(layer, torch.zeros(shape))
         assert expected["running_var"].isfinite().all()

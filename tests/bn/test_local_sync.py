@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import nn
 
 from dd_plugin.bn import LearnableStatistics, convert_bn, converted_layers, revert_bn
-from dd_plugin.bn.convert import unsynchronise_bn
-from dd_plugin.bn.local_sync import UnsynchronisedBatchNorm
+from dd_plugin.bn.convert import use_own_batches
+from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from tests.bn.processes import run_on_two
 
 
@@ -64,10 +64,10 @@ def trained(model, rank=0):
 def on_this_process(rank, kind):
     """What layers give in one of two processes, each with a batch of its own."""
     stock, plain = (network(make()) for make in KINDS[kind])
-    found = {"stock": unsynchronise_bn(stock), "plain": plain}
+    found = {"stock": use_own_batches(stock), "plain": plain}
     before = convert_bn(network(KINDS[kind][0]()), "tracked")
-    found["converted before"] = unsynchronise_bn(before)
-    found["converted after"] = convert_bn(unsynchronise_bn(network(KINDS[kind][0]())), "tracked")
+    found["converted before"] = use_own_batches(before)
+    found["converted after"] = convert_bn(use_own_batches(network(KINDS[kind][0]())), "tracked")
     found["reverted"] = revert_bn(copy.deepcopy(found["converted before"]))
     # What is not touched still asks the other process.
     found["synchronised"] = convert_bn(network(KINDS[kind][0]()), "tracked")
@@ -89,32 +89,32 @@ def test_two_processes_do_not_see_each_other(tmp_path, kind):
 def test_conversion_and_the_way_back(kind):
     model = network(KINDS[kind][0]())
     names, before = list(model.state_dict()), copy.deepcopy(model.state_dict())
-    assert unsynchronise_bn(model) is model
-    assert isinstance(model[1], UnsynchronisedBatchNorm)
+    assert use_own_batches(model) is model
+    assert isinstance(model[1], LocalSyncBatchNorm)
     assert list(model.state_dict()) == names
     layer_class = type(model[1])
-    assert type(unsynchronise_bn(model)[1]) is layer_class
+    assert type(use_own_batches(model)[1]) is layer_class
     convert_bn(model, "learned")
-    assert unsynchronise_bn(model)[1].statistics == "learned"
+    assert use_own_batches(model)[1].statistics == "learned"
     assert type(revert_bn(model)[1]) is layer_class
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_subclasses():
-    scaled = unsynchronise_bn(network(Scaled(4)))
+    scaled = use_own_batches(network(Scaled(4)))
     found, expected = trained(convert_bn(scaled, "tracked")), trained(network(Scaled(4)))
     torch.testing.assert_close(found["eval"], expected["eval"])
     # One that does not ask the class before it is left for `convert_bn` to refuse.
-    own = unsynchronise_bn(network(Own(4)))
+    own = use_own_batches(network(Own(4)))
     with pytest.raises(ValueError, match="normalizes in a forward of its own"):
         convert_bn(own)
 
 
 def test_the_model_itself_and_what_is_none():
     layer = nn.SyncBatchNorm(4)
-    assert type(unsynchronise_bn(layer)) is UnsynchronisedBatchNorm
+    assert type(use_own_batches(layer)) is LocalSyncBatchNorm
     plain = network(nn.BatchNorm2d(4))
-    assert type(unsynchronise_bn(plain)[1]) is nn.BatchNorm2d
+    assert type(use_own_batches(plain)[1]) is nn.BatchNorm2d
     assert not converted_layers(plain)
     assert not isinstance(layer, LearnableStatistics)
 
@@ -125,9 +125,9 @@ def test_a_forward_that_a_hook_has_replaced():
     model = network(nn.SyncBatchNorm(4))
     add_hook_to_module(model[1], ModelHook())
     with pytest.raises(ValueError, match="its forward was replaced"):
-        convert_bn(unsynchronise_bn(model))
+        convert_bn(use_own_batches(model))
     remove_hook_from_module(model[1])
-    assert isinstance(unsynchronise_bn(model)[1], UnsynchronisedBatchNorm)
+    assert isinstance(use_own_batches(model)[1], LocalSyncBatchNorm)
     torch.testing.assert_close(
         trained(convert_bn(model)), trained(convert_bn(network(nn.SyncBatchNorm(4))))
     )

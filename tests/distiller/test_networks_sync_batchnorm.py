@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dd_plugin.bn import converted_layers, revert_bn
-from dd_plugin.bn.local_sync import UnsynchronisedBatchNorm
+from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import baselines
 from tests.distiller.toy import toy_distiller
@@ -91,10 +91,10 @@ def test_no_network_asks_another_process(mode):
     model = networks.new_model(1)
     stock = [layer.stock_class for layer in converted_layers(model).values()]
     assert len(stock) == 2
-    assert all(issubclass(kind, UnsynchronisedBatchNorm) for kind in stock)
+    assert all(issubclass(kind, LocalSyncBatchNorm) for kind in stock)
     reverted = revert_bn(model)
     assert all(
-        isinstance(layer, UnsynchronisedBatchNorm)
+        isinstance(layer, LocalSyncBatchNorm)
         for layer in reverted.modules()
         if isinstance(layer, nn.SyncBatchNorm)
     )

@@ -34,7 +34,7 @@ from dd_plugin.bilevel.tracing.writes import without_writes
 from dd_plugin.private import known_inductor_options, make_fx_of_fakes, takes_a_list
 from dd_plugin.text import first_line
 
-# The sweep is bound by memory traffic. In the plain layout the reductions of normalisation layers
+# The sweep is bound by memory traffic. In the plain layout the reductions of normalization layers
 # run through contiguous memory, which channels_last, the compiler's own choice, does not give
 # them; and inlining what is read in several places saves passes over activations.
 _CPU = {

@@ -50,9 +50,9 @@ def table_of_rows(header: str, rows: str, /, **values: Any) -> Markdown:
         rows: a block.
         **values: see `say`.
     """
-    labelled = (line.partition(" | ") for line in BLOCKS[rows].template.splitlines())
+    labeled = (line.partition(" | ") for line in BLOCKS[rows].template.splitlines())
     shown = {n: v if isinstance(v, Markdown) else escaped(v) for n, v in values.items()}
-    filled = ((label, Template(text).substitute(shown)) for label, _, text in labelled)
+    filled = ((label, Template(text).substitute(shown)) for label, _, text in labeled)
     return table(cells(header), [row for row in filled if row[1]])
 
 
