@@ -134,7 +134,8 @@ class Evaluator:
         from accelerate.utils import gather_object
 
         measured = [(index, measure(seeds[index])) for index in self.run.share(len(seeds))]
-        return Scores(tuple(accuracy for _, accuracy in sorted(gather_object(measured))))
+        accuracies = tuple(accuracy for _, accuracy in sorted(gather_object(measured)))
+        return Scores(accuracies, seeds=tuple(seeds))
 
 
 def metrics_of(scores: Scores) -> dict[str, float]:
@@ -160,7 +161,10 @@ def _rows(
 
 def _side_by_side(scores: Mapping[int, Scores]) -> Scores:
     """The accuracies of heads on several frozen networks as one."""
-    return Scores(tuple(accuracy for each in scores.values() for accuracy in each.accuracies))
+    return Scores(
+        tuple(accuracy for each in scores.values() for accuracy in each.accuracies),
+        seeds=tuple(seed for each in scores.values() for seed in each.seeds),
+    )
 
 
 def _present(data: RealData | None) -> RealData:

@@ -25,7 +25,7 @@ from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.parts import Parts
 from dd_plugin.distiller.run import Run
-from dd_plugin.evaluation import Scores, network_seed
+from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.training_images import row_labels
 from dd_plugin.files import write_whole
 from dd_plugin.hub.card.results import ALL_NETWORKS
@@ -92,7 +92,7 @@ class Report:
         initial = None
         if not isinstance(networks, HeadCourse):
             initial = networks.start(self.parts.synthetic)
-        results = {name: _result(s, config.seed) for name, s in self.results.items()}
+        results = {name: Result.of(scores) for name, scores in self.results.items()}
         write_set(
             folder,
             self.parts.synthetic,
@@ -187,13 +187,6 @@ def _installed(*packages: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
-
-
-def _result(scores: Scores, seed: int) -> Result:
-    """Return accuracies for the record, with the seeds of the networks."""
-    each = next(iter(scores.by_model.values()), scores)
-    seeds = [network_seed(seed, index) for index in range(len(each.accuracies))]
-    return Result.of(scores, seeds)
 
 
 def _published(config: DistillerConfig, recipe: Recipe, dataset: str | None) -> dict[str, Any]:

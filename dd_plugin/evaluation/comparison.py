@@ -29,7 +29,7 @@ Measure = Callable[[int], float]
 
 def one_after_the_other(measure: Measure, seeds: Sequence[int]) -> Scores:
     """Return the accuracies of the networks of all seeds, measured on this process."""
-    return Scores(tuple(map(measure, seeds)))
+    return Scores(tuple(map(measure, seeds)), seeds=tuple(seeds))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -105,12 +105,14 @@ class HeadTest:
         features_of = self._features_of_rows(synthetic, choices)
         for images, choice in choices.items():
             heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in choice)
-            yield images, Scores(tuple(map(self.accuracy, heads)))
+            drawn = tuple(seeds) if images is TrainingImages.RANDOM else ()
+            yield images, Scores(tuple(map(self.accuracy, heads)), seeds=drawn)
         if full:
             probe = fit_probe(
                 features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
             )
-            yield TrainingImages.ALL, Scores((self.accuracy(LinearHead(probe.weight, probe.bias)),))
+            accuracy = self.accuracy(LinearHead(probe.weight, probe.bias))
+            yield TrainingImages.ALL, Scores((accuracy,), seeds=tuple(seeds[:1]))
 
     def _features_of_rows(
         self, synthetic: SyntheticSet, choices: Mapping[TrainingImages, Sequence[Tensor]]

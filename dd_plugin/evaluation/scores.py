@@ -31,10 +31,12 @@ class Scores:
     Attributes:
         accuracies: of all networks.
         by_model: the same for each of several architectures, by its name; empty where there is one.
+        seeds: of the networks of each architecture; empty where nothing was drawn.
     """
 
     accuracies: tuple[float, ...]
     by_model: Mapping[str, Scores] = field(default_factory=dict, hash=False)
+    seeds: tuple[int, ...] = field(default=(), compare=False)
 
     @classmethod
     def joined(cls, by_model: Mapping[str, Scores]) -> Scores:
@@ -42,7 +44,8 @@ class Scores:
         if len(by_model) == 1:
             return next(iter(by_model.values()))
         together = (accuracy for scores in by_model.values() for accuracy in scores.accuracies)
-        return cls(tuple(together), dict(by_model))
+        seeds = next(iter(by_model.values())).seeds
+        return cls(tuple(together), dict(by_model), seeds)
 
     @property
     def mean(self) -> float:
@@ -196,4 +199,4 @@ def score(
     for state, seed in zip(states, seeds, strict=True):
         trained = train_on(synthetic, problem, state, seed, constants=known)
         accuracies.append(accuracy_of(problem, trained, known, batches))
-    return Scores(tuple(accuracies))
+    return Scores(tuple(accuracies), seeds=tuple(seeds))

@@ -89,3 +89,12 @@ def test_images_without_a_class_count_as_wrong():
         assert share_right(lambda x: x, batches) == 0.5
     infinite = torch.tensor([[torch.inf, 1.0], [-torch.inf, 0.0]])
     assert share_right(lambda x: x, [(infinite, torch.tensor([0, 1]))]) == 1.0
+
+
+def test_scores_of_several_architectures_have_the_seeds_of_each():
+    one, other = (Scores((0.5, mean), seeds=(3, 4)) for mean in (0.25, 0.75))
+    joined = Scores.joined({"a": one, "b": other})
+    assert joined.seeds == (3, 4)
+    assert joined.accuracies == (0.5, 0.25, 0.5, 0.75)
+    # Where they came from is no part of what was measured.
+    assert one == Scores((0.5, 0.25))

@@ -164,7 +164,7 @@ def _with_results(
     if networks:
         opened = DistilledDataset.from_pretrained(folder)
         scores = opened.evaluate(model, test, networks=networks)
-        noted = {"distilled": Result.of(scores, opened.seeds(networks))}
+        noted = {"distilled": Result.of(scores)}
         about = {"dataset": None, "split": None, "images": len(test)}
         write_set(folder, synthetic, results=noted, protocol=about)
     return folder

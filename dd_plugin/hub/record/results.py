@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Self
 
@@ -73,14 +73,16 @@ class Result(JsonPart):
     seeds: Annotated[tuple[int, ...], Key(wholes, left_out=True)] = ()
 
     @classmethod
-    def of(cls, scores: Scores, seeds: Sequence[int] = ()) -> Self:
+    def of(cls, scores: Scores) -> Self:
         """Return the accuracies of networks as a record has them."""
         return cls(
             mean=scores.mean,
             std=scores.std,
             accuracies=scores.accuracies,
-            by_model={name: Result.of(each) for name, each in scores.by_model.items()},
-            seeds=tuple(seeds),
+            by_model={
+                name: replace(Result.of(each), seeds=()) for name, each in scores.by_model.items()
+            },
+            seeds=scores.seeds,
         )
 
 

@@ -65,7 +65,7 @@ def network_scores(
                 warnings.simplefilter("ignore", OtherArchitectureWarning)
             network = fit_network(stored, model, seed, options)
         accuracies.append(accuracy_of_module(network, batches))
-    return Scores(tuple(accuracies))
+    return Scores(tuple(accuracies), seeds=tuple(seeds))
 
 
 def head_test(

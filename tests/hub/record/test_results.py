@@ -9,17 +9,19 @@ from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.record import Evaluation, Protocol, Result
 from dd_plugin.hub.record.results import read_results
 
-TWO = Scores.joined({"a": Scores((0.25, 0.75)), "b": Scores((0.5,))})
+TWO = Scores.joined(
+    {"a": Scores((0.25, 0.75), seeds=(3, 4)), "b": Scores((0.5, 0.5), seeds=(3, 4))}
+)
 
 
 def test_scores_are_written_with_their_seeds():
-    written = json.dumps(Result.of(TWO, [3, 4]).to_json())
+    written = json.dumps(Result.of(TWO).to_json())
     assert written == json.dumps({**TWO.to_dict(), "seeds": [3, 4]})
     assert json.dumps(Result.of(Scores((0.5,))).to_json()) == json.dumps(Scores((0.5,)).to_dict())
 
 
 def test_a_result_is_read_back():
-    result = Result.of(TWO, [3, 4])
+    result = Result.of(TWO)
     assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
