@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             seconds[mode].append(time.perf_counter() - start)
             peaks[mode].append(memory.peak())
         order.reverse()
-    batched: Any = problem.compiled["batched", args.networks]
+    batched: Any = problem.compiled["batched", args.networks, False]
     if not problem.compiling == batched.compiling == args.compile:
         raise RuntimeError("the compiler failed and the engine went on eagerly")
     return {

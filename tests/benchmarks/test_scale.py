@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
+
 from tests.benchmarks import scale
 
 TOY = {"image": [8, 1], "width": 2, "images_per_class": 1, "real_batch_size": 10}
 
 
+@pytest.mark.slow
 def test_scale_writes_its_file_and_goes_on(tmp_path, monkeypatch):
     sizes = [
         {**TOY, "series": "unroll", "inner_steps": steps, "storage": storage}

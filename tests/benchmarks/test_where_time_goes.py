@@ -7,6 +7,7 @@ import pytest
 from tests.benchmarks import where_time_goes
 
 
+@pytest.mark.slow
 def test_profile_writes_its_file_and_goes_on(tmp_path, monkeypatch):
     toy = {"model_args": {"width": 2, "depth": 2, "norm_layer": "batchnorm2d"}, "inner_steps": 2}
     monkeypatch.setattr(where_time_goes, "SCALES", {"toy": toy})
@@ -31,6 +32,12 @@ def test_profile_writes_its_file_and_goes_on(tmp_path, monkeypatch):
     assert removed == set(where_time_goes.PUT_BACK)
 
 
+def test_what_is_put_back_is_there():
+    for changes in where_time_goes.PUT_BACK.values():
+        assert [name for module, name, _ in changes if not hasattr(module, name)] == []
+
+
+@pytest.mark.slow
 def test_what_is_put_back_takes_the_same_steps(tmp_path):
     toy = {"model_args": {"width": 2, "depth": 2, "norm_layer": "batchnorm2d"}, "inner_steps": 2}
     losses = {}

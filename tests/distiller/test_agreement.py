@@ -19,15 +19,15 @@ from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
 from dd_plugin.data import RealData
 from dd_plugin.distiller import Distiller, ProcessesDifferError, SaveError
-from dd_plugin.distiller import agreement, parts, report
+from dd_plugin.distiller import agreement, real_images, report
 from tests.distiller.toy import toy_config, toy_dataset
 
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 SIDES = {"dtype": "float32", "networks_per_step": 2}
 
 # A stream is one that does not fit in a buffer.
-load = parts.load_real
-parts.load_real = lambda *given, **options: load(*given, **options, buffer_size=10)
+load = real_images.load_real
+real_images.load_real = lambda *given, **options: load(*given, **options, buffer_size=10)
 
 
 def network(width, start=None):

@@ -61,6 +61,7 @@ def is_running(pid):
     return status is not None and status[0] != "Z"
 
 
+@pytest.mark.slow
 def test_everything_is_tried_however_often_it_is_cut_off(tmp_path):
     out = tmp_path / "out"
     first = command(out)

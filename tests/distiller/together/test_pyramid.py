@@ -121,4 +121,4 @@ def test_the_digits_with_a_pyramid_and_two_copies_from_the_command_line(tmp_path
     assert distilled.recipe.augmentations_per_step == 2
     assert len(distilled.images) == 10
     assert not isinstance(distilled._synthetic.parametrization, Pyramid)
-    assert main(["evaluate", str(tmp_path), "--networks=1"]) == 0
+    assert main(["evaluate", str(tmp_path), "--networks=1", "--no-full-data"]) == 0
