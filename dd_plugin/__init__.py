@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dd_plugin.distiller import Distiller as Distiller
     from dd_plugin.distiller import DistillerConfig as DistillerConfig
     from dd_plugin.hub import DistilledDataset as DistilledDataset
+    from dd_plugin.memory import keep_freed_memory as keep_freed_memory
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "DistillerConfig": "dd_plugin.distiller",
     "NoBatchNormFoundError": "dd_plugin.bn",
     "convert_bn": "dd_plugin.bn",
+    "keep_freed_memory": "dd_plugin.memory",
     "revert_bn": "dd_plugin.bn",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "NoBatchNormFoundError",
     "__version__",
     "convert_bn",
+    "keep_freed_memory",
     "revert_bn",
 ]
 

@@ -15,6 +15,7 @@ from importlib import import_module
 
 from dd_plugin import __version__
 from dd_plugin.cli.errors import CommandError, Parser, tokens_in, without_tokens
+from dd_plugin.memory import keep_freed_memory
 
 # Subcommand -> its line in `dd-plugin --help`. The module has the same name.
 _COMMANDS = {
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Large tensors on a CPU in pages of 2 MB, as far as the kernel allows: in pages of 4 KB half of
     # the time of large images goes into page faults. torch reads this with its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_freed_memory()
     try:
         code: int = import_module(f"{__name__}.{args.command}").run(args)
         sys.stdout.flush()

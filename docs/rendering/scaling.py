@@ -76,6 +76,18 @@ def two_trees(report: Any) -> str:
     return table(head, cells, "llrrrr")
 
 
+def kept_memory(report: Any) -> str:
+    """Hypergradients with freed memory kept and without."""
+    head = ["network", "images", "seconds without", "with", "ratio", "page faults", "peak memory"]
+    cells = []
+    for row in report["rows"]:
+        seconds = [f"{row['seconds'][which]:.2f}" for which in ("without", "with")]
+        faults = " to ".join(f"{row['faults'][which]:,.0f}" for which in ("without", "with"))
+        ratio, memory = with_range(row["ratio"], row["ratios"]), f"{row['memory_ratio']:.2f}"
+        cells.append([row["network"], str(row["images"]), *seconds, ratio, faults, memory])
+    return f"{_origin(report)}\n\n{table(head, cells, 'lrrrrrr')}"
+
+
 def higher(report: Any) -> str:
     """The trainer beside a loop with higher."""
     cells = []

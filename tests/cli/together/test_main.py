@@ -110,6 +110,14 @@ def test_large_pages_are_asked_for_unless_the_user_decided(monkeypatch, own):
     assert seen == [own or "1"]
 
 
+def test_commands_keep_freed_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr("dd_plugin.cli.keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr("dd_plugin.cli.inspect.run", lambda args: calls.append("run") or 0)
+    assert main(["inspect", "x"]) == 0
+    assert calls == ["kept", "run"]
+
+
 def test_closed_pipe_is_not_an_error_of_ours():
     """`dd-plugin ... | head -0`: the reader is gone before anything is written."""
     code = """
