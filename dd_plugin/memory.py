@@ -6,6 +6,8 @@ import ctypes
 import os
 import sys
 
+__all__ = ["keep_freed_memory"]
+
 # Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _NO_LIMIT = (1 << 31) - 1

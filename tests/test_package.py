@@ -23,6 +23,7 @@ PUBLIC_NAMES = [
     "NoBatchNormFoundError",
     "__version__",
     "convert_bn",
+    "keep_freed_memory",
     "revert_bn",
 ]
 
