@@ -51,6 +51,13 @@ def test_two_trees(scaling):
     assert cells(text, "N")[1:] == ["traced", "10", "2.00", "1.91", "0.95 (0.94-1.00)"]
 
 
+def test_kept_memory(scaling):
+    row = {"network": "N", "images": 10, "ratio": 0.75, "ratios": [0.7, 0.8], "memory_ratio": 1.062}
+    row |= {"seconds": {"without": 2.0, "with": 1.5}, "faults": {"without": 29868.0, "with": 0.0}}
+    expected = ["10", "2.00", "1.50", "0.75 (0.70-0.80)", "29,868 to 0", "1.06"]
+    assert cells(scaling.kept_memory(report(row)), "N")[1:] == expected
+
+
 def test_higher(scaling):
     row = {"setting": "S", "tool": "T", "seconds": 0.5, "steps_per_second": 2.0}
     row |= {"ratio_to_higher": 0.25, "ratios_to_higher": [0.2, 0.3], "peak_bytes": 3e6}
