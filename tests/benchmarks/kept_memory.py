@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.benchmarks.measuring import Results, Served, in_turns
 
 CASES = (
     {"network": "ConvNet, width 32", "images": 10, "steps": 10},
@@ -55,50 +55,22 @@ def serve(case: dict[str, Any], gradient: Path, *, keep: bool) -> None:
         print("TOOK " + json.dumps(values), flush=True)
 
 
-class _Child:
-    def __init__(self, way: str, case: dict[str, Any], gradient: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, "--serve", way, json.dumps(case), str(gradient)],
-            # As the command has it.
-            env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_for(self, word: str) -> str:
-        """The rest of the next line that begins with a word."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(word):
-                return line.removeprefix(word)
-        raise RuntimeError(f"the process ended with {self._process.wait()}")
-
-    def run(self) -> dict[str, float]:
-        """What one hypergradient took."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        values: dict[str, float] = json.loads(self.wait_for("TOOK "))
-        return values
-
-    def end(self) -> None:
-        """Let the process end."""
-        self._process.communicate()
+def _child(way: str, case: dict[str, Any], gradient: Path) -> Served:
+    command = [sys.executable, "-m", __spec__.name, "--serve", way, json.dumps(case), str(gradient)]
+    # As the command has it.
+    return Served(command, {"THP_MEM_ALLOC_ENABLE": "1"})
 
 
 def compare(case: dict[str, Any], rounds: int) -> dict[str, Any]:
     """The row of a case."""
-    from tests.benchmarks.measuring import in_turns
-
     taken: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         files = {way: Path(folder) / f"{way}.pt" for way in WAYS}
-        children = {way: _Child(way, case, files[way]) for way in WAYS}
+        children = {way: _child(way, case, files[way]) for way in WAYS}
         for child in children.values():
             child.wait_for("READY")
         for way in in_turns(list(WAYS), rounds):
-            taken[way].append(children[way].run())
+            taken[way].append(children[way].measure())
         for child in children.values():
             child.end()
         first, second = (torch.load(file) for file in files.values())
@@ -131,8 +103,6 @@ def main(argv: list[str] | None = None) -> None:
         way, case, gradient = args.serve
         serve(json.loads(case), Path(gradient), keep=way == "with")
         return
-    from tests.benchmarks.measuring import Results
-
     command = "python -m tests.benchmarks.kept_memory --json FILE"
     results = Results(args.json, command, ("network", "images", "steps"))
     for case in CASES:

@@ -128,3 +128,42 @@ def in_child(
         if done.returncode or not result.exists():
             raise RuntimeError(f"exit {done.returncode}: {done.stderr[-600:]}")
         return json.loads(result.read_text())
+
+
+class Served:
+    """A process of a benchmark that measures once for every line that it is sent.
+
+    Args:
+        command: what starts it. It prints ``READY``, and for every line of input ``TOOK`` and a
+            JSON object.
+        environment: variables beside those of this process.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            list(command),
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, word: str) -> str:
+        """The rest of the next line that begins with a word."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(word):
+                return line.removeprefix(word)
+        raise RuntimeError(f"the process ended with {self._process.wait()}")
+
+    def measure(self) -> dict[str, float]:
+        """What one measurement took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        values: dict[str, float] = json.loads(self.wait_for("TOOK "))
+        return values
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate()

@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:  # a child has the other checkout's tests
+    from tests.benchmarks.measuring import Served
 
 HOW: dict[str, Any] = {"eager": False, "traced": "trace", "compiled": True}
 # glibc hands freed memory back and asks for it again or not, by chance of its addresses: up to a
@@ -133,46 +134,19 @@ def serve(case: dict[str, Any], gradient: Path) -> None:
         began = {clock: now() for clock, now in CLOCKS.items()}
         run()
         seconds = {clock: now() - began[clock] for clock, now in CLOCKS.items()}
-        print("SECONDS " + json.dumps(seconds), flush=True)
+        print("TOOK " + json.dumps(seconds), flush=True)
 
 
 # --- both checkouts ------------------------------------------------------------------------------
 
 
-class _Checkout:
+def _checkout(root: Path, case: dict[str, Any], gradient: Path) -> Served:
     """A case by one checkout, in a process of its own."""
+    from tests.benchmarks.measuring import Served
 
-    def __init__(self, root: Path, case: dict[str, Any], gradient: Path) -> None:
-        self.gradient = gradient
-        # -P: no package from the folder that the command is run in.
-        command = [sys.executable, "-P", __file__, "--serve", json.dumps(case), str(gradient)]
-        self._process = subprocess.Popen(
-            command,
-            env={**os.environ, **KEPT, "PYTHONPATH": str(root)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_for(self, word: str) -> str:
-        """The rest of the next line that begins with a word."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(word):
-                return line.removeprefix(word)
-        raise RuntimeError(f"the process ended with {self._process.wait()}")
-
-    def run(self) -> dict[str, float]:
-        """The seconds of one hypergradient, by each clock."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        seconds: dict[str, float] = json.loads(self.wait_for("SECONDS "))
-        return seconds
-
-    def end(self) -> None:
-        """Let the process end."""
-        self._process.communicate()
+    # -P: no package from the folder that the command is run in.
+    command = [sys.executable, "-P", __file__, "--serve", json.dumps(case), str(gradient)]
+    return Served(command, {**KEPT, "PYTHONPATH": str(root)})
 
 
 def compare(before: Path, case: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -183,13 +157,13 @@ def compare(before: Path, case: dict[str, Any], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         checkouts = {}
         for name, root in (("before", before), ("now", ROOT)):
-            checkouts[name] = _Checkout(root, case, Path(folder) / f"{name}.pt")
+            checkouts[name] = _checkout(root, case, Path(folder) / f"{name}.pt")
             checkouts[name].wait_for("READY")
         for name in in_turns(list(checkouts), rounds):
-            seconds[name].append(checkouts[name].run())
+            seconds[name].append(checkouts[name].measure())
         for checkout in checkouts.values():
             checkout.end()
-        gradients = {name: torch.load(checkouts[name].gradient) for name in checkouts}
+        gradients = {name: torch.load(Path(folder) / f"{name}.pt") for name in checkouts}
     ratios = {
         clock: [
             now[clock] / before[clock]
