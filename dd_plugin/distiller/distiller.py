@@ -115,7 +115,7 @@ class Distiller:
             model_init,
             train_dataset,
             eval_dataset,
-            losses=Losses(self.compute_inner_loss, self.compute_outer_loss, *self._own_losses()),
+            losses=self._losses,
             device=self.accelerator.device,
             dtype=self.dtype,
         )
@@ -190,12 +190,13 @@ class Distiller:
         assert isinstance(self.networks, Architectures)
         return self.networks
 
-    def _own_losses(self) -> tuple[bool, bool]:
-        """Return whether the inner and the outer loss are the user's."""
+    @property
+    def _losses(self) -> Losses:
         kind = type(self)
         inner = kind.compute_inner_loss is not Distiller.compute_inner_loss
         outer = kind.compute_outer_loss is not Distiller.compute_outer_loss
-        return inner or self._inner_loss is not None, outer or self._outer_loss is not None
+        inner, outer = inner or self._inner_loss is not None, outer or self._outer_loss is not None
+        return Losses(self.compute_inner_loss, self.compute_outer_loss, inner, outer)
 
     # What a subclass may override.
 
@@ -245,8 +246,8 @@ class Distiller:
                 take what it is given.
         """
         take_max_steps(self.state, self.config, self._scheduled_steps)
-        if any(self._own_losses()):
-            check_losses(self.compute_inner_loss, self.compute_outer_loss, self.synthetic)
+        if (losses := self._losses).any_custom:
+            check_losses(losses.inner, losses.outer, self.synthetic)
         self.best.go_on(self.synthetic)
         if self.head is None:
             self.architectures.verify(self.synthetic, self.config)
