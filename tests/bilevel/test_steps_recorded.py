@@ -26,19 +26,6 @@ def cuda(monkeypatch):
     return fake_cuda.install(monkeypatch)
 
 
-@pytest.fixture
-def copied(monkeypatch):
-    """How many tensors each call of `copy_all` copied."""
-    counts, native = [], recorded.copy_all
-
-    def copy_all(targets, sources):
-        counts.append(len(targets))
-        native(targets, sources)
-
-    monkeypatch.setattr(recorded, "copy_all", copy_all)
-    return counts
-
-
 @pytest.mark.parametrize(
     ("optimizer", "window", "storage"),
     [

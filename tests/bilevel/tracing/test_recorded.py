@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from dd_plugin.bilevel import RecordingWarning
-from dd_plugin.bilevel.tracing import recorded
 from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recorded
 from tests.bilevel import fake_cuda
 
@@ -82,19 +81,6 @@ def test_recordings_of_one_pool_overwrite_each_other_and_nobody_notices(cuda):
         for run in runs:
             assert_same(run(arguments(seed)), expected_of(arguments(seed)))
     assert [len(graphs) for graphs in cuda.pools.values()] == [3]
-
-
-@pytest.fixture
-def copied(monkeypatch):
-    """How many tensors each call of `copy_all` copied."""
-    counts, native = [], recorded.copy_all
-
-    def copy_all(targets, sources):
-        counts.append(len(targets))
-        native(targets, sources)
-
-    monkeypatch.setattr(recorded, "copy_all", copy_all)
-    return counts
 
 
 def writes(t):

@@ -30,21 +30,20 @@ def test_it_gives_up_in_the_end_and_main_is_as_it_was(hub, push):
     assert titles(hub) == ["initial commit"]
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "whoami",
-        "GET /api/datasets/ada/one$",
-        "revision/",
-        "/tree/",
-        "repos/create",
-        "preupload",
-        "batch",
-        "PUT",
-        "validate-yaml",
-        "paths-info",
-    ],
+# Requests of a push whose answer is JSON.
+ANSWERED = (
+    "whoami",
+    "GET /api/datasets/ada/one$",
+    "revision/",
+    "/tree/",
+    "repos/create",
+    "preupload",
+    "batch",
+    "paths-info",
 )
+
+
+@pytest.mark.parametrize("where", [*ANSWERED, "PUT", "validate-yaml"])
 @pytest.mark.parametrize("what", [503, "drop"])
 def test_every_other_request_is_tried_again(hub, push, folder, where, what):
     hub.faults.append(Fault(where, what))
@@ -54,19 +53,7 @@ def test_every_other_request_is_tried_again(hub, push, folder, where, what):
     assert is_whole(hub, folder)
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "whoami",
-        "GET /api/datasets/ada/one$",
-        "revision/",
-        "/tree/",
-        "repos/create",
-        "preupload",
-        "batch",
-        "paths-info",
-    ],
-)
+@pytest.mark.parametrize("where", ANSWERED)
 def test_an_answer_with_nothing_in_it_is_asked_for_again(hub, push, folder, where):
     hub.faults.append(Fault(where, "empty"))
     push()
