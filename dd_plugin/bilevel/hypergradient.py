@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.adjoints import Method, MethodName, method_of
+from dd_plugin.bilevel.adjoints import Method, MethodName, WholeGraph, method_of
 from dd_plugin.bilevel.batches import Batch
-from dd_plugin.bilevel.driver import Differentiated, differentiate, forward
+from dd_plugin.bilevel.driver import Differentiated, differentiate_at_once, forward
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.host_reads import HostReads
 from dd_plugin.bilevel.input_adjoints import InputAdjoints
@@ -23,6 +23,7 @@ from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.plan import Plan, make_plan, started
 from dd_plugin.bilevel.problem import BilevelProblem
+from dd_plugin.bilevel.recorded_run import differentiate_recorded
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
 from dd_plugin.bilevel.step_values import Carry, RunState
 from dd_plugin.bilevel.trajectory import Device, Storage
@@ -119,7 +120,12 @@ def hypergradient(
     with started(plan, initial, start) as (functions, state):
         plan.batches.expect_return(plan.window, bool(pulled.tensors))
         adjoints, reads = InputAdjoints(plan, pulled, start), HostReads(plan)
-        outcome = differentiate(functions, plan, state, method=how, take=adjoints.take, reads=reads)
+        if isinstance(how, WholeGraph):
+            outcome = differentiate_at_once(functions, plan, state, adjoints.take, reads)
+        else:
+            outcome = differentiate_recorded(
+                functions, plan, state, how, adjoints.take, reads=reads
+            )
         carry = outcome.carry
         if carry is None:
             carry = adjoints.fill_with_nan(functions, outcome.run.final)
