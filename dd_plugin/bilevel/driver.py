@@ -5,8 +5,7 @@ run, `steps` the functions of one step, `trajectory` what is kept between the tw
 sweeps, `adjoints` how a step is differentiated. The mathematics and its cost are in
 ``docs/concepts/engine.md``; `step_back` is the recursion.
 
-Nothing here reads a value of a tensor. With `HostReads`, the run stops before the way back where a
-loss is not finite, and the first sweep is verified.
+Nothing here reads a value of a tensor; `HostReads` does, where it is passed.
 """
 
 from __future__ import annotations
@@ -46,7 +45,8 @@ class Differentiated(NamedTuple):
     Attributes:
         run: the inner training.
         outer_loss: Λ, 0-d.
-        carry: the adjoints of the start of the window; None where a loss is not finite.
+        carry: the adjoints of the start of the window; None where there was no way back, since a
+            loss is not finite.
         method: the name of the method that was used in the end.
     """
 
@@ -74,13 +74,13 @@ def differentiate(
         state: what it begins with.
         method: how it is differentiated.
         take: gets the adjoints of each step's batch and step size.
-        reads: reads values on the way, and has the run stop before the backward sweep where a loss
-            is not finite. Without it no value of a tensor is read.
+        reads: verifies the first sweep, and on a CPU has the run stop before the way back where a
+            loss is not finite. Without it no value of a tensor is read.
         losses: of the steps that were run before.
     """
     run = forward(steps, feed, state, keep_activations=method.keeps_activations, losses=losses)
     outer_loss, carry = judge(steps, feed, run.final)
-    if reads is not None and not reads.losses_are_finite(run.losses, outer_loss):
+    if reads is not None and reads.is_to_stop(run.losses, outer_loss):
         return Differentiated(run, outer_loss, None, method.name)
     sweeps = Sweeps(steps, method, None if reads is None else partial(reads.verify, run))
     carry = backward(steps, feed, run=run, carry=carry, sweep=sweeps, take=take, reads=reads)
@@ -93,7 +93,7 @@ def differentiate_at_once(
     """Do the same with the window as one graph; see `WholeGraph`."""
     before = forward(steps, plan.before_window(), state)
     run, outer_loss, carry, adjoints = differentiate_whole_run(steps, plan, before)
-    if not reads.losses_are_finite(run.losses, outer_loss):
+    if reads.is_to_stop(run.losses, outer_loss):
         return Differentiated(run, outer_loss, None, WholeGraph.name)
     for k, of_step in adjoints.items():
         take(k, of_step)

@@ -261,7 +261,7 @@ def _differentiated(
     """Return a replay's results as those of a run."""
     losses = [*before.losses, *result.losses]
     run = ForwardRun(result.final, losses, Trajectory(plan.storage, 0), recorded.trajectory_bytes)
-    if not reads.losses_are_finite(losses, result.outer_loss):
+    if reads.is_to_stop(losses, result.outer_loss):
         return Differentiated(run, result.outer_loss, None, method.name)
     for k, adjoints in zip(reversed(plan.window), reversed(result.adjoints), strict=True):
         take(k, adjoints)

@@ -18,6 +18,7 @@ from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.transforms import Normalization, Transform
+from dd_plugin.private import version_of
 from dd_plugin.seeds import InnerPurpose, mix
 
 # Probability that a soft label starts with on its own class.
@@ -68,6 +69,7 @@ class SyntheticSet(nn.Module):
         self.augmentation = Augmentation(recipe.augmentation, fill=fill)
         self.parametrization = images
         self.register_buffer("labels", labels)
+        self._classes: tuple[Tensor, int | None, Tensor] | None = None
         self._check(recipe, images().detach(), labels, step_sizes)
         self.log_step_sizes = nn.Parameter(
             step_sizes.detach().log(), requires_grad=learn_step_sizes
@@ -192,7 +194,16 @@ class SyntheticSet(nn.Module):
         begin = step % per_pass * recipe.batch_size
         return order[begin : begin + recipe.batch_size]
 
-    def batch(self, step: int, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    @property
+    def classes(self) -> Tensor:
+        """Return ``labels`` on the CPU; those of a GPU are waited for once."""
+        version = version_of(self.labels)
+        known = self._classes
+        if known is None or known[0] is not self.labels or known[1] != version or version is None:
+            self._classes = known = (self.labels, version, self.labels.cpu())
+        return known[2]
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return the batch of a step: network input ``(batch, C, H, W)`` and labels, with a graph.
 
         With several augmentations per step the batch is as many copies of the step's images, one
@@ -201,10 +212,9 @@ class SyntheticSet(nn.Module):
         Args:
             step: of the inner run.
             seed: of the run.
-            classes: `labels` on the CPU, so that nobody has to wait for those of a GPU.
         """
         chosen = self.indices(step, seed)
-        groups = (self.labels.cpu() if classes is None else classes)[chosen]
+        groups = self.classes[chosen]
         chosen = chosen.to(self.labels.device)
         images = self.images()[chosen]
         targets = self.targets()[chosen]
@@ -227,13 +237,13 @@ class SyntheticSet(nn.Module):
 
         For one run: what it has made stays as it is when the parameters move.
         """
-        recipe, classes = self.recipe, self.labels.cpu()
+        recipe = self.recipe
         if self.augmentation.names or (
             recipe.batching != "groups" and recipe.batch_size is not None
         ):
-            return lambda step: self.batch(step, seed, classes)
+            return lambda step: self.batch(step, seed)
         groups = recipe.groups if recipe.batching == "groups" else 1
-        batches = [self.batch(group, seed, classes) for group in range(groups)]
+        batches = [self.batch(group, seed) for group in range(groups)]
         return lambda step: batches[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:

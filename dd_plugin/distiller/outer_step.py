@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dd_plugin.bilevel import Hypergradient, Storage, Window, hypergradient, hypergradients
 from dd_plugin.distiller.architectures import Architectures
-from dd_plugin.distiller.clipping import clip_by_moving_norm
+from dd_plugin.distiller.clipping import clip_by_moving_norm, gradient_norms
 from dd_plugin.distiller.head_course import HeadCourse, HeadStep
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.skipped_steps import skip
@@ -84,16 +84,22 @@ class OuterStep:
             resting = self._resting(position.global_step)
             for leaf, gradient in zip(leaves, average.gradients, strict=True):
                 leaf.grad = None if id(leaf) in resting else gradient
-            clip_by_moving_norm(
-                state.optimizer, position.gradient_norms, self.run.config.max_grad_norm
-            )
+        norms = gradient_norms(state.optimizer)
+        # All at once: the host waits for a GPU each time that it reads a value.
+        *read, outer_loss = torch.stack([*norms.values(), average.outer_loss]).tolist()
+        clip_by_moving_norm(
+            state.optimizer,
+            dict(zip(norms, read, strict=True)),
+            position.gradient_norms,
+            self.run.config.max_grad_norm,
+        )
         # Without gradients, after a step that was left out, nothing moves.
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.synthetic.constrain_()
         state.lr_scheduler.step()
         position.global_step += 1
-        return float(average.outer_loss)
+        return float(outer_loss)
 
     def _this_process(self, leaves: Sequence[Tensor], signal: StopSignal) -> _Average:
         count, step = self.run.networks_per_step, self.state.position.global_step
