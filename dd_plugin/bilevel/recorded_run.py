@@ -48,10 +48,10 @@ from dd_plugin.bilevel.tracing.recorded import (
     Recorded,
     as_they_are,
     is_out_of_memory,
-    memory_of,
     on_gpu,
 )
 from dd_plugin.bilevel.trajectory import Device, ForwardRun, Recompute, Storage, Trajectory
+from dd_plugin.memory import memory_of_gpu
 
 # Operations in one graph. 100,000 take seconds to record and some hundred MB to hold.
 MOST_OPERATIONS: Final = 100_000
@@ -292,7 +292,7 @@ def _inputs_fit(problem: BilevelProblem, steps: int) -> bool:
         + sum(math.prod(draw.shape) * draw.dtype.itemsize for draw in draws)
         for (shape, dtype, _), (_, draws) in problem.probes.items()
     )
-    return 0 < steps * largest <= memory_of(device) * _SHARE_FOR_INPUTS
+    return 0 < steps * largest <= (memory_of_gpu(device) or 0) * _SHARE_FOR_INPUTS
 
 
 def _values(steps: Steps, plan: Plan, state: RunState) -> RunValues:

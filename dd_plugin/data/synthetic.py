@@ -7,7 +7,7 @@ random in a batch is a function of a seed and the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -213,24 +213,27 @@ class SyntheticSet(nn.Module):
             step: of the inner run.
             seed: of the run.
         """
-        chosen = self.indices(step, seed)
+        return self.batches_at_once([step], seed)[0]
+
+    def batches_at_once(self, steps: Sequence[int], seed: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the same for several steps, in as many operations as for one.
+
+        All are parts of the same tensors: they share a graph, and are in memory together.
+        """
+        copies = range(self.copies_per_step)
+        indices = [self.indices(step, seed) for step in steps]
+        chosen = torch.cat([i for i in indices for _ in copies])
+        seeds = [self._augmentation_seed(seed, step, copy) for step in steps for copy in copies]
         groups = self.classes[chosen]
         chosen = chosen.to(self.labels.device)
-        images = self.images()[chosen]
-        targets = self.targets()[chosen]
-        copies = self.copies_per_step
-        if copies == 1:
-            images = self.augmentation(
-                images, mix(seed, InnerPurpose.AUGMENTATION, step), groups=groups
-            )
-            return self.transform(images), targets
+        images, targets = self.images()[chosen], self.targets()[chosen]
+        images = self.transform(self.augmentation.of_parts(images, seeds, groups=groups))
+        size = len(indices[0]) * len(copies)
+        return list(zip(images.split(size), targets.split(size), strict=True))
+
+    def _augmentation_seed(self, seed: int, step: int, copy: int) -> int:
         # The first copy is that of a recipe with one.
-        seeds = [
-            mix(seed, InnerPurpose.AUGMENTATION, step),
-            *(mix(seed, InnerPurpose.AUGMENTATION, step, copy) for copy in range(1, copies)),
-        ]
-        augmented = [self.augmentation(images, each, groups=groups) for each in seeds]
-        return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
+        return mix(seed, InnerPurpose.AUGMENTATION, step, *((copy,) if copy else ()))
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
         """Return `batch` as a function of the step; equal batches of several steps are made once.

@@ -145,5 +145,5 @@ def install(monkeypatch: Any) -> type[FakeCuda]:
     monkeypatch.setattr(torch.cuda, "stream", FakeCuda.use)
     for user in (recorded, compile, recorded_run):
         monkeypatch.setattr(user, "on_gpu", are_on_cpu)
-    monkeypatch.setattr(recorded_run, "memory_of", lambda device: MEMORY)
+    monkeypatch.setattr(recorded_run, "memory_of_gpu", lambda device: MEMORY)
     return FakeCuda

@@ -38,11 +38,6 @@ def on_gpu(tensors: Iterable[Tensor]) -> bool:
     return all(t.is_cuda for t in tensors)
 
 
-def memory_of(device: torch.device) -> int:
-    """Return the bytes of memory that a GPU has."""
-    return int(torch.cuda.get_device_properties(device).total_memory)
-
-
 @contextlib.contextmanager
 def as_they_are(yes: bool = True) -> Iterator[None]:
     """Enter where functions are not recorded and replayed: where what calls them is."""
