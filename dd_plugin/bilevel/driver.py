@@ -88,12 +88,12 @@ def differentiate(
 
 
 def differentiate_at_once(
-    steps: Steps, plan: Plan, state: RunState, take: Take, reads: HostReads
+    steps: Steps, plan: Plan, state: RunState, take: Take, *, reads: HostReads | None = None
 ) -> Differentiated:
     """Do the same with the window as one graph; see `WholeGraph`."""
     before = forward(steps, plan.before_window(), state)
     run, outer_loss, carry, adjoints = differentiate_whole_run(steps, plan, before)
-    if reads.is_to_stop(run.losses, outer_loss):
+    if reads is not None and reads.is_to_stop(run.losses, outer_loss):
         return Differentiated(run, outer_loss, None, WholeGraph.name)
     for k, of_step in adjoints.items():
         take(k, of_step)

@@ -121,7 +121,7 @@ def hypergradient(
         plan.batches.expect_return(plan.window, bool(pulled.tensors))
         adjoints, reads = InputAdjoints(plan, pulled, start), HostReads(plan)
         if isinstance(how, WholeGraph):
-            outcome = differentiate_at_once(functions, plan, state, adjoints.take, reads)
+            outcome = differentiate_at_once(functions, plan, state, adjoints.take, reads=reads)
         else:
             outcome = differentiate_recorded(
                 functions, plan, state, how, adjoints.take, reads=reads
