@@ -139,7 +139,7 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "settings": "cifar10_cpu_ipc10",
         "published": 0.694,
         "model_args": {"width": 128, "norm_layer": "batchnorm2d"},
-        "max_steps": 1600,
+        "max_steps": 1200,
         "real_batch_size": 512,
     },
     **{

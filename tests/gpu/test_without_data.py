@@ -122,7 +122,8 @@ TOY = {
 }
 # Host reads of an outer step. Each is one wait for the GPU, whether a value is read (`item`) or
 # several are copied to the host at once: whether the run is finite, and norms and loss of the step.
-# A pool asks whether the network that it takes back is finite as well.
+# A pool asks whether the network that it takes back is finite as well, and an augmentation for the
+# classes of the real images.
 RUNS = {
     "default": ({}, 2),
     "eager": ({"compile": "no"}, 2),
@@ -136,7 +137,7 @@ RUNS = {
             "augmentation": "flip",
             "soft_labels": True,
         },
-        2,
+        3,
     ),
     "pool": ({"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 6}, 3),
 }
