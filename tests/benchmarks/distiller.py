@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from dd_plugin.distiller import Distiller, DistillerConfig
-from tests.benchmarks.hypergradient import Memory
+from tests.benchmarks.tools import Memory
 
 BASE = {"inner_steps": 20, "images_per_class": 1, "image": 32, "networks_per_step": 1}
 CASES: dict[str, dict] = {

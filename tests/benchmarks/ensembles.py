@@ -5,7 +5,7 @@ Run as ``python -m tests.benchmarks.ensembles --json docs/results/ensembles-cpu.
 of each mode, one call of each in turn, round after round. A ratio is the median over the rounds of
 the batched call's time divided by the sequential one's in the same round; its spread are the
 quartiles. Peak memory is that of a call over the memory before it, as in
-`tests.benchmarks.hypergradient`.
+`tests.benchmarks.tools`.
 
 A call is the hypergradient of the mean outer loss for the inner images, by SGD steps of the field's
 ConvNet (three blocks, BatchNorm) in float32; the sizes are in `SIZES`. Cases that the JSON file
@@ -30,8 +30,8 @@ import torch
 from torch import nn
 
 from dd_plugin.bilevel import BilevelProblem, hypergradients, initial_state, sgd
-from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.layers import ROOT, environment, spread, synchronize
+from tests.benchmarks.tools import Memory
 
 SIZES: dict[str, dict[str, int]] = {
     "small": {"width": 16, "images": 10, "channels": 1, "side": 28, "outer": 100, "steps": 10},

@@ -26,7 +26,7 @@ import torch
 
 from dd_plugin import Distiller, DistillerConfig
 from dd_plugin.networks import Features
-from tests.benchmarks.hypergradient import Memory
+from tests.benchmarks.tools import Memory
 
 CLASSES = 10
 CASES: list[dict[str, Any]] = [

@@ -1,431 +1,190 @@
-"""The engine beside `higher`, `torchopt` and plain autograd, in one run.
+"""The engine beside `higher`, TorchOpt, MixFlow by hand and plain training, in turns.
 
     python -m tests.benchmarks.hypergradient --json FILE
 
-A case is a tool that takes the gradient of the outer loss (256 images) for the inner images (100
-of 32x32, the same in every step) after K steps of SGD or Adam on a ConvNet of three blocks (width
-64, BatchNorm); and the same on a timm ResNet-18. Both losses are taken in train mode, so that every
-tool differentiates the same function. "ours traced" is the engine with ``compile="trace"``, "ours
-keeping" the compiled one with 1 GiB for activations. "plain" is inner training alone: a model,
-`torch.optim`, no outer gradient; compiled, with `torch.compile`.
+A case is a network, a number of inner steps K of SGD, and a tool (see `tools`) that takes the
+gradient of the outer loss for the inner images, which are the same in every step. Both losses are
+taken in train mode, so that all differentiate the same function. "default" is what the trainer does
+by itself at the start of a run, traced with freed memory kept; "best" is compiled with 1 GiB for
+activations, "best bf16" the same under autocast.
 
-The tools of one K run in processes of their own that are all there at the same time and take
-turns, round after round, one at work and the others waiting. So a ratio is taken between
-neighbours in time and its median over the rounds is not moved by what else a machine does. Reported
-per case: seconds of one hypergradient, ratios to plain training and to `higher`, peak memory over
-the memory before it (resident set on CPU, allocator on CUDA), seconds of the warm-up (compilation
-included), and the relative error of the gradient against plain autograd. With ``--float64`` nothing
-is timed; the same cases run once in double precision, and their errors are added to the file.
+The tools of a network and K are in processes of their own and take turns, round after round, so
+that a ratio is taken between neighbors in time and its median is not moved by what else a machine
+does. Reported per case: seconds of one hypergradient, ratios to `higher` and to plain training,
+peak memory over the memory before it, seconds of the warm-up (compiling included), the ratio to the
+time of the convolutions and linear layers alone (`convolutions`), and the relative difference of
+the gradient from that of `higher`: rounding moves activations across the corner of a ReLU, and the
+training amplifies that.
 
-`higher` and `torchopt` come with the extra ``bench``; where one is missing or fails, its row says
-so.
+`higher` and TorchOpt come with the extra ``bench``; where one is missing or fails, its row says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-TOOLS = (
-    "ours compiled",
-    "ours keeping",
-    "ours traced",
-    "ours eager",
-    "higher",
-    "torchopt",
-    "autograd",
-)
-KEEPING = 1 << 30
-PLAIN = ("plain compiled", "plain eager")
-STEP_SIZE = 0.01
-KEYS = ("model", "optimizer", "steps", "tool")
+from tests.benchmarks.convolutions import floor_of, judging_floor
+from tests.benchmarks.measuring import Results, Served, in_turns
+from tests.benchmarks.tools import Memory, make, runner
 
-
-def cases(quick: bool) -> list[dict]:
-    """Every case of a run, in order."""
-    steps = (5, 10) if quick else (5, 10, 20, 40)
-    found = []
-    for optimizer in ("sgd", "adam"):
-        for k in steps:
-            for tool in (*TOOLS, *PLAIN):
-                found.append({"model": "convnet", "optimizer": optimizer, "steps": k, "tool": tool})
-    for tool in (*TOOLS[:4], *PLAIN):
-        found.append({"model": "resnet18", "optimizer": "sgd", "steps": 5, "tool": tool})
-    return found
-
-
-# One case.
-
-
-def convnet(width: int = 64, classes: int = 10) -> nn.Module:
-    """Three blocks of convolution, BatchNorm, ReLU and average pooling, and a linear layer."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for _ in range(3):
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width)]
-        layers += [nn.ReLU(), nn.AvgPool2d(2)]
-        channels = width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 16, classes))
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ConvNet, width 32, 100 images": {
+        "model": "convnet",
+        "width": 32,
+        "images": 100,
+        "outer_images": 128,
+    },
+    "ConvNet, width 128, 10 images": {
+        "model": "convnet",
+        "width": 128,
+        "images": 10,
+        "outer_images": 32,
+    },
+    "ResNet-18, 20 images": {"model": "resnet18", "images": 20, "outer_images": 32},
+    "ViT-Tiny, 64x64, 10 images": {
+        "model": "vit_tiny_patch16_224",
+        "images": 10,
+        "outer_images": 16,
+    },
+}
+STEPS = (5, 20)
+TOOLS = {
+    "default": "ours traced",
+    "best": "ours keeping",
+    "best bf16": "ours keeping bf16",
+    "higher": "higher",
+    "torchopt": "torchopt",
+    "mixflow by hand": "mixflow",
+    "plain training": "plain eager",
+}
+KEYS = ("network", "steps", "tool")
 
 
-def make(case: dict, device: str) -> tuple:
-    """The model, the inner batch and the outer batch of a case, in torch's default dtype."""
-    torch.manual_seed(0)
-    if case["model"] == "convnet":
-        inner, outer = case.get("images", 100), case.get("outer_images", 256)
-        model = convnet(case.get("width", 64))
-    else:
-        import timm
-
-        model, inner, outer = timm.create_model("resnet18", num_classes=10), 50, 64
-    batch = torch.randn(inner, 3, 32, 32), torch.arange(inner) % 10
-    real = torch.randn(outer, 3, 32, 32), torch.arange(outer) % 10
-    move = lambda pair: tuple(t.to(device) for t in pair)  # noqa: E731
-    return model.to(device).train(), move(batch), move(real)
+# --- one case, in a process of its own -----------------------------------------------------------
 
 
-def runner(case: dict, device: str):
-    """A function that takes one hypergradient and returns (gradient for the images, extras)."""
-    model, (x, y), (real_x, real_y) = make(case, device)
-    tool, k, adam = case["tool"], case["steps"], case["optimizer"] == "adam"
-    name, *how = tool.split()
-    keeping = "keeping" in how
-    compiled = keeping or "compiled" in how
-    if name in ("ours", "autograd"):
-        from dd_plugin import bilevel
+def serve(case: dict[str, Any], threads: int, gradient_file: str) -> None:
+    """Warm up, then take one hypergradient for every line on standard input, reporting in JSON."""
+    torch.set_num_threads(threads)
+    if case["tool"].startswith("ours"):
+        from dd_plugin import keep_freed_memory
 
-        problem = bilevel.BilevelProblem(
-            model,
-            optimizer=bilevel.adam() if adam else bilevel.sgd(),
-            outer_training=True,
-            compile="trace" if "traced" in how else compiled,
-            autocast=torch.bfloat16 if "bf16" in how else None,
-        )
-        method = "autograd" if name == "autograd" else "mixed"
-
-        def ours():
-            with warnings.catch_warnings():
-                # Going on without the compiler would be another case.
-                warnings.simplefilter("error", bilevel.CompileWarning)
-                result = bilevel.hypergradient(
-                    problem,
-                    [(x, y)] * k,
-                    (real_x, real_y),
-                    step_size=STEP_SIZE,
-                    method=method,
-                    storage=bilevel.Device(activations=KEEPING if keeping else 0),
-                )
-            gradient = torch.stack([b.images for b in result.batches.values()]).sum(0)
-            return gradient, {"trajectory_bytes": result.trajectory_bytes}
-
-        return ours
-    make_optimizer = torch.optim.Adam if adam else torch.optim.SGD
-    if name == "plain":
-        optimizer = make_optimizer(model.parameters(), lr=STEP_SIZE)
-        network = torch.compile(model) if compiled else model
-
-        def plain():
-            for _ in range(k):
-                optimizer.zero_grad()
-                F.cross_entropy(network(x), y).backward()
-                optimizer.step()
-            return None, {}
-
-        return plain
-    if name == "higher":
-        import higher
-
-        def with_higher():
-            images = x.clone().requires_grad_()
-            optimizer = make_optimizer(model.parameters(), lr=STEP_SIZE)
-            with higher.innerloop_ctx(model, optimizer) as (network, inner):
-                for _ in range(k):
-                    inner.step(F.cross_entropy(network(images), y))
-                loss = F.cross_entropy(network(real_x), real_y)
-                return torch.autograd.grad(loss, images)[0], {}
-
-        return with_higher
-    import torchopt
-
-    make_meta = torchopt.MetaAdam if adam else torchopt.MetaSGD
-
-    def with_torchopt():
-        images = x.clone().requires_grad_()
-        before = torchopt.extract_state_dict(model, by="reference", detach_buffers=True)
-        inner = make_meta(model, lr=STEP_SIZE)
-        for _ in range(k):
-            inner.step(F.cross_entropy(model(images), y))
-        loss = F.cross_entropy(model(real_x), real_y)
-        gradient = torch.autograd.grad(loss, images)[0]
-        torchopt.recover_state_dict(model, before)
-        return gradient, {}
-
-    return with_torchopt
-
-
-class Memory:
-    """Peak memory of a stretch of code, in bytes, over what was in use before it."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = device == "cuda"
-        if self.cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
-            return
-        # Give back what the warm-up has freed, so that it counts again.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        self.before = self._status("VmRSS")
-
-    def peak(self) -> int:
-        if self.cuda:
-            return torch.cuda.max_memory_allocated() - self.before
-        return self._status("VmHWM") - self.before
-
-    @staticmethod
-    def _status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
-
-
-def serve(case: dict, device: str, gradient_file: str) -> None:
-    """Warm up, then run the case once for every line on standard input, and report in JSON."""
+        keep_freed_memory()
     began = time.perf_counter()
-    run = runner(case, device)
+    run = runner(case, "cpu")
     gradient, _ = run()
     warm_up = time.perf_counter() - began
     if gradient is not None:
-        torch.save(gradient.detach().cpu(), gradient_file)
+        torch.save(gradient.detach(), gradient_file)
     del gradient
-    model, _, _ = make(case, device)
-    bytes_of = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
-    weights = bytes_of(model.parameters())
-    state = weights * (3 if case["optimizer"] == "adam" else 1) + bytes_of(model.buffers())
-    answer(lambda: run()[1], device, {"warm_up_seconds": warm_up, "state_bytes": state})
-
-
-def answer(run: Callable[[], dict], device: str, about: dict) -> None:
-    """Report, in JSON, what there is to say first, and then a run for every line of input."""
-
-    def report(found: dict) -> None:
-        print("RESULT " + json.dumps(found), flush=True)
-
-    Memory(device)  # gives back what is free, for the others
-    report(about)
+    print("READY " + json.dumps({"warm_up_seconds": warm_up, **_floor(case)}), flush=True)
     for _ in sys.stdin:
-        memory = Memory(device)
+        memory = Memory("cpu")
         began = time.perf_counter()
-        extras = run()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        run()
         seconds = time.perf_counter() - began
-        report({"seconds": seconds, "peak_bytes": memory.peak(), **extras})
-        Memory(device)
+        peak = memory.peak()
+        print("TOOK " + json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
 
 
-# The whole run.
-
-
-class Child:
-    """A case in a process of its own."""
-
-    module = "tests.benchmarks.hypergradient"
-
-    def __init__(self, case: dict, options: argparse.Namespace, folder: Path) -> None:
-        self.case, self.error = case, ""
-        self.about: dict = {}
-        self.rounds: dict[int, dict] = {}
-        self.gradient = folder / f"{len(list(folder.iterdir()))}.pt"
-        command = [sys.executable, "-m", self.module]
-        command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
-        command += ["--device", options.device, "--threads", str(options.threads)]
-        command += ["--float64"] if options.float64 else []
-        self.messages = (folder / f"{self.gradient.stem}.txt").open("w+")
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.messages,
-            text=True,
-        )
-        self.about = self.answer()
-
-    def answer(self) -> dict:
-        """The next report; an empty one when the process has died."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("RESULT "):
-                return json.loads(line.removeprefix("RESULT "))
-        self.messages.seek(0)
-        lines = self.messages.read().strip().splitlines()
-        reason = lines[-1] if lines else "no message"
-        self.error = f"exit {self.process.wait()}: {reason[:300]}"
+def _floor(case: dict[str, Any]) -> dict[str, float]:
+    if case["tool"] not in ("ours traced", "ours keeping"):
         return {}
-
-    def run(self, number: int) -> None:
-        """One round."""
-        if self.error:
-            return
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.rounds[number] = self.answer()
-
-    def stop(self) -> None:
-        """End the process."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait()
-        self.messages.close()
-
-    def row(self, tools: dict[str, Child]) -> dict:
-        """What was measured, with ratios taken round by round."""
-        if self.error:
-            return {**self.case, "error": self.error}
-        if not self.rounds:
-            return {**self.case, **self.error_against(tools.get("autograd"), "error_in_float64")}
-        seconds = [found["seconds"] for found in self.rounds.values()]
-        last = next(reversed(self.rounds.values()))
-        row = {
-            **self.case,
-            **self.about,
-            **last,
-            "seconds": statistics.median(seconds),
-            "fastest": min(seconds),
-            "peak_bytes": max(found["peak_bytes"] for found in self.rounds.values()),
-            "rounds": len(seconds),
-        }
-        tool = self.case["tool"]
-        compiled = tool in ("ours compiled", "ours keeping")
-        pairs = {"plain": "plain compiled" if compiled else "plain eager", "higher": "higher"}
-        for name, other in pairs.items():
-            if tool.startswith("plain") or other not in tools or tools[other].error:
-                continue
-            ratios = [
-                self.rounds[n]["seconds"] / tools[other].rounds[n]["seconds"] for n in self.rounds
-            ]
-            row[f"ratio_to_{name}"] = statistics.median(ratios)
-            row[f"ratios_to_{name}"] = [min(ratios), max(ratios)]
-        return {**row, **self.error_against(tools.get("autograd"), "error_against_autograd")}
-
-    def error_against(self, oracle: Child | None, name: str) -> dict:
-        """The relative error of the gradient, under that name, if both are there."""
-        if oracle is None or oracle.error or not self.gradient.exists():
-            return {}
-        found, expected = (
-            torch.load(c.gradient, weights_only=True).double() for c in (self, oracle)
-        )
-        return {name: float((found - expected).norm() / expected.norm())}
+    model, (x, _), (real, _) = make(case, "cpu")
+    each = floor_of(model, x, kept="keeping" in case["tool"])
+    return {"floor_seconds": case["steps"] * each + judging_floor(model, real)}
 
 
-def run_group(chosen: list[dict], options: argparse.Namespace) -> list[dict]:
-    """The tools of one model, optimizer and K, in turns."""
+# --- the whole run -------------------------------------------------------------------------------
+
+
+class Child(Served):
+    """A tool of a case, ready to be measured."""
+
+    def __init__(self, case: dict[str, Any], threads: int, folder: Path) -> None:
+        self.gradient = folder / f"{case['tool']}.pt"
+        command = [sys.executable, "-m", "tests.benchmarks.hypergradient"]
+        command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
+        super().__init__([*command, "--threads", str(threads)], {})
+        self.about: dict[str, float] = json.loads(self.wait_for("READY "))
+        self.rounds: list[dict[str, float]] = []
+
+
+def measure(network: str, steps: int, repeats: int, threads: int) -> list[dict[str, Any]]:
+    """The rows of all tools on a network."""
+    children: dict[str, Child] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tools: dict[str, Child] = {}
-        for case in chosen:
-            tools[case["tool"]] = Child(case, options, Path(folder))
-        children = list(tools.values())
-        for number in range(0 if options.float64 else options.repeats):
-            for child in children:
-                child.run(number)
-            children = children[1:] + children[:1]
-        for child in children:
-            child.stop()
-        return [child.row(tools) for child in tools.values()]
+        for name, tool in TOOLS.items():
+            case = {**NETWORKS[network], "optimizer": "sgd", "steps": steps, "tool": tool}
+            try:
+                children[name] = Child(case, threads, Path(folder))
+            except RuntimeError as error:
+                failed[name] = str(error)
+        for name in in_turns(list(children), repeats):
+            children[name].rounds.append(children[name].measure())
+        for child in children.values():
+            child.end()
+        same = {"network": network, "steps": steps}
+        rows = [{**same, "tool": name, **_row(name, children)} for name in children]
+        return rows + [{**same, "tool": name, "error": why} for name, why in failed.items()]
 
 
-def compare(rows: list[dict]) -> None:
-    """Add the memory of an added step, from rows of the same tool at K and K / 2."""
-    by_key = {(r["model"], r["optimizer"], r["steps"], r["tool"]): r for r in rows}
-    for (model, optimizer, k, tool), row in by_key.items():
-        half = by_key.get((model, optimizer, k // 2, tool), {})
-        if "peak_bytes" not in row or "peak_bytes" not in half or k % 2:
-            continue
-        added = (row["peak_bytes"] - half["peak_bytes"]) / (k - k // 2)
-        row["states_per_added_step"] = added / row["state_bytes"]
-        if row.get("trajectory_bytes") and half.get("trajectory_bytes"):
-            kept = (row["trajectory_bytes"] - half["trajectory_bytes"]) / (k - k // 2)
-            row["kept_states_per_added_step"] = kept / row["state_bytes"]
+def _row(name: str, children: dict[str, Child]) -> dict[str, Any]:
+    child = children[name]
+    seconds = [one["seconds"] for one in child.rounds]
+    row: dict[str, Any] = {
+        "seconds": statistics.median(seconds),
+        "peak_bytes": max(one["peak_bytes"] for one in child.rounds),
+        "rounds": len(seconds),
+        "warm_up_seconds": child.about["warm_up_seconds"],
+    }
+    for key, other in (("higher", "higher"), ("plain", "plain training")):
+        if other in children and other != name:
+            pairs = zip(seconds, (one["seconds"] for one in children[other].rounds), strict=True)
+            ratios = [a / b for a, b in pairs]
+            row[f"ratio_to_{key}"] = statistics.median(ratios)
+            row[f"ratios_to_{key}"] = [min(ratios), max(ratios)]
+    if "floor_seconds" in child.about:
+        row["ratio_to_convolutions"] = row["seconds"] / child.about["floor_seconds"]
+    reference = children.get("higher")
+    if reference is not None and reference is not child and child.gradient.exists():
+        found, expected = (
+            torch.load(c.gradient, weights_only=True).double() for c in (child, reference)
+        )
+        row["difference_from_higher"] = float((found - expected).norm() / expected.norm())
+    return row
 
 
 def main() -> None:
+    """See the top of the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--json",
-        type=Path,
-        help="write the results here, beside those of other cases that are there already",
-    )
-    parser.add_argument("--quick", action="store_true", help="K = 5 and 10 only")
-    parser.add_argument(
-        "--only",
-        default="",
-        help="only cases whose description contains all of "
-        "these words, comma separated; several sets separated by ;",
-    )
+    parser.add_argument("--json", type=Path, help="write results here, beside those that are there")
+    parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--steps", nargs="*", type=int, default=list(STEPS))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--float64", action="store_true", help="errors only, in double precision")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--gradient", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.float64:
-        torch.set_default_dtype(torch.float64)
     if options.case:
-        serve(json.loads(options.case), options.device, options.gradient)
+        serve(json.loads(options.case), options.threads, options.gradient)
         return
-    wanted = [part.split(",") for part in options.only.split(";")]
-    chosen = []
-    for case in cases(options.quick):
-        text = " ".join(f"{key}={value}" for key, value in case.items())
-        if any(all(word in text for word in words) for words in wanted):
-            chosen.append(case)
-    rows: list[dict] = []
-    if options.json and options.json.exists():
-        rows = json.loads(options.json.read_text())["rows"]
-    groups: dict[tuple, list[dict]] = {}
-    for case in chosen:
-        groups.setdefault((case["model"], case["optimizer"], case["steps"]), []).append(case)
-    for group in groups.values():
-        for row in run_group(group, options):
-            same = [r for r in rows if all(r[key] == row[key] for key in KEYS)]
-            kept = {"error_in_float64"} if not options.float64 else set(same[0] if same else row)
-            old = {key: value for r in same for key, value in r.items() if key in kept}
-            rows = [r for r in rows if r not in same] + [{**old, **row}]
-            print(json.dumps(row), flush=True)
-        compare(rows)
-        save(options, rows)
-
-
-def save(options: argparse.Namespace, rows: list[dict]) -> None:
-    """Write what there is, in the order of `cases`."""
-    if options.json:
-        about = {
-            "command": "python -m tests.benchmarks.hypergradient " + " ".join(sys.argv[1:]),
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
-            "processor": platform.processor() or platform.machine(),
-            "threads": options.threads,
-        }
-        order = [tuple(case[key] for key in KEYS) for case in cases(quick=False)]
-        rows = sorted(rows, key=lambda r: order.index(tuple(r[key] for key in KEYS)))
-        options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    torch.set_num_threads(options.threads)
+    results = Results(options.json, "python -m tests.benchmarks.hypergradient", KEYS)
+    for network in options.networks:
+        for steps in options.steps:
+            if {"network": network, "steps": steps, "tool": "higher"} not in results:
+                results.add(measure(network, steps, options.repeats, options.threads))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ import torch
 import dd_plugin.distiller.outer_step as outer_step
 from dd_plugin.bilevel import hypergradient
 from dd_plugin.distiller import Distiller, DistillerConfig
-from tests.benchmarks.hypergradient import Memory
 from tests.benchmarks.measuring import Results, in_child, in_turns, random_images
+from tests.benchmarks.tools import Memory
 from tests.processes import finished
 
 # The options that a row gives, beside these.

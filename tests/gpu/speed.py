@@ -1,6 +1,6 @@
 """Measurements: what the device can do, seconds and memory of hypergradients, launches and kernels.
 
-The tools and networks are those of `tests.benchmarks.hypergradient`, at the sizes of this file.
+The tools and networks are those of `tests.benchmarks.tools`, at the sizes of this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.benchmarks.hypergradient import Memory, runner
+from tests.benchmarks.tools import Memory, runner
 from tests.gpu.records import Row
 
 _ROUNDS = 5
