@@ -8,7 +8,6 @@ random in a batch is a function of a seed and the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,12 @@ from torch.nn import functional as F
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
+from dd_plugin.choices import LabelForm
 from dd_plugin.data.transforms import Normalization, Transform
 from dd_plugin.seeds import InnerPurpose, mix
 
 # Probability that a soft label starts with on its own class.
 _OWN_CLASS = 0.9
-
-LabelForm = Literal["probabilities", "weights"]
 
 
 class SyntheticSet(nn.Module):
