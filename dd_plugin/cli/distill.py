@@ -17,6 +17,7 @@ from dd_plugin.cli.run_settings import (
     settings_from_yaml,
     with_flags,
 )
+from dd_plugin.memory import uncollected
 from dd_plugin.recipes import recipe_names
 
 if TYPE_CHECKING:
@@ -84,10 +85,14 @@ def _make_distiller(recipe: str | None, values: dict[str, Any]) -> "Distiller":
         config = make_config(recipe, values)  # before torch is imported
     except (ValueError, TypeError) as error:
         raise CommandError(str(error)) from error
-    from dd_plugin.distiller import Distiller
-    from dd_plugin.distiller.output_folder import check_output_dir
-    from dd_plugin.hub import PushError
+    with uncollected():
+        from dd_plugin.distiller import Distiller
+        from dd_plugin.distiller.output_folder import check_output_dir
+        from dd_plugin.hub import PushError
+        from dd_plugin.private import build_dynamo_rules
 
+        if config.trainable == "all":
+            build_dynamo_rules()  # an import of a second, which the first step needs
     try:
         check_output_dir(config)
         distiller = Distiller(config=config)

@@ -1,6 +1,7 @@
 """The values of a recipe as a file has them, checked before anything is made of them.
 
-Used by `recipe`: anyone may have written the file. `check_amounts` checks settings by the same bounds.
+Used by `recipe`: anyone may have written the file. `check_amounts` is for settings,
+which have the same bounds.
 """
 
 from __future__ import annotations

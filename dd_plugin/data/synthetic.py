@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dd_plugin.choices import LabelForm
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
-from dd_plugin.choices import LabelForm
 from dd_plugin.data.transforms import Normalization, Transform
 from dd_plugin.seeds import InnerPurpose, mix
 

@@ -16,7 +16,6 @@ from dd_plugin.data.stored_sizes import check_factor, level_sizes
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.settings import SECRETS, Settings
 
-
 # The smallest and the largest number of full precision, by `dtype`.
 _RANGES = {
     "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127),

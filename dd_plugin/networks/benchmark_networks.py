@@ -244,7 +244,9 @@ def benchmark_maker(name: str, arguments: Mapping[str, Any]) -> Callable[[], nn.
     Returns:
         The function, or None for another network and for arguments that only timm knows.
     """
-    if name not in NETWORKS or not set(arguments) <= set(inspect.signature(NETWORKS[name]).parameters):
+    if name not in NETWORKS:
+        return None
+    if not set(arguments) <= set(inspect.signature(NETWORKS[name]).parameters):
         return None
 
     def make() -> nn.Module:

@@ -9,6 +9,7 @@ for runs, which then import neither scikit-learn nor `datasets`.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -142,8 +143,8 @@ def _bundled(file: Path) -> tuple[Pixels, list[int]]:
 def _read(file: Path) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """Return the pixels and the label of each image, or None if they are not in the file."""
     try:
-        with gzip.open(file, "rt") as lines:
-            table = np.loadtxt(lines, delimiter=",")
-    except (OSError, EOFError, ValueError):
+        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+        table = np.loadtxt(lines, delimiter=",") if len(lines) == _SHAPE[0] else None
+    except (OSError, EOFError, ValueError, zlib.error):
         return None
-    return table if table.shape == _SHAPE else None
+    return table if table is not None and table.shape == _SHAPE else None
