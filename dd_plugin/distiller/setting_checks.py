@@ -17,7 +17,7 @@ from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.settings import SECRETS, Settings
 
 # The smallest and the largest number of full precision, by `dtype`.
-_RANGES = {
+RANGES = {
     "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127),
     "float64": (sys.float_info.min, sys.float_info.max),
 }
@@ -46,7 +46,7 @@ def check_values(config: Settings) -> None:
     for name in (*at_least_0.split(), "activation_memory"):
         if getattr(config, name) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
-    tiniest, largest = _RANGES[config.dtype]
+    tiniest, largest = RANGES[config.dtype]
     for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
         if not getattr(config, name) > 0:
             raise ValueError(f"`{name}` must be positive, got {getattr(config, name)}")
