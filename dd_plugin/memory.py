@@ -1,4 +1,4 @@
-"""Memory of the process: blocks that stay when they are freed, and loading without collections."""
+"""Memory: blocks that stay with the process, loading without collections, what a GPU has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["keep_freed_memory", "uncollected"]
 
@@ -62,3 +66,12 @@ def _is_tuned() -> bool:
     """Whether the user has told glibc how to allocate."""
     glibcs = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     return any(name in os.environ for name in (*glibcs, "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"))
+
+
+def memory_of_gpu(device: torch.device) -> int | None:
+    """Return the bytes of memory that a GPU has; None for another device."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
