@@ -5,8 +5,9 @@ are where the names live. A name is imported when it is first used, so that `imp
 with it `dd-plugin --help`, does not pay for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dd_plugin.lazy import on_first_use
 
 if TYPE_CHECKING:
     from dd_plugin.bn import NoBatchNormFoundError as NoBatchNormFoundError
@@ -41,15 +42,4 @@ __all__ = [
     "revert_bn",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -111,6 +111,7 @@ BLOCKS = (
     Block("profile-removed", scaling.profile_removed, PROFILE, ("profile-cpu",)),
     Block("two-trees", scaling.two_trees, "python -m tests.benchmarks.two_trees"),
     Block("kept-memory", scaling.kept_memory, "python -m tests.benchmarks.kept_memory"),
+    Block("start-up", scaling.start_up, "python -m tests.benchmarks.start_up"),
     Block("higher-cpu", scaling.higher, "python -m tests.benchmarks.higher_loop"),
     Block(
         "scale-unroll",

@@ -1,5 +1,6 @@
 """`dd_plugin.memory`: blocks that were freed are taken again without asking the system."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import textwrap
 import pytest
 
 import dd_plugin.memory
-from dd_plugin.memory import keep_freed_memory
+from dd_plugin.memory import keep_freed_memory, uncollected
 
 FAULTS = """
     import resource, sys
@@ -63,3 +64,30 @@ def test_another_c_library(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(dd_plugin.memory.ctypes, "CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+def test_collections_are_left_out_and_come_back():
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_collections_come_back_after_an_error():
+    def fail():
+        with uncollected():
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert gc.isenabled()
+
+
+def test_what_was_off_stays_off():
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from dd_plugin.bilevel.messages import level_of_caller
 from dd_plugin.bilevel.step_values import StepBars, StepInputs, SweepResult, SweptStep
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import StepRecord
+from dd_plugin.choices import MethodName as MethodName
 
 
 class MissingRuleWarning(UserWarning):
@@ -132,7 +133,6 @@ class WholeGraph:
     name: ClassVar[str] = "autograd"
 
 
-MethodName = Literal["mixed", "reverse", "autograd"]
 Method = SweepMethod | WholeGraph
 _METHODS: tuple[Method, ...] = (ForwardOverReverse(), DoubleBackward(), WholeGraph())
 

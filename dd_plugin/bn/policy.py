@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,9 @@ from torch import Tensor, nn
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.graph_mode import as_buffer
 from dd_plugin.bn.guarded_eps import GuardedEps, keep_readable, put_away
+from dd_plugin.choices import Statistics as Statistics
+from dd_plugin.choices import TrainWith as TrainWith
 from dd_plugin.private import buffers_of
-
-Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
-TrainWith: TypeAlias = Literal["batch", "running"]
 
 STATISTICS: tuple[Statistics, ...] = ("learned", "tracked", "frozen")
 TRAIN_WITH: tuple[TrainWith, ...] = ("batch", "running")

@@ -17,6 +17,7 @@ from dd_plugin.cli.run_settings import (
     settings_from_yaml,
     with_flags,
 )
+from dd_plugin.memory import uncollected
 from dd_plugin.recipes import recipe_names
 
 if TYPE_CHECKING:
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `distill`: the fields of `DistillerConfig`, group by group."""
-    from transformers import HfArgumentParser
-
-    from dd_plugin.distiller import DistillerConfig
-    from dd_plugin.distiller.setting_descriptions import setting_defaults, setting_groups
-    from dd_plugin.distiller.settings import GROUPS
+    from dd_plugin.cli.options import add_settings
 
     parser.description = (
         "Distill a data set into a few synthetic images. Without options: the handwritten digits "
@@ -42,35 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="settings from a YAML file, or from a recipe (`recipe:` alone lists them). It stands "
         "before the options, which override it.",
     )
-    titles, defaults = setting_groups(), setting_defaults()
-    groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    fields = HfArgumentParser(DistillerConfig)
-    for action in fields._actions:
-        if not isinstance(action, argparse._HelpAction):
-            action.default, action.required = argparse.SUPPRESS, False
-            if action.choices is not None:
-                # `DistillerConfig` refuses other values in one line, without the usage.
-                action.metavar = f"{{{','.join(action.choices)}}}"
-                action.choices, action.type = None, str
-            is_negative = action.option_strings[0].startswith("--no_")
-            if is_negative:
-                action.help = f"The same as `--{action.dest} false`."
-            elif defaults[action.dest]:
-                action.help = f"{action.help} (default: {defaults[action.dest]})"
-            group = groups[titles[action.dest]]
-            group._add_action(_repeatable(action) if action.dest == "model" else action)
-
-
-def _repeatable(action: argparse.Action) -> argparse.Action:
-    """The same option, whose values are collected if it stands several times."""
-    parser = argparse.ArgumentParser(add_help=False)
-    return parser.add_argument(
-        *action.option_strings,
-        action="extend",
-        nargs="+",
-        default=argparse.SUPPRESS,
-        help=action.help,
-    )
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,12 +81,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_distiller(recipe: str | None, values: dict[str, Any]) -> "Distiller":
-    from dd_plugin.distiller import Distiller
-    from dd_plugin.distiller.output_folder import check_output_dir
-    from dd_plugin.hub import PushError
-
     try:
-        config = make_config(recipe, values)
+        config = make_config(recipe, values)  # before torch is imported
+    except (ValueError, TypeError) as error:
+        raise CommandError(str(error)) from error
+    with uncollected():
+        from dd_plugin.distiller import Distiller
+        from dd_plugin.distiller.output_folder import check_output_dir
+        from dd_plugin.hub import PushError
+        from dd_plugin.private import build_dynamo_rules
+
+        if config.trainable == "all":
+            build_dynamo_rules()  # an import of a second, which the first step needs
+    try:
         check_output_dir(config)
         distiller = Distiller(config=config)
     except (ValueError, TypeError, OSError, ImportError, PushError) as error:

@@ -130,6 +130,6 @@ def with_flags(text: str) -> str:
 
 
 def _setting_names() -> set[str]:
-    from dd_plugin.distiller import DistillerConfig
+    from dd_plugin.distiller.settings import Settings
 
-    return {f.name for f in fields(DistillerConfig)}
+    return {f.name for f in fields(Settings)}

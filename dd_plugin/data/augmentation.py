@@ -9,13 +9,13 @@ cutout, rotation and color took 0.7 to 2.8 times as long, forward and backward (
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from dd_plugin.data.augmentation_names import augmentation_names
 from dd_plugin.data.resampling import AffineMap, resample
 
 # Strengths, as in DSA's published code. Its brightness is added to normalized images; here it is
@@ -34,8 +34,6 @@ CROP_AREA = (0.35, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 LARGEST_NOISE = 0.1
 NOISE_CUT = 3.0
-
-SHORTHANDS = {"dsa": "color_crop_cutout_flip_scale_rotate"}
 
 
 class Augmentation:
@@ -78,8 +76,7 @@ class Augmentation:
     def __init__(
         self, names: str, *, compose: bool = False, fill: float | Sequence[float] = 0.0
     ) -> None:
-        names = names.strip().lower()
-        self.names = tuple(_parse(SHORTHANDS.get(names, names)))
+        self.names = augmentation_names(names)
         self.compose = compose or "+" in names
         self.fill = fill
 
@@ -174,28 +171,6 @@ class Augmentation:
                 f"{len(fill)}"
             )
         return fill.view(1, -1, 1, 1)
-
-
-def _parse(names: str) -> list[str]:
-    if names in ("", "none"):
-        return []
-    if "+" in names and "_" in names:
-        raise ValueError(
-            "augmentation must be joined either by '_', to do one at a time, or by '+', to do all, "
-            f"got {names!r}"
-        )
-    parts = names.split("+" if "+" in names else "_")
-    for name in parts:
-        if name not in _TRANSFORMATIONS:
-            close = difflib.get_close_matches(name, _TRANSFORMATIONS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(
-                f"augmentation must be made of {', '.join(sorted(_TRANSFORMATIONS))}, joined by "
-                f"'_' or '+', or be 'dsa' or 'none', got {name!r}{hint} in {names!r}"
-            )
-    if len(set(parts)) < len(parts):
-        raise ValueError(f"augmentation must name each transformation once, got {names!r}")
-    return parts
 
 
 def _check(images: Tensor, groups: Tensor | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from dd_plugin.bilevel.optimizers import OPTIMIZERS, Optimizer
-from dd_plugin.data.augmentation import Augmentation
+from dd_plugin.choices import Batching, HeadKind, Init, Precision, Trainable
 from dd_plugin.data.network_records import (
     BackboneRecord,
     NetworkRecord,
@@ -22,16 +22,11 @@ from dd_plugin.data.network_records import (
     label_of,
     network_from,
 )
-from dd_plugin.data.recipe_values import MOST_AUGMENTATIONS, MOST_STEPS, check_types
+from dd_plugin.data.recipe_values import check_types
 from dd_plugin.files import under
 from dd_plugin.text import described
 
-Batching = Literal["all", "groups", "minibatches"]
-Init = Literal["fixed", "random", "pool"]
 Loss = Literal["cross_entropy", "custom"]
-Precision = Literal["no", "bf16"]
-Trainable = Literal["all", "head"]
-HeadKind = Literal["ridge", "unroll"]
 _T = TypeVar("_T")
 
 
@@ -240,35 +235,16 @@ class Recipe:
         return recipe
 
 
-def check_training(
-    augmentation: str,
-    augmentations_per_step: int,
-    head_copies: int,
-    steps: int,
-    optimizer: str,
-    optimizer_args: Mapping[str, Any],
-) -> None:
-    """Check that a recipe with these settings is possible, before there are data or a network.
+def check_optimizer(optimizer: str, optimizer_args: Mapping[str, Any]) -> None:
+    """Check the hyperparameters of an inner optimizer, before there are data or a network.
 
     Args:
-        augmentation: see `Recipe`.
-        augmentations_per_step: see `Recipe`.
-        head_copies: see `Recipe`.
-        steps: inner steps.
-        optimizer: name of the inner optimizer.
+        optimizer: its name.
         optimizer_args: its hyperparameters.
 
     Raises:
-        ValueError: it is not, in the words of the run's settings.
+        ValueError: they are not possible, in the words of the run's settings.
     """
-    Augmentation(augmentation)
-    for name, value, most in (
-        ("augmentations_per_step", augmentations_per_step, MOST_AUGMENTATIONS),
-        ("head_copies", head_copies, MOST_AUGMENTATIONS),
-        ("inner_steps", steps, MOST_STEPS),
-    ):
-        if value > most:
-            raise ValueError(f"`{name}` must be at most {most:,}, got {value:,}")
     try:
         _try(OPTIMIZERS[optimizer](**optimizer_args, groups=str))
     except (LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:

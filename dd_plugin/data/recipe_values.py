@@ -1,6 +1,7 @@
 """The values of a recipe as a file has them, checked before anything is made of them.
 
-Used by `recipe`: anyone may have written the file.
+Used by `recipe`: anyone may have written the file. `check_amounts` is for settings,
+which have the same bounds.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dd_plugin.data.augmentation_names import augmentation_names
 from dd_plugin.data.network_records import MOST_NETWORKS, check_arguments, is_plain_object
 
 # Far over any training on a handful of images; a file that says more is damaged.
@@ -81,6 +83,30 @@ def check_types(values: Mapping[str, Any]) -> None:
     for name in ("optimizer_args", "model_args"):
         require(name, is_plain_object(values.get(name)), "an object of plain values")
     check_arguments(values.get("model_args", {}))
+
+
+def check_amounts(
+    augmentation: str, augmentations_per_step: int, head_copies: int, steps: int
+) -> None:
+    """Check what a recipe with these settings would hold, before there are data or a network.
+
+    Args:
+        augmentation: see `Recipe`.
+        augmentations_per_step: see `Recipe`.
+        head_copies: see `Recipe`.
+        steps: inner steps.
+
+    Raises:
+        ValueError: it is not possible, in the words of the run's settings.
+    """
+    augmentation_names(augmentation)
+    for name, value, most in (
+        ("augmentations_per_step", augmentations_per_step, MOST_AUGMENTATIONS),
+        ("head_copies", head_copies, MOST_AUGMENTATIONS),
+        ("inner_steps", steps, MOST_STEPS),
+    ):
+        if value > most:
+            raise ValueError(f"`{name}` must be at most {most:,}, got {value:,}")
 
 
 def _is_whole(value: Any, most: int) -> bool:

@@ -8,12 +8,12 @@ random in a batch is a function of a seed and the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dd_plugin.choices import LabelForm
 from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
@@ -23,8 +23,6 @@ from dd_plugin.seeds import InnerPurpose, mix
 
 # Probability that a soft label starts with on its own class.
 _OWN_CLASS = 0.9
-
-LabelForm = Literal["probabilities", "weights"]
 
 
 class SyntheticSet(nn.Module):

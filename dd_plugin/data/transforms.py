@@ -75,9 +75,8 @@ class Normalization:
     ) -> Normalization | None:
         """Return the normalization that a model was made for, or None if it does not say.
 
-        timm's models say it in their `pretrained_cfg`, which `timm.data.resolve_model_data_config`
-        reads. For a Hugging Face model it is its image processor that says it, in the folder or
-        on the Hub, where the model came from.
+        timm's models say it in their `pretrained_cfg`. For a Hugging Face model it is its image
+        processor that says it, in the folder or on the Hub, where the model came from.
 
         Args:
             model: a timm or Hugging Face model.
@@ -143,10 +142,7 @@ def _from_timm(model: nn.Module) -> tuple[Any, Any] | None:
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):
         return None
-    from timm.data import resolve_model_data_config
-
-    resolved = resolve_model_data_config(model)
-    return resolved["mean"], resolved["std"]
+    return config["mean"], config["std"]
 
 
 def image_processor(model: Any, *, fetch: bool) -> Any:

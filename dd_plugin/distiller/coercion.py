@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-_SWITCHES = {"true": True, "yes": True, "on": True, "1": True}
-_SWITCHES |= {"false": False, "no": False, "off": False, "0": False}
+_SWITCHES = dict.fromkeys(("true", "yes", "on", "1", "t", "y"), True)
+_SWITCHES |= dict.fromkeys(("false", "no", "off", "0", "f", "n"), False)
 
 
 class Kind(NamedTuple):
@@ -36,7 +36,12 @@ def _whole_number(value: Any) -> int:
     return value if isinstance(value, int) else int(float(value))
 
 
-def _switch(value: Any) -> bool:
+def switch(value: Any) -> bool:
+    """Return the switch that a value means, such as true or the word ``yes``.
+
+    Raises:
+        KeyError: it means none.
+    """
     return _SWITCHES[str(value).lower()]
 
 
@@ -50,7 +55,7 @@ def _text(value: Any) -> str:
 KINDS = {
     int: Kind(_whole_number, "a whole number"),
     float: Kind(_number, "a finite number"),
-    bool: Kind(_switch, "true or false"),
+    bool: Kind(switch, "true or false"),
     str: Kind(_text, "text"),
 }
 

@@ -13,7 +13,12 @@ from typing import Any, get_type_hints
 
 from dd_plugin.distiller.coercion import coerced
 from dd_plugin.distiller.json_settings import dictionary, model_arguments
-from dd_plugin.distiller.setting_checks import check_combinations, check_values, warn_of_no_effect
+from dd_plugin.distiller.setting_checks import (
+    check_combinations,
+    check_inner_optimizer,
+    check_values,
+    warn_of_no_effect,
+)
 from dd_plugin.distiller.setting_groups import DEFAULT_ARGUMENTS, DEFAULT_MODEL
 from dd_plugin.distiller.settings import SECRETS, Settings
 from dd_plugin.recipes import recipe_settings
@@ -41,6 +46,7 @@ class DistillerConfig(Settings):
         self.inner_optimizer_args = dictionary(self.inner_optimizer_args, "inner_optimizer_args")
         check_values(self)
         check_combinations(self)
+        check_inner_optimizer(self)
         warn_of_no_effect(self)
 
     @classmethod

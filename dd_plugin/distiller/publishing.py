@@ -11,7 +11,6 @@ from typing import Any
 
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.run import Run
-from dd_plugin.hub import check_target, push_folder
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +21,8 @@ def check_publishing(config: DistillerConfig) -> None:
     Raises:
         PushError: it would not.
     """
+    from dd_plugin.hub import check_target  # and the client of the Hub
+
     check_target(str(config.hub_dataset_id), **_access(config))
 
 
@@ -36,6 +37,8 @@ def publish(run: Run, folder: Path, repo_id: str) -> str:
     """
     address = ""
     if run.accelerator.is_main_process:
+        from dd_plugin.hub import push_folder
+
         result = push_folder(
             folder,
             repo_id,

@@ -31,7 +31,6 @@ from dd_plugin.files import write_whole
 from dd_plugin.hub.card.results import ALL_NETWORKS
 from dd_plugin.hub.folder import write_set
 from dd_plugin.hub.record import DISTILLED, About, NetworkClass, Protocol, Result, Settings, Source
-from dd_plugin.hub.remote.download import licenses_of
 from dd_plugin.hub.remote.published import check_replaceable
 from dd_plugin.text import first_line, table
 
@@ -207,8 +206,12 @@ def _source(config: DistillerConfig, parts: Parts) -> Source:
         licenses = [config.license]
     elif name == DIGITS:
         licenses = [_DIGITS_LICENSE]
+    elif hub_id:
+        from dd_plugin.hub.remote.download import licenses_of  # and the client of the Hub
+
+        licenses = licenses_of(hub_id)
     else:
-        licenses = licenses_of(hub_id) if hub_id else []
+        licenses = []
     return Source(
         dataset=name,
         hub_id=hub_id,

@@ -7,15 +7,20 @@ that do not go together, and settings without effect.
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from dataclasses import fields
 
-import numpy as np
-
-from dd_plugin.data.parametrization import check_factor, level_sizes
-from dd_plugin.data.recipe import check_training
+from dd_plugin.data.recipe_values import check_amounts
+from dd_plugin.data.stored_sizes import check_factor, level_sizes
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.settings import SECRETS, Settings
+
+# The smallest and the largest number of full precision, by `dtype`.
+RANGES = {
+    "float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127),
+    "float64": (sys.float_info.min, sys.float_info.max),
+}
 
 
 class NoEffectWarning(UserWarning):
@@ -41,7 +46,7 @@ def check_values(config: Settings) -> None:
     for name in (*at_least_0.split(), "activation_memory"):
         if getattr(config, name) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
-    tiniest, largest = (float(v) for v in (np.finfo(config.dtype).tiny, np.finfo(config.dtype).max))
+    tiniest, largest = RANGES[config.dtype]
     for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
         if not getattr(config, name) > 0:
             raise ValueError(f"`{name}` must be positive, got {getattr(config, name)}")
@@ -53,13 +58,8 @@ def check_values(config: Settings) -> None:
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"`{name}` must be from 0 to below 1, got {getattr(config, name)}")
-    check_training(
-        augmentation=config.augmentation,
-        augmentations_per_step=config.augmentations_per_step,
-        head_copies=config.head_copies,
-        steps=config.inner_steps,
-        optimizer=config.inner_optimizer,
-        optimizer_args=dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
+    check_amounts(
+        config.augmentation, config.augmentations_per_step, config.head_copies, config.inner_steps
     )
     if config.hub_token and not re.fullmatch(r"[!-~]+", config.hub_token):
         # The library that sends it would quote it in its error.
@@ -141,6 +141,19 @@ def check_combinations(config: Settings) -> None:
         raise ValueError("`eval_steps` must not be 0 with load_best_model_at_end")
     if config.push_to_hub and not config.hub_dataset_id:
         raise ValueError("`hub_dataset_id` must be given with push_to_hub")
+
+
+def check_inner_optimizer(config: Settings) -> None:
+    """Check the hyperparameters of the inner optimizer by taking a step with it, which needs torch.
+
+    Raises:
+        ValueError: they are not possible.
+    """
+    arguments = dictionary(config.inner_optimizer_args, "inner_optimizer_args")
+    if arguments:
+        from dd_plugin.data.recipe import check_optimizer
+
+        check_optimizer(config.inner_optimizer, arguments)
 
 
 def _check_several(config: Settings) -> None:

@@ -9,10 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dd_plugin.bilevel.adjoints import MethodName
-from dd_plugin.bn import Statistics, TrainWith
-from dd_plugin.data.recipe import Batching, HeadKind, Init, Precision, Trainable
-from dd_plugin.data.synthetic import LabelForm
+from dd_plugin.choices import (
+    Batching,
+    HeadKind,
+    Init,
+    LabelForm,
+    MethodName,
+    Precision,
+    Statistics,
+    Trainable,
+    TrainWith,
+)
 
 DEFAULT_MODEL = "timm/dd_convnet"
 # The network of the run without options: small, for images of 8x8.

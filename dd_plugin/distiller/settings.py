@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dd_plugin.data import Augmentation
+from dd_plugin.data.augmentation_names import augmentation_names
 from dd_plugin.distiller.json_settings import model_arguments
 from dd_plugin.distiller.setting_groups import (
     DEFAULT_ARGUMENTS,
@@ -78,7 +78,7 @@ class Settings(
     @property
     def is_augmented(self) -> bool:
         """Whether real and synthetic images are augmented."""
-        return bool(Augmentation(self.augmentation).names)
+        return bool(augmentation_names(self.augmentation))
 
     @property
     def trained_per_class(self) -> int:

@@ -1,6 +1,7 @@
 """What the benchmark networks are made of: norms by name, blocks, and a base class.
 
-Below `convnet`, which has the networks themselves. Knows timm and torch, nothing else of dd_plugin.
+Below `convnet`, which has the networks themselves. Knows torch, and timm for
+norms of its own; nothing else of dd_plugin.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 Init = Literal["default", "xavier"]
@@ -42,6 +42,10 @@ def make_norm(norm_layer: Norm, channels: int) -> nn.Module:
                 f"{channels}"
             )
         return nn.GroupNorm(4, channels)
+    if name in ("batchnorm", "batchnorm2d"):
+        return nn.BatchNorm2d(channels)
+    from timm.layers import get_norm_layer
+
     try:
         layer: nn.Module = get_norm_layer(norm_layer)(channels)
     except KeyError:

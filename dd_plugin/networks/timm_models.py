@@ -1,6 +1,6 @@
 """Models of timm by their names, and what timm's refusals mean.
 
-Used by `names`. timm is imported when a name asks for it.
+Used by `names`. timm is imported when a name asks for it; the benchmark networks are made without.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from dd_plugin.hub_access import hub_access, why_no_hub
+from dd_plugin.networks.benchmark_networks import benchmark_maker
 from dd_plugin.networks.errors import ModelLoadError
 from dd_plugin.text import described
 
@@ -37,15 +38,17 @@ def timm_factory(
         ModelLoadError: timm has no such architecture or tag. The returned function raises it where
             timm cannot make the model.
     """
-    import dd_plugin.networks.convnet  # noqa: F401 - registers its networks with timm
-
-    _check_known(architecture)
     arguments = dict(model_args)
+    benchmark = None if pretrained else benchmark_maker(architecture, arguments)
+    if benchmark is None:
+        import dd_plugin.networks.convnet  # noqa: F401 - registers its networks with timm
+
+        _check_known(architecture)
 
     def make() -> nn.Module:
         with hub_access() if pretrained else nullcontext():
             try:
-                return _create(architecture, pretrained, arguments)
+                return benchmark() if benchmark else _create(architecture, pretrained, arguments)
             except ModelLoadError:
                 raise
             except Exception as error:  # odd arguments fail anywhere in timm's code

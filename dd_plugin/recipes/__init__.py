@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 __all__ = ["recipe_names", "recipe_settings", "recipe_summary"]
 
 
 def recipe_names() -> list[str]:
     """Return the names of all recipes, in alphabetical order."""
-    files = resources.files(__name__).iterdir()
+    files = _folder().iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
@@ -52,4 +54,10 @@ def _text_of(name: str) -> str:
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise ValueError(f"there is no recipe {name!r}; {hint or 'there are ' + ', '.join(names)}")
-    return resources.files(__name__).joinpath(f"{name}.yaml").read_text("utf-8")
+    return _folder().joinpath(f"{name}.yaml").read_text("utf-8")
+
+
+def _folder() -> Traversable:
+    from importlib import resources  # not at every start of the command
+
+    return resources.files(__name__)

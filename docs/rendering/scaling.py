@@ -88,6 +88,18 @@ def kept_memory(report: Any) -> str:
     return f"{_origin(report)}\n\n{table(head, cells, 'lrrrrrr')}"
 
 
+def start_up(report: Any) -> str:
+    """Seconds of the processor to the help, an error and the first outer step, before and now."""
+    cells = []
+    for row in report["rows"]:
+        times = [
+            f"{row['cpu'][which]:.2f}" if which in row["cpu"] else "" for which in ("before", "now")
+        ]
+        ratio = with_range(row["ratio"], row["ratios"]) if "ratio" in row else ""
+        cells.append([row["what"], *times, ratio])
+    return f"{_origin(report)}\n\n{table(['until', 'before', 'now', 'ratio'], cells, 'lrrr')}"
+
+
 def higher(report: Any) -> str:
     """The trainer beside a loop with higher."""
     cells = []

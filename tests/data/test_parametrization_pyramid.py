@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dd_plugin.data.colors import decorrelating_basis
-from dd_plugin.data.parametrization import Pixels, Pyramid, level_sizes
+from dd_plugin.data.parametrization import Pixels, Pyramid
+from dd_plugin.data.stored_sizes import level_sizes
 from dd_plugin.hub.folder import to_bytes
 
 SHAPES = [(3, 8, 8), (1, 28, 28), (3, 7, 12), (2, 1, 5), (3, 33, 20)]

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from dd_plugin.data.recipe import Recipe
+from dd_plugin.bilevel.optimizers import OPTIMIZERS
+from dd_plugin.data.recipe import Recipe, check_optimizer
 
 
 def recipe(**options):
@@ -67,3 +68,15 @@ def test_unknown_and_missing_keys():
         Recipe.from_dict({**recipe().to_dict(), "nonsense": 1})
     with pytest.raises(ValueError, match=r"must have \['steps'\]"):
         Recipe.from_dict({"shape": [1, 8, 8], "class_names": ["a"]})
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_is_possible_without_arguments(optimizer):
+    # So a run with no `inner_optimizer_args` need not try it.
+    check_optimizer(optimizer, {})
+
+
+@pytest.mark.parametrize("arguments", [{"momentom": 0.9}, {"momentum": "much"}])
+def test_impossible_arguments_of_an_optimizer(arguments):
+    with pytest.raises(ValueError, match="`inner_optimizer_args` are not possible for sgd: "):
+        check_optimizer("sgd", arguments)

@@ -3,7 +3,7 @@
 import pytest
 
 from dd_plugin.data.recipe import Recipe
-from dd_plugin.data.recipe_values import MOST_STEPS, check_types
+from dd_plugin.data.recipe_values import MOST_STEPS, check_amounts, check_types
 
 
 def values(**changes):
@@ -62,3 +62,21 @@ def test_values_of_another_kind(name, wrong, message):
 def test_arguments_that_could_load_files_are_refused():
     with pytest.raises(ValueError, match="`model_args` of the recipe has 'checkpoint_path'"):
         check_types(values(model_args={"checkpoint_path": "weights.bin"}))
+
+
+def test_settings_within_the_bounds():
+    check_amounts("flip_rotate", 256, 256, MOST_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "message"),
+    [
+        (("flipp", 1, 0, 1), "got 'flipp'"),
+        (("", 257, 0, 1), "`augmentations_per_step` must be at most 256, got 257"),
+        (("", 1, 257, 1), "`head_copies` must be at most 256, got 257"),
+        (("", 1, 0, MOST_STEPS + 1), "`inner_steps` must be at most 10,000,000, got 10,000,001"),
+    ],
+)
+def test_settings_out_of_bounds(amounts, message):
+    with pytest.raises(ValueError, match=message):
+        check_amounts(*amounts)

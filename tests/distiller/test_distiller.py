@@ -205,7 +205,7 @@ def test_what_is_published_goes_where_it_is_meant_to(tmp_path, monkeypatch):
         return PushResult("address", "oid")
 
     for name in ("check_target", "push_folder"):
-        monkeypatch.setattr(f"dd_plugin.distiller.publishing.{name}", note)
+        monkeypatch.setattr(f"dd_plugin.hub.{name}", note)
     where = {"hub_dataset_id": "me/toy", "hub_revision": "second", "hub_token": "mine"}
     options = {**where, "push_to_hub": True, "hub_private_repo": True}
     assert toy_distiller(tmp_path, **options).push_to_hub() == "address"

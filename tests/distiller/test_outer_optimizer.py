@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import get_scheduler
 
-from dd_plugin.distiller.outer_optimizer import make_outer_optimizer
+from dd_plugin.distiller.outer_optimizer import make_outer_optimizer, share_of_rate
+from dd_plugin.distiller.setting_descriptions import setting_choices
 from tests.distiller.toy import toy_config
 
 RATES = {"images": 0.1, "labels": 0.2, "step_sizes": 0.3, "constants": 0.4}
@@ -34,3 +36,15 @@ def test_a_schedule_is_that_of_all_kinds(tmp_path):
         optimizer.step()
         scheduler.step()
     assert scheduler.get_last_lr() == pytest.approx([0.05, 0.1])
+
+
+@pytest.mark.parametrize("schedule", setting_choices()["lr_scheduler_type"])
+@pytest.mark.parametrize(("warmup", "steps"), [(0, 7), (3, 7), (0, 1), (9, 7)])
+def test_schedules_are_those_of_transformers_to_the_bit(schedule, warmup, steps):
+    optimizer = torch.optim.SGD([torch.ones(1)], lr=1.0)
+    theirs = get_scheduler(schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    for step in range(steps + 3):  # a run may be resumed with more steps
+        share = share_of_rate(schedule, step, warmup=warmup, steps=steps)
+        assert share == theirs.get_last_lr()[0]
+        optimizer.step()
+        theirs.step()

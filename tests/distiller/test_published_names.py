@@ -7,8 +7,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from dd_plugin.distiller import Distiller, report
+from dd_plugin.distiller import Distiller
 from dd_plugin.distiller.published_names import is_path
+from dd_plugin.hub.remote import download
 from tests.distiller.toy import CLASSES, toy_config, toy_dataset
 
 
@@ -25,7 +26,7 @@ def draw(folder):
 def asked(monkeypatch):
     """The names that the Hub was asked about."""
     names = []
-    monkeypatch.setattr(report, "licenses_of", lambda name: names.append(name) or [])
+    monkeypatch.setattr(download, "licenses_of", lambda name: names.append(name) or [])
     return names
 
 

@@ -21,7 +21,7 @@ def test_the_main_process_pushes(tmp_path, monkeypatch, is_main):
         events.append((folder, repo_id))
         return PushResult("address", "oid")
 
-    monkeypatch.setattr(publishing, "push_folder", push)
+    monkeypatch.setattr("dd_plugin.hub.push_folder", push)
     accelerator = SimpleNamespace(
         is_main_process=is_main,
         num_processes=2,

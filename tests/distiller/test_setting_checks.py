@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 
 from dd_plugin.distiller import DistillerConfig, NoEffectWarning
+from dd_plugin.distiller.setting_checks import RANGES
+from dd_plugin.distiller.setting_descriptions import setting_choices
 from tests.distiller.toy import toy_config
 
 
@@ -77,3 +80,10 @@ def test_rates_that_the_precision_does_not_have(tmp_path, name, value):
     with pytest.raises(ValueError, match=rf"`{name}` must be a number that float32 can hold"):
         DistillerConfig(**{name: value})
     assert getattr(toy_config(tmp_path, **{name: value}), name) == value  # of float64
+
+
+def test_ranges_are_those_of_the_types():
+    assert tuple(RANGES) == setting_choices()["dtype"]
+    for dtype, (tiniest, largest) in RANGES.items():
+        assert tiniest == float(np.finfo(dtype).tiny)
+        assert largest == float(np.finfo(dtype).max)

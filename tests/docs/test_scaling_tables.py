@@ -51,6 +51,14 @@ def test_two_trees(scaling):
     assert cells(text, "N")[1:] == ["traced", "10", "2.00", "1.91", "0.95 (0.94-1.00)"]
 
 
+def test_start_up(scaling):
+    row = {"what": "help", "cpu": {"now": 0.1}}
+    assert cells(scaling.start_up(report(row)), "help")[1:] == ["", "0.10", ""]
+    row |= {"cpu": {"before": 3.0, "now": 0.1}, "ratio": 0.03, "ratios": [0.02, 0.04]}
+    expected = ["3.00", "0.10", "0.03 (0.02-0.04)"]
+    assert cells(scaling.start_up(report(row)), "help")[1:] == expected
+
+
 def test_kept_memory(scaling):
     row = {"network": "N", "images": 10, "ratio": 0.75, "ratios": [0.7, 0.8], "memory_ratio": 1.062}
     row |= {"seconds": {"without": 2.0, "with": 1.5}, "faults": {"without": 29868.0, "with": 0.0}}

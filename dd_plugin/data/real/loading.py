@@ -13,10 +13,14 @@ from typing import Any, Final
 from dd_plugin.data.real.class_folders import LabeledFiles, find_class_folders, take_split
 from dd_plugin.data.real.columns import DataError, MissingSplitError
 from dd_plugin.data.real.dataset import RealData
+from dd_plugin.data.real.digits import digit_images, load_digits
 from dd_plugin.data.real.image_folders import explicit_splits, holds_images
 from dd_plugin.text import first_line
 
 DIGITS: Final = "digits"
+
+# Options that only a table has a use for.
+_COLUMNS: Final = ("image_column", "label_column")
 
 # What the Hub allows as the id of a data set: NAME or OWNER/NAME.
 _HUB_ID: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -58,6 +62,10 @@ def load_real(
     folder = _folder_of(name)
     # Decided here, once: a folder may be gone when the name is wanted.
     public_name = name if folder is None and _HUB_ID.fullmatch(name) else None
+    if name == DIGITS and not any(options.get(column) for column in _COLUMNS):
+        digits = RealData.from_dataset(digit_images(split), **options)
+        digits.public_name = public_name
+        return digits
     files = None
     if folder is not None and folder.is_dir() and not _is_saved(folder):
         splits = find_class_folders(folder)
@@ -128,8 +136,6 @@ def _load(
         ) from error
 
     if name == DIGITS:
-        from dd_plugin.data.real.digits import load_digits
-
         return load_digits(), split
     arguments: dict[str, Any] = {"name": config, "split": split, "streaming": streaming}
     try:

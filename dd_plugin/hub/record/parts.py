@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_args
 
-from dd_plugin.data.synthetic import LabelForm
+from dd_plugin.choices import LabelForm
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.record.json_part import (
     Flag,

@@ -10,12 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-
-from huggingface_hub.hf_api import RepoFile
+from typing import TYPE_CHECKING
 
 from dd_plugin.hub.links import leaves
 from dd_plugin.hub.reading import RECORD
 from dd_plugin.hub.remote.failures import PushError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 CARD = "README.md"
 _DATA = "data/train-*.parquet"

@@ -1,5 +1,6 @@
 """The bundled digits: fixed stratified splits, features of the ecosystem, nothing lost."""
 
+import gzip
 import sys
 
 import numpy as np
@@ -10,7 +11,9 @@ pytest.importorskip("sklearn", reason="the `demo` extra is not installed")
 
 from sklearn import datasets as bundled
 
-from dd_plugin.data.real.digits import load_digits
+from dd_plugin.data import DataError, MissingSplitError, RealData, load_real
+from dd_plugin.data.real import digits as module
+from dd_plugin.data.real.digits import digit_images, load_digits
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,41 @@ def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match="pip install scikit-learn"):
         load_digits()
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_run_has_the_same_images_without_datasets(digits, split):
+    ours, theirs = load_real("digits", split), RealData.from_dataset(digits, split=split)
+    assert ours.fingerprint() == theirs.fingerprint()
+    assert ours.class_names == theirs.class_names
+    assert ours.shape == theirs.shape == (1, 8, 8)
+    assert ours.public_name == "digits"
+    assert ours.in_memory
+
+
+def test_columns_have_names_all_the_same():
+    named = load_real("digits", "test", image_column="image", label_column="label")
+    assert named.fingerprint() == load_real("digits", "test").fingerprint()
+    with pytest.raises(DataError, match="there is no column 'pixels'"):
+        load_real("digits", "test", image_column="pixels")
+
+
+def test_splits_that_there_are():
+    with pytest.raises(MissingSplitError, match="no split 'dev'; there are 'train', 'validation'"):
+        digit_images("dev")
+    with pytest.raises(DataError, match="`split` must say which part"):
+        digit_images(None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not gzip", "few rows"])
+def test_a_file_that_is_not_as_it_was_is_read_by_scikit_learn(tmp_path, monkeypatch, content):
+    expected = digit_images("train")
+    file = tmp_path / "digits.csv.gz"
+    if content == "few rows":
+        file.write_bytes(gzip.compress(b"1,2,3\n4,5,6\n"))
+    else:
+        file.write_bytes(content)
+    monkeypatch.setattr(module, "_file", lambda: file)
+    images = digit_images("train")
+    np.testing.assert_array_equal(images.pixels, expected.pixels)
+    assert images.labels == expected.labels

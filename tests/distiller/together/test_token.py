@@ -69,8 +69,8 @@ def test_no_output_of_a_run_has_it(tmp_path, capfd, caplog, monkeypatch):
         on_progress(f"asking whether {repo_id} can be written to")
         return type("Done", (), {"commit_url": "address"})
 
-    monkeypatch.setattr("dd_plugin.distiller.publishing.check_target", check)
-    monkeypatch.setattr("dd_plugin.distiller.publishing.push_folder", push)
+    monkeypatch.setattr("dd_plugin.hub.check_target", check)
+    monkeypatch.setattr("dd_plugin.hub.push_folder", push)
     caplog.set_level(logging.DEBUG, "dd_plugin")
     options = {"push_to_hub": True, "hub_dataset_id": "me/it", "hub_token": TOKEN}
     options |= {"report_to": ["tensorboard"], "save_steps": 2, "eval_steps": 2}

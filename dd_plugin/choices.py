@@ -1,0 +1,24 @@
+"""The values of settings that several parts share, as types.
+
+At the bottom. The layer, the engine and the recipe of a set import them, and the settings of a run
+do so too. So these can be read and checked without torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+# Of the layer.
+Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
+TrainWith: TypeAlias = Literal["batch", "running"]
+
+# Of the engine.
+MethodName: TypeAlias = Literal["mixed", "reverse", "autograd"]
+
+# Of a distilled set.
+Batching: TypeAlias = Literal["all", "groups", "minibatches"]
+Init: TypeAlias = Literal["fixed", "random", "pool"]
+Precision: TypeAlias = Literal["no", "bf16"]
+Trainable: TypeAlias = Literal["all", "head"]
+HeadKind: TypeAlias = Literal["ridge", "unroll"]
+LabelForm: TypeAlias = Literal["probabilities", "weights"]

@@ -1,0 +1,81 @@
+"""`dd_plugin.cli.options`: what transformers' parser makes of the same fields, read without it."""
+
+import argparse
+
+import pytest
+from transformers import HfArgumentParser
+
+from dd_plugin import DistillerConfig
+from dd_plugin.cli.options import add_settings, string_to_bool
+from dd_plugin.distiller.settings import GROUPS
+
+
+@pytest.fixture
+def parser():
+    made = argparse.ArgumentParser()
+    add_settings(made)
+    return made
+
+
+def described(action):
+    """Spelling, destination and number of values of an option."""
+    return action.option_strings, action.dest, action.nargs, action.const
+
+
+def test_options_are_those_of_the_parser_of_transformers(parser):
+    theirs = [a for a in HfArgumentParser(DistillerConfig)._actions if a.dest != "help"]
+    ours = [a for a in parser._actions if a.dest != "help"]
+    # The fields of a dataclass stand in the order of its bases, options in that of the groups.
+    assert sorted(map(str, map(described, ours))) == sorted(map(str, map(described, theirs)))
+
+
+def test_options_stand_in_groups(parser):
+    titles = [group.title for group in parser._action_groups[-len(GROUPS) :]]
+    assert titles == list(GROUPS)
+
+
+def test_what_is_not_typed_has_no_value(parser):
+    assert vars(parser.parse_args([])) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--max_steps", "3"], {"max_steps": 3}),
+        (["--max-steps=3"], {"max_steps": 3}),
+        (["--inner_lr", "1e-3"], {"inner_lr": 1e-3}),
+        (["--image_size", "8"], {"image_size": 8}),
+        (["--soft_labels"], {"soft_labels": True}),
+        (["--soft_labels", "off"], {"soft_labels": False}),
+        (["--no_baselines"], {"baselines": False}),
+        (["--report_to", "tensorboard", "wandb"], {"report_to": ["tensorboard", "wandb"]}),
+        (["--model", "a", "b", "--model", "c"], {"model": ["a", "b", "c"]}),
+        (["--model_args", '{"width": 3}'], {"model_args": '{"width": 3}'}),
+        # Refused by the settings, in the same words everywhere.
+        (["--window", "sometimes"], {"window": "sometimes"}),
+        (["--statistics", "frozen"], {"statistics": "frozen"}),
+    ],
+)
+def test_values(parser, words, values):
+    assert vars(parser.parse_args(words)) == values
+
+
+@pytest.mark.parametrize("word", ["yes", "TRUE", "t", "y", "1", "on"])
+def test_words_for_true(word):
+    assert string_to_bool(word) is True
+
+
+@pytest.mark.parametrize("word", ["no", "False", "f", "n", "0", "off"])
+def test_words_for_false(word):
+    assert string_to_bool(word) is False
+
+
+def test_another_word_is_neither():
+    with pytest.raises(argparse.ArgumentTypeError, match="must be true or false, got 'maybe'"):
+        string_to_bool("maybe")
+
+
+def test_choices_are_shown(parser):
+    text = parser.format_help()
+    assert "--window {full,last,random}" in text
+    assert "(default: full)" in text
