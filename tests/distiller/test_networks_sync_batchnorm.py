@@ -4,7 +4,6 @@ Real processes over gloo, as in `together/test_processes.py`.
 """
 
 import json
-import sys
 
 import pytest
 import timm
@@ -17,7 +16,7 @@ from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import baselines
 from tests.distiller.toy import toy_distiller
-from tests.processes import run_processes
+from tests.processes import run_on_two
 
 RUN = """
 import json, sys
@@ -64,11 +63,8 @@ def distilled(folder, options):
     ids=["random", "fixed"],
 )
 def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, options):
-    script, out = tmp_path / "run.py", tmp_path / "out"
-    script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    done = run_processes([*command, str(script), str(out), json.dumps(options)], out)
+    out = tmp_path / "out"
+    done = run_on_two(RUN, out, out, json.dumps(options))
     assert done.returncode == 0, done.stderr[-3000:]
     for name, value in SHORT.items():
         monkeypatch.setattr(baselines, name, value)

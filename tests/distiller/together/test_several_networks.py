@@ -21,7 +21,7 @@ from tests.distiller.several import (
     plain,
     tensors,
 )
-from tests.distiller.together.test_processes import torchrun
+from tests.distiller.together.test_processes import two_processes
 from tests.distiller.toy import toy_dataset, toy_distiller
 
 
@@ -69,7 +69,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, options):
 
 def test_two_processes_take_the_turns_of_one(tmp_path):
     options = {**TWO, "save_steps": 2}
-    done = torchrun(tmp_path / "two", json.dumps(options))
+    done = two_processes(tmp_path / "two", json.dumps(options))
     assert done.returncode == 0, done.stderr[-3000:]
     alone = toy_distiller(tmp_path / "one", networks_per_step=4, **options)
     alone.train()
