@@ -8,15 +8,15 @@ Nothing is computed before the fork: threads would be lost in it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 import warnings
-from pathlib import Path
-from typing import Any
 
 # What a run has imported at its end and costs time.
 MODULES = (
@@ -33,7 +33,9 @@ MODULES = (
 )
 
 
-def forked(script: str, arguments: list[str], environment: dict[str, str], streams: str) -> int:
+def forked(
+    script: str, arguments: list[str], folder: str, streams: str, environment: dict[str, str]
+) -> int:
     """Run a program in a fork; returns the number of its process."""
     process = os.fork()
     if process:
@@ -43,6 +45,7 @@ def forked(script: str, arguments: list[str], environment: dict[str, str], strea
         for number, name in ((1, "out"), (2, "err")):
             file = os.open(f"{streams}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(file, number)
+        os.chdir(folder)
         os.environ.update(environment)
         sys.argv = [script, *arguments]
         runpy.run_path(script, run_name="__main__")
@@ -57,12 +60,8 @@ def forked(script: str, arguments: list[str], environment: dict[str, str], strea
         os._exit(status)
 
 
-def together(asked: dict[str, Any]) -> int:
-    """Run one program in several processes; the first that fails ends the others."""
-    running = {
-        forked(asked["script"], asked["arguments"], own, asked["streams"])
-        for own in asked["environments"]
-    }
+def first_failure(running: set[int]) -> int:
+    """Wait for all of some processes; the first that fails ends the others."""
     failed = 0
     while running:
         process, ending = os.wait()
@@ -71,7 +70,7 @@ def together(asked: dict[str, Any]) -> int:
         if status and not failed:
             failed = status
             for other in running:
-                os.kill(other, 9)
+                os.kill(other, signal.SIGKILL)
     return failed
 
 
@@ -83,12 +82,14 @@ def main() -> None:
         warnings.simplefilter("ignore")
         for module in MODULES:
             importlib.import_module(module)
+    gc.freeze()  # a collection in a fork would copy what it looks at
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         asked = json.loads(line)
-        Path(asked["streams"]).parent.mkdir(parents=True, exist_ok=True)
-        answers.write(f"{together(asked)}\n")
-        answers.flush()
+        program = asked["script"], asked["arguments"], asked["folder"], asked["streams"]
+        running = [forked(*program, own) for own in asked["environments"]]
+        print(json.dumps(running), file=answers, flush=True)
+        print(first_failure(set(running)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 `run_processes` starts them as a user does, with a command. `run_on_two` forks both from a process
 that has done the imports, which is what such a run spends most of its time on; a launcher's part,
-the variables and the store that processes meet at, is done here.
+the variables and the store that processes meet at, is done here. `run_prepared` is
+the same for one process.
 """
 
 import atexit
@@ -10,8 +11,10 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -55,12 +58,32 @@ def torchrun(script, *arguments):
 
 def run_on_two(code, output, *arguments):
     """Run code, given arguments, in two processes; it writes a set to the folder ``output``."""
-    script = Path(f"{output}-program") / "run.py"
-    script.parent.mkdir(parents=True)
-    script.write_text(code)
+    script = _script(code, Path(f"{output}-program"))
     return _once_more_if_aborted(
-        lambda: _prepared().run(script, [str(a) for a in arguments], _ranks(2)), output
+        lambda: _prepared().start(script, arguments, _ranks(2)).ended(), output
     )
+
+
+def start_prepared(code, *arguments, folder):
+    """Start code in a fork of a process that has done the imports.
+
+    Args:
+        code: a program, as `python -c` takes it.
+        arguments: its ``sys.argv`` from the second word on.
+        folder: where its file and its output go, which must not exist.
+    """
+    return _prepared().start(_script(code, folder), arguments, [{}])
+
+
+def run_prepared(code, *arguments, folder):
+    """What became of code that was run so."""
+    return start_prepared(code, *arguments, folder=folder).ended()
+
+
+def _script(code, folder):
+    folder.mkdir(parents=True)
+    (folder / "run.py").write_text(code)
+    return folder / "run.py"
 
 
 def _once_more_if_aborted(run, output):
@@ -97,44 +120,88 @@ def _ranks(number):
 _stores = []
 
 
-class _Prepared:
-    """The process of `tests.prepared`, which forks."""
+class Started:
+    """A program that runs in forks of a `Prepared`, which can run no other meanwhile.
 
-    def __init__(self):
-        self.process = subprocess.Popen(
+    Attributes:
+        pids: one of each process.
+    """
+
+    def __init__(self, answers, script, arguments):
+        self.args, self._answers = [str(script), *arguments], answers
+        self._out, self._err = (script.with_suffix(f".{name}") for name in ("out", "err"))
+        self.pids = json.loads(answers.readline())
+        self._ended = None
+
+    def wait_for(self, text):
+        """Wait until it has printed a text, or written it to its standard error."""
+        deadline = time.monotonic() + 240
+        while not any(text in path.read_text() for path in (self._out, self._err) if path.exists()):
+            assert time.monotonic() < deadline, f"no {text!r} came: {self._err.read_text()}"
+            time.sleep(0.01)
+
+    def send_signal(self, number):
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def ended(self):
+        """Wait for the end of all; the status is that of the first that failed."""
+        if self._ended is None:
+            status = int(self._answers.readline())
+            texts = [path.read_text() for path in (self._out, self._err)]
+            self._ended = CompletedProcess(self.args, status, *texts)
+            _stores.clear()
+        return self._ended
+
+    def kill(self):
+        """End it, if it has not ended."""
+        if self._ended is None:
+            self.send_signal(signal.SIGKILL)
+        return self.ended()
+
+
+class Prepared:
+    """A process of `tests.prepared`, which forks.
+
+    Args:
+        environment: the variables beside `ENVIRONMENT`; by default those of the tests.
+    """
+
+    def __init__(self, environment=None):
+        environment = os.environ if environment is None else environment
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.prepared"],
             cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT},
+            env={**environment, **ENVIRONMENT},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         atexit.register(self.stop)
 
-    def run(self, script, arguments, environments):
-        streams = script.with_suffix("")
+    def start(self, script, arguments, environments, folder=ROOT):
+        """Run a script in as many forks as there are environments."""
+        for name in ("out", "err"):
+            script.with_suffix(f".{name}").unlink(missing_ok=True)
+        arguments = [str(argument) for argument in arguments]
         asked = {
             "script": str(script),
             "arguments": arguments,
+            "folder": str(folder),
+            "streams": str(script.with_suffix("")),
             "environments": environments,
-            "streams": str(streams),
         }
-        self.process.stdin.write(f"{json.dumps(asked)}\n")
-        self.process.stdin.flush()
-        status = int(self.process.stdout.readline())
-        out, err = (streams.with_suffix(f".{name}") for name in ("out", "err"))
-        texts = [path.read_text() for path in (out, err)]
-        for path in (out, err):
-            path.unlink()
-        del _stores[:]
-        return CompletedProcess([str(script), *arguments], status, *texts)
+        self._process.stdin.write(f"{json.dumps(asked)}\n")
+        self._process.stdin.flush()
+        return Started(self._process.stdout, script, arguments)
 
     def stop(self):
         atexit.unregister(self.stop)
-        self.process.stdin.close()
-        self.process.wait()
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
 
 
 @functools.cache
 def _prepared():
-    return _Prepared()
+    return Prepared()

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from timm.models.resnet import ResNet
 
+from dd_plugin.cli import main
 from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
 from dd_plugin.networks.convnet import DDConvNet
@@ -137,7 +138,7 @@ def test_the_policies_script_trains_the_network_and_step_size_asked_for(
     assert isinstance(make_model(), made)
 
 
-def test_reproduce_recipes(tmp_path, run_here, capfd):
+def test_reproduce_recipes(tmp_path, run_here, monkeypatch, capfd):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     recipe, results = tmp_path / "tiny.yaml", tmp_path / "results.json"
     settings = {"dataset": "none", "train_split": "train[:9]", "image_column": "img"}
@@ -145,6 +146,13 @@ def test_reproduce_recipes(tmp_path, run_here, capfd):
     settings |= {"baselines": False, "final_eval_networks": 1}
     recipe.write_text(yaml.safe_dump(settings))
     words = ["digits", recipe, "--json", results, "--runs", tmp_path / "runs", "--seeds", 0, 1]
+
+    def run(command, **how):
+        """What the script runs in a process of its own, here."""
+        assert command[:4] == [sys.executable, "-m", "dd_plugin", "distill"]
+        assert main(command[3:]) == 0
+
+    monkeypatch.setattr(subprocess, "run", run)
     for _ in range(2):  # the second time all runs are there
         run_here("reproduce/recipes.py", *words)
         said = capfd.readouterr()

@@ -15,7 +15,9 @@ from tests.bilevel.problems import convnet, hard_batch, relative_error, soft_bat
 
 
 def _problem(optimizer, count=3, dropout=0.0, compile=False):
-    models = [convert_bn(convnet(width=2, dropout=dropout), "tracked") for _ in range(count)]
+    blocks = 1 if compile else 2  # the larger, the longer to trace
+    networks = (convnet(width=2, dropout=dropout, blocks=blocks) for _ in range(count))
+    models = [convert_bn(network, "tracked") for network in networks]
     problem = BilevelProblem(models[0], optimizer=optimizer, compile=compile)
     return problem, [initial_state(problem, model) for model in models]
 

@@ -10,6 +10,7 @@ from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
 from dd_plugin.data.parametrization import Pyramid
 from tests.distiller.colored import colored_dataset, colored_distiller
+from tests.distiller.toy import SHALLOW
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from tests.distiller.colored import colored_dataset, colored_distiller
         {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
         {"image_init": "noise", "normalization": "zca"},
         {"mixed_precision": "bf16", "dtype": "float32"},
-        {"compile": "trace"},
+        {"compile": "trace", "model_args": SHALLOW},
         {"method": "autograd"},
     ],
     ids=str,
