@@ -45,9 +45,9 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Each worker has a half of the tests in their order, so most fixtures of modules are made once.
+    """Each worker has a half of the tests, in their order; one that is done takes from the other.
 
-    A worker that is done takes from the others.
+    Most fixtures of modules are then made once.
     """
     from xdist.scheduler import WorkStealingScheduling
 

@@ -7,6 +7,7 @@ the same for one process.
 """
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -14,6 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -29,6 +32,9 @@ ENVIRONMENT = {
     # Where the threads of an aborted process were is then in its output.
     "PYTHONFAULTHANDLER": "1",
 }
+
+# Seconds after which a process is taken for one that hangs.
+_PATIENCE = 240
 
 
 def finished(command, timeout=None):
@@ -46,7 +52,7 @@ def finished(command, timeout=None):
 
 def run_processes(command, output):
     """Run a command that writes a distilled set to the folder ``output``."""
-    return _once_more_if_aborted(lambda: finished(command, timeout=240), output)
+    return _once_more_if_aborted(lambda: finished(command, timeout=_PATIENCE), output)
 
 
 def torchrun(script, *arguments):
@@ -64,20 +70,21 @@ def run_on_two(code, output, *arguments):
     )
 
 
-def start_prepared(code, *arguments, folder):
+def start_prepared(code, *arguments, folder, where=ROOT):
     """Start code in a fork of a process that has done the imports.
 
     Args:
         code: a program, as `python -c` takes it.
         arguments: its ``sys.argv`` from the second word on.
         folder: where its file and its output go, which must not exist.
+        where: its working directory.
     """
-    return _prepared().start(_script(code, folder), arguments, [{}])
+    return _prepared().start(_script(code, folder), arguments, [{}], where)
 
 
-def run_prepared(code, *arguments, folder):
+def run_prepared(code, *arguments, **options):
     """What became of code that was run so."""
-    return start_prepared(code, *arguments, folder=folder).ended()
+    return start_prepared(code, *arguments, **options).ended()
 
 
 def _script(code, folder):
@@ -135,19 +142,24 @@ class Started:
 
     def wait_for(self, text):
         """Wait until it has printed a text, or written it to its standard error."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + _PATIENCE
         while not any(text in path.read_text() for path in (self._out, self._err) if path.exists()):
             assert time.monotonic() < deadline, f"no {text!r} came: {self._err.read_text()}"
+            os.kill(self.pids[0], 0)  # raises where it has ended
             time.sleep(0.01)
 
     def send_signal(self, number):
         for pid in self.pids:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def ended(self):
         """Wait for the end of all; the status is that of the first that failed."""
         if self._ended is None:
+            too_long = threading.Timer(_PATIENCE, self.send_signal, [signal.SIGKILL])
+            too_long.start()
             status = int(self._answers.readline())
+            too_long.cancel()
             texts = [path.read_text() for path in (self._out, self._err)]
             self._ended = CompletedProcess(self.args, status, *texts)
             _stores.clear()
@@ -164,11 +176,14 @@ class Prepared:
     """A process of `tests.prepared`, which forks.
 
     Args:
-        environment: the variables beside `ENVIRONMENT`; by default those of the tests.
+        environment: the variables beside `ENVIRONMENT`; by default those of the tests, and an empty
+            folder for what `datasets` and `huggingface_hub` keep.
     """
 
     def __init__(self, environment=None):
-        environment = os.environ if environment is None else environment
+        self._home = tempfile.TemporaryDirectory()
+        if environment is None:
+            environment = {**os.environ, "HF_HOME": self._home.name}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.prepared"],
             cwd=ROOT,
@@ -200,6 +215,7 @@ class Prepared:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
+        self._home.cleanup()
 
 
 @functools.cache

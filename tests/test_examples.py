@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
 from dd_plugin.networks.convnet import DDConvNet
 from tests.hub.records import a_set
-from tests.processes import run_processes
+from tests.processes import run_prepared, run_processes
 from tests.repository import repository_file
 
 EXAMPLES = repository_file("examples")
@@ -256,16 +255,8 @@ def run_without_dd_plugin(tmp_path, name, *arguments):
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    command = [sys.executable, "-c", code, str(EXAMPLES / name), *map(str, arguments)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HOME": str(tmp_path / "hf"),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=240, cwd=tmp_path
-    )
+    folder = tmp_path / "program"
+    done = run_prepared(code, EXAMPLES / name, *arguments, folder=folder, where=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

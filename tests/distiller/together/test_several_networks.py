@@ -23,6 +23,7 @@ from tests.distiller.several import (
 )
 from tests.distiller.together.test_processes import two_processes
 from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.evaluation.short import shorten
 
 
 @pytest.mark.parametrize("options", [{}, POOL], ids=["random", "pool"])
@@ -82,7 +83,8 @@ def test_two_processes_take_the_turns_of_one(tmp_path):
         assert noted["accuracies"] == list(scores.accuracies)
 
 
-def test_each_network_is_evaluated_and_the_mean_over_them_is_what_counts(tmp_path):
+def test_each_network_is_evaluated_and_the_mean_over_them_is_what_counts(tmp_path, monkeypatch):
+    shorten(monkeypatch)
     run = toy_distiller(
         tmp_path,
         **TWO,
