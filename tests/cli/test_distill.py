@@ -9,6 +9,7 @@ from PIL import Image
 from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
 from dd_plugin.hub.reading import read_record
+from tests.evaluation.short import shorten
 from tests.processes import start_prepared
 
 SMALL = [
@@ -20,7 +21,8 @@ SMALL = [
 ]
 
 
-def test_the_digits_beat_random_real_images(tmp_path, capsys, digits):
+def test_the_digits_beat_random_real_images(tmp_path, capsys, monkeypatch, digits):
+    shorten(monkeypatch, few=200)
     folder = tmp_path / "out"
     assert main(["distill", f"--output_dir={folder}", *SMALL]) == 0
     printed = capsys.readouterr().out

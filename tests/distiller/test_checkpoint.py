@@ -9,7 +9,7 @@ import torch
 
 from dd_plugin.distiller import DistillerCallback, checkpoint
 from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
-from tests.distiller.toy import toy_distiller
+from tests.distiller.toy import SHALLOW, toy_distiller
 from tests.processes import start_prepared
 
 POOL = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2, "pool_max_steps": 6}
@@ -84,7 +84,7 @@ def test_a_signal_saves_and_ends_cleanly(tmp_path, undisturbed, number):
 
 
 def test_a_traced_run_is_resumed_bit_for_bit(tmp_path):
-    options = {"max_steps": 4, "save_steps": 2, "compile": "trace"}
+    options = {"max_steps": 4, "save_steps": 2, "compile": "trace", "model_args": SHALLOW}
     whole = toy_distiller(tmp_path / "a", **options)
     whole.train()
     again = toy_distiller(tmp_path / "b", **options)

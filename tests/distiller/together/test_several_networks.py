@@ -14,6 +14,7 @@ from dd_plugin.evaluation import OtherArchitectureWarning
 from tests.distiller.several import (
     LABELS,
     NARROW,
+    PLAIN,
     POOL,
     TWO,
     check_same,
@@ -22,7 +23,7 @@ from tests.distiller.several import (
     tensors,
 )
 from tests.distiller.together.test_processes import two_processes
-from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.distiller.toy import SHALLOW, toy_dataset, toy_distiller
 from tests.evaluation.short import shorten
 
 
@@ -56,7 +57,7 @@ def test_a_list_of_one_function_is_that_function_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, POOL, {"networks_per_step": 2, "compile": "trace"}],
+    [{}, POOL, {"networks_per_step": 2, "compile": "trace", "model_args": [SHALLOW, PLAIN]}],
     ids=["random", "pool", "two per step"],
 )
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, options):
