@@ -124,7 +124,7 @@ def _ranks(number):
 
 
 # The store of the last run; one that went away at once would take a process's last words with it.
-_stores = []
+_stores: list[torch.distributed.TCPStore] = []
 
 
 class Started:
