@@ -4,6 +4,7 @@ The environment is set before anything imports torch or huggingface_hub, since b
 processes that a test starts inherit it.
 """
 
+import gc
 import os
 import random
 import socket
@@ -20,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker is one of several on the machine's cores.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# The imports to come make millions of objects that stay, and looking through them takes seconds.
+gc.disable()
+
 import hypothesis
 import numpy as np
 import pytest
@@ -31,6 +35,23 @@ hypothesis.settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """What the imports have made is not looked through again."""
+    gc.enable()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each worker has a half of the tests, in their order; one that is done takes from the other.
+
+    Most fixtures of modules are then made once.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True)

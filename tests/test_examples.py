@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -14,11 +13,12 @@ import pytest
 import yaml
 from timm.models.resnet import ResNet
 
+from dd_plugin.cli import main
 from dd_plugin.hub.exports import export_image_folder
 from dd_plugin.hub.folder import write_set
 from dd_plugin.networks.convnet import DDConvNet
 from tests.hub.records import a_set
-from tests.processes import run_processes
+from tests.processes import run_prepared, run_processes
 from tests.repository import repository_file
 
 EXAMPLES = repository_file("examples")
@@ -137,7 +137,7 @@ def test_the_policies_script_trains_the_network_and_step_size_asked_for(
     assert isinstance(make_model(), made)
 
 
-def test_reproduce_recipes(tmp_path, run_here, capfd):
+def test_reproduce_recipes(tmp_path, run_here, monkeypatch, capfd):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     recipe, results = tmp_path / "tiny.yaml", tmp_path / "results.json"
     settings = {"dataset": "none", "train_split": "train[:9]", "image_column": "img"}
@@ -145,6 +145,13 @@ def test_reproduce_recipes(tmp_path, run_here, capfd):
     settings |= {"baselines": False, "final_eval_networks": 1}
     recipe.write_text(yaml.safe_dump(settings))
     words = ["digits", recipe, "--json", results, "--runs", tmp_path / "runs", "--seeds", 0, 1]
+
+    def run(command, **how):
+        """What the script runs in a process of its own, here."""
+        assert command[:4] == [sys.executable, "-m", "dd_plugin", "distill"]
+        assert main(command[3:]) == 0
+
+    monkeypatch.setattr(subprocess, "run", run)
     for _ in range(2):  # the second time all runs are there
         run_here("reproduce/recipes.py", *words)
         said = capfd.readouterr()
@@ -248,16 +255,8 @@ def run_without_dd_plugin(tmp_path, name, *arguments):
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    command = [sys.executable, "-c", code, str(EXAMPLES / name), *map(str, arguments)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HF_HOME": str(tmp_path / "hf"),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=240, cwd=tmp_path
-    )
+    folder = tmp_path / "program"
+    done = run_prepared(code, EXAMPLES / name, *arguments, folder=folder, where=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

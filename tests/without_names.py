@@ -7,6 +7,7 @@ since torch needs it too), imports `dd_plugin` and trains. Prints one JSON objec
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -125,6 +126,22 @@ def outcome() -> dict[str, Any]:
     return found
 
 
+def prepare() -> None:
+    """Import what the first trace of a process imports, so that the forks need not."""
+    for module in (*MODULES, "torch.fx.experimental.proxy_tensor"):
+        importlib.import_module(module)
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.batch_norm(x, None, None, training=True).log_softmax(1).square().sum()
+
+    # Nothing backward, which would start threads that no fork has.
+    def change(x: torch.Tensor) -> Any:
+        return torch.func.jvp(loss, (x,), (x,))
+
+    make_fx(change, tracing_mode="fake")(torch.rand(3, 2, dtype=torch.float64))
+
+
 def in_fork(name: str) -> dict[str, Any]:
     """The outcome without a name, or the error that ended it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -146,6 +163,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in (*MODULES, "torch.fx.experimental.proxy_tensor"):
-            importlib.import_module(module)
+        prepare()
+    gc.freeze()  # a collection in a fork would copy what it looks at
     print(json.dumps({name: in_fork(name) for name in sys.argv[1:]}))

@@ -14,8 +14,10 @@ from dd_plugin.bn import convert_bn
 from tests.bilevel.problems import convnet, hard_batch, relative_error, soft_batches
 
 
-def _problem(optimizer, count=3, dropout=0.0, compile=False):
-    models = [convert_bn(convnet(width=2, dropout=dropout), "tracked") for _ in range(count)]
+def _problem(optimizer, count=3, dropout=0.0, compile=False, blocks=2):
+    blocks = 1 if compile else blocks  # the larger, the longer to trace
+    networks = (convnet(width=2, dropout=dropout, blocks=blocks) for _ in range(count))
+    models = [convert_bn(network, "tracked") for network in networks]
     problem = BilevelProblem(models[0], optimizer=optimizer, compile=compile)
     return problem, [initial_state(problem, model) for model in models]
 
@@ -115,7 +117,7 @@ def test_traced_networks_draw_the_numbers_of_eager_ones():
     found = []
     for compile in (False, "trace"):
         torch.manual_seed(0)
-        problem, networks = _problem(sgd(), count=2, dropout=0.5, compile=compile)
+        problem, networks = _problem(sgd(), count=2, dropout=0.5, compile=compile, blocks=1)
         options = {"mode": "batched", "step_size": 0.1, "seed": 3}
         both = hypergradients(problem, soft_batches(2), hard_batch(), networks, **options)
         assert problem.compiled["batched", 2, False].compiling == compile

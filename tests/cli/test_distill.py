@@ -1,10 +1,7 @@
 """`dd-plugin distill`: flags and YAML to a finished folder, and what it says when it cannot."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -12,7 +9,8 @@ from PIL import Image
 from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
 from dd_plugin.hub.reading import read_record
-from tests.repository import ROOT
+from tests.evaluation.short import shorten
+from tests.processes import start_prepared
 
 SMALL = [
     "--max_steps=60",
@@ -23,7 +21,8 @@ SMALL = [
 ]
 
 
-def test_the_digits_beat_random_real_images(tmp_path, capsys, digits):
+def test_the_digits_beat_random_real_images(tmp_path, capsys, monkeypatch, digits):
+    shorten(monkeypatch, few=200)
     folder = tmp_path / "out"
     assert main(["distill", f"--output_dir={folder}", *SMALL]) == 0
     printed = capsys.readouterr().out
@@ -93,21 +92,15 @@ def test_data_without_a_split_to_evaluate_on_are_told(tmp_path, capsys):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, digits):
-    command = [sys.executable, "-m", "dd_plugin", "distill", f"--output_dir={tmp_path}"]
-    command += ["--max_steps=500", "--logging_steps=1", "--save_steps=1000", "--compile=no"]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        text = ""
-        while " 3/500" not in text:
-            text += process.stderr.read(1)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert "resume with --resume_from_checkpoint latest" in rest
-    assert "Traceback" not in rest
-    assert list(tmp_path.glob("checkpoint-*"))
+    words = ["--max_steps=500", "--logging_steps=1", "--save_steps=1000", "--compile=no"]
+    code = "import sys; from dd_plugin.cli import main; sys.exit(main(sys.argv[1:]))"
+    out = tmp_path / "out"
+    words = ["distill", f"--output_dir={out}", *words]
+    process = start_prepared(code, *words, folder=tmp_path / "program")
+    process.wait_for(" 3/500")
+    process.send_signal(signal.SIGINT)
+    done = process.ended()
+    assert done.returncode == 130
+    assert "resume with --resume_from_checkpoint latest" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(out.glob("checkpoint-*"))

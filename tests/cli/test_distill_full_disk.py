@@ -1,8 +1,6 @@
 """`dd-plugin distill` on a full disk: the set is not lost, and the command ends with one line."""
 
 import errno
-import subprocess
-import sys
 import types
 
 import pytest
@@ -11,7 +9,7 @@ from dd_plugin.cli import distill, main
 from dd_plugin.cli.errors import CommandError
 from dd_plugin.distiller import SaveError
 from dd_plugin.hub import DistilledDataset
-from tests.repository import ROOT
+from tests.processes import run_prepared
 
 LIMITED = """
 import resource, sys
@@ -33,13 +31,8 @@ SMALL += [
 
 def limited(folder, *words):
     """The command in a process none of whose files may pass 9 KB."""
-    return subprocess.run(
-        [sys.executable, "-c", LIMITED, "distill", "--output_dir", str(folder), *SMALL, *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["distill", "--output_dir", folder, *SMALL, *words]
+    return run_prepared(LIMITED, *words, folder=folder.parent / "program")
 
 
 def test_the_command_ends_with_one_line(tmp_path):

@@ -1,13 +1,12 @@
 """Processes that do not work on the same thing are refused, on each of them, before a step."""
 
 import json
-import sys
 
 import pytest
 
 from dd_plugin.distiller.agreement import _MOST_DIFFERENCES, _differences, _refuse, code_version
 from tests.distiller.toy import toy_distiller
-from tests.processes import run_processes
+from tests.processes import run_on_two
 
 # Many cases in one pair of processes, whose start takes longest. Each case is what process 0 and
 # process 1 are given.
@@ -185,11 +184,7 @@ TAKEN = {
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    script = folder / "run.py"
-    script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    done = run_processes([*command, str(script), str(folder / "out")], folder / "out")
+    done = run_on_two(RUN, folder / "out", folder / "out")
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / "out" / f"answers-{rank}.json").read_text()) for rank in (0, 1)]
 

@@ -1,10 +1,7 @@
 """Checkpoints: resumed runs are the undisturbed run, bit for bit, whatever ended them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,8 +9,8 @@ import torch
 
 from dd_plugin.distiller import DistillerCallback, checkpoint
 from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
-from tests.distiller.toy import toy_distiller
-from tests.repository import ROOT
+from tests.distiller.toy import SHALLOW, toy_distiller
+from tests.processes import start_prepared
 
 POOL = {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2, "pool_max_steps": 6}
 
@@ -45,28 +42,11 @@ class StopsAt(DistillerCallback):
         control.should_training_stop |= state.global_step == self.step
 
 
-def start(folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 def resumed(folder, **options):
     """The set of a run that goes on in this process."""
     distiller = toy_distiller(folder, **LONG, **options)
     assert distiller.train(resume_from_checkpoint="latest").interrupted is None
     return distiller.synthetic.state_dict()
-
-
-def wait_for(process, line):
-    for found in process.stdout:
-        if found.strip() == line:
-            return
-    raise AssertionError(f"the run ended before {line!r}")
 
 
 @pytest.fixture(scope="module")
@@ -83,29 +63,28 @@ def check_same(one, other):
 
 @pytest.mark.parametrize("step", [2, 7])
 def test_killed_at_any_moment_and_resumed(tmp_path, undisturbed, step):
-    process = start(tmp_path)
-    wait_for(process, f"step {step}")
+    process = start_prepared(RUN, tmp_path / "out", folder=tmp_path / "program")
+    process.wait_for(f"step {step}\n")
     time.sleep(0.013 * step)  # somewhere in the middle of what follows
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    check_same(resumed(tmp_path), undisturbed)
+    assert process.kill().returncode == -signal.SIGKILL
+    check_same(resumed(tmp_path / "out"), undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_cleanly(tmp_path, undisturbed, number):
-    process = start(tmp_path)
-    wait_for(process, "step 4")
+    out = tmp_path / "out"
+    process = start_prepared(RUN, out, folder=tmp_path / "program")
+    process.wait_for("step 4\n")
     process.send_signal(number)
-    rest = process.communicate(timeout=120)[0]
-    assert process.returncode == 0
-    assert rest.strip().endswith(f"interrupted {number.name}")
-    assert latest_checkpoint(tmp_path).name in ("checkpoint-5", "checkpoint-6")
-    check_same(resumed(tmp_path), undisturbed)
+    done = process.ended()
+    assert done.returncode == 0
+    assert done.stdout.strip().endswith(f"interrupted {number.name}")
+    assert latest_checkpoint(out).name in ("checkpoint-5", "checkpoint-6")
+    check_same(resumed(out), undisturbed)
 
 
 def test_a_traced_run_is_resumed_bit_for_bit(tmp_path):
-    options = {"max_steps": 4, "save_steps": 2, "compile": "trace"}
+    options = {"max_steps": 4, "save_steps": 2, "compile": "trace", "model_args": SHALLOW}
     whole = toy_distiller(tmp_path / "a", **options)
     whole.train()
     again = toy_distiller(tmp_path / "b", **options)

@@ -11,7 +11,7 @@ from torch import nn
 from dd_plugin.bilevel import VerificationError, hypergradient
 from dd_plugin.hub import PushError, PushResult
 from tests.bilevel.problems import WrongTangent
-from tests.distiller.toy import CLASSES, toy_distiller
+from tests.distiller.toy import CLASSES, SHALLOW, toy_distiller
 
 
 def test_distilling_beats_the_images_it_started_from(tmp_path):
@@ -51,7 +51,9 @@ def test_what_a_run_leaves_behind(tmp_path):
 
 @pytest.mark.parametrize("storage", ["device", "recompute"])
 def test_no_tensor_outlives_its_step(tmp_path, storage):
-    distiller = toy_distiller(tmp_path, storage=storage, inner_steps=10, compile="trace")
+    distiller = toy_distiller(
+        tmp_path, storage=storage, inner_steps=10, compile="trace", model_args=SHALLOW
+    )
     distiller.training_step()
 
     def alive():
@@ -119,7 +121,8 @@ def test_every_mode_runs_moves_the_images_and_is_reproducible(tmp_path, options)
 def test_a_traced_run_is_the_one_without_a_trace(tmp_path, options):
     finals = []
     for compile in ("no", "trace"):
-        distiller = toy_distiller(tmp_path / compile, max_steps=2, compile=compile, **options)
+        how = {"compile": compile, "model_args": SHALLOW}
+        distiller = toy_distiller(tmp_path / compile, max_steps=2, **how, **options)
         distiller.train()
         assert distiller.state.skipped_steps == 0
         finals.append(distiller.synthetic.state_dict())
@@ -131,7 +134,9 @@ def test_a_traced_run_is_the_one_without_a_trace(tmp_path, options):
 def test_step_sizes_per_layer_share_out_the_gradient_of_those_per_step(tmp_path, compile):
     found = {}
     for kind in ("per_step", "per_layer"):
-        distiller = toy_distiller(tmp_path, init="fixed", step_sizes=kind, compile=compile)
+        distiller = toy_distiller(
+            tmp_path, init="fixed", step_sizes=kind, compile=compile, model_args=SHALLOW
+        )
         leaf = distiller.synthetic.log_step_sizes
         found[kind] = distiller._outer_step.gradient(0, 0, [leaf])
     assert found["per_step"].outer_loss == found["per_layer"].outer_loss

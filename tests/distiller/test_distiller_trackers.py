@@ -1,13 +1,11 @@
 """Trackers of a run: values and the picture, and a warning where they cannot be written to."""
 
 import errno
-import subprocess
-import sys
 
 import pytest
 
 from tests.distiller.toy import toy_distiller
-from tests.repository import ROOT
+from tests.processes import run_prepared
 
 
 def test_trackers_that_cannot_be_written_to_cost_one_warning(tmp_path, monkeypatch):
@@ -39,13 +37,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (9 * 1024, resource.RLIM_INFINITY))
 print("steps", distiller.train().global_step, len(distiller.state.log_history), flush=True)
 distiller.end()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_prepared(script, tmp_path / "out", folder=tmp_path / "program")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "steps 20 39" in done.stdout  # a line per step, and one per evaluation but at the end
     assert "UserWarning: the trackers " in done.stderr

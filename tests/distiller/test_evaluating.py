@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from dd_plugin.evaluation import baselines, comparison
+from dd_plugin.evaluation import comparison
 from tests.distiller.toy import toy_distiller
+from tests.evaluation.short import shorten
 
 
 class Noisy(nn.Module):
@@ -26,8 +27,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize("init", ["random", "fixed"])
 def test_baselines_are_functions_of_their_seeds(tmp_path, monkeypatch, init):
-    monkeypatch.setattr(baselines, "FEW_STEPS", 20)
-    monkeypatch.setattr(baselines, "MANY_IMAGES", 1280)
+    shorten(monkeypatch, few=20, many=1280)
     trained = []
 
     def noted(network, batches):

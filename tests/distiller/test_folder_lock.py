@@ -17,7 +17,7 @@ from dd_plugin.distiller.folder_lock import HOLDER, LOCK, FolderLock, check_not_
 from dd_plugin.distiller.run_folder import set_in
 from dd_plugin.hub import DistilledDataset
 from tests.distiller.toy import toy_distiller
-from tests.repository import ROOT
+from tests.processes import start_prepared
 
 HOLDS = """
 import os, sys, time
@@ -37,26 +37,19 @@ time.sleep(600)
 
 
 @pytest.fixture
-def holder(request):
+def holder(tmp_path_factory):
     """Starts a process that holds a folder."""
     started = []
 
     def start(folder, *words):
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", HOLDS, str(folder), *words],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = start_prepared(HOLDS, folder, *words, folder=tmp_path_factory.mktemp("h") / "run")
         started.append(process)
-        assert process.stdout.readline() == "held\n"
+        process.wait_for("held\n")
         return process
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +60,14 @@ def _at_once(monkeypatch):
 def test_a_folder_in_use_is_refused_and_free_when_its_process_is_gone(tmp_path, holder):
     folder = tmp_path / "out"
     process = holder(folder)
-    who = rf"in use by a run of process {process.pid} on {re.escape(socket.gethostname())} since 20"
+    (pid,) = process.pids
+    who = rf"in use by a run of process {pid} on {re.escape(socket.gethostname())} since 20"
     for overwrite in (False, True):
         with pytest.raises(FolderInUseError, match=who):
             toy_distiller(folder, overwrite_output_dir=overwrite)
     with pytest.raises(FolderInUseError, match=who):
         FolderLock(folder).acquire()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.kill().returncode == -signal.SIGKILL
     assert (folder / HOLDER).exists()  # what it told is still there, and does not count
     toy_distiller(folder, max_steps=1).train()
 

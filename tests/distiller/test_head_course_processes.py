@@ -1,13 +1,12 @@
 """A run for heads in two processes: shared features, the same set as one process makes."""
 
 import json
-import sys
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.distiller.toy import Small, head_distiller
-from tests.processes import run_processes
+from tests.processes import run_on_two
 
 RUN = """
 import json, sys
@@ -51,12 +50,8 @@ def two(tmp_path_factory):
 
 
 def two_processes(folder, **options):
-    script = folder / "run.py"
-    script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    command += [str(script), str(folder), json.dumps({**SETTINGS, **options})]
-    done = run_processes(command, folder / "out")
+    settings = json.dumps({**SETTINGS, **options})
+    done = run_on_two(RUN, folder / "out", folder, settings)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "out"
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from dd_plugin.distiller import Distiller
-from tests.distiller.toy import toy_config, toy_dataset, toy_distiller
+from tests.distiller.toy import SHALLOW, toy_config, toy_dataset, toy_distiller
 
 
 def test_losses_are_arguments_or_methods(tmp_path):
@@ -16,9 +16,10 @@ def test_losses_are_arguments_or_methods(tmp_path):
         def compute_outer_loss(self, logits, labels):
             return mean_square(logits, labels)
 
-    overridden = toy_distiller(tmp_path / "a", kind=MeanSquare, compile="auto")
+    auto = {"compile": "auto", "model_args": SHALLOW, "max_steps": 2}
+    overridden = toy_distiller(tmp_path / "a", kind=MeanSquare, **auto)
     overridden.train()
-    config = toy_config(tmp_path / "b", compile="auto")
+    config = toy_config(tmp_path / "b", **auto)
     given = Distiller(None, config, toy_dataset(), toy_dataset(30, 1), outer_loss=mean_square)
     given.train()
     assert torch.equal(overridden.synthetic.images(), given.synthetic.images())
@@ -28,11 +29,11 @@ def test_losses_are_arguments_or_methods(tmp_path):
         is given.architectures.problems[0].compile
         is False
     )
-    asked = toy_distiller(tmp_path / "d", kind=MeanSquare, compile="trace")
+    asked = toy_distiller(tmp_path / "d", kind=MeanSquare, **{**auto, "compile": "trace"})
     asked.train()
     assert asked.architectures.problems[0].compile == "trace"
     torch.testing.assert_close(asked.synthetic.images(), given.synthetic.images())
-    plain = toy_distiller(tmp_path / "c", compile="auto")
+    plain = toy_distiller(tmp_path / "c", **auto)
     assert plain.architectures.problems[0].compile == "trace"
     plain.train()
     assert not torch.equal(overridden.synthetic.images(), plain.synthetic.images())

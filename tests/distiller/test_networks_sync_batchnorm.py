@@ -4,7 +4,6 @@ Real processes over gloo, as in `together/test_processes.py`.
 """
 
 import json
-import sys
 
 import pytest
 import timm
@@ -15,23 +14,22 @@ from torch import nn
 from dd_plugin.bn import converted_layers, revert_bn
 from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from dd_plugin.distiller.networks import Networks
-from dd_plugin.evaluation import baselines
 from tests.distiller.toy import toy_distiller
-from tests.processes import run_processes
+from tests.evaluation.short import shorten
+from tests.processes import run_on_two
 
 RUN = """
 import json, sys
-from dd_plugin.evaluation import baselines
-from tests.distiller.test_networks_sync_batchnorm import SHORT, distilled
+import pytest
+from tests.distiller.test_networks_sync_batchnorm import distilled
+from tests.evaluation.short import shorten
 
-for name, value in SHORT.items():
-    setattr(baselines, name, value)
+shorten(pytest.MonkeyPatch(), few=8, many=1280)
 distiller = distilled(sys.argv[1], json.loads(sys.argv[2]))
 assert distiller.accelerator.num_processes == 2
 distiller.save_model()
 distiller.accelerator.end_training()
 """
-SHORT = {"FEW_STEPS": 8, "MANY_IMAGES": 1280}
 
 
 def make():
@@ -64,14 +62,10 @@ def distilled(folder, options):
     ids=["random", "fixed"],
 )
 def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, options):
-    script, out = tmp_path / "run.py", tmp_path / "out"
-    script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    done = run_processes([*command, str(script), str(out), json.dumps(options)], out)
+    out = tmp_path / "out"
+    done = run_on_two(RUN, out, out, json.dumps(options))
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, value in SHORT.items():
-        monkeypatch.setattr(baselines, name, value)
+    shorten(monkeypatch, few=8, many=1280)
     alone = distilled(tmp_path / "one", options)
     found = load_file(out / "tensors.safetensors")
     images = alone.synthetic.images().detach()

@@ -7,7 +7,7 @@ from dd_plugin.bilevel.steps import Steps
 from dd_plugin.distiller import NoEffectWarning
 from dd_plugin.distiller import outer_step as module
 from dd_plugin.distiller.stopping import StopSignal
-from tests.distiller.toy import toy_config, toy_distiller
+from tests.distiller.toy import SHALLOW, toy_config, toy_distiller
 
 WIDE = {"width": 4, "depth": 2, "norm_layer": "batchnorm2d"}
 PLAIN = {"width": 3, "depth": 1}
@@ -46,7 +46,7 @@ def batched_sizes(monkeypatch):
     "options",
     [
         {"compile": "no", "soft_labels": True, "augmentation": "flip_rotate"},
-        {"compile": "trace", "inner_optimizer": "adam"},
+        {"compile": "trace", "inner_optimizer": "adam", "model_args": SHALLOW},
         {"compile": "no", "init": "fixed", "window": "random", "window_length": 2},
     ],
     ids=str,
@@ -97,7 +97,7 @@ def test_kept_activations_change_no_gradient(tmp_path, monkeypatch, storage):
         return result
 
     monkeypatch.setattr(Steps, "gradient_keeping", noting)
-    options = {"compile": "trace", "storage": storage}
+    options = {"compile": "trace", "storage": storage, "model_args": SHALLOW}
     without = average(toy_distiller(tmp_path / "a", **options))
     assert not kept
     check_close(average(toy_distiller(tmp_path / "b", activation_memory=1.0, **options)), without)

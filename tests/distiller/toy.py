@@ -26,6 +26,10 @@ def toy_dataset(count=60, seed=0, size=8):
     return Dataset.from_dict({"image": pictures, "label": labels.tolist()}, features=features)
 
 
+# Half as long to trace, with a layer of each kind.
+SHALLOW = {"width": 4, "depth": 1, "norm_layer": "batchnorm2d"}
+
+
 def toy_config(folder, **options):
     settings = {
         "output_dir": str(folder),

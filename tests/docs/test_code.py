@@ -6,8 +6,6 @@ import importlib
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from dd_plugin.cli import _parser as command_parser
 from tests.docs.pages import NAMES, ROOT, blocks
 from tests.hub.loopback import Hub
 from tests.hub.repositories import Account
+from tests.processes import Prepared
 from tests.test_readme import small_set_of_digits
 
 # What makes a run short: settings that replace those of a page.
@@ -29,7 +28,7 @@ _init = _parts.Distiller.__init__
 def _toy(self, model_init=None, config=None, *more, **options):
     _init(self, model_init, dataclasses.replace(config, max_steps=2, inner_steps=2,
         eval_steps=0, eval_networks=1, final_eval_networks=1, baselines=False,
-        real_batch_size=20, disable_tqdm=True), *more, **options)
+        real_batch_size=20, disable_tqdm=True, compile="no"), *more, **options)
 _parts.Distiller.__init__ = _toy
 """
 # As a reader would go: a later page of a row uses what the earlier ones leave.
@@ -46,11 +45,23 @@ RUN = (
 )
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A Hub on which the reader, `me`, may write."""
-    with Hub(tmp_path / "hub", {"me-token": Account("me")}) as running:
-        yield running
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A process whose Hub is one on which the reader, `me`, may write; pages run in forks of it."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    with Hub(tmp_path_factory.mktemp("hub"), {"me-token": Account("me")}) as hub:
+        environment |= {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": "me-token",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        process = Prepared(environment)
+        yield process
+        process.stop()
 
 
 def test_every_tutorial_is_run():
@@ -59,40 +70,16 @@ def test_every_tutorial_is_run():
 
 
 @pytest.mark.parametrize("names", RUN, ids=lambda names: names[0])
-def test_pages_run_as_printed(names, tmp_path, hub):
+def test_pages_run_as_printed(names, tmp_path, reader):
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     folder = tmp_path / "reader"
     small_set_of_digits(folder / "distilled")
     for name in names:
-        run(name, folder, hub.url)
-
-
-def run(name, folder, hub):
-    """All blocks of a page as one script, in the reader's folder."""
-    code = "\n".join([TOY, *blocks(name, "python")])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    environment |= {
-        "HF_ENDPOINT": hub,
-        "HF_HOME": str(folder / "hf"),
-        "HF_TOKEN": "me-token",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    script = folder / "page.py"
-    script.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=400,
-        cwd=folder,
-    )
-    assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+        # All blocks of a page as one script, in the reader's folder.
+        script = folder / "page.py"
+        script.write_text("\n".join([TOY, *blocks(name, "python")]), encoding="utf-8")
+        done = reader.start(script, [], [{}], folder).ended()
+        assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,19 +5,18 @@ import torch
 from torch import nn
 
 from dd_plugin.data import RealData
-from dd_plugin.evaluation import baselines
 from dd_plugin.evaluation.baselines import (
     accuracy_of_module,
     train_on_all,
     train_on_random_real,
 )
 from tests.distiller.toy import toy_dataset
+from tests.evaluation.short import shorten
 
 
 @pytest.mark.parametrize("kind", ["few", "all"])
 def test_baselines_learn_and_are_functions_of_the_seed(kind, monkeypatch):
-    monkeypatch.setattr(baselines, "FEW_STEPS", 60)
-    monkeypatch.setattr(baselines, "MANY_IMAGES", 4000)
+    shorten(monkeypatch, few=60, many=4000)
     train, test = (RealData.from_dataset(toy_dataset(n, s)) for n, s in ((60, 0), (30, 1)))
 
     def prepare(images, labels, seed):

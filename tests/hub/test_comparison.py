@@ -4,10 +4,10 @@ import pytest
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.evaluation import baselines
 from dd_plugin.hub.comparison import Request, compare, merge_rows, rows_table
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_dataset
+from tests.evaluation.short import shorten
 from tests.hub.sets import toy_set
 
 
@@ -21,7 +21,7 @@ def real(count, seed=0):
 
 
 def test_real_images_have_the_storage_of_the_set(upsampled, monkeypatch):
-    monkeypatch.setattr(baselines, "MANY_IMAGES", 120)
+    shorten(monkeypatch)
     # Twelve images at a quarter of the pixels: one real image of each class.
     assert (len(upsampled), upsampled.images_per_class) == (12, 1)
     drawn, told = [], []

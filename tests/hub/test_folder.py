@@ -5,8 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,7 +18,7 @@ from dd_plugin.hub.folder import preview, to_bytes, write_set
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.reading import read_set
 from tests.hub.toy import synthetic_set, write_toy
-from tests.repository import ROOT
+from tests.processes import start_prepared
 
 
 def test_files_and_their_checksums(tmp_path):
@@ -121,20 +119,12 @@ while True:
 def test_a_killed_writer_never_leaves_half_of_two_unnoticed(tmp_path):
     write_toy(tmp_path / "set")
     random = np.random.default_rng(0)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path / "set")],
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=ROOT,
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
+    for attempt in range(4):
+        program = tmp_path / f"program-{attempt}"
+        process = start_prepared(WRITER, tmp_path / "set", folder=program)
+        process.wait_for("ready\n")
         time.sleep(0.3 + float(random.random()) * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        assert process.kill().returncode == -signal.SIGKILL
         try:
             read_set(tmp_path / "set")
         except DistilledFormatError as error:

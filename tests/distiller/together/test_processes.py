@@ -1,17 +1,17 @@
 """Several processes: the gradients of one with all networks; an end for all if one dies.
 
-Real processes over gloo, started by torchrun as a user would.
+Real processes over gloo. torchrun starts them where the end of a process is what is tested, and in
+`tests/test_examples.py`.
 """
 
 import json
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.distiller.toy import toy_distiller
-from tests.processes import run_processes
+from tests.processes import run_on_two, run_processes, torchrun
 
 RUN = """
 import json, os, sys
@@ -46,13 +46,17 @@ distiller.accelerator.end_training()
 """
 
 
-def torchrun(folder, options="{}", how="lives"):
+def two_processes(folder, options="{}", how="lives"):
+    """Both forked from one process, which is quicker than by a launcher."""
+    return run_on_two(RUN, folder / "out", folder / "out", options, how)
+
+
+def launched(folder, options="{}", how="lives"):
+    """Both started by torchrun, as a user would."""
     script = folder / "run.py"
     folder.mkdir(exist_ok=True)
     script.write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    command += [str(script), str(folder / "out"), options, how]
+    command = torchrun(script, folder / "out", options, how)
     return run_processes(command, folder / "out")
 
 
@@ -80,7 +84,7 @@ def two(tmp_path_factory):
     def run(name):
         if name not in folders:
             folder = tmp_path_factory.mktemp(name)
-            done = torchrun(folder, json.dumps(OPTIONS[name]))
+            done = two_processes(folder, json.dumps(OPTIONS[name]))
             assert done.returncode == 0, done.stderr[-3000:]
             folders[name] = folder / "out"
         return folders[name]
@@ -120,19 +124,19 @@ def test_a_run_of_one_process_goes_on_in_two(tmp_path):
     alone = toy_distiller(tmp_path / "one", networks_per_step=4, **options)
     alone.train()
     resumed = {"resume_from_checkpoint": str(tmp_path / "one" / "checkpoint-2")}
-    done = torchrun(tmp_path / "two", json.dumps(options | resumed))
+    done = two_processes(tmp_path / "two", json.dumps(options | resumed))
     assert done.returncode == 0, done.stderr[-3000:]
     assert largest_error(tmp_path / "two" / "out", alone) < 1e-10
 
 
 def test_a_process_that_dies_ends_the_job_with_its_error(tmp_path):
-    done = torchrun(tmp_path / "two", how="dies")
+    done = launched(tmp_path / "two", how="dies")
     assert done.returncode != 0
     assert "the second process has had enough" in done.stderr
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_job(tmp_path):
-    done = torchrun(tmp_path / "two", '{"save_steps": 2}', how="full disk")
+    done = two_processes(tmp_path / "two", '{"save_steps": 2}', how="full disk")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "no space left on device" in done.stderr
     assert (tmp_path / "two" / "out" / "recipe.json").exists()

@@ -10,6 +10,8 @@ from dd_plugin import DistilledDataset
 from dd_plugin.cli import main
 from dd_plugin.data.parametrization import Pyramid
 from tests.distiller.colored import colored_dataset, colored_distiller
+from tests.distiller.toy import SHALLOW
+from tests.evaluation.short import shorten
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,7 @@ from tests.distiller.colored import colored_dataset, colored_distiller
         {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
         {"image_init": "noise", "normalization": "zca"},
         {"mixed_precision": "bf16", "dtype": "float32"},
-        {"compile": "trace"},
+        {"compile": "trace", "model_args": SHALLOW},
         {"method": "autograd"},
     ],
     ids=str,
@@ -106,11 +108,14 @@ def test_too_many_levels_are_refused_before_any_work(tmp_path):
         colored_distiller(tmp_path, pyramid_levels=5)
 
 
-def test_the_digits_with_a_pyramid_and_two_copies_from_the_command_line(tmp_path, capsys):
+def test_the_digits_with_a_pyramid_and_two_copies_from_the_command_line(
+    tmp_path, capsys, monkeypatch
+):
+    shorten(monkeypatch)
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     words = [
         *("--parametrization=pyramid", "--pyramid-levels=3", "--augmentation=resizedcrop+noise"),
-        *("--augmentations-per-step=2", "--max_steps=4", "--inner_steps=5", "--eval_steps=0"),
+        *("--augmentations-per-step=2", "--max_steps=2", "--inner_steps=5", "--eval_steps=0"),
         *("--final_eval_networks=1", "--disable_tqdm", f"--output_dir={tmp_path}"),
     ]
     with warnings.catch_warnings():

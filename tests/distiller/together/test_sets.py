@@ -11,6 +11,7 @@ from dd_plugin.data import RealData
 from dd_plugin.evaluation import OtherArchitectureWarning
 from dd_plugin.hub.comparison import Request, compare
 from tests.distiller.toy import head_distiller, toy_dataset, toy_distiller
+from tests.evaluation.short import shorten
 from tests.hub.networks import hf_resnet, scaled
 from tests.hub.toy import change_record
 
@@ -169,7 +170,10 @@ def test_each_network_without_a_name_has_the_normalization_that_it_was_distilled
         assert opened.evaluate(network, toy_dataset(seed=1)).accuracies == (accuracy,)
 
 
-def test_an_upsampled_set_is_compared_with_as_much_storage_as_the_trainer_did(tmp_path):
+def test_an_upsampled_set_is_compared_with_as_much_storage_as_the_trainer_did(
+    tmp_path, monkeypatch
+):
+    shorten(monkeypatch)
     options = {"parametrization": "upsampled", "max_steps": 1, "baselines": True}
     distiller = toy_distiller(tmp_path, dtype="float32", **options)
     distiller.train()

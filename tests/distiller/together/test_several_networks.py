@@ -14,6 +14,7 @@ from dd_plugin.evaluation import OtherArchitectureWarning
 from tests.distiller.several import (
     LABELS,
     NARROW,
+    PLAIN,
     POOL,
     TWO,
     check_same,
@@ -21,8 +22,9 @@ from tests.distiller.several import (
     plain,
     tensors,
 )
-from tests.distiller.together.test_processes import torchrun
-from tests.distiller.toy import toy_dataset, toy_distiller
+from tests.distiller.together.test_processes import two_processes
+from tests.distiller.toy import SHALLOW, toy_dataset, toy_distiller
+from tests.evaluation.short import shorten
 
 
 @pytest.mark.parametrize("options", [{}, POOL], ids=["random", "pool"])
@@ -55,7 +57,7 @@ def test_a_list_of_one_function_is_that_function_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, POOL, {"networks_per_step": 2, "compile": "trace"}],
+    [{}, POOL, {"networks_per_step": 2, "compile": "trace", "model_args": [SHALLOW, PLAIN]}],
     ids=["random", "pool", "two per step"],
 )
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, options):
@@ -69,7 +71,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, options):
 
 def test_two_processes_take_the_turns_of_one(tmp_path):
     options = {**TWO, "save_steps": 2}
-    done = torchrun(tmp_path / "two", json.dumps(options))
+    done = two_processes(tmp_path / "two", json.dumps(options))
     assert done.returncode == 0, done.stderr[-3000:]
     alone = toy_distiller(tmp_path / "one", networks_per_step=4, **options)
     alone.train()
@@ -82,7 +84,8 @@ def test_two_processes_take_the_turns_of_one(tmp_path):
         assert noted["accuracies"] == list(scores.accuracies)
 
 
-def test_each_network_is_evaluated_and_the_mean_over_them_is_what_counts(tmp_path):
+def test_each_network_is_evaluated_and_the_mean_over_them_is_what_counts(tmp_path, monkeypatch):
+    shorten(monkeypatch)
     run = toy_distiller(
         tmp_path,
         **TWO,
