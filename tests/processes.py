@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
-import torch.distributed
+from torch.distributed import TCPStore
 
 from tests.repository import ROOT
 
@@ -110,7 +110,7 @@ def _once_more_if_aborted(run, output):
 
 def _ranks(number):
     """What a launcher tells each of its processes, with a store of their own to meet at."""
-    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     _stores.append(store)
     shared = {
         "MASTER_ADDR": "localhost",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 _REPEATS = 5
 
@@ -73,8 +74,8 @@ def _products(layer: Any, x: Tensor) -> list[Callable[[], Any]]:
     y = torch.randn_like(F.conv2d(x, w, None, *how))
     return [
         lambda: F.conv2d(x, w, None, *how),
-        lambda: torch.nn.grad.conv2d_input(x.shape, w, y, *how),
-        lambda: torch.nn.grad.conv2d_weight(x, w.shape, y, *how),
+        lambda: conv2d_input(x.shape, w, y, *how),
+        lambda: conv2d_weight(x, w.shape, y, *how),
     ]
 
 

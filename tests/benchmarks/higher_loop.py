@@ -23,6 +23,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -37,8 +39,8 @@ from torch.nn import functional as F
 from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.models import load_model
 from dd_plugin.seeds import Purpose, mix
-from tests.benchmarks import hypergradient
 from tests.benchmarks.measuring import Results, random_images
+from tests.benchmarks.tools import Memory
 
 TOOLS = ("dd_plugin, traced", "dd_plugin, inductor", "higher")
 CONVNET = {"width": 32, "depth": 3}
@@ -134,7 +136,7 @@ def runner(distiller: Distiller, tool: str) -> Callable[[], Any]:
 
 
 def serve(case: dict[str, Any], gradient_file: str) -> None:
-    """A case in a process of its own, see `hypergradient.answer`."""
+    """A case in a process of its own, see `answer`."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         distiller = make(folder, case)
@@ -145,13 +147,78 @@ def serve(case: dict[str, Any], gradient_file: str) -> None:
         if not case.get("float64"):
             run()
         warm_up = time.perf_counter() - began
-        hypergradient.answer(lambda: run() or {}, "cpu", {"warm_up_seconds": warm_up})
+        answer(run, {"warm_up_seconds": warm_up})
 
 
-class Child(hypergradient.Child):
-    """A case of this file in a process of its own."""
+def answer(run: Callable[[], Any], about: dict[str, Any]) -> None:
+    """Report, in JSON, what there is to say first, and then a run for every line of input."""
+
+    def report(found: dict[str, Any]) -> None:
+        print("RESULT " + json.dumps(found), flush=True)
+
+    Memory("cpu")  # gives back what is free, for the others
+    report(about)
+    for _ in sys.stdin:
+        memory = Memory("cpu")
+        began = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - began
+        report({"seconds": seconds, "peak_bytes": memory.peak()})
+        Memory("cpu")
+
+
+class Child:
+    """A case in a process of its own."""
 
     module = "tests.benchmarks.higher_loop"
+
+    def __init__(self, case: dict[str, Any], options: argparse.Namespace, folder: Path) -> None:
+        self.case, self.error = case, ""
+        self.about: dict[str, Any] = {}
+        self.rounds: dict[int, dict[str, Any]] = {}
+        self.gradient = folder / f"{len(list(folder.iterdir()))}.pt"
+        command = [sys.executable, "-m", self.module]
+        command += ["--case", json.dumps(case), "--gradient", str(self.gradient)]
+        command += ["--device", options.device, "--threads", str(options.threads)]
+        command += ["--float64"] if options.float64 else []
+        self.messages = (folder / f"{self.gradient.stem}.txt").open("w+")
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.messages,
+            text=True,
+        )
+        self.about = self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next report; an empty one when the process has died."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("RESULT "):
+                found: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+                return found
+        self.messages.seek(0)
+        lines = self.messages.read().strip().splitlines()
+        reason = lines[-1] if lines else "no message"
+        self.error = f"exit {self.process.wait()}: {reason[:300]}"
+        return {}
+
+    def run(self, number: int) -> None:
+        """One round."""
+        if self.error:
+            return
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.rounds[number] = self.answer()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+        self.messages.close()
 
 
 def compare(setting: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -191,9 +191,10 @@ def _mixflow(
         total = torch.zeros_like(x)
         while states:
             theta, along = states.pop(), {n: -STEP_SIZE * t for n, t in theta_bar.items()}
-            _, (swept, images_bar) = torch.func.jvp(
+            pushed: Any = torch.func.jvp(
                 lambda point: gradients_of(point, x, y), (theta,), (along,)
             )
+            swept, images_bar = pushed[1]
             theta_bar = {n: t + swept[n] for n, t in theta_bar.items()}
             total += images_bar
         return total, {}
