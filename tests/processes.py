@@ -20,8 +20,9 @@ import threading
 import time
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
-from torch.distributed import TCPStore
+import torch.distributed
 
 from tests.repository import ROOT
 
@@ -110,7 +111,7 @@ def _once_more_if_aborted(run, output):
 
 def _ranks(number):
     """What a launcher tells each of its processes, with a store of their own to meet at."""
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     _stores.append(store)
     shared = {
         "MASTER_ADDR": "localhost",
@@ -124,7 +125,7 @@ def _ranks(number):
 
 
 # The store of the last run; one that went away at once would take a process's last words with it.
-_stores: list[torch.distributed.TCPStore] = []
+_stores: list[Any] = []
 
 
 class Started:
