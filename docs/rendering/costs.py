@@ -132,33 +132,29 @@ def spread(ratio: dict[str, float], digits: int) -> str:
 
 
 def hypergradient(report: Any) -> str:
-    """The engine beside other tools: one line per network, optimizer, number of steps and tool."""
-    rows = sorted(report["rows"], key=lambda r: (r["model"], r["optimizer"] == "adam", r["steps"]))
+    """The engine beside other tools: one line per network, number of steps and tool."""
     cells = []
-    for row in rows:
-        case = [f"{row['model']}, {row['optimizer']}", row["steps"], row["tool"]]
+    for row in report["rows"]:
+        case = [f"{row['network']}, K = {row['steps']}", row["tool"]]
         if "error" in row:
-            cells.append([*case, row["error"], *[""] * 6])
+            cells.append([*case, row["error"], "", "", "", ""])
             continue
-        if "seconds" not in row:
-            continue
+        above = row.get("ratio_to_convolutions")
         cells.append(
             [
                 *case,
                 f"{row['seconds']:.2f}",
-                between(row, "plain"),
                 between(row, "higher"),
+                "" if above is None else f"{above:.2f}",
                 f"{row['peak_bytes'] / 1e6:.0f}",
-                rounding(row, "error_against_autograd"),
-                rounding(row, "error_in_float64"),
                 f"{row['warm_up_seconds']:.0f}",
             ]
         )
-    rounds = sorted({row["rounds"] for row in rows if "rounds" in row})
-    head = ["network, optimizer", "K", "tool", "seconds", "times plain", "times higher"]
-    head += ["peak MB", "error", "in float64", "warm-up s"]
-    about = {**report["about"], "rounds": f"{rounds[0]} to {rounds[-1]}"}
-    return f"{machine(about)}\n\n{table(head, cells, 'lrlrrrrrrr')}"
+    head = ["network", "tool", "seconds", "times higher", "times its convolutions"]
+    head += ["peak MB", "warm-up s"]
+    rounds = sorted({row["rounds"] for row in report["rows"] if "rounds" in row})
+    about = f"{report['hardware']}, torch {report['torch']}, {rounds[0]} rounds."
+    return f"{about}\n\n{table(head, cells, 'llrrrrr')}"
 
 
 def between(row: dict[str, Any], other: str) -> str:
@@ -166,11 +162,6 @@ def between(row: dict[str, Any], other: str) -> str:
     if f"ratio_to_{other}" not in row:
         return ""
     return with_range(row[f"ratio_to_{other}"], row[f"ratios_to_{other}"])
-
-
-def rounding(row: dict[str, Any], name: str) -> str:
-    """An error, but for the tool that the others are compared with."""
-    return f"{row[name]:.0e}" if name in row and row["tool"] != "autograd" else ""
 
 
 def exactness(report: Any) -> str:

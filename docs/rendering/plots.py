@@ -64,27 +64,28 @@ def style(ink: str, salt: str) -> dict[str, Any]:
 
 
 def hypergradient(report: Any) -> Figure | None:
-    """Seconds and peak memory against K, ConvNet with SGD, all axes logarithmic."""
-    rows = [r for r in report["rows"] if (r["model"], r["optimizer"]) == ("convnet", "sgd")]
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.8))
-    for tool in sorted({row["tool"] for row in rows}):
-        points = sorted(
-            (row["steps"], row["seconds"], row["peak_bytes"] / 1e9)
+    """The time of each tool as a multiple of that of `higher`, one line per network and K."""
+    rows = [row for row in report["rows"] if "ratio_to_higher" in row]
+    tools = [t for t in dict.fromkeys(r["tool"] for r in rows) if not t.startswith("plain")]
+    cases = list(dict.fromkeys((row["network"], row["steps"]) for row in rows))
+    if not cases:
+        return None
+    figure, axis = pyplot.subplots(figsize=(6.4, 1.4 + 0.5 * len(cases)))
+    for tool, color in zip(tools, COLOURS, strict=False):
+        points = [
+            (row["ratio_to_higher"], cases.index((row["network"], row["steps"])))
             for row in rows
-            if row["tool"] == tool and "seconds" in row
-        )
-        if not points:
-            continue
-        steps, seconds, memory = zip(*points, strict=True)
-        line = ":" if tool.startswith("plain") else "-" if tool.startswith("ours") else "--"
-        axes[0].plot(steps, seconds, line, marker="o", markersize=4, label=tool)
-        axes[1].plot(steps, memory, line, marker="o", markersize=4, label=tool)
-    ticks = sorted({row["steps"] for row in rows})
-    for axis, title in zip(axes, ("seconds", "peak memory, GB"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="inner steps K", title=title)
-        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
-        axis.minorticks_off()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            if row["tool"] == tool
+        ]
+        axis.plot(*zip(*points, strict=True), "o", color=color, markersize=7, label=tool)
+    axis.axvline(1, linewidth=1.5, color="gray")
+    axis.set(title="Time of a hypergradient, times that of higher", xscale="log")
+    ticks = (0.25, 0.5, 1, 2)
+    axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_yticks(range(len(cases)), labels=[f"{n}\nK = {k}" for n, k in cases])
+    axis.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

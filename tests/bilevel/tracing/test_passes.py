@@ -21,7 +21,7 @@ def _sweep(weights, directions, x):
 
 
 def test_the_sweep_of_two_convolutions_costs_what_it_must():
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     weights = [torch.randn(*s, dtype=torch.float64) for s in ((4, 3, 3, 3), (5, 4, 2, 2))]
     directions = [torch.randn_like(w) for w in weights]
     graph = make_fx(_sweep, tracing_mode="fake")(weights, directions, x)

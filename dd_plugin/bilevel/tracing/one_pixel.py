@@ -1,0 +1,170 @@
+"""Convolutions whose result is one pixel, as products of matrices, on a CPU.
+
+Used by `passes`. The last layers of a ResNet see 1x1 pixels of a 32x32 image. A convolution there
+reads its whole kernel for the few places of it that lie on the image, and the kernel's gradient is
+zero at the others. What torch's library does with such shapes is up to thirty times as slow as the
+product (`docs/concepts/engine.md` has a measurement), and a sweep has eight convolutions per layer.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+
+aten = torch.ops.aten
+
+
+def multiply_single_pixels(graph_module: GraphModule) -> None:
+    """Replace such convolutions and their gradients, in place."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is aten.convolution.default:
+            window = _window(node.meta.get("val"), *node.args[:2], *node.args[3:9])
+            if window is not None:
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(_forward(graph, node, window))
+        elif node.target is aten.convolution_backward.default:
+            window = _window(_value(node.args[0]), *node.args[1:3], *node.args[4:10])
+            if window is not None:
+                _replace_gradients(graph, node, window)
+    for node in list(graph.nodes):
+        _add_before_padding(graph, node)
+    graph.eliminate_dead_code()
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The part of an image and of a kernel that meet in the one pixel of a result.
+
+    Attributes:
+        image: the shape of the images ``(N, C, H, W)``.
+        kernel: that of the kernel ``(out, C, height, width)``.
+        begin: the first row and column of the kernel that lie on the image.
+        size: how many rows and columns do; on the image they begin at 0.
+    """
+
+    image: tuple[int, ...]
+    kernel: tuple[int, ...]
+    begin: tuple[int, int]
+    size: tuple[int, int]
+
+
+def _value(node: Any) -> Any:
+    return node.meta.get("val") if isinstance(node, Node) else None
+
+
+def _window(
+    result: Any,
+    images: Any,
+    kernel: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> _Window | None:
+    """Return the window of a convolution, None where it is not to be replaced."""
+    x, w = _value(images), _value(kernel)
+    if not all(isinstance(t, Tensor) for t in (result, x, w)) or result.device.type != "cpu":
+        return None
+    plain = not transposed and groups == 1 and all(d == 1 for d in dilation)
+    if result.dim() != 4 or tuple(result.shape[2:]) != (1, 1) or not plain:
+        return None
+    pads = (padding[0], padding[-1])
+    sizes = tuple(
+        min(k - pad, side) for k, pad, side in zip(w.shape[2:], pads, x.shape[2:], strict=True)
+    )
+    if min(sizes) < 1 or 0 in (len(x), len(w)):
+        return None
+    return _Window(tuple(x.shape), tuple(w.shape), pads, (sizes[0], sizes[1]))
+
+
+def _forward(graph: Graph, node: Node, window: _Window) -> Node:
+    images, kernel, bias = node.args[:3]
+    x, w = _on_image(graph, images, window), _on_kernel(graph, kernel, window)
+    y = _call(graph, aten.mm.default, x, _call(graph, aten.t.default, w))
+    if bias is not None:
+        y = _call(graph, aten.add.Tensor, y, bias)
+    return _call(graph, aten.view.default, y, [len(y.meta["val"]), window.kernel[0], 1, 1])
+
+
+def _replace_gradients(graph: Graph, node: Node, window: _Window) -> None:
+    """Replace the results of a `convolution_backward` one by one."""
+    slope, images, kernel = node.args[:3]
+    (n, _, height, width), (out, channels, rows, columns) = window.image, window.kernel
+    (top, left), (h, w) = window.begin, window.size
+    for user in list(node.users):
+        if user.target is not operator.getitem:
+            continue
+        with graph.inserting_before(user):
+            g = _call(graph, aten.reshape.default, slope, [n, out])
+            if user.args[1] == 0:
+                found = _call(graph, aten.mm.default, g, _on_kernel(graph, kernel, window))
+                found = _call(graph, aten.view.default, found, [n, channels, h, w])
+                pads = [0, width - w, 0, height - h]
+            elif user.args[1] == 1:
+                found = _call(graph, aten.t.default, g)
+                found = _call(graph, aten.mm.default, found, _on_image(graph, images, window))
+                found = _call(graph, aten.view.default, found, [out, channels, h, w])
+                pads = [left, columns - left - w, top, rows - top - h]
+            else:
+                found, pads = _call(graph, aten.sum.dim_IntList, g, [0]), []
+            if any(pads):
+                found = _call(graph, aten.constant_pad_nd.default, found, pads, 0.0)
+        user.replace_all_uses_with(found)
+        graph.erase_node(user)
+
+
+def _add_before_padding(graph: Graph, node: Node) -> None:
+    """Pad the sum of two gradients instead of each: kernels are large, and their parts are not."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return
+    first, second = node.args
+    if not _is_padding(first) or not _is_padding(second) or first.args[1:] != second.args[1:]:
+        return
+    a, b = first.args[0], second.args[0]
+    if first.args[2] != 0 or _value(a).shape != _value(b).shape:
+        return
+    with graph.inserting_before(node):
+        total = _call(graph, aten.add.Tensor, a, b)
+        total = _call(graph, aten.constant_pad_nd.default, total, *first.args[1:])
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)
+
+
+def _is_padding(node: Any) -> TypeGuard[Node]:
+    return isinstance(node, Node) and node.target is aten.constant_pad_nd.default
+
+
+def _on_image(graph: Graph, images: Any, window: _Window) -> Node:
+    """Return the part of each image as a row ``(N, C * size)``."""
+    part = _cut(graph, images, (0, 0), window.size)
+    return _call(graph, aten.reshape.default, part, [window.image[0], -1])
+
+
+def _on_kernel(graph: Graph, kernel: Any, window: _Window) -> Node:
+    """Return the part of the kernel of each result as a row ``(out, C * size)``."""
+    part = _cut(graph, kernel, window.begin, window.size)
+    return _call(graph, aten.reshape.default, part, [window.kernel[0], -1])
+
+
+def _cut(graph: Graph, node: Any, begin: tuple[int, int], size: tuple[int, int]) -> Node:
+    for axis, (first, count) in enumerate(zip(begin, size, strict=True), start=2):
+        if node.meta["val"].shape[axis] != count:
+            node = _call(graph, aten.slice.Tensor, node, axis, first, first + count)
+    return node
+
+
+def _call(graph: Graph, target: Any, *args: Any) -> Node:
+    """A new node, with the value without data that belongs to it."""
+    node = graph.call_function(target, args)
+    node.meta["val"] = target(*map_arg(args, lambda source: source.meta["val"]))
+    return node

@@ -1,0 +1,96 @@
+"""Convolutions to one pixel as products: what they give, and which are left alone."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import grad, jvp
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
+
+from dd_plugin.bilevel.tracing.passes import clean
+
+
+def convolutions(graph):
+    return sum("convolution" in str(node.target) for node in graph.graph.nodes)
+
+
+def sweep_of(stride, padding, bias):
+    """A gradient, and the jvp of it along directions of the kernel: all that a sweep has."""
+
+    def loss(w, x, b):
+        y = F.conv2d(torch.tanh(x), w, b if bias else None, stride, padding)
+        return (y * y.sin()).sum()
+
+    def function(w, v, x, b):
+        gradients, swept = jvp(lambda w: grad(loss, argnums=(0, 1, 2))(w, x, b), (w,), (v,))
+        return [*gradients, *swept]
+
+    return function
+
+
+def traced(function, *args):
+    graph = make_fx(function, tracing_mode="fake")(*args)
+    before = convolutions(graph)
+    return clean(graph), before
+
+
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    sides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    bias=st.booleans(),
+)
+def test_gradients_and_sweeps_are_those_of_the_convolution(kernel, sides, stride, padding, bias):
+    spans = [s + 2 * p - k for s, p, k in zip(sides, padding, kernel, strict=True)]
+    if min(spans) < 0 or any(p >= k for p, k in zip(padding, kernel, strict=True)):
+        return
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3, *kernel), (5, 3, *kernel), (2, 3, *sides), (5,)]
+    args = [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
+    function = sweep_of(stride, padding, bias)
+    graph, before = traced(function, *args)
+    assert before > 3
+    is_one_pixel = all(span < stride for span in spans)
+    assert (convolutions(graph) == 0) == is_one_pixel
+    for found, expected in zip(graph(*args), function(*args), strict=True):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options"),
+    [
+        ((2, 4, 3, 3), (4, 2, 3, 3), {"groups": 2}),
+        ((2, 3, 5, 5), (4, 3, 3, 3), {"dilation": 2}),
+        ((2, 3, 4, 4), (4, 3, 3, 3), {}),  # four pixels
+        ((2, 3, 3), (4, 3, 3), {}),  # one dimension
+    ],
+)
+def test_others_stay_convolutions(shape, kernel, options):
+    convolve = F.conv1d if len(shape) == 3 else F.conv2d
+    args = [torch.randn(*shape), torch.randn(*kernel)]
+    graph, before = traced(lambda x, w: [convolve(x, w, **options)], *args)
+    assert convolutions(graph) == before == 1
+
+
+def test_transposed_convolutions_stay():
+    args = [torch.randn(2, 3, 1, 1), torch.randn(3, 4, 1, 1)]
+    graph, before = traced(lambda x, w: [F.conv_transpose2d(x, w)], *args)
+    assert convolutions(graph) == before == 1
+
+
+def test_on_other_devices_they_stay():
+    args = [torch.randn(2, 3, 1, 1, device="meta"), torch.randn(4, 3, 1, 1, device="meta")]
+    graph, before = traced(lambda x, w: [F.conv2d(x, w)], *args)
+    assert convolutions(graph) == before == 1
+
+
+def test_gradients_of_a_kernel_are_added_before_they_are_padded():
+    args = [torch.randn(*s, dtype=torch.float64) for s in ((5, 3, 3, 3),) * 2]
+    args += [torch.randn(2, 3, 1, 1, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
+    function = sweep_of(1, (1, 1), False)
+    graph, _ = traced(lambda w, v, x, b: [function(w, v, x, b)[3]], *args)
+    assert sum("constant_pad" in str(node.target) for node in graph.graph.nodes) == 1
+    torch.testing.assert_close(graph(*args)[0], function(*args)[3], rtol=1e-12, atol=1e-12)
