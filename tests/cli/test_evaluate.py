@@ -1,6 +1,5 @@
 """`dd-plugin evaluate`: a table of networks on a set, its rows in files, and what it refuses."""
 
-import functools
 import json
 import re
 import warnings
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from dd_plugin.cli import main
-from dd_plugin.evaluation import OtherArchitectureWarning, Scores, baselines, training
+from dd_plugin.evaluation import OtherArchitectureWarning, Scores, ordinary
 from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_distiller
@@ -20,11 +19,7 @@ from tests.hub.toy import write_toy
 @pytest.fixture(autouse=True)
 def _not_for_long(monkeypatch):
     """Ordinary training takes fewer steps than it takes in earnest."""
-    few = functools.partial(baselines.train_on_few, steps=60)
-    for module in (baselines, training):
-        monkeypatch.setattr(module, "train_on_few", few)
-    monkeypatch.setattr(baselines, "FEW_STEPS", 60)
-    monkeypatch.setattr(baselines, "MANY_IMAGES", 15_000)
+    monkeypatch.setattr(ordinary, "MOST_STEPS", 100)
 
 
 def test_a_table_of_networks_is_printed_and_stored(run, real, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dd_plugin.evaluation import baselines, comparison
+from dd_plugin.evaluation import comparison, ordinary
 from tests.distiller.toy import toy_distiller
 
 
@@ -26,8 +26,7 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize("init", ["random", "fixed"])
 def test_baselines_are_functions_of_their_seeds(tmp_path, monkeypatch, init):
-    monkeypatch.setattr(baselines, "FEW_STEPS", 20)
-    monkeypatch.setattr(baselines, "MANY_IMAGES", 1280)
+    monkeypatch.setattr(ordinary, "MOST_STEPS", 20)
     trained = []
 
     def noted(network, batches):

@@ -15,23 +15,23 @@ from torch import nn
 from dd_plugin.bn import converted_layers, revert_bn
 from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from dd_plugin.distiller.networks import Networks
-from dd_plugin.evaluation import baselines
+from dd_plugin.evaluation import ordinary
 from tests.distiller.toy import toy_distiller
 from tests.processes import run_processes
 
 RUN = """
 import json, sys
-from dd_plugin.evaluation import baselines
+from dd_plugin.evaluation import ordinary
 from tests.distiller.test_networks_sync_batchnorm import SHORT, distilled
 
 for name, value in SHORT.items():
-    setattr(baselines, name, value)
+    setattr(ordinary, name, value)
 distiller = distilled(sys.argv[1], json.loads(sys.argv[2]))
 assert distiller.accelerator.num_processes == 2
 distiller.save_model()
 distiller.accelerator.end_training()
 """
-SHORT = {"FEW_STEPS": 8, "MANY_IMAGES": 1280}
+SHORT = {"MOST_STEPS": 8}
 
 
 def make():
@@ -71,7 +71,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, options):
     done = run_processes([*command, str(script), str(out), json.dumps(options)], out)
     assert done.returncode == 0, done.stderr[-3000:]
     for name, value in SHORT.items():
-        monkeypatch.setattr(baselines, name, value)
+        monkeypatch.setattr(ordinary, name, value)
     alone = distilled(tmp_path / "one", options)
     found = load_file(out / "tensors.safetensors")
     images = alone.synthetic.images().detach()

@@ -4,7 +4,7 @@ import pytest
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.evaluation import baselines
+from dd_plugin.evaluation import ordinary
 from dd_plugin.hub.comparison import Request, compare, merge_rows, rows_table
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_dataset
@@ -21,7 +21,7 @@ def real(count, seed=0):
 
 
 def test_real_images_have_the_storage_of_the_set(upsampled, monkeypatch):
-    monkeypatch.setattr(baselines, "MANY_IMAGES", 120)
+    monkeypatch.setattr(ordinary, "MOST_STEPS", 5)
     # Twelve images at a quarter of the pixels: one real image of each class.
     assert (len(upsampled), upsampled.images_per_class) == (12, 1)
     drawn, told = [], []
