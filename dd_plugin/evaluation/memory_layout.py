@@ -18,8 +18,7 @@ from dd_plugin.bilevel import logits_of
 from dd_plugin.bilevel.copying import copy_model
 from dd_plugin.seeds import untouched_generators
 
-# They compute channel by channel, and other layouts are brought to that one and back.
-_BY_CHANNEL = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 @contextmanager
@@ -58,7 +57,7 @@ def takes_channels_last(network: nn.Module, images: Tensor) -> bool:
     # A single convolution, as in a ViT, is no matter.
     if sum(isinstance(m, nn.Conv2d) for m in modules) < 2:
         return False
-    if any(isinstance(m, _BY_CHANNEL) for m in modules):
+    if any(map(_is_by_channel, modules)):
         return False
     try:
         copied = copy_model(network).to(memory_format=torch.channels_last)
@@ -69,3 +68,10 @@ def takes_channels_last(network: nn.Module, images: Tensor) -> bool:
     except (RuntimeError, TypeError, ValueError):
         return False
     return True
+
+
+def _is_by_channel(layer: nn.Module) -> bool:
+    """Whether a layer computes channel by channel, which takes longer with channels last."""
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups == layer.num_channels
+    return isinstance(layer, _INSTANCE_NORMS)
