@@ -111,6 +111,11 @@ BLOCKS = (
     Block("profile-removed", scaling.profile_removed, PROFILE, ("profile-cpu",)),
     Block("two-trees", scaling.two_trees, "python -m tests.benchmarks.two_trees"),
     Block("kept-memory", scaling.kept_memory, "python -m tests.benchmarks.kept_memory"),
+    Block(
+        "closing-comparison",
+        scaling.closing_comparison,
+        "python -m tests.benchmarks.closing_comparison",
+    ),
     Block("higher-cpu", scaling.higher, "python -m tests.benchmarks.higher_loop"),
     Block(
         "scale-unroll",

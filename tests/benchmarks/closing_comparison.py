@@ -7,15 +7,16 @@ A run is made of its first step (with what is compiled then), the other outer st
 in between, and the comparison at the end: networks trained on the distilled images, on as many
 random real ones and on all, and tested. Each part is measured for a few steps or one network, and
 multiplied by how many a run has. Both checkouts take turns, each in a process of its own with one
-thread and an empty cache of compiled code; medians over the rounds of processor time. Images of other cases than the digits are noise. Reported per case and checkout:
-seconds of all parts, the steps of ordinary training, and the share.
+thread and an empty cache of compiled code; medians over the rounds of processor time. Images of
+other cases than the digits are noise. Reported per case and checkout: seconds of all parts, the
+steps of ordinary training, and the share.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -55,7 +56,8 @@ _KINDS = ("random", "all")
 
 def _seconds() -> float:
     """Seconds of processor time, of this process and of the compilers that it started."""
-    return sum(os.times()[:4])
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 # --- one checkout --------------------------------------------------------------------------------
