@@ -41,14 +41,14 @@ CASES: dict[str, dict[str, Any]] = {
             "model_args": {"width": 64, "norm_layer": "batchnorm2d"},
             "compile": "trace",
         },
-        "images": [64, 120, 40, 3],
+        "images": [64, 120, 40, 10],
     },
     "120 images of 64x64, compiled": {
         "settings": {
             "model_args": {"width": 64, "norm_layer": "batchnorm2d"},
             "compile": "inductor",
         },
-        "images": [64, 120, 40, 3],
+        "images": [64, 120, 40, 10],
     },
 }
 _KINDS = ("random", "all")
