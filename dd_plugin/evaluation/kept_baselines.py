@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import dd_plugin
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.ordinary import batch_size, training_steps
@@ -199,8 +198,7 @@ def _checksum_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 @functools.cache
 def package_checksum() -> str:
     """Return a checksum of the source of this package."""
-    root = Path(dd_plugin.__file__).parent
-    return _checksum_of_files(sorted(root.rglob("*.py")))
+    return _checksum_of_files(sorted(Path(__file__).parents[1].rglob("*.py")))
 
 
 def _code_of(network: nn.Module) -> str | None:

@@ -224,7 +224,8 @@ def _compare(before: Path, name: str, rounds: int, caches: str) -> list[dict[str
     from tests.benchmarks.measuring import ROOT, Served, in_turns
 
     checkouts: dict[str, Served] = {}
-    runs, taken = {}, {}
+    runs: dict[str, dict[str, float]] = {}
+    taken: dict[str, list[dict[str, float]]] = {}
     for checkout, root in (("before", before), ("now", ROOT)):
         # -P: no package from the folder that the command is run in.
         command = [sys.executable, "-P", __file__, "--serve", name]

@@ -1,5 +1,6 @@
 """Accuracies that are kept: found again for the same, and for nothing else."""
 
+import importlib
 import json
 import logging
 from dataclasses import replace
@@ -98,8 +99,7 @@ def test_a_layer_whose_code_changes_changes_the_key(tmp_path, monkeypatch):
     source = "from torch import nn\nclass Mine(nn.Flatten):\n    pass\n"
     (tmp_path / "layers_of_mine.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    import layers_of_mine
-
+    layers_of_mine = importlib.import_module("layers_of_mine")
     made = nn.Sequential(layers_of_mine.Mine(), nn.Linear(64, 3))
     key = training().key(made, synthetic_set())
     (tmp_path / "layers_of_mine.py").write_text(source + "# else\n")
