@@ -17,22 +17,22 @@ from dd_plugin.bilevel import logits_of
 from dd_plugin.evaluation.memory_layout import fastest_layout
 from dd_plugin.evaluation.scores import share_right
 
-LARGEST_BATCH = 128
+LARGEST_BATCH = 64
 # Passes over the images, as long as that is neither too few steps nor too many.
 EPOCHS = 20
 FEWEST_STEPS = 200
-MOST_STEPS = 400
+MOST_STEPS = 800
 
 
 def batch_size(images: int | None) -> int:
-    """Return the number of images in a step: all of them, 128 at most; None is a stream."""
+    """Return the number of images in a step: all of them, 64 at most; None is a stream."""
     return LARGEST_BATCH if images is None else min(LARGEST_BATCH, images)
 
 
 def training_steps(images: int | None) -> int:
     """Return the steps of ordinary training on so many images; None is a stream.
 
-    Twenty passes over the images in batches of `batch_size`, but 200 steps at least and 400 at
+    Twenty passes over the images in batches of `batch_size`, but 200 steps at least and 800 at
     most.
     """
     if images is None:

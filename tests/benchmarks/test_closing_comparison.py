@@ -31,7 +31,7 @@ def test_ordinary_training_stops_early_and_says_how_long_it_would_be(tmp_path, m
     ordinary = benchmark._Ordinary(2)
     for _ in range(2):
         values = benchmark.measured(distiller, ordinary, 1)
-        # Three images, and 128 of 150 in each of two steps of a pass.
+        # Three images, and 64 of 150 in each of three steps of a pass.
         assert (values["random steps"], values["all steps"]) == (200, 200)
         assert all(value > 0 for value in values.values())
 

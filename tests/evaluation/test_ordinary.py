@@ -18,14 +18,14 @@ from dd_plugin.evaluation.ordinary import (
         (1, 1, 200),
         (10, 10, 200),
         # One step is a pass over them.
-        (120, 120, 200),
-        (128, 128, 200),
+        (64, 64, 200),
+        (120, 64, 200),
         # Twenty passes of ten steps, and of eleven.
-        (1_280, 128, 200),
-        (1_281, 128, 220),
-        (2_560, 128, 400),
-        (50_000, 128, 400),
-        (None, 128, 400),
+        (640, 64, 200),
+        (641, 64, 220),
+        (2_560, 64, 800),
+        (50_000, 64, 800),
+        (None, 64, 800),
     ],
 )
 def test_steps_follow_the_number_of_images(images, size, steps):
