@@ -1,9 +1,9 @@
 """The memory layout in which a network of convolutions computes fastest on a processor.
 
-Below `ordinary`. With channels last an ordinary training step of a ConvNet takes two thirds of the
-time, with bfloat16 less than half (`python -m tests.benchmarks.closing_comparison`). Results differ
-by rounding. The choice depends on the network and its input alone, never on a clock, so that two
-evaluations of a set do the same.
+Below `ordinary`. With channels last an ordinary training step of a ConvNet takes less time, with
+bfloat16 even less (`python -m tests.benchmarks.ordinary_step`). Results differ by rounding. The
+choice depends on the network and its input alone, never on a clock, so that two evaluations of a
+set do the same.
 """
 
 from __future__ import annotations
