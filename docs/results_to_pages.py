@@ -112,6 +112,11 @@ BLOCKS = (
     Block("two-trees", scaling.two_trees, "python -m tests.benchmarks.two_trees"),
     Block("kept-memory", scaling.kept_memory, "python -m tests.benchmarks.kept_memory"),
     Block("start-up", scaling.start_up, "python -m tests.benchmarks.start_up"),
+    Block(
+        "closing-comparison",
+        scaling.closing_comparison,
+        "python -m tests.benchmarks.closing_comparison",
+    ),
     Block("higher-cpu", scaling.higher, "python -m tests.benchmarks.higher_loop"),
     Block(
         "scale-unroll",

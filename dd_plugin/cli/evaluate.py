@@ -151,10 +151,11 @@ def _candidates(args: argparse.Namespace) -> list[_Candidate]:
 
 def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> list[Evaluation]:
     """Return the rows of a set, each of which is stored as soon as it is measured."""
+    from dd_plugin.evaluation.kept_baselines import NOTHING_KEPT, KeptBaselines
     from dd_plugin.hub.comparison import Request, compare
     from dd_plugin.hub.record import Evaluation, Record
 
-    distilled = candidate.distilled
+    distilled, folder = candidate.distilled, Path(candidate.name)
     record = Record.from_json(distilled.record)
     test = distilled.real_data(args.dataset, args.split, device=device)
     about = Evaluation(
@@ -173,6 +174,7 @@ def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> l
         device=device,
         about=about,
         backbones=candidate.backbones,
+        kept=KeptBaselines.in_folder(folder) if folder.is_dir() else NOTHING_KEPT,
     )
     return compare(distilled, request, lambda row: _store(row, candidate.name, record, args.output))
 

@@ -22,6 +22,7 @@ from dd_plugin.data import RealData, SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.networks import Mode, Networks
+from dd_plugin.distiller.real_images import real_batch_size
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.files import under
 from dd_plugin.hub.reading import FLOATS
@@ -120,7 +121,7 @@ class Architectures:
             for name, value in one.items()
         }
 
-    def verify(self, synthetic: SyntheticSet, config: DistillerConfig) -> None:
+    def verify(self, synthetic: SyntheticSet, config: DistillerConfig, train: RealData) -> None:
         """Verify the gradient of each of several architectures, by one inner step.
 
         With one architecture the first outer step does that. With several, the first turn of the
@@ -131,13 +132,14 @@ class Architectures:
         """
         if len(self.members) == 1 or config.method == "autograd":
             return
+        size = real_batch_size(config, train)
         for place, (problem, label) in enumerate(
             zip(self.problems, synthetic.recipe.network_labels, strict=True)
         ):
             if not problem.verify or problem.verified:
                 continue
             try:
-                _try(problem, synthetic, synthetic.constants(place), config)
+                _try(problem, synthetic, synthetic.constants(place), config, real_images=size)
             except VerificationError as error:
                 raise VerificationError(f"{label}: {error}") from error
 
@@ -147,12 +149,14 @@ def _try(
     synthetic: SyntheticSet,
     constants: Mapping[str, Tensor],
     config: DistillerConfig,
+    *,
+    real_images: int,
 ) -> None:
     """Differentiate one inner step on the synthetic images, judged on these very images."""
     seed = mix(config.seed, Purpose.TRIAL_RUN)
     images, labels = synthetic.transform(synthetic.images().detach()), synthetic.labels
     # As many as there are real images in a step, for which the problem is then compiled.
-    rows = [row % len(labels) for row in range(config.real_batch_size)]
+    rows = [row % len(labels) for row in range(real_images)]
     hypergradient(
         problem,
         synthetic.batches(seed),

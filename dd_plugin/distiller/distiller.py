@@ -42,6 +42,7 @@ from dd_plugin.distiller.output_folder import check_places
 from dd_plugin.distiller.parts import Parts, make_parts, make_storage, make_window
 from dd_plugin.distiller.progress import Progress, Workload
 from dd_plugin.distiller.publishing import check_publishing, publish
+from dd_plugin.distiller.real_images import real_batch_size
 from dd_plugin.distiller.report import Report
 from dd_plugin.distiller.resuming import begin_or_resume, take_max_steps
 from dd_plugin.distiller.run import Run, TrainState
@@ -220,7 +221,8 @@ class Distiller:
         """Return the real images for the outer loss of one network, as network input."""
         config = self.config
         seed = mix(config.seed, Purpose.REAL_BATCH, step, index)
-        images, labels = self.train_data.batch(config.real_batch_size, seed, balanced=True)
+        size = real_batch_size(config, self.train_data)
+        images, labels = self.train_data.batch(size, seed, balanced=True)
         return training_input(self.synthetic, images, seed, groups=labels), labels
 
     # The loop.
@@ -250,7 +252,7 @@ class Distiller:
             check_losses(losses.inner, losses.outer, self.synthetic)
         self.best.go_on(self.synthetic)
         if self.head is None:
-            self.architectures.verify(self.synthetic, self.config)
+            self.architectures.verify(self.synthetic, self.config, self.train_data)
         run, state = self._run, self._train_state
         if begin_or_resume(run, state, self._files, resume_from_checkpoint):
             self.results = {}
@@ -262,7 +264,7 @@ class Distiller:
             with unwinding_on_sigterm(), self._files.steps(self.state):
                 self.head.prepare()
         self._call("on_train_begin")
-        progress = Progress(self.state, Workload.of(self._run, self.synthetic))
+        progress = Progress(self.state, Workload.of(self._run, self.synthetic, self.train_data))
         with self._stop_signal, self._files.steps(self.state):
             while self.state.global_step < self.config.max_steps:
                 loss = self.training_step()

@@ -1,31 +1,37 @@
 """The evaluations of a run: on the distilled set as it is, and the baselines beside it.
 
 Between `distiller`, which asks for them, and `dd_plugin.evaluation.comparison`, which trains and
-tests. Fresh networks are shared out among the processes; heads are tested by every process.
+tests. Fresh networks are shared out among the processes; heads are tested by every process. What
+baselines reached is kept in the folder of the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bilevel.step_values import tree_map
 from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData
+from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.parts import Parts
 from dd_plugin.distiller.run import Run
 from dd_plugin.evaluation import Scores, network_seed, score
-from dd_plugin.evaluation.comparison import Comparison, Measure, NetworkTest, compare
+from dd_plugin.evaluation.comparison import (
+    Baseline,
+    Comparison,
+    Measure,
+    NetworkTest,
+    compare,
+)
 from dd_plugin.evaluation.heads import HeadTest
+from dd_plugin.evaluation.kept_baselines import KeptBaselines
 from dd_plugin.evaluation.preparation import input_batches
 from dd_plugin.evaluation.training_images import PixelKind, TrainingImages
-
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -77,20 +83,47 @@ class Evaluator:
     def _compared(self, comparison: Comparison) -> dict[TrainingImages, Scores]:
         """The scores of every architecture or frozen network together, by the training images."""
         if isinstance(self.parts.networks, HeadCourse):
-            heads = dict(enumerate(self._head_tests(self.parts.networks)))
+            heads = self._head_tests(self.parts.networks)
             return {
                 images: _side_by_side(by_place)
                 for images, by_place in _rows(comparison, heads).items()
             }
+        return self._networks_compared(comparison, self.parts.networks)
+
+    def _networks_compared(
+        self, comparison: Comparison, architectures: Architectures
+    ) -> dict[TrainingImages, Scores]:
+        """The scores of networks of every architecture, which the processes share out."""
         labels = self.parts.synthetic.recipe.network_labels
-        architectures = self.parts.networks
-        networks = {
-            label: self._network_test(architectures, place) for place, label in enumerate(labels)
-        }
+        jobs: list[_Job] = []
+        for place, label in enumerate(labels):
+            test = self._network_test(architectures, place)
+            for row in [*self._on_distilled(comparison, test), *test.baselines(comparison)]:
+                # With one initialization all networks of the distilled images are the same.
+                alike = architectures.mode == "fixed" and row.images.pixels is not None
+                seeds = comparison.seeds[:1] if alike else comparison.seeds
+                jobs += [_Job(row, label, seed) for seed in seeds]
+        rows: dict[TrainingImages, dict[str, list[tuple[int, float]]]] = {}
+        for job, accuracy in zip(jobs, self._over_processes(jobs), strict=True):
+            of_images = rows.setdefault(job.row.images, {})
+            of_images.setdefault(job.label, []).append((job.seed, accuracy))
         return {
-            images: Scores.joined(by_label)
-            for images, by_label in _rows(comparison, networks).items()
+            images: Scores.joined({label: _scores_of(pairs) for label, pairs in by_label.items()})
+            for images, by_label in rows.items()
         }
+
+    def _on_distilled(self, comparison: Comparison, test: NetworkTest) -> list[Baseline]:
+        """The networks of the distilled images, as work to share out."""
+        recipe, synthetic = comparison.synthetic.recipe, comparison.synthetic
+        shown = recipe.steps * len(synthetic.indices(0, 0)) * synthetic.copies_per_step
+
+        def measured(pixels: PixelKind) -> Measure:
+            return lambda seed: test.on_distilled(pixels, [seed]).accuracies[0]
+
+        return [
+            Baseline(images=TrainingImages.distilled(pixels), measure=measured(pixels), shown=shown)
+            for pixels in comparison.pixels
+        ]
 
     def _head_tests(self, head: HeadCourse) -> list[HeadTest]:
         _present(self.parts.evaluation)
@@ -106,19 +139,10 @@ class Evaluator:
         def on_distilled(pixels: PixelKind, seeds: Sequence[int]) -> Scores:
             assert pixels == "exact"
             problem, constants = networks.problem(), synthetic.constants(place)
-
-            def accuracy(seed: int) -> float:
-                return score(
-                    synthetic,
-                    problem,
-                    states=[_fresh_state(networks, seed)],
-                    seeds=[seed],
-                    batches=batches,
-                    constants=constants,
-                ).mean
-
-            fixed = architectures.mode == "fixed"
-            return self._over_processes(accuracy, seeds[:1] if fixed else seeds)
+            states = [_fresh_state(networks, seed) for seed in seeds]
+            return score(
+                synthetic, problem, states=states, seeds=seeds, batches=batches, constants=constants
+            )
 
         return NetworkTest(
             on_distilled=on_distilled,
@@ -126,16 +150,50 @@ class Evaluator:
             new_network=lambda seed: revert_bn(networks.new_model(seed)),
             train=self.parts.train,
             test=batches,
-            over_seeds=self._over_processes,
+            name=_name_of(synthetic.recipe, place),
+            kept=KeptBaselines.in_folder(self.run.folder),
         )
 
-    def _over_processes(self, measure: Measure, seeds: Sequence[int]) -> Scores:
-        """The accuracies of the networks of all seeds, of which each process measures some."""
+    def _over_processes(self, jobs: Sequence[_Job]) -> list[float]:
+        """The accuracies of networks, of which each process measures some."""
         from accelerate.utils import gather_object
 
-        measured = [(index, measure(seeds[index])) for index in self.run.share(len(seeds))]
-        accuracies = tuple(accuracy for _, accuracy in sorted(gather_object(measured)))
-        return Scores(accuracies, seeds=tuple(seeds))
+        accelerator = self.run.accelerator
+        shares = shared_out([job.row.shown for job in jobs], accelerator.num_processes)
+        mine = shares[accelerator.process_index]
+        measured = [(index, jobs[index].row.measure(jobs[index].seed)) for index in mine]
+        return [accuracy for _, accuracy in sorted(gather_object(measured))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One network: what it is trained on, the name of its architecture, and its seed."""
+
+    row: Baseline
+    label: str
+    seed: int
+
+
+def shared_out(costs: Sequence[int], processes: int) -> list[list[int]]:
+    """Return the places of the work of each process: the longest first, to the one that is free."""
+    shares: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0] * processes
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        free = loads.index(min(loads))
+        shares[free].append(place)
+        loads[free] += costs[place]
+    return shares
+
+
+def _scores_of(pairs: Sequence[tuple[int, float]]) -> Scores:
+    seeds, accuracies = zip(*pairs, strict=True)
+    return Scores(accuracies, seeds=seeds)
+
+
+def _name_of(recipe: Recipe, place: int) -> str | None:
+    """The name of an architecture in tables; None where it is the user's own."""
+    named = recipe.architectures[place].model is not None
+    return recipe.network_labels[place] if named else None
 
 
 def metrics_of(scores: Scores) -> dict[str, float]:
@@ -149,13 +207,13 @@ def metrics_of(scores: Scores) -> dict[str, float]:
 
 
 def _rows(
-    comparison: Comparison, tests: Mapping[Key, NetworkTest | HeadTest]
-) -> dict[TrainingImages, dict[Key, Scores]]:
+    comparison: Comparison, tests: Sequence[HeadTest]
+) -> dict[TrainingImages, dict[int, Scores]]:
     """The scores of every test, by the training images."""
-    rows: dict[TrainingImages, dict[Key, Scores]] = {}
-    for name, test in tests.items():
+    rows: dict[TrainingImages, dict[int, Scores]] = {}
+    for place, test in enumerate(tests):
         for images, scores in compare(comparison, test):
-            rows.setdefault(images, {})[name] = scores
+            rows.setdefault(images, {})[place] = scores
     return rows
 
 

@@ -19,7 +19,7 @@ from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.objectives import GradientMatching
 from dd_plugin.distiller.published_names import backbone_record, public_name
 from dd_plugin.distiller.real_features import RealFeatures
-from dd_plugin.distiller.real_images import RealImages
+from dd_plugin.distiller.real_images import RealImages, real_batch_size
 from dd_plugin.distiller.setting_checks import NoEffectWarning
 from dd_plugin.networks import Backbone
 from dd_plugin.networks.head_solvers import head_of
@@ -46,7 +46,7 @@ def make_head_course(
         head,
         GradientMatching() if config.objective == "gradient_matching" else head,
         seed=config.seed,
-        real_batch_size=config.real_batch_size,
+        real_batch_size=real_batch_size(config, real.train),
         batch_size=config.backbone_batch_size,
     )
     return course, recipe

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.real_images import real_batch_size
 from dd_plugin.distiller.run import Run
 
 
@@ -33,12 +35,12 @@ class Workload:
     outer_images: int
 
     @classmethod
-    def of(cls, run: Run, synthetic: SyntheticSet) -> Workload:
+    def of(cls, run: Run, synthetic: SyntheticSet, train: RealData) -> Workload:
         """Return the workload of a run."""
         return cls(
             run.accelerator.num_processes,
             len(synthetic.indices(0, 0)) * synthetic.copies_per_step,
-            run.config.real_batch_size * run.networks_per_step,
+            real_batch_size(run.config, train) * run.networks_per_step,
         )
 
 

@@ -66,6 +66,7 @@ def read_real_images(
     train = load_real(source, split, **options)
     _leave_out_empty_classes(train)
     train.check_classes(config.images_per_class if train.in_memory else 1)
+    _say_batch_size(config, train)
     options |= {
         "image_size": train.shape[1:],
         "channels": train.shape[0],
@@ -79,6 +80,26 @@ def read_real_images(
     else:
         evaluation, eval_split = None, None
     return RealImages(train, evaluation, split, eval_split)
+
+
+def real_batch_size(config: DistillerConfig, train: RealData) -> int:
+    """Return the real images of an outer step: ``real_batch_size``, or all where that is more.
+
+    More than all would show some of them twice in a step. Features that have copies are another
+    matter, since a row that comes twice comes from two copies.
+    """
+    has_copies = config.trainable == "head" and config.feature_copies > 1
+    count = None if has_copies else train.count()
+    return config.real_batch_size if count is None else min(config.real_batch_size, count)
+
+
+def _say_batch_size(config: DistillerConfig, train: RealData) -> None:
+    if (size := real_batch_size(config, train)) < config.real_batch_size:
+        logger.warning(
+            "real_batch_size is %d, and there are %d real images: a step takes all of them once",
+            config.real_batch_size,
+            size,
+        )
 
 
 def _without_path_objects(dataset: Any) -> Any:

@@ -275,7 +275,9 @@ class OuterSettings:
     max_grad_norm: float = _option(
         2.0, "Clip gradients at this many times their moving norm; 0 for no clipping."
     )
-    real_batch_size: int = _option(256, "Real images per network and outer step.")
+    real_batch_size: int = _option(
+        256, "Real images per network and outer step; all of them where there are fewer."
+    )
     max_skipped_steps: int = _option(20, "End the run after this many non-finite steps in a row.")
 
 

@@ -1,13 +1,14 @@
 """Honest evaluation: fresh networks trained on a distilled set, tested in eval mode.
 
 After `networks`, before `hub` and `distiller`. `training` and `scores` train and test networks on a
-synthetic set, `baselines` on real images; for the heads of frozen networks `heads` does both, with
-`probe` and `coresets`. `comparison` puts the accuracies side by side.
+synthetic set, `baselines` on real images by `ordinary` training; for the heads of frozen networks
+`heads` does both, with `probe` and `coresets`. `comparison` puts the accuracies side by side, and
+`kept_baselines` keeps those of real images.
 """
 
-from dd_plugin.evaluation.baselines import train_on_real
 from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
+from dd_plugin.evaluation.ordinary import train_on_real
 from dd_plugin.evaluation.preparation import InputBatches
 from dd_plugin.evaluation.probe import Probe, ProbeWarning, accuracy_of_head, fit_probe
 from dd_plugin.evaluation.scores import Scores, accuracy_of, network_seed, score

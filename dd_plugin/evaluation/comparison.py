@@ -7,29 +7,22 @@ Top of `evaluation`. Networks (`NetworkTest`) and heads (`HeadTest`) are trained
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.evaluation.baselines import (
-    accuracy_of_module,
-    train_on_all,
-    train_on_random_real,
-)
+from dd_plugin.evaluation.baselines import train_on_all, train_on_random_real
 from dd_plugin.evaluation.heads import HeadTest
+from dd_plugin.evaluation.kept_baselines import NOTHING_KEPT, KeptBaselines, Training
+from dd_plugin.evaluation.ordinary import accuracy_of_module, batch_size, training_steps
 from dd_plugin.evaluation.preparation import InputBatches, preparation
 from dd_plugin.evaluation.scores import Scores
 from dd_plugin.evaluation.training_images import PixelKind, TrainingImages
 
 # From the seed of a network to its accuracy.
 Measure = Callable[[int], float]
-
-
-def one_after_the_other(measure: Measure, seeds: Sequence[int]) -> Scores:
-    """Return the accuracies of the networks of all seeds, measured on this process."""
-    return Scores(tuple(map(measure, seeds)), seeds=tuple(seeds))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +50,21 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Baseline:
+    """One kind of real images that networks are trained on.
+
+    Attributes:
+        images: the kind.
+        measure: trains the network of a seed, and tests it.
+        shown: how many images a network sees in training, to share the work out by.
+    """
+
+    images: TrainingImages
+    measure: Measure
+    shown: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkTest:
     """Fresh networks of one architecture, and the real images that they are tested on.
 
@@ -67,36 +75,68 @@ class NetworkTest:
         new_network: the network of a seed with its stock layers, not trained yet.
         train: real images to train on; None where there are none.
         test: real images to test on.
-        over_seeds: measures each seed; several processes share the seeds here.
+        name: of the network; None where it has none, and its baselines are not kept.
+        kept: the accuracies of baselines that were measured before.
     """
 
     on_distilled: Callable[[PixelKind, Sequence[int]], Scores]
     new_network: Callable[[int], nn.Module]
     train: RealData | None
     test: InputBatches
-    over_seeds: Callable[[Measure, Sequence[int]], Scores] = one_after_the_other
+    name: str | None = None
+    kept: KeptBaselines = field(default=NOTHING_KEPT)
 
-    def controls(
-        self, synthetic: SyntheticSet, per_class: int, seeds: Sequence[int], *, full: bool = True
-    ) -> Iterator[tuple[TrainingImages, Scores]]:
-        """Yield accuracies of networks trained on real images; see `HeadTest.controls`."""
-        train = self.train
+    def baselines(self, comparison: Comparison) -> list[Baseline]:
+        """Return the baselines of a comparison; none where it has no real images."""
+        if not comparison.baselines:
+            return []
+        synthetic, train, per_class = comparison.synthetic, self.train, comparison.per_class
         assert train is not None
-        prepare = preparation(synthetic)
+        prepare, autocast = preparation(synthetic), synthetic.recipe.autocast
 
-        def on_few(seed: int) -> float:
+        def on_few(network: nn.Module, seed: int) -> None:
+            train_on_random_real(
+                network, train, per_class, prepare=prepare, seed=seed, autocast=autocast
+            )
+
+        def on_all(network: nn.Module, seed: int) -> None:
+            train_on_all(network, train, prepare=prepare, seed=seed, autocast=autocast)
+
+        few = per_class * synthetic.recipe.num_classes
+        baselines = [self._baseline(synthetic, TrainingImages.RANDOM, few, on_few)]
+        if comparison.full_data:
+            baselines.append(self._baseline(synthetic, TrainingImages.ALL, train.count(), on_all))
+        return baselines
+
+    def _baseline(
+        self,
+        synthetic: SyntheticSet,
+        images: TrainingImages,
+        count: int | None,
+        train: Callable[[nn.Module, int], None],
+    ) -> Baseline:
+        """The baseline of so many images; None is a stream."""
+
+        def measure(seed: int) -> float:
             network = self.new_network(seed)
-            train_on_random_real(network, train, per_class, prepare=prepare, seed=seed)
-            return accuracy_of_module(network, self.test)
 
-        def on_all(seed: int) -> float:
-            network = self.new_network(seed)
-            train_on_all(network, train, prepare=prepare, seed=seed)
-            return accuracy_of_module(network, self.test)
+            def trained() -> float:
+                train(network, seed)
+                return accuracy_of_module(network, self.test)
 
-        yield TrainingImages.RANDOM, self.over_seeds(on_few, seeds)
-        if full:
-            yield TrainingImages.ALL, self.over_seeds(on_all, seeds)
+            training = Training(
+                model=self.name,
+                images=images,
+                count=count,
+                seed=seed,
+                train=self.train,
+                test=self.test.data,
+            )
+            return self.kept.accuracy(training, network, synthetic, trained)
+
+        return Baseline(
+            images=images, measure=measure, shown=training_steps(count) * batch_size(count)
+        )
 
 
 def compare(
@@ -115,7 +155,11 @@ def compare(
         else:
             scores = tested.on_distilled(pixels, seeds)
         yield TrainingImages.distilled(pixels), scores
-    if comparison.baselines:
+    if isinstance(tested, NetworkTest):
+        for baseline in tested.baselines(comparison):
+            accuracies = tuple(map(baseline.measure, seeds))
+            yield baseline.images, Scores(accuracies, seeds=tuple(seeds))
+    elif comparison.baselines:
         yield from tested.controls(
             synthetic, comparison.per_class, seeds, full=comparison.full_data
         )

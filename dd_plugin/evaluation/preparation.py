@@ -25,13 +25,16 @@ class InputBatches:
         transform: from pixels to network input.
         dtype: of the network.
         size: images per batch; the last one may be smaller.
+
+    Attributes:
+        data: the images.
     """
 
     def __init__(self, data: RealData, transform: Transform, dtype: torch.dtype, size: int) -> None:
-        self._data, self._transform, self._dtype, self._size = data, transform, dtype, size
+        self.data, self._transform, self._dtype, self._size = data, transform, dtype, size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._data.batches(self._size):
+        for images, labels in self.data.batches(self._size):
             yield self._transform(images.to(self._dtype)), labels
 
 

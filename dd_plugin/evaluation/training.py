@@ -151,10 +151,10 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
     """Train a network on a set as on real images: AdamW with a cosine schedule, its own BatchNorm.
 
     Args:
-        synthetic: the set; of its recipe only augmentation and transform are used. Learned labels
-            are used where they are probabilities: weights of the classes in the loss may be
-            negative, and go with the few steps that they were learned for, so classes take their
-            place.
+        synthetic: the set; of its recipe only augmentation, transform and precision are used.
+            Learned labels are used where they are probabilities: weights of the classes in the loss
+            may be negative, and go with the few steps that they were learned for, so classes take
+            their place.
         network: trained in place.
         seed: decides batches and augmentation.
 
@@ -177,6 +177,7 @@ def train_as_usual(synthetic: SyntheticSet, network: nn.Module, seed: int) -> nn
             targets,
             prepare=preparation(synthetic),
             seed=mix(seed, Purpose.STANDARD_TRAINING),
+            autocast=synthetic.recipe.autocast,
         )
     network.eval()
     check_trained(

@@ -17,6 +17,7 @@ from torch import nn
 from dd_plugin.data import RealData
 from dd_plugin.evaluation import HeadTest, OtherArchitectureWarning, Scores
 from dd_plugin.evaluation import comparison as measuring
+from dd_plugin.evaluation.kept_baselines import NOTHING_KEPT, KeptBaselines
 from dd_plugin.evaluation.training_images import PixelKind
 from dd_plugin.hub.dataset import DistilledDataset
 from dd_plugin.hub.record import Evaluation
@@ -44,6 +45,7 @@ class Request:
         device: where to train and test.
         about: the entries that all rows share, such as the names of data set and split.
         folder: where the features of real images are kept, for a set that is for heads.
+        kept: accuracies of baselines that were measured before, for a set that is for networks.
         backbones: frozen networks that are loaded already, by the names of the models, as
             `DistilledDataset.backbone` gives them.
     """
@@ -58,6 +60,7 @@ class Request:
     device: torch.device | str = "cpu"
     about: Evaluation = field(default_factory=Evaluation)
     folder: Path | None = None
+    kept: KeptBaselines = NOTHING_KEPT
     backbones: Mapping[str, Backbone] = field(default_factory=dict)
 
 
@@ -155,6 +158,8 @@ def _networks_of(distilled: DistilledDataset, model: str, request: Request) -> _
         new_network=new_network,
         train=request.train,
         test=batches,
+        name=model,
+        kept=request.kept,
     )
     return _Tested(
         test,

@@ -137,7 +137,7 @@ class DistilledDataset(SetContents):
                 initialized, or with its pretrained weights where the set is for heads.
             seed: decides the initial weights (of a name or function) and the course of training.
             protocol: ``"recipe"``: the stored steps, step sizes, optimizer and BatchNorm policy;
-                ``"standard"``: as one trains on real images (AdamW, cosine schedule, 400 steps),
+                ``"standard"``: as one trains on real images (AdamW, cosine schedule),
                 for networks that the recipe was not made for; ``"auto"``: the recipe for its own
                 network, standard for another name.
             pixels: the exact images, or those of the 8-bit PNG files.

@@ -100,6 +100,27 @@ def start_up(report: Any) -> str:
     return f"{_origin(report)}\n\n{table(['until', 'before', 'now', 'ratio'], cells, 'lrrr')}"
 
 
+def closing_comparison(report: Any) -> str:
+    """The comparison at the end of a run by one checkout and by another."""
+    head = [
+        "run",
+        "checkout",
+        "steps s",
+        "comparison s",
+        "share",
+        "random: steps, s",
+        "all: steps, s",
+    ]
+    cells = []
+    for row in report["rows"]:
+        kinds = [f"{row[f'{kind} steps']:.0f}, {row[kind]:.0f}" for kind in ("random", "all")]
+        steps = row["steps"] + row["evaluations"]
+        share = f"{100 * row['share']:.0f} %"
+        seconds = [f"{steps:,.0f}", f"{row['closing']:,.0f}", share]
+        cells.append([row["case"], row["checkout"], *seconds, *kinds])
+    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+
+
 def higher(report: Any) -> str:
     """The trainer beside a loop with higher."""
     cells = []

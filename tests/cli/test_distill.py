@@ -22,7 +22,7 @@ SMALL = [
 
 
 def test_the_digits_beat_random_real_images(tmp_path, capsys, monkeypatch, digits):
-    shorten(monkeypatch, few=200)
+    shorten(monkeypatch, 200)
     folder = tmp_path / "out"
     assert main(["distill", f"--output_dir={folder}", *SMALL]) == 0
     printed = capsys.readouterr().out

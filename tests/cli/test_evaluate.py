@@ -20,7 +20,7 @@ from tests.hub.toy import write_toy
 @pytest.fixture(autouse=True)
 def _not_for_long(monkeypatch):
     """Ordinary training takes fewer steps than it takes in earnest."""
-    shorten(monkeypatch, few=40, many=7_680)
+    shorten(monkeypatch, 100)
 
 
 def test_a_table_of_networks_is_printed_and_stored(run, real, tmp_path, capsys):

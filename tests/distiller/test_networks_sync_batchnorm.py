@@ -14,22 +14,23 @@ from torch import nn
 from dd_plugin.bn import converted_layers, revert_bn
 from dd_plugin.bn.local_sync import LocalSyncBatchNorm
 from dd_plugin.distiller.networks import Networks
+from dd_plugin.evaluation import ordinary
 from tests.distiller.toy import toy_distiller
-from tests.evaluation.short import shorten
 from tests.processes import run_on_two
 
 RUN = """
 import json, sys
-import pytest
-from tests.distiller.test_networks_sync_batchnorm import distilled
-from tests.evaluation.short import shorten
+from dd_plugin.evaluation import ordinary
+from tests.distiller.test_networks_sync_batchnorm import SHORT, distilled
 
-shorten(pytest.MonkeyPatch(), few=8, many=1280)
+for name, value in SHORT.items():
+    setattr(ordinary, name, value)
 distiller = distilled(sys.argv[1], json.loads(sys.argv[2]))
 assert distiller.accelerator.num_processes == 2
 distiller.save_model()
 distiller.accelerator.end_training()
 """
+SHORT = {"MOST_STEPS": 8}
 
 
 def make():
@@ -65,7 +66,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, options):
     out = tmp_path / "out"
     done = run_on_two(RUN, out, out, json.dumps(options))
     assert done.returncode == 0, done.stderr[-3000:]
-    shorten(monkeypatch, few=8, many=1280)
+    for name, value in SHORT.items():
+        monkeypatch.setattr(ordinary, name, value)
     alone = distilled(tmp_path / "one", options)
     found = load_file(out / "tensors.safetensors")
     images = alone.synthetic.images().detach()

@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from datasets import DatasetDict, Value
 from PIL import Image
 
 from dd_plugin import DistilledDataset
-from dd_plugin.data import DataError
+from dd_plugin.data import DataError, RealData
 from dd_plugin.distiller import Distiller
-from tests.distiller.toy import toy_config, toy_dataset
+from dd_plugin.distiller.real_images import real_batch_size
+from tests.distiller.toy import toy_config, toy_dataset, toy_distiller
 
 
 def test_images_are_not_tested_on_what_they_were_learned_from(tmp_path):
@@ -23,6 +25,34 @@ def test_images_are_not_tested_on_what_they_were_learned_from(tmp_path):
     assert distiller.eval_data is None
     config = toy_config(tmp_path, eval_split="train")
     assert Distiller(None, config, toy_dataset(), splits).eval_split == "train"
+
+
+def test_a_step_takes_no_more_real_images_than_there_are(tmp_path, caplog):
+    def run(**options):
+        caplog.clear()
+        distiller = toy_distiller(tmp_path, max_steps=2, **options)
+        distiller.train()
+        said = [text for text in caplog.messages if "real images" in text]
+        return distiller.real_batch(0, 0)[1].bincount().tolist(), said, distiller
+
+    shares, said, capped = run(real_batch_size=256)
+    # All sixty, each once, as twenty of each of three classes.
+    assert shares == [20, 20, 20]
+    assert said == [
+        "real_batch_size is 256, and there are 60 real images: a step takes all of them once"
+    ]
+    images, _ = capped.real_batch(0, 0)
+    assert len(images.flatten(1).unique(dim=0)) == 60
+    shares, said, exact = run(real_batch_size=60)
+    assert (shares, said) == ([20, 20, 20], [])
+    assert torch.equal(capped.synthetic.images(), exact.synthetic.images())
+    assert run(real_batch_size=12)[:2] == ([4, 4, 4], [])
+
+
+def test_a_stream_does_not_know_how_many_images_there_are(tmp_path):
+    config = toy_config(tmp_path, real_batch_size=256)
+    stream = RealData.from_dataset(toy_dataset().to_iterable_dataset(), buffer_size=10)
+    assert real_batch_size(config, stream) == 256
 
 
 def test_a_damaged_validation_split_is_not_passed_over(tmp_path):

@@ -66,6 +66,13 @@ def test_kept_memory(scaling):
     assert cells(scaling.kept_memory(report(row)), "N")[1:] == expected
 
 
+def test_closing_comparison(scaling):
+    row = {"case": "C", "checkout": "now", "steps": 1000.0, "evaluations": 11.0, "closing": 252.75}
+    row |= {"random steps": 200, "random": 50.4, "all steps": 400, "all": 200.6, "share": 0.2}
+    expected = ["now", "1,011", "253", "20 %", "200, 50", "400, 201"]
+    assert cells(scaling.closing_comparison(report(row)), "C")[1:] == expected
+
+
 def test_higher(scaling):
     row = {"setting": "S", "tool": "T", "seconds": 0.5, "steps_per_second": 2.0}
     row |= {"ratio_to_higher": 0.25, "ratios_to_higher": [0.2, 0.3], "peak_bytes": 3e6}

@@ -6,8 +6,10 @@ from torch import nn
 from dd_plugin.data import RealData
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.comparison import Comparison, NetworkTest, compare
+from dd_plugin.evaluation.kept_baselines import KeptBaselines
 from dd_plugin.evaluation.preparation import input_batches
 from dd_plugin.evaluation.training_images import TrainingImages
+from dd_plugin.seeds import seeded_generators
 from tests.distiller.toy import toy_dataset
 from tests.hub.toy import synthetic_set
 
@@ -19,15 +21,20 @@ def trained(monkeypatch):
     """The trainings on real images, each as its kind, images per class and seed."""
     calls = []
 
-    def on_few(network, data, per_class, prepare, seed):
+    def on_few(network, data, per_class, prepare, seed, autocast):
         calls.append(("few", per_class, seed))
 
-    def on_all(network, data, prepare, seed):
+    def on_all(network, data, prepare, seed, autocast):
         calls.append(("all", None, seed))
 
     monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_random_real", on_few)
     monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_all", on_all)
     return calls
+
+
+def linear(seed):
+    with seeded_generators(seed):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
 
 def network_test(synthetic, asked, **options):
@@ -39,7 +46,7 @@ def network_test(synthetic, asked, **options):
 
     return NetworkTest(
         on_distilled=on_distilled,
-        new_network=lambda seed: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        new_network=linear,
         train=data,
         test=input_batches(synthetic, data, 10),
         **options,
@@ -69,13 +76,23 @@ def test_nothing_is_trained_on_real_images_without_baselines(trained):
     assert (asked, trained) == ([("exact", SEEDS)], [])
 
 
-def test_seeds_can_be_shared_by_processes(trained):
+def test_a_baseline_says_how_much_work_it_is(trained):
     synthetic = synthetic_set()
-
-    def one_half(measure, seeds):
-        return Scores((measure(seeds[1]),))
-
     comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=())
-    rows = list(compare(comparison, network_test(synthetic, [], over_seeds=one_half)))
-    assert [len(scores.accuracies) for _, scores in rows] == [1, 1]
-    assert [seed for *_, seed in trained] == [5, 5]
+    few, everything = network_test(synthetic, []).baselines(comparison)
+    # Two images of each of two classes, and the thirty of the data, 200 times each.
+    assert (few.images, few.shown) == (TrainingImages.RANDOM, 200 * 4)
+    assert (everything.images, everything.shown) == (TrainingImages.ALL, 200 * 30)
+    assert [0 <= everything.measure(seed) <= 1 for seed in SEEDS] == [True, True]
+    assert trained == [("all", None, seed) for seed in SEEDS]
+
+
+def test_an_accuracy_that_is_kept_is_not_measured(trained, tmp_path):
+    synthetic = synthetic_set()
+    comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=())
+    options = {"name": "a", "kept": KeptBaselines.in_folder(tmp_path)}
+    first, again = (
+        list(compare(comparison, network_test(synthetic, [], **options))) for _ in range(2)
+    )
+    assert first == again
+    assert len(trained) == 2 * len(SEEDS)

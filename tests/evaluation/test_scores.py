@@ -13,9 +13,7 @@ from dd_plugin.evaluation import (
     network_seed,
     score,
 )
-from dd_plugin.evaluation.baselines import (
-    accuracy_of_module,
-)
+from dd_plugin.evaluation.ordinary import accuracy_of_module
 from dd_plugin.evaluation.scores import share_right, train_on
 from tests.hub.toy import synthetic_set
 

@@ -2,7 +2,6 @@
 
 import ast
 import copy
-import functools
 import warnings
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 import dd_plugin
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
-from dd_plugin.evaluation import DivergedError, training
+from dd_plugin.evaluation import DivergedError, ordinary
 from dd_plugin.evaluation.training import OtherArchitectureWarning
 from tests.distiller.toy import toy_dataset
 from tests.hub.toy import change_record, change_tensors, write_toy
@@ -26,8 +25,7 @@ FEW = 5
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
     """As on real images, and not for long."""
-    few = functools.partial(training.train_on_few, steps=FEW)
-    monkeypatch.setattr(training, "train_on_few", few)
+    monkeypatch.setattr(ordinary, "MOST_STEPS", FEW)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def real(count, seed=0):
 
 
 def test_real_images_have_the_storage_of_the_set(upsampled, monkeypatch):
-    shorten(monkeypatch)
+    shorten(monkeypatch, 5)
     # Twelve images at a quarter of the pixels: one real image of each class.
     assert (len(upsampled), upsampled.images_per_class) == (12, 1)
     drawn, told = [], []

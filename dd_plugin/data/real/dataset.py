@@ -321,6 +321,10 @@ class RealData:
         """True if all pixels are on the device."""
         return isinstance(self._rows, Rows) and self._rows.in_memory
 
+    def count(self) -> int | None:
+        """Return how many images there are; None for a stream, which does not know."""
+        return self._rows.length()
+
     def __len__(self) -> int:
         length = self._rows.length()
         if length is None:

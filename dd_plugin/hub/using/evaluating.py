@@ -17,7 +17,7 @@ from dd_plugin.evaluation import (
     Scores,
     network_seed,
 )
-from dd_plugin.evaluation.baselines import accuracy_of_module
+from dd_plugin.evaluation.ordinary import accuracy_of_module
 from dd_plugin.hub.reading import StoredSet
 from dd_plugin.hub.record import Record
 from dd_plugin.hub.using.backbones import backbone_of

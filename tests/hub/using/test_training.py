@@ -1,6 +1,5 @@
 """`dd_plugin.hub.using.training`: any network is trained by the recipe or as usual."""
 
-import functools
 import warnings
 
 import pytest
@@ -10,8 +9,9 @@ from torch import nn
 
 from dd_plugin import DistilledDataset
 from dd_plugin.bn import converted_layers
-from dd_plugin.evaluation import OtherArchitectureWarning, training
+from dd_plugin.evaluation import OtherArchitectureWarning
 from tests.distiller.toy import toy_dataset
+from tests.evaluation.short import shorten
 from tests.hub.networks import hf_resnet
 from tests.hub.toy import write_toy
 
@@ -19,8 +19,7 @@ from tests.hub.toy import write_toy
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
     """As on real images, and not for long."""
-    few = functools.partial(training.train_on_few, steps=60)
-    monkeypatch.setattr(training, "train_on_few", few)
+    shorten(monkeypatch, 60)
 
 
 OTHERS = {
