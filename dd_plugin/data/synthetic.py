@@ -225,9 +225,20 @@ class SyntheticSet(nn.Module):
         groups = self.classes[chosen]
         chosen = chosen.to(self.labels.device)
         images, targets = self.images()[chosen], self.targets()[chosen]
-        images = self.transform(self.augmentation.of_parts(images, seeds, groups=groups))
+        images = self.transform(self._augmented(images, seeds, groups))
         size = len(indices[0]) * len(copies)
         return list(zip(images.split(size), targets.split(size), strict=True))
+
+    def _augmented(self, images: Tensor, seeds: Sequence[int], groups: Tensor) -> Tensor:
+        """Return images with each of equal parts augmented by a seed of its own."""
+        # An augmentation that somebody put in the place of ours may only be called.
+        of_parts = getattr(self.augmentation, "of_parts", None)
+        if of_parts is not None:
+            augmented: Tensor = of_parts(images, seeds, groups=groups)
+            return augmented
+        size = len(images) // len(seeds)
+        parts = zip(images.split(size), seeds, groups.split(size), strict=True)
+        return torch.cat([self.augmentation(part, seed, groups=g) for part, seed, g in parts])
 
     def _augmentation_seed(self, seed: int, step: int, copy: int) -> int:
         # The first copy is that of a recipe with one.

@@ -225,3 +225,19 @@ def test_batches_that_are_made_at_once_are_those_of_the_steps(augmentation, copi
     expected = gradients([made.batch(step, 7) for step in steps])
     for a, b in zip(gradients(together), expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_an_augmentation_of_ones_own_is_called_for_each_step():
+    class Brighter:
+        names = ("brighter",)
+
+        def __call__(self, images, seed, *, groups=None):
+            assert len(groups) == len(images)
+            return images * (1 + seed % 7)
+
+    own = make(augmentation="flip", augmentations_per_step=2)
+    own.augmentation = Brighter()
+    for step, (images, _) in zip((3, 1), own.batches_at_once([3, 1], 5), strict=True):
+        assert torch.equal(images, own.batch(step, 5)[0])
+        first = 1 + mix(5, InnerPurpose.AUGMENTATION, step) % 7
+        assert torch.equal(images[:6], own.transform(own.images() * first))
