@@ -32,6 +32,7 @@ class DistillerState:
         best_metric: with `load_best_model_at_end`, the highest accuracy of an evaluation.
         best_step: the outer step of that evaluation.
         losses: finite outer losses since the last line of the log.
+        choices: what settings of ``auto`` stand for in this run; a resumed run obeys it.
     """
 
     global_step: int = 0
@@ -45,6 +46,7 @@ class DistillerState:
     best_metric: float | None = None
     best_step: int | None = None
     losses: list[float] = field(default_factory=list)
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass

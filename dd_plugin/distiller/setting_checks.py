@@ -39,7 +39,7 @@ def check_values(config: Settings) -> None:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
     at_least_0 = "eval_steps save_steps warmup_steps max_grad_norm wait_for_room head_copies"
     for name in (*at_least_0.split(), "activation_memory"):
-        if getattr(config, name) < 0:
+        if (getattr(config, name) or 0) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
     tiniest, largest = (float(v) for v in (np.finfo(config.dtype).tiny, np.finfo(config.dtype).max))
     for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
