@@ -1,6 +1,6 @@
 """A traced problem that is to be compiled later: what to compile, and how to do so elsewhere.
 
-Beside `steps`, which fills `BilevelProblem.compiled`. Everything that a traced run has called stands
+Beside `steps`, which fills `BilevelProblem.compiled`. Everything that a traced run has called is
 there, so the same functions can be compiled before a run calls them compiled. In another process
 this fills the compiler's cache on disk.
 """

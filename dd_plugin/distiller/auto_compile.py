@@ -1,10 +1,10 @@
 """``compile: auto`` in a run: traced at first, compiled from a step on where that pays.
 
-Used by `distiller`, around every outer step. Steps are timed until `compile_choice` can decide. Where
-compiling pays, `cache_filling` does most of it beside the run; then the same step is timed both ways
-on throw-away copies, and the choice is made at a step number. It goes into the state of the run and
-a file of its folder, so a resumed run changes at the same step and measures nothing. All processes do
-what the main process says.
+Used by `distiller`, around every outer step. Steps are timed until `compile_choice` can decide.
+Where compiling pays, `cache_filling` does most of it beside the run. Then the same step is timed
+both ways on throw-away copies, and the choice is made at a step number. It goes into the state of
+the run and a file of its folder, so a resumed run changes at the same step and measures nothing.
+All processes do what the main process says.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -26,6 +25,7 @@ from dd_plugin.bilevel import BilevelProblem, CompileWarning
 from dd_plugin.bilevel.ahead import forget, has_failed, run_as, traced_operations
 from dd_plugin.bilevel.tracing.compile import Compile
 from dd_plugin.distiller.cache_filling import CacheFilling, is_filled, note_filled
+from dd_plugin.distiller.callbacks import tell
 from dd_plugin.distiller.compile_choice import (
     Choice,
     Measured,
@@ -56,12 +56,18 @@ class Filling(Protocol):
     """What `CacheFilling` shows of itself."""
 
     @property
-    def is_running(self) -> bool: ...
+    def is_running(self) -> bool:
+        """See `CacheFilling`."""
+        ...
 
     @property
-    def failure(self) -> str: ...
+    def failure(self) -> str:
+        """See `CacheFilling`."""
+        ...
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """See `CacheFilling`."""
+        ...
 
 
 class AutoCompile:
@@ -222,7 +228,7 @@ class AutoCompile:
                 for way in _TURNS:
                     self._set(way)
                     taken[way].append(self._timed())
-        except Exception as error:  # whatever it is, the run goes on without
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without
             return 0.0, 0.0, first_line(error)
         if any(has_failed(problem, True) for problem in self._problems):
             return 0.0, 0.0, next(iter(failures), "no reason is known")
@@ -251,7 +257,7 @@ class AutoCompile:
         recipe, kept = self._state.synthetic.recipe, kept_when_compiled(self._run, self._state)
         try:
             self._filling = self._fill(self._problems, recipe, kept, self._free_cores)
-        except Exception as error:  # a network that cannot be pickled, no more processes
+        except Exception as error:  # noqa: BLE001 - no pickle of a network, no more processes
             self._filling = _Failed(first_line(error))
 
     def _stop_filling(self) -> None:
@@ -270,8 +276,7 @@ class AutoCompile:
             forget(problem, _MODES["trace" if choice.compile == "inductor" else "inductor"])
         if self._is_main:
             self._write(choice)
-            with suppress(OSError):
-                print(f"compile: {choice.line()}", file=sys.stderr)
+            tell(f"compile: {choice.line()}")
 
     def _write(self, choice: Choice) -> None:
         """Write the choice before the first step that obeys it."""

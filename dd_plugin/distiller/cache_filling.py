@@ -1,8 +1,8 @@
 """A process beside the run that fills the compiler's cache on disk, while steps go on traced.
 
-Started by `auto_compile`. The process gets the problems of the run, compiles what their traced steps
-have called, and ends. It has the lowest priority, ends with the run, and can do nothing to it: a
-failure is a line in the log.
+Started by `auto_compile`. The process gets the problems of the run, compiles what their traced
+steps have called, and ends. It has the lowest priority, ends with the run, and can do nothing to
+it: a failure is a line in the log.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CacheFilling:
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
         # Files without a name, which the system removes.
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is open as long as the process
         with tempfile.TemporaryFile() as file:
             pickle.dump(request, file)
             file.seek(0)
@@ -105,7 +105,11 @@ class CacheFilling:
             return ""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return first_line(RuntimeError(lines[-1])) if lines else f"it ended with {self._process.returncode}"
+        return (
+            first_line(RuntimeError(lines[-1]))
+            if lines
+            else f"it ended with {self._process.returncode}"
+        )
 
     def stop(self) -> None:
         """End the process. A compiler that it has started ends its file, which is whole then."""

@@ -155,16 +155,21 @@ class ProgressCallback(DistillerCallback):
             f"step {state.global_step} of {config.max_steps}: accuracy {accuracy} "
             f"({count(networks, 'network')})"
         )
-        from tqdm.auto import tqdm
-
-        with suppress(OSError):
-            tqdm.write(line, file=sys.stderr)
+        tell(line)
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.close()
+
+
+def tell(line: str) -> None:
+    """Write a line to the standard error stream, above a progress bar."""
+    from tqdm.auto import tqdm
+
+    with suppress(OSError):
+        tqdm.write(line, file=sys.stderr)
 
 
 def callbacks_of_run(callbacks: Any) -> list[DistillerCallback]:

@@ -1,8 +1,8 @@
 """The rule of ``compile: auto``: when compiling the steps of a run pays.
 
-A pure function of what was measured, for `auto_compile`. Traced steps are ready in seconds. Compiled
-ones take about half the time, after a minute or more of compiling. What is saved is ``steps left *
-seconds of a traced step * gain``, and it must be more than what compiling costs.
+A pure function of what was measured, for `auto_compile`. Traced steps are ready in seconds.
+Compiled ones take about half the time, after a minute or more of compiling. What is saved is
+``steps left * seconds of a traced step * gain``, and must be more than what compiling costs.
 """
 
 from __future__ import annotations
@@ -101,8 +101,11 @@ class Choice:
 
     def line(self) -> str:
         """Return one line for the log."""
-        what = "compiled by inductor" if self.compile == "inductor" else "traced"
-        return f"steps are {what} from step {self.from_step} on: {self.reason}"
+        what = "traced"
+        if self.compile == "inductor":
+            # Steps are counted from 1 in what users read.
+            what = f"compiled by inductor from step {self.from_step + 1} on"
+        return f"steps are {what}: {self.reason}"
 
 
 def faster(step: int, max_steps: int, *, traced: float, compiled: float, processor: str) -> Choice:

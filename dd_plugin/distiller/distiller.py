@@ -180,7 +180,9 @@ class Distiller:
     def _outer_step(self) -> OuterStep:
         run, state = self._run, self._train_state
         storage = storage_of(run, state)
-        return OuterStep(run, state, real_batch=self.real_batch, window=self.window, storage=storage)
+        return OuterStep(
+            run, state, real_batch=self.real_batch, window=self.window, storage=storage
+        )
 
     @property
     def architectures(self) -> Architectures:

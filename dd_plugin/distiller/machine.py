@@ -35,9 +35,7 @@ def usable_cores(cgroups: Path = _CGROUPS, proc: Path = _PROC) -> int:
     return max(cores, 1)
 
 
-def free_memory(
-    device: torch.device, cgroups: Path = _CGROUPS, proc: Path = _PROC
-) -> int | None:
+def free_memory(device: torch.device, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> int | None:
     """Return the bytes that could still be allocated on a device; None if the system does not tell.
 
     Args:

@@ -97,7 +97,7 @@ class OuterStep:
         return float(average.outer_loss)
 
     def try_out(self) -> None:
-        """Compute what a step does in this process, for its time alone: the state stays as it is."""
+        """Compute what a step does in this process and drop it: the state stays as it is."""
         state = self.state
         networks, data = state.networks.state_dict(), state.train_data.state_dict()
         aside = replace(self, state=replace(state, position=copy.deepcopy(state.position)))

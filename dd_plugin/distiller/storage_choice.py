@@ -1,16 +1,13 @@
 """``storage: auto`` and the memory for activations: what the free memory of the device allows.
 
-Used by `distiller`: chosen before the first step, once a checkpoint is loaded, and looked up at every
-step. Where the trajectory lies changes no result. Kept activations do, by rounding, so their memory
-goes into the state of the run and a resumed run obeys it. They pay in compiled steps, and not in
-traced ones.
+Chosen in `resuming`, once a checkpoint is loaded, and looked up by `distiller` at every step. Where
+the trajectory lies changes no result. Kept activations do, by rounding, so their memory goes into
+the state of the run and a resumed run obeys it. They pay in compiled steps, and not in traced ones.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ import torch
 from dd_plugin.bilevel import BilevelProblem, Device, Host, Recompute, Storage, initial_state
 from dd_plugin.bilevel.ahead import Kept
 from dd_plugin.bilevel.step_values import leaves_of
+from dd_plugin.distiller.callbacks import tell
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.machine import free_memory
@@ -48,8 +46,7 @@ def choose_storage(run: Run, state: TrainState) -> None:
         chosen = broadcast_object_list([chosen])[0]
     state.position.choices["storage"] = chosen
     if chosen.get("storage", "device") != "device" and run.accelerator.is_main_process:
-        with suppress(OSError):
-            print(f"storage: {chosen['storage']}, by the free memory", file=sys.stderr)
+        tell(f"storage: {chosen['storage']}, by the free memory")
 
 
 def storage_of(run: Run, state: TrainState, *, compiled: bool | None = None) -> Storage:

@@ -88,6 +88,21 @@ def kept_memory(report: Any) -> str:
     return f"{_origin(report)}\n\n{table(head, cells, 'lrrrrrr')}"
 
 
+def compile_choice(report: Any) -> str:
+    """Whole runs traced, compiled and with ``compile: auto``."""
+    head = ["run", "compile", "outer steps", "minutes", "seconds per step at the end"]
+    head += ["compiled from step", "steps measured"]
+    cells = []
+    for row in report["rows"]:
+        choice, since = row["choice"], "1" if row["compile"] == "inductor" else "never"
+        if choice is not None and choice["compile"] == "inductor":
+            since = str(choice["from_step"] + 1)
+        minutes, step = f"{row['seconds'] / 60:.1f}", f"{row['seconds_per_step']:.2f}"
+        steps, measured = str(row["steps"]), str(row["measured_steps"])
+        cells.append([row["case"], row["way"], steps, minutes, step, since, measured])
+    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+
+
 def higher(report: Any) -> str:
     """The trainer beside a loop with higher."""
     cells = []

@@ -10,84 +10,15 @@ import pytest
 import torch
 
 from dd_plugin.bilevel.tracing import compile as compiling
-from dd_plugin.distiller import distiller as trainer
-from dd_plugin.distiller.auto_compile import CHOICE, AutoCompile
+from dd_plugin.distiller.auto_compile import CHOICE
+from tests.distiller.choosing import AUTO, Beside, Injected, use_quick_compiler
 from tests.distiller.test_checkpoint import StopsAt, check_same
 from tests.distiller.toy import toy_distiller
-
-AUTO = {"compile": "auto", "max_steps": 30, "dtype": "float32", "soft_labels": True}
-
-
-class Clock:
-    """Seconds that pass only inside of steps: long ones traced, shorter ones compiled."""
-
-    def __init__(self, distiller, traced=100.0, compiled=50.0):
-        self.now, self.seconds = 0.0, {"trace": traced, True: compiled}
-        self.distiller = distiller
-
-    def __call__(self):
-        # It is read before and after each step that is timed.
-        self.now += self.seconds[self.distiller.architectures.problems[0].compile]
-        return self.now
-
-
-class Beside:
-    """A process that has compiled after it was looked at twice."""
-
-    def __init__(self, problems, recipe, kept, workers, failure=""):
-        self.looks, self.failure, self.stopped = 0, failure, 0
-
-    @property
-    def is_running(self):
-        self.looks += 1
-        return self.looks <= 2
-
-    def stop(self):
-        self.stopped += 1
-
-
-class Injected:
-    """The controllers of the runs of a test, made with these instead of the machine's."""
-
-    def __init__(self, monkeypatch, *, cores=2, fill=Beside, **times):
-        self.made, self.begun, self.trials = [], [], 0
-        self.cores, self.fill, self.times = cores, fill, times
-        monkeypatch.setattr(trainer, "AutoCompile", self.make)
-        monkeypatch.setattr("dd_plugin.distiller.auto_compile.is_filled", lambda *_: False)
-        monkeypatch.setattr("dd_plugin.distiller.auto_compile.note_filled", lambda *_: None)
-        self.clock = None
-
-    def make(self, run, state, try_out):
-        def counted():
-            self.trials += 1
-            try_out()
-
-        def fill(*args):
-            self.begun.append(self.fill(*args))
-            return self.begun[-1]
-
-        distiller = type("Has", (), {"architectures": state.networks})
-        clock = Clock(distiller, **self.times)
-        made = AutoCompile(run, state, counted, clock=clock, fill=fill, cores=self.cores)
-        self.made.append(made)
-        return made
 
 
 @pytest.fixture(autouse=True)
 def quick_compiler(monkeypatch):
-    """Compile without code generation: other kernels than a trace, in no time."""
-
-    def rounded(graph, _):
-        def run(*tensors):
-            # As a compiler does, it rounds otherwise.
-            return [t * (1 + 2**-20) if t.is_floating_point() else t for t in graph(*tensors)]
-
-        return run
-
-    def compiled(self):
-        return torch.compile(self._graph, fullgraph=True, dynamic=False, backend=rounded)
-
-    monkeypatch.setattr(compiling.CompiledGraph, "_compile", compiled)
+    use_quick_compiler(monkeypatch)
     yield
     torch.compiler.reset()
 
@@ -139,7 +70,7 @@ def test_it_is_told_logged_and_recorded(tmp_path, monkeypatch, capfd):
     auto = toy_distiller(tmp_path, **AUTO)
     auto.train()
     auto.save_model()
-    line = "steps are compiled by inductor from step 6 on: a step takes 50 s compiled and 100 s"
+    line = "steps are compiled by inductor from step 7 on: a step takes 50 s compiled and 100 s"
     assert f"compile: {line}" in capfd.readouterr().err
     assert [h["compile"][: len(line)] for h in auto.state.log_history if "compile" in h] == [line]
     config = json.loads((tmp_path / "recipe.json").read_text())["about"]["config"]
