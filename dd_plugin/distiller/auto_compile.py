@@ -172,7 +172,10 @@ class AutoCompile:
 
     def _next(self) -> tuple[Next | None, dict[str, Any] | None]:
         """Return the next action and the choice, as far as there are; on the main process."""
-        if len(self._seconds) < _STEPS:
+        if any(has_failed(problem, "trace") for problem in self._problems):
+            return None, self._stay("the network cannot be traced, and runs eagerly").to_json()
+        all_traced = all(problem.compiled for problem in self._problems)
+        if len(self._seconds) < _STEPS or not all_traced:
             return None, None
         if self._filling is not None:
             if self._filling.is_running:
@@ -280,8 +283,12 @@ class AutoCompile:
 
     def _write(self, choice: Choice) -> None:
         """Write the choice before the first step that obeys it."""
-        if self._run.config.save_steps and self._is_main:
+        if not self._run.config.save_steps or not self._is_main:
+            return
+        try:
             write_whole(self._run.folder / CHOICE, json.dumps(choice.to_json()).encode())
+        except OSError as error:  # as where a checkpoint cannot be written
+            logger.warning("how steps are run could not be written: %s", error)
 
     def _agreed(self, value: Any) -> Any:
         """Return the value of the main process."""

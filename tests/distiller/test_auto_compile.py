@@ -1,7 +1,7 @@
 """`dd_plugin.distiller.auto_compile`: the switch at a step number, resumed to the bit.
 
-Times, cores and the process beside the run are injected, and steps are never timed. What stands in
-for the compiler is torch's own backend without code generation, so that a run takes seconds.
+Times, cores and the process beside the run are injected. What stands in for the compiler rounds
+otherwise than a trace.
 """
 
 import json
@@ -19,8 +19,6 @@ from tests.distiller.toy import toy_distiller
 @pytest.fixture(autouse=True)
 def quick_compiler(monkeypatch):
     use_quick_compiler(monkeypatch)
-    yield
-    torch.compiler.reset()
 
 
 class SwitchesAt(StopsAt):
