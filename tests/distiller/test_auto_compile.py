@@ -1,146 +1,140 @@
-"""`dd_plugin.distiller.auto_compile`: the switch at a step number, resumed to the bit.
+"""`dd_plugin.distiller.auto_compile`: when what is tried, chosen and written, on stand-ins.
 
-Times, cores and the process beside the run are injected. What stands in for the compiler rounds
-otherwise than a trace.
+Whole runs are in `together/test_auto_compile_runs.py`. Times, cores and the process beside the run
+are injected.
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dd_plugin.bilevel.tracing import compile as compiling
-from dd_plugin.distiller.auto_compile import CHOICE
-from tests.distiller.choosing import AUTO, Beside, Injected, use_quick_compiler
-from tests.distiller.test_checkpoint import StopsAt, check_same
-from tests.distiller.toy import toy_distiller
+from dd_plugin.distiller import auto_compile
+from dd_plugin.distiller.auto_compile import CHOICE, AutoCompile, choice_beside
+from dd_plugin.distiller.callbacks import DistillerState
+from tests.distiller.choosing import Beside
+
+
+class Machine:
+    """A run of steps that take as long as their way says, and what it did."""
+
+    def __init__(self, folder, *, steps=30, cores=2, traced=100.0, compiled=50.0, fill=Beside):
+        self.seconds = {"trace": traced, True: compiled}
+        self.now, self.ways, self.trials, self.begun = 0.0, [], 0, []
+        self.problem = SimpleNamespace(
+            compile="trace", compiled={("gradient", "trace"): None}, runs_eagerly=set()
+        )
+        config = SimpleNamespace(
+            compile="auto",
+            method="mixed",
+            max_steps=steps,
+            save_steps=5,
+            storage="auto",
+            activation_memory=None,
+            window="full",
+            inner_steps=3,
+        )
+        accelerator = SimpleNamespace(
+            device=torch.device("cpu"),
+            num_processes=1,
+            is_main_process=True,
+            is_local_main_process=True,
+        )
+        self.run = SimpleNamespace(
+            config=config, accelerator=accelerator, folder=folder, processes_here=1
+        )
+        self.state = SimpleNamespace(
+            networks=SimpleNamespace(problems=[self.problem]),
+            position=DistillerState(max_steps=steps),
+            synthetic=SimpleNamespace(recipe=None),
+        )
+        self.cores, self.fill = cores, fill
+
+    def step(self):
+        self.ways.append(self.problem.compile)
+        self.now += self.seconds[self.problem.compile]
+        self.state.position.global_step += 1
+        return 1.0
+
+    def try_out(self):
+        self.trials += 1
+        self.now += self.seconds[self.problem.compile]
+
+    def start(self, *given):
+        self.begun.append(self.fill(*given))
+        return self.begun[-1]
+
+    def go(self, until=None):
+        """Take steps; returns the choice, if there is one."""
+        auto = AutoCompile(
+            self.run,
+            self.state,
+            self.try_out,
+            clock=lambda: self.now,
+            fill=self.start,
+            cores=self.cores,
+        )
+        with auto:
+            while self.state.position.global_step < (until or self.run.config.max_steps):
+                auto.take(self.step)
+        return self.state.position.choices.get("compile")
 
 
 @pytest.fixture(autouse=True)
-def quick_compiler(monkeypatch):
-    use_quick_compiler(monkeypatch)
+def notes(monkeypatch):
+    """What was noted of the compiler's cache, which is empty at first."""
+    noted = []
+    monkeypatch.setattr(auto_compile, "is_filled", lambda *_: bool(noted))
+    monkeypatch.setattr(auto_compile, "note_filled", lambda *_: noted.append(1))
+    return noted
 
 
-class SwitchesAt(StopsAt):
-    """A run that is compiled from a step on, by hand."""
-
-    def on_step_end(self, config, state, control, **kwargs):
-        if state.global_step == self.step:
-            kwargs["distiller"].architectures.problems[0].compile = True
-
-
-def by_hand(folder, step, **options):
-    """The run without a trial or a choice, switched after a step."""
-    settings = {**AUTO, **options, "compile": "trace"}
-    distiller = toy_distiller(folder, callbacks=[SwitchesAt(step)], **settings)
-    distiller.train()
-    return distiller.synthetic.state_dict()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2, "pool_max_steps": 6},
-        {"networks_per_step": 2, "batch_networks": True},
-        {"augmentation": "flip_rotate", "init": "fixed"},
-    ],
-)
-def test_the_run_is_traced_until_its_step_and_compiled_after_it(tmp_path, monkeypatch, options):
-    injected = Injected(monkeypatch)
-    auto = toy_distiller(tmp_path / "auto", **AUTO, **options)
-    auto.train()
-    choice = auto.state.choices["compile"]
-    assert (choice["compile"], choice["from_step"]) == ("inductor", 6)
-    assert "50 s compiled and 100 s traced" in choice["reason"]
-    (beside,) = injected.begun
-    assert beside.stopped
-    assert injected.trials == 5
-    if "batch_networks" in options:
-        return  # by hand it would be traced on: it is a copy of the problem that is run
-    check_same(by_hand(tmp_path / "hand", 6, **options), auto.synthetic.state_dict())
-    other = by_hand(tmp_path / "other", 7, **options)
-    assert any(not torch.equal(t, other[n]) for n, t in auto.synthetic.state_dict().items())
-
-
-def test_it_is_told_logged_and_recorded(tmp_path, monkeypatch, capfd):
-    Injected(monkeypatch)
-    auto = toy_distiller(tmp_path, **AUTO)
-    auto.train()
-    auto.save_model()
-    line = "steps are compiled by inductor from step 7 on: a step takes 50 s compiled and 100 s"
-    assert f"compile: {line}" in capfd.readouterr().err
-    assert [h["compile"][: len(line)] for h in auto.state.log_history if "compile" in h] == [line]
-    config = json.loads((tmp_path / "recipe.json").read_text())["about"]["config"]
-    assert config["compile"] == "auto"
-    assert config["chosen"]["compile"]["from_step"] == 6
-
-
-# The switch is at step 6, checkpoints are of steps 4 and 8.
-@pytest.mark.parametrize("killed_at", [5, 7, 9])
-def test_a_resumed_run_obeys_and_measures_nothing(tmp_path, monkeypatch, killed_at):
-    injected = Injected(monkeypatch)
-    options = {**AUTO, "save_steps": 4}
-    killed = toy_distiller(tmp_path, callbacks=[StopsAt(killed_at)], **options)
-    killed.train()
-    killed._files.lock.release()
-    has_chosen = killed_at > 6
-    assert ("compile" in killed.state.choices) == has_chosen
-    assert (tmp_path / CHOICE).exists() == has_chosen
-    trials, begun = injected.trials, len(injected.begun)
-    resumed = toy_distiller(tmp_path, **options)
-    if has_chosen:
-        # It would choose another step now.
-        injected.times = {"traced": 100, "compiled": 99}
-    resumed.train(resume_from_checkpoint="latest")
-    step = resumed.state.choices["compile"]["from_step"]
-    check_same(by_hand(tmp_path / "hand", step), resumed.synthetic.state_dict())
-    if has_chosen:
-        assert step == 6
-        assert (injected.trials, len(injected.begun)) == (trials, begun)
-
-
-def test_a_new_run_in_the_folder_forgets_the_choice_of_the_last(tmp_path, monkeypatch):
-    injected = Injected(monkeypatch)
-    options = {**AUTO, "save_steps": 10}
-    toy_distiller(tmp_path, **options).train()
-    assert (tmp_path / CHOICE).exists()
-    injected.times = {"traced": 0.01, "compiled": 0.005}
-    again = toy_distiller(tmp_path, overwrite_output_dir=True, **options)
-    again.train()
-    assert again.state.choices["compile"]["compile"] == "trace"
-    assert json.loads((tmp_path / CHOICE).read_text())["compile"] == "trace"
-
-
-def reason_of(folder, **options):
-    distiller = toy_distiller(folder, **AUTO, **options)
-    distiller.train()
-    choice = distiller.state.choices["compile"]
+def traced_with(machine):
+    """The reason why a run stayed traced."""
+    choice = machine.go()
     assert choice["compile"] == "trace"
-    problems = distiller.architectures.problems
-    assert all(problem.compile == "trace" for problem in problems)
-    # Nothing of the other way is left.
-    assert {key[1] for problem in problems for key in problem.compiled} == {"trace"}
+    assert machine.problem.compile == "trace"
+    assert set(machine.ways) == {"trace"}
     return choice["reason"]
 
 
-def test_compiled_steps_that_are_no_faster_are_not_taken(tmp_path, monkeypatch):
-    Injected(monkeypatch, compiled=97.0)
-    assert reason_of(tmp_path) == "a step takes 97 s compiled and 100 s traced"
+def test_steps_are_timed_the_cache_is_filled_and_the_run_switches(tmp_path, notes, capfd):
+    machine = Machine(tmp_path)
+    choice = machine.go()
+    # Steps 0 to 2 are timed; the process beside is looked at before 4 and 5.
+    assert (choice["compile"], choice["from_step"]) == ("inductor", 5)
+    assert machine.ways == ["trace"] * 5 + [True] * 25
+    # Once to compile, then in turns.
+    assert machine.trials == 5
+    assert [beside.stopped for beside in machine.begun] == [1]
+    assert notes
+    assert "step 6 on: a step takes 50 s compiled and 100 s traced" in capfd.readouterr().err
+    assert json.loads((tmp_path / CHOICE).read_text()) == choice
 
 
-def test_short_runs_never_compile(tmp_path, monkeypatch):
-    injected = Injected(monkeypatch, traced=0.5, compiled=0.1)
-    assert reason_of(tmp_path) == "compiling does not pay for the remaining 13 s"
-    assert (injected.trials, injected.begun) == (0, [])
+def test_the_second_run_on_a_machine_starts_warm(tmp_path, notes):
+    notes.append(1)
+    machine = Machine(tmp_path)
+    assert machine.go()["from_step"] == 3
+    assert machine.begun == []
 
 
-def test_without_a_core_for_it_the_run_compiles_itself(tmp_path, monkeypatch):
-    injected = Injected(monkeypatch, cores=1)
-    distiller = toy_distiller(tmp_path, **AUTO)
-    distiller.train()
-    assert distiller.state.choices["compile"]["compile"] == "inductor"
-    assert injected.begun == []
+def test_compiled_steps_that_are_no_faster_are_not_taken(tmp_path):
+    machine = Machine(tmp_path, compiled=97.0)
+    assert traced_with(machine) == "a step takes 97 s compiled and 100 s traced"
+
+
+def test_short_runs_never_compile(tmp_path):
+    machine = Machine(tmp_path, traced=0.5, compiled=0.1)
+    assert traced_with(machine) == "compiling does not pay for the remaining 14 s"
+    assert (machine.trials, machine.begun) == (0, [])
+
+
+def test_without_a_core_for_it_the_run_compiles_itself(tmp_path):
+    machine = Machine(tmp_path, cores=1)
+    assert machine.go()["compile"] == "inductor"
+    assert machine.begun == []
 
 
 class Broken(Beside):
@@ -155,62 +149,120 @@ def cannot_start(*_):
 
 
 @pytest.mark.parametrize(("fill", "reason"), [(Broken, "no compiler"), (cannot_start, "no more")])
-def test_a_process_that_fails_is_a_line_in_the_log(tmp_path, monkeypatch, caplog, fill, reason):
-    Injected(monkeypatch, fill=fill)
-    distiller = toy_distiller(tmp_path, **AUTO)
-    distiller.train()
-    assert [r.message for r in caplog.records if reason in r.message] != []
-    # There was time enough to compile in the run.
-    assert distiller.state.choices["compile"]["compile"] == "inductor"
+def test_a_process_that_fails_is_a_line_in_the_log(tmp_path, caplog, fill, reason):
+    machine = Machine(tmp_path, fill=fill)
+    # There is time enough to compile in the run.
+    assert machine.go()["compile"] == "inductor"
+    assert len([r.message for r in caplog.records if reason in r.message]) == 1
 
 
-def test_a_compiler_that_fails_leaves_the_run_traced(tmp_path, monkeypatch):
-    Injected(monkeypatch)
+@pytest.mark.parametrize("error", [MemoryError("no memory"), RuntimeError("no memory")])
+def test_a_trial_that_fails_leaves_the_run_traced(tmp_path, monkeypatch, error):
+    machine = Machine(tmp_path)
 
-    def broken(self):
-        raise RuntimeError("the compiler is not well")
+    def fails():
+        raise error
 
-    monkeypatch.setattr(compiling.CompiledGraph, "_compile", broken)
-    assert "the compiler is not well" in reason_of(tmp_path / "auto")
-
-
-def test_a_trial_that_runs_out_of_memory_leaves_the_run_traced(tmp_path, monkeypatch):
-    Injected(monkeypatch)
-
-    def broken(self):
-        raise MemoryError("no memory left")
-
-    monkeypatch.setattr(compiling.CompiledGraph, "_compile", broken)
-    assert reason_of(tmp_path) == "compiling failed: no memory left"
+    machine.try_out = fails
+    assert traced_with(machine) == "compiling failed: no memory"
 
 
-def test_the_process_is_ended_with_the_run(tmp_path, monkeypatch):
-    injected = Injected(monkeypatch)
-    toy_distiller(tmp_path, callbacks=[StopsAt(5)], **AUTO).train()
-    (beside,) = injected.begun
-    assert beside.stopped == 1
+def test_a_compiler_that_fails_leaves_the_run_traced(tmp_path):
+    from dd_plugin.bilevel.tracing.compile import warn_of_failure
+
+    machine = Machine(tmp_path)
+
+    def runs_eagerly():
+        if machine.problem.compile is True:
+            machine.problem.runs_eagerly.add(True)
+            warn_of_failure("gradient", RuntimeError("it is not well"))
+
+    machine.try_out = runs_eagerly
+    assert "it is not well" in traced_with(machine)
 
 
-def test_a_run_that_is_extended_chooses_again(tmp_path, monkeypatch):
-    injected = Injected(monkeypatch)
-    options = {**AUTO, "max_steps": 6, "lr_scheduler_type": "constant"}
-    distiller = toy_distiller(tmp_path, **options)
-    distiller.train()
-    assert distiller.state.choices["compile"]["compile"] == "trace"
-    distiller.config.max_steps = 40
-    distiller.train()
-    assert distiller.state.choices["compile"]["compile"] == "inductor"
-    assert len(injected.made) == 2
+def test_a_network_that_cannot_be_traced_is_left_alone(tmp_path):
+    machine = Machine(tmp_path)
+    machine.problem.runs_eagerly.add("trace")
+    assert "cannot be traced" in traced_with(machine)
 
 
-@pytest.mark.parametrize(
-    "options", [{"compile": "trace"}, {"compile": "no"}, {"method": "reverse"}]
-)
-def test_other_ways_are_not_touched(tmp_path, monkeypatch, options):
-    injected = Injected(monkeypatch)
-    distiller = toy_distiller(tmp_path, **{**AUTO, **options})
-    before = distiller.architectures.problems[0].compile
-    distiller.train()
-    assert distiller.architectures.problems[0].compile == before
-    assert "compile" not in distiller.state.choices
-    assert injected.trials == 0
+def test_nothing_is_decided_before_every_network_is_traced(tmp_path):
+    machine = Machine(tmp_path, steps=60)
+    other = SimpleNamespace(compile="trace", compiled={}, runs_eagerly=set())
+    machine.state.networks.problems.append(other)
+    assert machine.go(until=10) is None
+    other.compiled["gradient", "trace"] = None
+    assert machine.go()["compile"] == "inductor"
+    assert other.compile is True
+
+
+def test_steps_that_trace_are_not_timed(tmp_path):
+    machine = Machine(tmp_path)
+    step = machine.step
+
+    def tracing():
+        machine.problem.compiled[f"function {len(machine.problem.compiled)}", "trace"] = None
+        return step()
+
+    machine.step = tracing
+    assert machine.go() is None
+
+
+def test_the_process_is_ended_with_the_run(tmp_path):
+    machine = Machine(tmp_path)
+    assert machine.go(until=4) is None
+    assert [beside.stopped for beside in machine.begun] == [1]
+
+
+def test_a_choice_is_obeyed_and_nothing_is_measured(tmp_path):
+    first = Machine(tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    choice = first.go()
+    second = Machine(tmp_path / "b", compiled=1000.0)
+    second.state.position.choices["compile"] = choice
+    assert second.go() == choice
+    assert second.ways == first.ways
+    assert (second.trials, second.begun) == (0, [])
+    assert choice_beside(tmp_path / "a" / "checkpoint-5").to_json() == choice
+
+
+def test_another_processor_is_told(tmp_path, caplog):
+    machine = Machine(tmp_path)
+    choice = Machine(tmp_path).go()
+    machine.state.position.choices["compile"] = {**choice, "processor": "another one"}
+    machine.go()
+    (line,) = [r.message for r in caplog.records]
+    assert "compiled for another one" in line
+
+
+def test_a_run_that_is_extended_chooses_again(tmp_path):
+    machine = Machine(tmp_path, steps=6)
+    assert machine.go()["compile"] == "trace"
+    machine.run.config.max_steps = 60
+    assert machine.go()["compile"] == "inductor"
+    assert machine.ways[-1] is True
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"compile": "trace"}'])
+def test_a_damaged_file_is_no_choice(tmp_path, text):
+    if text is not None:
+        (tmp_path / CHOICE).write_text(text)
+    assert choice_beside(tmp_path / "checkpoint-1") is None
+
+
+def test_a_full_disk_is_a_line_in_the_log(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(auto_compile, "write_whole", full)
+    assert Machine(tmp_path).go()["compile"] == "inductor"
+    assert ["no space left" in r.message for r in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("setting", [("compile", "trace"), ("method", "reverse")])
+def test_other_ways_are_not_touched(tmp_path, setting):
+    machine = Machine(tmp_path)
+    setattr(machine.run.config, *setting)
+    assert machine.go() is None
+    assert set(machine.ways) == {"trace"}
