@@ -37,14 +37,18 @@ from dd_plugin.distiller.compile_choice import (
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.machine import processor, usable_cores
 from dd_plugin.distiller.run import Run, TrainState
-from dd_plugin.distiller.storage_choice import kept_when_compiled
+from dd_plugin.distiller.storage_choice import (
+    choose_activations,
+    forget_activations,
+    kept_when_compiled,
+)
 from dd_plugin.files import write_whole
 from dd_plugin.text import first_line
 
 logger = logging.getLogger(__name__)
 
-# In the folder of a run: a choice that its newest checkpoint may not have yet.
-CHOICE = ".compile.json"
+# In the folder of a run: choices that its newest checkpoint may not have yet.
+CHOICES = ".choices.json"
 # Steps that are timed before anything is decided.
 _STEPS = 3
 _MODES: dict[str, Compile] = {"trace": "trace", "inductor": True}
@@ -110,7 +114,7 @@ class AutoCompile:
     def __enter__(self) -> Self:
         """Take over the choice of the run so far."""
         if self._problems and self.choice is not None:
-            self._write(self.choice)
+            self._write()
             was_for, here = self.choice.processor, processor(self._device)
             if self.choice.compile == "inductor" and was_for != here:
                 logger.warning(
@@ -155,6 +159,8 @@ class AutoCompile:
     def _decide(self) -> None:
         """Do what is next, alike on all processes: nothing yet, fill the cache, try, or choose."""
         action, choice = self._agreed(self._next() if self._is_main else None)
+        if action is not None:
+            choose_activations(self._run, self._state)
         if action == "fill":
             if self._run.accelerator.is_local_main_process:
                 self._start_filling()
@@ -273,20 +279,23 @@ class AutoCompile:
     def _take_over(self, choice: Choice) -> None:
         position = self._state.position
         position.choices["compile"] = choice.to_json()
+        if choice.compile == "trace":
+            forget_activations(self._state)
         position.log_history.append({"step": position.global_step, "compile": choice.line()})
         # The functions of the other way are not called again.
         for problem in self._problems:
             forget(problem, _MODES["trace" if choice.compile == "inductor" else "inductor"])
         if self._is_main:
-            self._write(choice)
+            self._write()
             tell(f"compile: {choice.line()}")
 
-    def _write(self, choice: Choice) -> None:
-        """Write the choice before the first step that obeys it."""
+    def _write(self) -> None:
+        """Write the choices before the first step that obeys it."""
         if not self._run.config.save_steps or not self._is_main:
             return
         try:
-            write_whole(self._run.folder / CHOICE, json.dumps(choice.to_json()).encode())
+            text = json.dumps(self._state.position.choices)
+            write_whole(self._run.folder / CHOICES, text.encode())
         except OSError as error:  # as where a checkpoint cannot be written
             logger.warning("how steps are run could not be written: %s", error)
 
@@ -318,12 +327,19 @@ class _Failed:
         """Do nothing."""
 
 
-def choice_beside(checkpoint: Path) -> Choice | None:
-    """Return the newest choice of the run that wrote a checkpoint; None if it made none."""
+def later_choices(checkpoint: Path, step: int) -> dict[str, Any]:
+    """Return the choices of the run that wrote a checkpoint, if it made one after that.
+
+    Args:
+        checkpoint: its folder.
+        step: outer steps done there.
+    """
     try:
-        return Choice(**json.loads((checkpoint.parent / CHOICE).read_text()))
-    except (OSError, TypeError, ValueError):
-        return None
+        choices: dict[str, Any] = json.loads((checkpoint.parent / CHOICES).read_text())
+        is_later = Choice(**choices["compile"]).from_step >= step
+    except (KeyError, OSError, TypeError, ValueError):
+        return {}
+    return choices if is_later else {}
 
 
 @contextmanager

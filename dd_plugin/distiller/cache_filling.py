@@ -74,10 +74,10 @@ class CacheFilling:
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
         # Files without a name, which the system removes.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is open as long as the process
         with tempfile.TemporaryFile() as file:
             pickle.dump(request, file)
             file.seek(0)
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"from {__name__} import main; main()"],
                 stdin=file,
@@ -156,7 +156,10 @@ def main() -> None:
     request: _Request = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with, args=(request.parent,), daemon=True).start()
     torch.set_num_threads(request.threads)
-    torch.set_float32_matmul_precision(request.precision)
-    torch.use_deterministic_algorithms(request.deterministic)
+    # Setting what is set already is noted by torch, and the cache would be that of other settings.
+    if request.precision != torch.get_float32_matmul_precision():
+        torch.set_float32_matmul_precision(request.precision)
+    if request.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(request.deterministic)
     for work in request.works:
         compile_ahead(work, request.recipe.make_optimizer())

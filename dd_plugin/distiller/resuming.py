@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 
-from dd_plugin.distiller.auto_compile import CHOICE, choice_beside
+from dd_plugin.distiller.auto_compile import CHOICES, later_choices
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.checkpoint import (
     checkpoints,
@@ -55,9 +55,7 @@ def begin_or_resume(
         if is_main:
             folder.begin(str(path), is_new=begins)
         load_checkpoint(state, run, path)
-        later = choice_beside(path)
-        if later is not None and later.from_step >= state.position.global_step:
-            state.position.choices["compile"] = later.to_json()
+        state.position.choices |= later_choices(path, state.position.global_step)
         run.accelerator.wait_for_everyone()
         if is_main and not begins:
             set_aside_later(run.folder, state.position.global_step)
@@ -67,7 +65,7 @@ def begin_or_resume(
     if is_main and begins:
         for old in checkpoints(run.folder):
             shutil.rmtree(old)
-        (run.folder / CHOICE).unlink(missing_ok=True)
+        (run.folder / CHOICES).unlink(missing_ok=True)
     return bool(checkpoint)
 
 

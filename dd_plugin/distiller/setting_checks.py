@@ -255,9 +255,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "save_total_limit": config.save_steps == 0,
         "mixed_precision": config.dtype == "float64",  # which autocast leaves alone
         "storage": config.method == "autograd",
-        "activation_memory": config.method != "mixed"
-        or config.storage == "recompute"
-        or config.compile == "no",
+        "activation_memory": bool(config.activation_memory)
+        and (config.compile == "no" or config.method != "mixed" or config.storage == "recompute"),
         "batch_networks": config.networks_per_step == 1,
         "verify": config.method == "autograd"
         or (config.trainable == "head" and config.head == "ridge"),

@@ -27,26 +27,44 @@ _GIB = 1 << 30
 
 
 def choose_storage(run: Run, state: TrainState) -> None:
-    """Note in the state of a run what ``storage: auto`` and the activation memory stand for."""
+    """Note in the state of a run what ``storage: auto`` stands for, before its first step."""
     config, networks = run.config, state.networks
     if isinstance(networks, HeadCourse) or config.method == "autograd":
         return
     chosen = dict(state.position.choices.get("storage", {}))
+    is_new = "storage" not in chosen
     if config.storage == "auto" and "storage" not in chosen:
         needed = max(trajectory_bytes(problem, config) for problem in networks.problems)
         chosen["storage"] = _place(run, needed * _at_once(run))
-    if config.activation_memory is None and "activation_memory" not in chosen:
-        free = _free(run)
-        chosen["activation_memory"] = round(_ACTIVATIONS * (free or 0) / _GIB, 2)
-    if not chosen:
-        return
+    _note(run, state, chosen)
+    if is_new and chosen.get("storage", "device") != "device" and run.accelerator.is_main_process:
+        tell(f"storage: {chosen['storage']}, by the free memory")
+    if config.compile == "inductor":
+        choose_activations(run, state)
+
+
+def choose_activations(run: Run, state: TrainState) -> None:
+    """Note in the state of a run the memory for activations, before its first compiled step."""
+    chosen = dict(state.position.choices.get("storage", {}))
+    if run.config.activation_memory is None and run.config.method == "mixed":
+        free = _free(run) or 0
+        chosen.setdefault("activation_memory", round(_ACTIVATIONS * free / _GIB, 2))
+    _note(run, state, chosen)
+
+
+def forget_activations(state: TrainState) -> None:
+    """Drop the memory for activations from the state of a run that is never compiled."""
+    state.position.choices.get("storage", {}).pop("activation_memory", None)
+
+
+def _note(run: Run, state: TrainState, chosen: dict[str, Any]) -> None:
+    """Note what the main process has chosen."""
     if run.accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
         chosen = broadcast_object_list([chosen])[0]
-    state.position.choices["storage"] = chosen
-    if chosen.get("storage", "device") != "device" and run.accelerator.is_main_process:
-        tell(f"storage: {chosen['storage']}, by the free memory")
+    if chosen:
+        state.position.choices["storage"] = chosen
 
 
 def storage_of(run: Run, state: TrainState, *, compiled: bool | None = None) -> Storage:

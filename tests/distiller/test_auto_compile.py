@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dd_plugin.distiller import auto_compile
-from dd_plugin.distiller.auto_compile import CHOICE, AutoCompile, choice_beside
+from dd_plugin.distiller.auto_compile import CHOICES, AutoCompile, later_choices
 from dd_plugin.distiller.callbacks import DistillerState
 from tests.distiller.choosing import Beside
 
@@ -110,7 +110,7 @@ def test_steps_are_timed_the_cache_is_filled_and_the_run_switches(tmp_path, note
     assert [beside.stopped for beside in machine.begun] == [1]
     assert notes
     assert "step 6 on: a step takes 50 s compiled and 100 s traced" in capfd.readouterr().err
-    assert json.loads((tmp_path / CHOICE).read_text()) == choice
+    assert json.loads((tmp_path / CHOICES).read_text())["compile"] == choice
 
 
 def test_the_second_run_on_a_machine_starts_warm(tmp_path, notes):
@@ -123,6 +123,13 @@ def test_the_second_run_on_a_machine_starts_warm(tmp_path, notes):
 def test_compiled_steps_that_are_no_faster_are_not_taken(tmp_path):
     machine = Machine(tmp_path, compiled=97.0)
     assert traced_with(machine) == "a step takes 97 s compiled and 100 s traced"
+
+
+def test_memory_for_activations_is_chosen_for_compiled_steps_alone(tmp_path):
+    for compiled, has_memory in ((50.0, True), (97.0, False)):
+        machine = Machine(tmp_path, compiled=compiled)
+        machine.go()
+        assert ("activation_memory" in machine.state.position.choices["storage"]) == has_memory
 
 
 def test_short_runs_never_compile(tmp_path):
@@ -224,7 +231,10 @@ def test_a_choice_is_obeyed_and_nothing_is_measured(tmp_path):
     assert second.go() == choice
     assert second.ways == first.ways
     assert (second.trials, second.begun) == (0, [])
-    assert choice_beside(tmp_path / "a" / "checkpoint-5").to_json() == choice
+    checkpoint = tmp_path / "a" / "checkpoint-5"
+    assert later_choices(checkpoint, 5) == first.state.position.choices
+    # A checkpoint of after the choice has it.
+    assert later_choices(checkpoint, 6) == {}
 
 
 def test_another_processor_is_told(tmp_path, caplog):
@@ -244,11 +254,11 @@ def test_a_run_that_is_extended_chooses_again(tmp_path):
     assert machine.ways[-1] is True
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"compile": "trace"}'])
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"compile": {"compile": "trace"}}'])
 def test_a_damaged_file_is_no_choice(tmp_path, text):
     if text is not None:
-        (tmp_path / CHOICE).write_text(text)
-    assert choice_beside(tmp_path / "checkpoint-1") is None
+        (tmp_path / CHOICES).write_text(text)
+    assert later_choices(tmp_path / "checkpoint-1", 1) == {}
 
 
 def test_a_full_disk_is_a_line_in_the_log(tmp_path, monkeypatch, caplog):

@@ -8,11 +8,14 @@ import torch
 from dd_plugin.bilevel import Device, Recompute
 from dd_plugin.distiller import storage_choice
 from dd_plugin.distiller.storage_choice import (
+    choose_activations,
     choose_storage,
+    forget_activations,
     kept_when_compiled,
     storage_of,
     trajectory_bytes,
 )
+from tests.distiller.choosing import use_quick_compiler
 from tests.distiller.test_checkpoint import check_same
 from tests.distiller.toy import toy_distiller
 
@@ -64,37 +67,43 @@ def test_named_settings_are_not_chosen(tmp_path, memory):
 def test_activations_are_kept_in_compiled_steps_alone(tmp_path, memory):
     memory(8 * GIB)
     distiller = toy_distiller(tmp_path, compile="trace")
-    assert chosen(distiller) == {"storage": "device", "activation_memory": 2.0}
+    assert chosen(distiller) == {"storage": "device"}
     run, state = distiller._run, distiller._train_state
+    choose_activations(run, state)
+    assert state.position.choices["storage"] == {"storage": "device", "activation_memory": 2.0}
     assert storage_of(run, state) == Device()
     distiller.architectures.problems[0].compile = True
     assert storage_of(run, state) == Device(activations=2 * GIB)
     assert kept_when_compiled(run, state) == (2 * GIB, 3, 3)
+    forget_activations(state)
+    assert state.position.choices["storage"] == {"storage": "device"}
 
 
 def test_processes_share_the_memory_of_their_machine(tmp_path, memory, monkeypatch):
     memory(8 * GIB)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert chosen(toy_distiller(tmp_path))["activation_memory"] == 0.5
+    assert chosen(toy_distiller(tmp_path, compile="inductor"))["activation_memory"] == 0.5
 
 
-def test_a_resumed_run_keeps_what_was_chosen(tmp_path, memory):
+def test_a_resumed_run_keeps_what_was_chosen(tmp_path, memory, monkeypatch):
     memory(8 * GIB)
-    toy_distiller(tmp_path, save_steps=2).train()
+    use_quick_compiler(monkeypatch)
+    toy_distiller(tmp_path / "a", save_steps=2, compile="inductor").train()
     memory(1)
-    again = toy_distiller(tmp_path, save_steps=2)
-    again.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
+    again = toy_distiller(tmp_path / "b", save_steps=2, compile="inductor")
+    again.train(resume_from_checkpoint=tmp_path / "a" / "checkpoint-2")
     assert again.state.choices["storage"] == {"storage": "device", "activation_memory": 2.0}
     again.save_model()
-    record = json.loads((tmp_path / "recipe.json").read_text())
+    record = json.loads((tmp_path / "b" / "recipe.json").read_text())
     assert record["about"]["config"]["chosen"]["storage"]["activation_memory"] == 2.0
 
 
 def test_a_checkpoint_of_before_goes_on_with_what_it_kept(tmp_path, memory):
     memory(8 * GIB)
-    toy_distiller(tmp_path, save_steps=2, storage="device", activation_memory=0.0).train()
-    again = toy_distiller(tmp_path, save_steps=2)
-    again.train(resume_from_checkpoint=tmp_path / "checkpoint-2")
+    before = {"storage": "device", "activation_memory": 0.0, "compile": "no"}
+    toy_distiller(tmp_path / "a", save_steps=2, **before).train()
+    again = toy_distiller(tmp_path / "b", save_steps=2)
+    again.train(resume_from_checkpoint=tmp_path / "a" / "checkpoint-2")
     assert again.state.choices["storage"]["activation_memory"] == 0.0
 
 

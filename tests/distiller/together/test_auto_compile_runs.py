@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dd_plugin.bilevel.ahead import run_as
-from dd_plugin.distiller.auto_compile import CHOICE
+from dd_plugin.distiller.auto_compile import CHOICES
 from tests.distiller.choosing import AUTO, Injected, use_quick_compiler
 from tests.distiller.test_checkpoint import StopsAt, check_same
 from tests.distiller.toy import toy_distiller
@@ -82,7 +82,7 @@ def test_a_resumed_run_obeys_and_measures_nothing(tmp_path, monkeypatch, killed_
     killed._files.lock.release()
     has_chosen = killed_at > 6
     assert ("compile" in killed.state.choices) == has_chosen
-    assert (tmp_path / CHOICE).exists() == has_chosen
+    assert (tmp_path / CHOICES).exists() == has_chosen
     trials, begun = injected.trials, len(injected.begun)
     resumed = toy_distiller(tmp_path, **options)
     if has_chosen:
