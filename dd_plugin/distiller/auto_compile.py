@@ -196,9 +196,7 @@ class AutoCompile:
         action = next_action(measured)
         if action != "trace":
             return action, None
-        step, most = self._state.position.global_step, self._run.config.max_steps
-        here = processor(self._device)
-        return None, too_short(measured, step=step, max_steps=most, processor=here).to_json()
+        return None, self._stay(too_short(measured)).to_json()
 
     def _measured(self) -> Measured:
         left = self._run.config.max_steps - self._state.position.global_step
@@ -211,8 +209,13 @@ class AutoCompile:
         )
 
     def _stay(self, reason: str) -> Choice:
-        step, most = self._state.position.global_step, self._run.config.max_steps
-        return Choice("trace", step, most, processor(self._device), reason)
+        return Choice(
+            compile="trace",
+            from_step=self._state.position.global_step,
+            max_steps=self._run.config.max_steps,
+            processor=processor(self._device),
+            reason=reason,
+        )
 
     def _chosen(self, traced: float, compiled: float, failure: str) -> dict[str, Any]:
         step, most = self._state.position.global_step, self._run.config.max_steps

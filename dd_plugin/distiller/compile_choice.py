@@ -120,11 +120,16 @@ def faster(step: int, max_steps: int, *, traced: float, compiled: float, process
     """
     reason = f"a step takes {compiled:.3g} s compiled and {traced:.3g} s traced"
     pays = compiled <= (1 - _LEAST_GAIN) * traced
-    return Choice("inductor" if pays else "trace", step, max_steps, processor, reason)
+    return Choice(
+        compile="inductor" if pays else "trace",
+        from_step=step,
+        max_steps=max_steps,
+        processor=processor,
+        reason=reason,
+    )
 
 
-def too_short(measured: Measured, *, step: int, max_steps: int, processor: str) -> Choice:
-    """Return the choice of a run that is over before compiling would pay."""
+def too_short(measured: Measured) -> str:
+    """Return the reason why a run stays traced whose rest is too short to compile."""
     left = measured.steps_left * measured.seconds
-    reason = f"compiling does not pay for the remaining {left:.0f} s"
-    return Choice("trace", step, max_steps, processor, reason)
+    return f"compiling does not pay for the remaining {left:.0f} s"

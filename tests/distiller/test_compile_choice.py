@@ -78,7 +78,7 @@ def test_a_choice_goes_through_a_checkpoint():
 
 def test_a_longer_run_has_to_obey_a_compiled_choice_only():
     compiled = faster(7, 100, traced=1.0, compiled=0.5, processor="p")
-    short = too_short(CONVNET, step=3, max_steps=100, processor="p")
+    short = replace(compiled, compile="trace", reason=too_short(CONVNET))
     assert compiled.binds(100)
     assert compiled.binds(1000)
     assert short.binds(100)
