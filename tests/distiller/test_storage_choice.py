@@ -88,9 +88,10 @@ def test_processes_share_the_memory_of_their_machine(tmp_path, memory, monkeypat
 def test_a_resumed_run_keeps_what_was_chosen(tmp_path, memory, monkeypatch):
     memory(8 * GIB)
     use_quick_compiler(monkeypatch)
-    toy_distiller(tmp_path / "a", save_steps=2, compile="inductor").train()
+    options = {"save_steps": 2, "compile": "inductor", "dtype": "float32"}
+    toy_distiller(tmp_path / "a", **options).train()
     memory(1)
-    again = toy_distiller(tmp_path / "b", save_steps=2, compile="inductor")
+    again = toy_distiller(tmp_path / "b", **options)
     again.train(resume_from_checkpoint=tmp_path / "a" / "checkpoint-2")
     assert again.state.choices["storage"] == {"storage": "device", "activation_memory": 2.0}
     again.save_model()

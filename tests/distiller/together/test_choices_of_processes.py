@@ -35,6 +35,6 @@ def test_all_obey_the_main_process(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if "CHOSE" in line]
     assert [line.partition("CHOSE ")[2] for line in lines] == ["6 True", "6 True"]
-    state = json.loads((tmp_path / "out" / "checkpoint-10" / "state.json").read_text())
+    state = json.loads((tmp_path / "out" / "checkpoint-30" / "state.json").read_text())
     assert state["state"]["choices"]["compile"]["from_step"] == 6
     assert "50 s compiled and 100 s traced" in state["state"]["choices"]["compile"]["reason"]
