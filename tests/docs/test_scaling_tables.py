@@ -58,6 +58,13 @@ def test_kept_memory(scaling):
     assert cells(scaling.kept_memory(report(row)), "N")[1:] == expected
 
 
+def test_kept_activations(scaling):
+    row = {"network": "N", "how": "traced", "images": 10, "steps": 20, "kept_bytes": 4.9e6}
+    row |= {"seconds": {"none": 2.0, "all": 1.5}, "ratio": 0.75, "ratios": [0.7, 0.8]}
+    expected = ["traced", "10", "20", "2.00", "1.50", "0.75 (0.70-0.80)", "5"]
+    assert cells(scaling.kept_activations(report(row)), "N")[1:] == expected
+
+
 def test_compile_choice(scaling):
     row = {"case": "N", "way": "auto, cold", "compile": "auto", "steps": 500, "seconds": 90.0}
     row |= {"seconds_per_step": 0.123, "measured_steps": 40}
