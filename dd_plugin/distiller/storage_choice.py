@@ -2,8 +2,9 @@
 
 Chosen in `resuming`, once a checkpoint is loaded, and looked up by `distiller` at every step. Where
 the trajectory lies changes no result. Kept activations do, by rounding, so their memory goes into
-the state of the run and a resumed run obeys it. Compiled steps gain an eighth by them. Traced ones
-gain less, and are left as they were in every run. (``python -m tests.benchmarks.kept_activations``)
+the state of the run and a resumed run obeys it. They save a tenth of a step, traced or compiled
+(`tests.benchmarks.kept_activations`). Only compiled steps have them by default, so that traced runs
+need no more memory and end with the same bits as before.
 """
 
 from __future__ import annotations
