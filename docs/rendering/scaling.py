@@ -90,15 +90,14 @@ def kept_memory(report: Any) -> str:
 
 def kept_activations(report: Any) -> str:
     """Hypergradients with all activations kept and with none."""
-    head = ["network", "steps are", "images", "inner steps", "seconds", "with activations kept"]
-    head += ["ratio", "MB kept"]
+    head = ["network", "steps are", "images", "inner steps", "seconds", "ratio", "MB kept"]
     cells = []
     for row in report["rows"]:
         counts = [str(row[name]) for name in ("images", "steps")]
-        seconds = [f"{row['seconds'][which]:.2f}" for which in ("none", "all")]
+        seconds = " to ".join(f"{row['seconds'][which]:.2f}" for which in ("none", "all"))
         ratio, kept = with_range(row["ratio"], row["ratios"]), f"{row['kept_bytes'] / 1e6:.0f}"
-        cells.append([row["network"], row["how"], *counts, *seconds, ratio, kept])
-    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrrr')}"
+        cells.append([row["network"], row["how"], *counts, seconds, ratio, kept])
+    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
 
 
 def compile_choice(report: Any) -> str:

@@ -61,7 +61,7 @@ def test_kept_memory(scaling):
 def test_kept_activations(scaling):
     row = {"network": "N", "how": "traced", "images": 10, "steps": 20, "kept_bytes": 4.9e6}
     row |= {"seconds": {"none": 2.0, "all": 1.5}, "ratio": 0.75, "ratios": [0.7, 0.8]}
-    expected = ["traced", "10", "20", "2.00", "1.50", "0.75 (0.70-0.80)", "5"]
+    expected = ["traced", "10", "20", "2.00 to 1.50", "0.75 (0.70-0.80)", "5"]
     assert cells(scaling.kept_activations(report(row)), "N")[1:] == expected
 
 
