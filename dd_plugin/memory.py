@@ -1,10 +1,14 @@
-"""Freed memory that stays with the process, for steps that take it again."""
+"""Memory: what is freed stays with the process, for steps that take it again; what a GPU has."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["keep_freed_memory"]
 
@@ -43,3 +47,12 @@ def _is_tuned() -> bool:
     """Whether the user has told glibc how to allocate."""
     glibcs = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
     return any(name in os.environ for name in (*glibcs, "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"))
+
+
+def memory_of_gpu(device: torch.device) -> int | None:
+    """Return the bytes of memory that a GPU has; None for another device."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)

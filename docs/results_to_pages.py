@@ -152,6 +152,7 @@ BLOCKS = (
     ),
     Block("head-step", heads.cost, "python -m tests.benchmarks.head_step"),
     Block("gpu-fast", gpu.fast, GPU),
+    Block("gpu-good", gpu.accuracy, GPU),
     Block("gpu-recorded", of_file("gpu-fast", gpu.recorded), GPU, ("gpu-fast",)),
     Block("*", markdown.generic, "tests/benchmarks"),
 )

@@ -55,10 +55,13 @@ def run_as(problem: BilevelProblem, how: Compile) -> None:
 
 
 def forget(problem: BilevelProblem, how: Compile) -> None:
-    """Drop the functions that a problem has made for one way of running them."""
+    """Drop the functions and recordings that a problem has made for one way of running them."""
     for each in _with_batched(problem):
         for key in [key for key in _functions_of(each) if key[1] == how]:
             del each.compiled[key]
+        recordings = each.recordings.by_kind
+        for key in [key for key in recordings if key[0] == how]:
+            del recordings[key]
 
 
 def has_failed(problem: BilevelProblem, how: Compile) -> bool:

@@ -162,18 +162,24 @@ class Batches:
         alike = torch.stack([_alike(now, before) for now, before in pairs]).all()
         self._compared.append((step, again, alike))
 
-    def check_repeats(self) -> None:
+    def repeats(self) -> list[Tensor]:
+        """Return for every batch that was asked for twice whether it was the same, 0-d each."""
+        return [alike for _, _, alike in self._compared]
+
+    def check_repeats(self, read: Sequence[Any]) -> None:
         """Check that batches which were asked for twice were the same both times.
 
-        Once at the end of a run, since a GPU has to be waited for, and before a verification.
+        Args:
+            read: the values of `repeats`, which are forgotten. They are read at the end of a run,
+                with all else that is read then, and before a verification.
 
         Raises:
             ValueError: one was not.
         """
         compared, self._compared = self._compared, []
-        if compared and not bool(torch.stack([alike for _, _, alike in compared]).all()):
-            step, again = next((step, again) for step, again, alike in compared if not alike)
-            self._refuse(step, again)
+        for (step, again, _), alike in zip(compared, read, strict=True):
+            if not alike:
+                self._refuse(step, again)
 
     @staticmethod
     def _refuse(step: int, again: bool) -> NoReturn:

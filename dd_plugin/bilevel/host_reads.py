@@ -1,8 +1,8 @@
 """The reads of a run by the host: every wait for a GPU in one place.
 
 Used by `driver` and `hypergradient`. A run computes without any of it; what is read decides whether
-there is a way back, and whether what came out can be trusted. Labels are read by `checks`, before
-the run.
+what came out can be trusted, and on a CPU whether there is a way back. Labels are read by `checks`,
+before the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dd_plugin.bilevel.verification import verify
 
 
 class HostReads:
-    """The reads of one run.
+    """The reads of one run: one at its end, where nothing has to be verified.
 
     Attributes:
         finite: whether all losses are finite; None before they were read.
@@ -31,50 +31,73 @@ class HostReads:
         self._plan = plan
         self.finite: bool | None = None
         self.first_nonfinite: int | None = None
+        # Whether the losses of the steps and the outer loss are finite: (steps + 1,).
+        self._fine: Tensor | None = None
         # Steps that were run twice: number, both losses, and whether they are alike.
         self._run_again: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
-    def losses_are_finite(self, losses: list[Tensor], outer_loss: Tensor) -> bool:
-        """Return whether all inner losses and the outer loss are finite."""
-        fine = torch.stack(losses).isfinite().reshape(len(losses), -1).all(1)
-        # One value, for which a GPU is waited for.
-        self.finite = bool(fine.all() & outer_loss.isfinite().all())
-        if not self.finite and not bool(fine.all()):
-            self.first_nonfinite = int((~fine).nonzero()[0])
-        return self.finite
+    def is_to_stop(self, losses: list[Tensor], outer_loss: Tensor) -> bool:
+        """Note the losses of a run; return whether there need not be a way back.
 
-    def result_is_finite(self, result: Any) -> bool:
-        """Return whether all losses and all tensors of a result are finite."""
+        On a CPU, where reading is free. A GPU goes on meanwhile, and is waited for at the end.
+        """
+        fine = torch.stack(losses).isfinite().reshape(len(losses), -1).all(1)
+        self._fine = torch.cat([fine, outer_loss.isfinite().all().reshape(1)])
+        return self._fine.device.type == "cpu" and not self._losses_are_finite()
+
+    def _losses_are_finite(self) -> bool:
+        if self.finite is None:
+            assert self._fine is not None
+            self._note_losses(self._fine.tolist())
+        return bool(self.finite)
+
+    def _note_losses(self, read: list[Any]) -> None:
+        self.finite = all(read)
+        self.first_nonfinite = next((k for k, fine in enumerate(read[:-1]) if not fine), None)
+
+    def finish(self, result: Any) -> bool:
+        """Return whether all losses and all tensors of a result are finite, with one read.
+
+        Raises:
+            ValueError: a batch that was asked for twice was not the same both times.
+            RuntimeError: the loss of a step that was run twice was not.
+        """
+        assert self._fine is not None
         tensors = [t for t in leaves_of(result) if isinstance(t, Tensor) and t.numel()]
-        # NaN and infinity make the largest entry so. One value, for which a GPU is waited for.
-        return bool(self.finite) and bool(get_total_norm(tensors, float("inf")).isfinite())
+        # NaN and infinity make the largest entry so.
+        norm = get_total_norm(tensors, float("inf"))
+        repeats = self._repeats()
+        read = torch.cat(
+            [self._fine, norm.isfinite().reshape(1), *(t.reshape(1) for t in repeats)]
+        ).tolist()
+        steps = len(self._fine)
+        self._note_losses(read[:steps])
+        self._check_repeats(read[steps + 1 :])
+        return bool(self.finite and read[steps])
 
     def step_ran_again(self, k: int, loss: Tensor, before: Tensor) -> None:
-        """Note the loss of a step that was run a second time; see `check_repeats`."""
+        """Note the loss of a step that was run a second time; it is compared by `finish`."""
         roundings = torch.finfo(loss.dtype).eps ** 0.75
         alike = ((loss - before).abs() <= roundings * (1 + before.abs())).all()
         self._run_again.append((k, loss, before, alike))
 
-    def check_repeats(self) -> None:
-        """Check that batches and steps that were asked for twice were the same both times.
+    def _repeats(self) -> list[Tensor]:
+        """Return whether what was asked for twice was the same: batches, then steps."""
+        return [*self._plan.batches.repeats(), *(alike for *_, alike in self._run_again)]
 
-        Once at the end of a run, since a GPU has to be waited for, and before a verification.
-
-        Raises:
-            ValueError: a batch was not.
-            RuntimeError: the loss of a step was not.
-        """
-        self._plan.batches.check_repeats()
+    def _check_repeats(self, read: list[Any]) -> None:
+        """Check that batches and steps that were asked for twice were the same both times."""
         again, self._run_again = self._run_again, []
-        if not again or bool(torch.stack([alike for *_, alike in again]).all()):
-            return
-        k, loss, before = next((k, loss, before) for k, loss, before, alike in again if not alike)
-        raise RuntimeError(
-            f"step {k} gave another loss when it was run again, {loss} after {before}; the "
-            "model and the loss must do the same each time (random numbers from torch's global "
-            "generators are replayed, those of a generator of their own are not), or pass a "
-            "storage that runs no step again, such as `Device()`"
-        )
+        batches = len(read) - len(again)
+        self._plan.batches.check_repeats(read[:batches])
+        for (k, loss, before, _), alike in zip(again, read[batches:], strict=True):
+            if not alike:
+                raise RuntimeError(
+                    f"step {k} gave another loss when it was run again, {loss} after {before}; the "
+                    "model and the loss must do the same each time (random numbers from torch's "
+                    "global generators are replayed, those of a generator of their own are not), "
+                    "or pass a storage that runs no step again, such as `Device()`"
+                )
 
     def verify(self, run: ForwardRun, step: SweptStep) -> None:
         """Verify a sweep, if it is the first of its kind.
@@ -84,10 +107,11 @@ class HostReads:
         """
         problem, batch = self._plan.problem, (step.inputs.images, step.inputs.labels)
         kind = (step.method, problem.compiling, *((t.shape, t.dtype) for t in batch))
-        if not problem.verify or kind in problem.verified:
+        if not problem.verify or kind in problem.verified or not self._losses_are_finite():
             return
         # Another batch than in the forward run would be taken for a wrong sweep.
-        self.check_repeats()
+        repeats = self._repeats()
+        self._check_repeats(torch.stack(repeats).tolist() if repeats else [])
         computed: dict[str, Any] = {"gradients": step.gradients, "loss": run.losses[step.k]}
         if step.k == len(run.losses) - 1:
             computed |= {"statistics": run.final.statistics, "counters": run.final.counters}

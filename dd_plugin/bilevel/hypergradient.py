@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dd_plugin.bilevel.adjoints import Method, MethodName, method_of
+from dd_plugin.bilevel.adjoints import Method, MethodName, WholeGraph, method_of
 from dd_plugin.bilevel.batches import Batch
-from dd_plugin.bilevel.driver import Differentiated, differentiate, forward
+from dd_plugin.bilevel.driver import differentiate_at_once, forward
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.host_reads import HostReads
 from dd_plugin.bilevel.input_adjoints import InputAdjoints
 from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.plan import Plan, make_plan, started
+from dd_plugin.bilevel.plan import make_plan, started
 from dd_plugin.bilevel.problem import BilevelProblem
+from dd_plugin.bilevel.recorded_run import differentiate_recorded
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
 from dd_plugin.bilevel.step_values import Carry, RunState
 from dd_plugin.bilevel.trajectory import Device, Storage
@@ -119,52 +120,53 @@ def hypergradient(
     with started(plan, initial, start) as (functions, state):
         plan.batches.expect_return(plan.window, bool(pulled.tensors))
         adjoints, reads = InputAdjoints(plan, pulled, start), HostReads(plan)
-        outcome = differentiate(functions, plan, state, method=how, take=adjoints.take, reads=reads)
-        carry = outcome.carry
-        if carry is None:
+        if isinstance(how, WholeGraph):
+            outcome = differentiate_at_once(functions, plan, state, adjoints.take, reads=reads)
+        else:
+            outcome = differentiate_recorded(
+                functions, plan, state, how, adjoints.take, reads=reads
+            )
+        carry, finite = outcome.carry, False
+        if carry is not None:
+            adjoints.finish(functions, outcome.run.final, carry)
+            finite = reads.finish(_gradients(adjoints, carry))
+        if carry is None or not reads.finite:
+            adjoints = InputAdjoints(plan, pulled, start)
             carry = adjoints.fill_with_nan(functions, outcome.run.final)
-        adjoints.finish(functions, outcome.run.final, carry, reads)
-        if reads.finite and not allow_unused:
+            adjoints.finish(functions, outcome.run.final, carry)
+        elif not allow_unused:
             adjoints.check_used()
-        return _result(plan, outcome, carry=carry, adjoints=adjoints, reads=reads)
+        return Hypergradient(
+            outer_loss=outcome.outer_loss,
+            inner_losses=torch.stack(outcome.run.losses),
+            finite=finite,
+            first_nonfinite=reads.first_nonfinite,
+            start=plan.window.start,
+            stop=plan.window.stop,
+            batches=dict(sorted(adjoints.batches.items())),
+            leaves=adjoints.leaves,
+            step_size=adjoints.step_size,
+            hyperparameters=carry.hyperparameters,
+            parameters=carry.parameters,
+            statistics=carry.statistics,
+            optimizer_state=carry.optimizer,
+            constants=carry.constants,
+            final=outcome.run.final,
+            method=outcome.method,
+            trajectory_bytes=outcome.run.trajectory_bytes,
+        )
 
 
-def _result(
-    plan: Plan,
-    outcome: Differentiated,
-    *,
-    carry: Carry,
-    adjoints: InputAdjoints,
-    reads: HostReads,
-) -> Hypergradient:
-    batches = dict(sorted(adjoints.batches.items()))
-    gradients = (
-        [(b.images, b.labels) for b in batches.values()],
+def _gradients(adjoints: InputAdjoints, carry: Carry) -> tuple[Any, ...]:
+    """Return all gradients that a caller may use."""
+    return (
+        [(bars.images, bars.labels) for bars in adjoints.batches.values()],
         adjoints.leaves,
         adjoints.step_size,
         carry.hyperparameters,
         carry.parameters,
         carry.statistics,
         carry.constants,
-    )
-    return Hypergradient(
-        outer_loss=outcome.outer_loss,
-        inner_losses=torch.stack(outcome.run.losses),
-        finite=reads.result_is_finite(gradients),
-        first_nonfinite=reads.first_nonfinite,
-        start=plan.window.start,
-        stop=plan.window.stop,
-        batches=batches,
-        leaves=adjoints.leaves,
-        step_size=adjoints.step_size,
-        hyperparameters=carry.hyperparameters,
-        parameters=carry.parameters,
-        statistics=carry.statistics,
-        optimizer_state=carry.optimizer,
-        constants=carry.constants,
-        final=outcome.run.final,
-        method=outcome.method,
-        trajectory_bytes=outcome.run.trajectory_bytes,
     )
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from dd_plugin.bilevel.batches import Batch
-from dd_plugin.bilevel.host_reads import HostReads
 from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.plan import Plan
@@ -79,21 +78,19 @@ class InputAdjoints:
             self._pull_latest()
         self._latest, self._latest_bars = batch, (images_bar, labels_bar)
 
-    def finish(self, steps: Steps, final: RunState, carry: Carry, reads: HostReads) -> None:
+    def finish(self, steps: Steps, final: RunState, carry: Carry) -> None:
         """Pull what has not been pulled yet into the leaves.
 
         Args:
             steps: of the run.
             final: the state of the trained network.
             carry: the adjoints of the start of the window.
-            reads: of the run, to see that what was asked for twice was the same.
         """
         plan = self._plan
         if self._step_sizes:
             self.step_size = plan.step_size.gradient(self._step_sizes)
         self._pull_latest()
         pairs = self._of_listed_batches()
-        reads.check_repeats()
         pairs += self._of_outer_batches(steps, final)
         pairs += plan.step_size.pairs(self.step_size)
         for name, schedule in plan.hyperparameters.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,11 +22,46 @@ from dd_plugin.bilevel.inputs import Schedule
 from dd_plugin.bilevel.messages import integer
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.step_values import RunState
+from dd_plugin.bilevel.step_values import Noise, RunState
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import Device, Storage
 from dd_plugin.bilevel.windows import Window
 from dd_plugin.seeds import InnerPurpose, mix, nth_seed, untouched_generators
+
+
+class Feed(Protocol):
+    """What the driver asks for, step by step: a `Plan`, or the values of one."""
+
+    @property
+    def steps(self) -> range:
+        """Return the steps to run."""
+
+    @property
+    def window(self) -> range:
+        """Return those to go back through, the last ones."""
+
+    @property
+    def storage(self) -> Storage:
+        """Return how the trajectory of the window is kept."""
+
+    @property
+    def outer_count(self) -> int:
+        """Return the number of outer batches."""
+
+    def batch(self, k: int) -> Batch:
+        """Return the batch of a step, detached."""
+
+    def noise(self, k: int) -> Noise:
+        """Return the seed of the random numbers of a step, or the numbers."""
+
+    def step_size_at(self, k: int) -> Any:
+        """Return the step size of a step: a 0-d tensor, or a dict of these."""
+
+    def optimizer_values(self) -> dict[str, Any]:
+        """Return the optimizer's hyperparameters, as a step takes them."""
+
+    def outer(self, index: int) -> tuple[Batch, int, float]:
+        """Return an outer batch, its seed, and its share in the outer loss."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +88,27 @@ class Plan:
     window: range
     storage: Storage
 
+    @property
+    def steps(self) -> range:
+        """Return the steps to run: up to the end of the window."""
+        return range(self.window.stop)
+
+    @property
+    def outer_count(self) -> int:
+        """Return the number of outer batches."""
+        return len(self.outer_batches)
+
+    def batch(self, k: int) -> Batch:
+        """Return the batch of a step, detached."""
+        return self.batches.values(k)
+
     def noise(self, k: int) -> int:
         """Return the seed of the random numbers of a step."""
         return nth_seed(self.seed, k)
+
+    def step_size_at(self, k: int) -> Any:
+        """Return the step size of a step: a 0-d tensor, or a dict of these."""
+        return self.step_size.at(k)
 
     def optimizer_values(self) -> dict[str, Any]:
         """Return the optimizer's hyperparameters, as a step takes them."""

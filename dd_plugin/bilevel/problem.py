@@ -30,6 +30,7 @@ from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Optimizer, State, Tensors, sgd
 from dd_plugin.bilevel.step_values import (
     GradientResult,
+    Noise,
     PullResult,
     RunState,
     StepInputs,
@@ -39,7 +40,7 @@ from dd_plugin.bilevel.step_values import (
     split_state,
 )
 from dd_plugin.bilevel.tracing.compile import Compile
-from dd_plugin.bilevel.tracing.recorded import MemoryPool
+from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recordings
 
 # torch counts the levels of forward mode per process, not per thread.
 _one_jvp_at_a_time = threading.RLock()
@@ -122,6 +123,7 @@ class BilevelProblem:
         self.compiled: dict[Any, Any] = {}
         self.probes: dict[Any, Any] = {}
         self.memory_pool = MemoryPool()
+        self.recordings = Recordings()
 
     @property
     def compiling(self) -> Compile:
@@ -175,7 +177,7 @@ class BilevelProblem:
     def _fits(self, tensor: Tensor, expected: Tensor) -> bool:
         return tensor.shape == expected.shape and tensor.dtype == expected.dtype
 
-    def inputs(self, state: RunState, constants: Tensors, batch: Batch, noise: int) -> StepInputs:
+    def inputs(self, state: RunState, constants: Tensors, batch: Batch, noise: Noise) -> StepInputs:
         """Return what the functions below take, of the network in a state."""
         images, labels = batch
         return StepInputs(

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from dd_plugin.bilevel.optimizers import State, Tensors
 
+# The seed of the random numbers of a step, or the drawn numbers themselves.
+Noise = Sequence[Tensor] | int
+
 
 class RunState(NamedTuple):
     """The state of an inner run before a step: θ, o, s, and the integer buffers beside s."""
@@ -24,10 +27,7 @@ class RunState(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """The arguments of a loss: tensors by role (see `functional`), a batch, random numbers.
-
-    ``noise`` is the seed of the random numbers, or the drawn numbers themselves.
-    """
+    """The arguments of a loss: tensors by role (see `functional`), a batch, random numbers."""
 
     parameters: Tensors
     statistics: Tensors
@@ -36,7 +36,7 @@ class StepInputs(NamedTuple):
     fixed: Tensors
     images: Tensor
     labels: Tensor
-    noise: Sequence[Tensor] | int
+    noise: Noise
 
 
 class GradientResult(NamedTuple):

@@ -18,6 +18,7 @@ from dd_plugin.bilevel.optimizers import State, Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.step_values import (
     GradientResult,
+    Noise,
     PullResult,
     RunState,
     StepInputs,
@@ -38,15 +39,20 @@ class Steps:
     Args:
         problem: what they belong to.
         constants: what the run holds constant.
+        fixed: the tensors that the model holds fixed; by default its own.
     """
 
-    def __init__(self, problem: BilevelProblem, constants: Tensors) -> None:
+    def __init__(
+        self, problem: BilevelProblem, constants: Tensors, fixed: Tensors | None = None
+    ) -> None:
         self.problem = problem
         self.constants = constants
+        self.fixed = fixed
 
-    def inputs(self, state: RunState, batch: Batch, noise: int) -> StepInputs:
+    def inputs(self, state: RunState, batch: Batch, noise: Noise) -> StepInputs:
         """Return what the functions take, of the network in a state."""
-        return self.problem.inputs(state, self.constants, batch, noise)
+        inputs = self.problem.inputs(state, self.constants, batch, noise)
+        return inputs if self.fixed is None else inputs._replace(fixed=self.fixed)
 
     def _run(self, name: str, eager: Callable[..., Any], *args: Any) -> Any:
         """Run a function compiled, if the problem is to be compiled and it can be."""
@@ -185,9 +191,10 @@ class Steps:
 
     def _drawn(self, inputs: StepInputs, none: bool = False) -> StepInputs:
         """Return the inputs with the random numbers themselves in the place of their seed."""
-        assert isinstance(inputs.noise, int)
         if none:
             return inputs._replace(noise=[])
+        if not isinstance(inputs.noise, int):
+            return inputs
         problem = self.problem
         numbers = problem.numbers(problem.draws(inputs.images), inputs.noise)
         return inputs._replace(noise=numbers)

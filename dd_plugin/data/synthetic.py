@@ -7,7 +7,7 @@ random in a batch is a function of a seed and the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.data.parametrization import Parametrization
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.transforms import Normalization, Transform
+from dd_plugin.private import version_of
 from dd_plugin.seeds import InnerPurpose, mix
 
 # Probability that a soft label starts with on its own class.
@@ -68,6 +69,7 @@ class SyntheticSet(nn.Module):
         self.augmentation = Augmentation(recipe.augmentation, fill=fill)
         self.parametrization = images
         self.register_buffer("labels", labels)
+        self._classes: tuple[Tensor, int | None, Tensor] | None = None
         self._check(recipe, images().detach(), labels, step_sizes)
         self.log_step_sizes = nn.Parameter(
             step_sizes.detach().log(), requires_grad=learn_step_sizes
@@ -192,7 +194,16 @@ class SyntheticSet(nn.Module):
         begin = step % per_pass * recipe.batch_size
         return order[begin : begin + recipe.batch_size]
 
-    def batch(self, step: int, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    @property
+    def classes(self) -> Tensor:
+        """Return ``labels`` on the CPU; those of a GPU are waited for once."""
+        version = version_of(self.labels)
+        known = self._classes
+        if known is None or known[0] is not self.labels or known[1] != version or version is None:
+            self._classes = known = (self.labels, version, self.labels.cpu())
+        return known[2]
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return the batch of a step: network input ``(batch, C, H, W)`` and labels, with a graph.
 
         With several augmentations per step the batch is as many copies of the step's images, one
@@ -201,39 +212,41 @@ class SyntheticSet(nn.Module):
         Args:
             step: of the inner run.
             seed: of the run.
-            classes: `labels` on the CPU, so that nobody has to wait for those of a GPU.
         """
-        chosen = self.indices(step, seed)
-        groups = (self.labels.cpu() if classes is None else classes)[chosen]
+        return self.batches_at_once([step], seed)[0]
+
+    def batches_at_once(self, steps: Sequence[int], seed: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the same for several steps, in as many operations as for one.
+
+        All are parts of the same tensors: they share a graph, and are in memory together.
+        """
+        copies = range(self.copies_per_step)
+        indices = [self.indices(step, seed) for step in steps]
+        chosen = torch.cat([i for i in indices for _ in copies])
+        seeds = [self._augmentation_seed(seed, step, copy) for step in steps for copy in copies]
+        groups = self.classes[chosen]
         chosen = chosen.to(self.labels.device)
-        images = self.images()[chosen]
-        targets = self.targets()[chosen]
-        copies = self.copies_per_step
-        if copies == 1:
-            images = self.augmentation(
-                images, mix(seed, InnerPurpose.AUGMENTATION, step), groups=groups
-            )
-            return self.transform(images), targets
+        images, targets = self.images()[chosen], self.targets()[chosen]
+        images = self.transform(self.augmentation.of_parts(images, seeds, groups=groups))
+        size = len(indices[0]) * len(copies)
+        return list(zip(images.split(size), targets.split(size), strict=True))
+
+    def _augmentation_seed(self, seed: int, step: int, copy: int) -> int:
         # The first copy is that of a recipe with one.
-        seeds = [
-            mix(seed, InnerPurpose.AUGMENTATION, step),
-            *(mix(seed, InnerPurpose.AUGMENTATION, step, copy) for copy in range(1, copies)),
-        ]
-        augmented = [self.augmentation(images, each, groups=groups) for each in seeds]
-        return self.transform(torch.cat(augmented)), torch.cat([targets] * copies)
+        return mix(seed, InnerPurpose.AUGMENTATION, step, *((copy,) if copy else ()))
 
     def batches(self, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
         """Return `batch` as a function of the step; equal batches of several steps are made once.
 
         For one run: what it has made stays as it is when the parameters move.
         """
-        recipe, classes = self.recipe, self.labels.cpu()
+        recipe = self.recipe
         if self.augmentation.names or (
             recipe.batching != "groups" and recipe.batch_size is not None
         ):
-            return lambda step: self.batch(step, seed, classes)
+            return lambda step: self.batch(step, seed)
         groups = recipe.groups if recipe.batching == "groups" else 1
-        batches = [self.batch(group, seed, classes) for group in range(groups)]
+        batches = [self.batch(group, seed) for group in range(groups)]
         return lambda step: batches[step % groups]
 
     def leaves(self) -> dict[str, list[nn.Parameter]]:

@@ -7,7 +7,7 @@ limit fits.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -16,29 +16,41 @@ from torch.nn.utils import get_total_norm
 _DECAY = 0.95
 
 
+def gradient_norms(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the norm of the gradient of each parameter group by its name, 0-d, unread.
+
+    Args:
+        optimizer: its groups have names; those without a gradient are left out.
+    """
+    present = {
+        group["name"]: [p.grad for p in group["params"] if p.grad is not None]
+        for group in optimizer.param_groups
+    }
+    return {name: get_total_norm(of_group) for name, of_group in present.items() if of_group}
+
+
 def clip_by_moving_norm(
-    optimizer: torch.optim.Optimizer, norms: MutableMapping[str, float], limit: float
+    optimizer: torch.optim.Optimizer,
+    norms: Mapping[str, float],
+    moving_norms: MutableMapping[str, float],
+    limit: float,
 ) -> None:
     """Limit the gradient of each parameter group to a multiple of its moving norm.
 
     Args:
-        optimizer: its groups have names; parameters without a gradient are left out.
-        norms: the moving norms by name of the group; updated.
+        optimizer: its groups have names.
+        norms: the values of `gradient_norms`.
+        moving_norms: the moving norms by name of the group; updated.
         limit: how many times the moving norm; 0 for no clipping.
     """
-    present = [
-        (group["name"], [p.grad for p in group["params"] if p.grad is not None])
-        for group in optimizer.param_groups
-    ]
-    groups = [(name, of_group) for name, of_group in present if of_group]
-    # All at once: the host waits for a GPU each time that it reads a value.
-    totals = torch.stack([get_total_norm(of_group) for _, of_group in groups]).tolist()
-    for (name, of_group), norm in zip(groups, totals, strict=True):
+    groups = {group["name"]: group["params"] for group in optimizer.param_groups}
+    for name, norm in norms.items():
         if not norm:  # nothing to clip, and no measure for what follows
             continue
-        usual = norms.get(name, norm)
+        usual = moving_norms.get(name, norm)
         if limit and norm > limit * usual:
-            for g in of_group:
-                g.mul_(limit * usual / norm)
+            for p in groups[name]:
+                if p.grad is not None:
+                    p.grad.mul_(limit * usual / norm)
             norm = limit * usual
-        norms[name] = _DECAY * usual + (1 - _DECAY) * norm
+        moving_norms[name] = _DECAY * usual + (1 - _DECAY) * norm

@@ -8,21 +8,27 @@ function of the seed, the step and the index of the network.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from dd_plugin.bilevel import Hypergradient, Storage, Window, hypergradient, hypergradients
+from dd_plugin.bilevel.batches import Batch
 from dd_plugin.distiller.architectures import Architectures
-from dd_plugin.distiller.clipping import clip_by_moving_norm
+from dd_plugin.distiller.clipping import clip_by_moving_norm, gradient_norms
 from dd_plugin.distiller.head_course import HeadCourse, HeadStep
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.skipped_steps import skip
 from dd_plugin.distiller.stopping import StopSignal
+from dd_plugin.memory import memory_of_gpu
 from dd_plugin.seeds import Purpose, mix, untouched_generators
+
+# The share of a GPU's memory that the batches of an inner run may take together.
+_SHARE_FOR_BATCHES: Final = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -85,16 +91,22 @@ class OuterStep:
             resting = self._resting(position.global_step)
             for leaf, gradient in zip(leaves, average.gradients, strict=True):
                 leaf.grad = None if id(leaf) in resting else gradient
-            clip_by_moving_norm(
-                state.optimizer, position.gradient_norms, self.run.config.max_grad_norm
-            )
+        norms = gradient_norms(state.optimizer)
+        # All at once: the host waits for a GPU each time that it reads a value.
+        *read, outer_loss = torch.stack([*norms.values(), average.outer_loss]).tolist()
+        clip_by_moving_norm(
+            state.optimizer,
+            dict(zip(norms, read, strict=True)),
+            position.gradient_norms,
+            self.run.config.max_grad_norm,
+        )
         # Without gradients, after a step that was left out, nothing moves.
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.synthetic.constrain_()
         state.lr_scheduler.step()
         position.global_step += 1
-        return float(average.outer_loss)
+        return float(outer_loss)
 
     def try_out(self) -> None:
         """Compute what a step does in this process and drop it: the state stays as it is."""
@@ -180,11 +192,10 @@ class OuterStep:
         networks = architectures.members[which]
         start = networks.take(step, index)
         age = networks.age(index)
-        batches = self.state.synthetic.batches(self._seed(step))
         result = hypergradient(
             networks.problem(),
             # A network of the pool goes on where its training by the recipe is.
-            lambda k: batches(age + k),
+            self._batches(step, age),
             self.real_batch(step, index),
             initial=start,
             **self._options(step, index, which, age=age),
@@ -193,6 +204,22 @@ class OuterStep:
         networks.give_back(index, result.final, age + result.stop)
         self.state.position.inner_steps += result.stop
         return result
+
+    def _batches(self, step: int, age: int) -> Sequence[Batch] | Callable[[int], Batch]:
+        """Return the batches of an inner run that begins after ``age`` inner steps.
+
+        On a GPU all at once, where they take little of its memory: launching the operations of each
+        batch would take longer than they do.
+        """
+        synthetic, steps = self.state.synthetic, self.run.config.inner_steps
+        memory = memory_of_gpu(self.run.accelerator.device)
+        if memory is not None:
+            images = len(synthetic.indices(0, 0)) * synthetic.copies_per_step
+            values = steps * images * math.prod(synthetic.recipe.shape)
+            if values * self.run.dtype.itemsize <= memory * _SHARE_FOR_BATCHES:
+                return synthetic.batches_at_once(range(age, age + steps), self._seed(step))
+        batches = synthetic.batches(self._seed(step))
+        return lambda k: batches(age + k)
 
     def _batched(
         self, step: int, indices: Sequence[int], leaves: Sequence[Tensor]
@@ -206,7 +233,7 @@ class OuterStep:
         try:
             result = hypergradients(
                 networks.problem(),
-                self.state.synthetic.batches(self._seed(step)),
+                self._batches(step, age=0),
                 (torch.cat(images), torch.cat(labels)),
                 [networks.take(step, index) for index in indices],
                 mode="batched",

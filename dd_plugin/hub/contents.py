@@ -5,17 +5,25 @@ After `reading`; `dataset` adds what one can do with a set.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.hub.reading import IMAGES, StoredSet
+from dd_plugin.hub.using.predicting import pixels_of
 
 
-class SetContents:
-    """A distilled set as it was read from a folder."""
+class SetContents(Dataset[tuple[Tensor, Tensor]]):
+    """A distilled set as it was read from a folder: also a data set of images and labels.
+
+    ``distilled[i]`` is an image as `images` has it and its label: a class index, or what
+    `soft_labels` has where labels were learned. ``DataLoader(distilled)`` makes batches of them.
+    """
 
     folder: Path
     _stored: StoredSet
@@ -66,6 +74,45 @@ class SetContents:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Return the image and label of a place, or of several places at once.
+
+        Args:
+            index: a number, negative from the end; or a slice, a list or a tensor of numbers.
+
+        Raises:
+            IndexError: there is no such place.
+        """
+        if isinstance(index, list):
+            index = torch.as_tensor(index, dtype=torch.long)
+        labels = self.labels if self.soft_labels is None else self.soft_labels
+        return self.images[index], labels[index]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """Return what several places hold, as a `DataLoader` asks for a batch."""
+        return list(zip(*self[indices], strict=True))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        labels = self.labels if self.soft_labels is None else self.soft_labels
+        return iter(zip(self.images, labels, strict=True))
+
+    def preprocess(self, images: Any) -> Tensor:
+        """Return images as networks of this set take them: ``(N, C, H, W)``, resized, normalized.
+
+        With a backbone its own preparation comes after that; `DistilledDataset.predict` does both.
+
+        Args:
+            images: a Pillow image, a path, an array or a tensor, or a list of these.
+
+        Raises:
+            DataError: something is no image.
+            ValueError: an empty list.
+        """
+        listed = images if isinstance(images, (list, tuple)) else [images]
+        pixels = pixels_of(listed, self.recipe).to(self.step_sizes.dtype)
+        prepared: Tensor = self._stored.synthetic.transform(pixels)
+        return prepared.detach()
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.recipe.shape))

@@ -6,7 +6,7 @@ functions the methods call. The folder behind a set stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from dd_plugin.hub.remote.push import PushResult, push_folder
 from dd_plugin.hub.using.backbones import OtherWeightsWarning, backbone_of, loaded
 from dd_plugin.hub.using.choosing import Protocol, TrainedBy, new_network, protocol_for
 from dd_plugin.hub.using.evaluating import head_test, network_scores, seeds_of
-from dd_plugin.hub.using.predicting import by_name, probabilities_of
+from dd_plugin.hub.using.predicting import by_name, pixels_of, probabilities_of
 from dd_plugin.hub.using.real_images import real_images
 from dd_plugin.hub.using.training import FitOptions, fit_head, fit_network
 from dd_plugin.networks import Backbone
@@ -214,14 +214,14 @@ class DistilledDataset(SetContents):
             ValueError: the network was not trained on this set.
         """
         several = isinstance(images, (list, tuple))
-        listed: Sequence[Any] = images if several else [images]
+        pixels = pixels_of(images if several else [images], self.recipe)
         network_input: Callable[[Tensor], Tensor] = self._synthetic.transform
         if self.recipe.trainable == "head":
             if model not in self._backbones:
                 device = next(model.parameters()).device
                 self._backbones[model], _ = loaded(self._stored, model, device)
             network_input = self._backbones[model].network_input
-        probabilities = probabilities_of(model, listed, self.recipe, network_input)
+        probabilities = probabilities_of(model, pixels, self.recipe, network_input)
         answers = by_name(probabilities, self.class_names, top)
         return answers if several else answers[0]
 

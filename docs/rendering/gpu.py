@@ -107,7 +107,7 @@ def fast(report: Any) -> str:
 
 
 def recorded(report: Any) -> str:
-    """Cases that ran before and after steps were recorded, each beside `higher` in its own run."""
+    """The first and the last result of a case, each beside `higher` in its own run."""
     now = {(key_of(row), row["case"]["steps"]): row for row in timed(report["rows"])}
     cells = []
     for row in first(timed(report["replaced"])):
@@ -120,8 +120,23 @@ def recorded(report: Any) -> str:
         cells.append(
             [f"{row['case']['model']}, {row['case']['tool']}", row["case"]["steps"], *seconds]
         )
-    head = ["network, tool", "K", "launched one by one", "recorded"]
-    return table(head, cells, "lrrr")
+    return table(["network, tool", "K", "before", "now"], cells, "lrrr")
+
+
+def accuracy(report: Any) -> str:
+    """The accuracy of each recipe over the seconds and steps of distilling."""
+    evaluated = [row for row in report["rows"] if "accuracy_mean" in row]
+    cells = [
+        [
+            row["case"]["recipe"],
+            row["step"],
+            f"{row['seconds']:.0f}",
+            f"{100 * row['accuracy_mean']:.1f} ± {100 * row['accuracy_std']:.1f}",
+        ]
+        for row in evaluated
+    ]
+    head = ["recipe", "outer steps", "seconds of distilling", "accuracy"]
+    return f"{about(report)}.\n\n{table(head, cells, 'lrrr')}"
 
 
 def timed(rows: list[Row]) -> list[Row]:

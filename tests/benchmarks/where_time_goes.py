@@ -82,6 +82,7 @@ CUTS: list[tuple[str, str, Any, str]] = [
     ("backward", "through the optimizer", Steps, "pull"),
     ("backward", "states rebuilt", Trajectory, "rebuild"),
     ("backward", "rest", driver, "backward"),
+    ("outer optimizer", "norms", outer_step, "gradient_norms"),
     ("outer optimizer", "clipping", outer_step, "clip_by_moving_norm"),
     ("outer optimizer", "Adam", "optimizer", "step"),
     ("rest", "engine", outer_step, "hypergradient"),

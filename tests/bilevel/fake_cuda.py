@@ -17,7 +17,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dd_plugin.bilevel import recorded_run
 from dd_plugin.bilevel.tracing import compile, recorded
+
+# Bytes that the stand-in has.
+MEMORY = 1 << 34
 
 
 class Graph:
@@ -139,6 +143,7 @@ def install(monkeypatch: Any) -> type[FakeCuda]:
     for name in ("graph_pool_handle", "current_stream", "device", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(FakeCuda, name))
     monkeypatch.setattr(torch.cuda, "stream", FakeCuda.use)
-    for user in (recorded, compile):
+    for user in (recorded, compile, recorded_run):
         monkeypatch.setattr(user, "on_gpu", are_on_cpu)
+    monkeypatch.setattr(recorded_run, "memory_of_gpu", lambda device: MEMORY)
     return FakeCuda

@@ -1,4 +1,4 @@
-"""Problems whose steps are recorded as CUDA graphs, with a stand-in for torch.cuda."""
+"""Problems whose steps are recorded one by one as CUDA graphs, with a stand-in for torch.cuda."""
 
 import copy
 import warnings
@@ -14,6 +14,7 @@ from dd_plugin.bilevel import (
     RecordingWarning,
     adam,
     hypergradient,
+    recorded_run,
     sgd,
 )
 from dd_plugin.bilevel.tracing import recorded
@@ -23,6 +24,7 @@ from tests.bilevel.problems import convnet, hard_batch, soft_batches, worst_erro
 
 @pytest.fixture(autouse=True)
 def cuda(monkeypatch):
+    monkeypatch.setattr(recorded_run, "MOST_OPERATIONS", 0)  # no run is recorded as a whole
     return fake_cuda.install(monkeypatch)
 
 

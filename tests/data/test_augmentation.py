@@ -311,3 +311,21 @@ def test_wrong_arguments(images, groups, error, text):
 def test_fill_for_other_channels():
     with pytest.raises(ValueError, match="one for each of 1 channels, got 3"):
         Augmentation("crop", fill=(0.1, 0.2, 0.3))(torch.zeros(2, 1, 4, 4), 0)
+
+
+@pytest.mark.parametrize("names", ["flip", "dsa", "flip+rotate+noise", "none"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_parts_with_a_seed_each_are_what_they_are_alone(names, grouped):
+    augmentation, seeds = Augmentation(names, fill=0.3), [4, 1, 9, 1]
+    images = torch.rand(12, 3, 8, 8, dtype=torch.float64)
+    groups = torch.tensor([0, 1, 1, 2, 0, 0, 1, 2, 2, 0, 1, 2]) if grouped else None
+    together = augmentation.of_parts(images, seeds, groups=groups)
+    for part, seed in enumerate(seeds):
+        rows = slice(3 * part, 3 * part + 3)
+        alone = augmentation(images[rows], seed, groups=None if groups is None else groups[rows])
+        assert torch.equal(together[rows], alone)
+
+
+def test_images_that_cannot_be_divided_into_parts_are_refused():
+    with pytest.raises(ValueError, match="7 images cannot be divided into 2 parts"):
+        Augmentation("flip").of_parts(torch.rand(7, 3, 4, 4), [0, 1])

@@ -196,3 +196,32 @@ def test_the_gradient_of_copies_is_the_sum_of_theirs():
         own_weights = weights.unflatten(0, (2, 6))[copy]
         parts += torch.autograd.grad((part * own_weights).sum(), own.parametrization.pixels)
     torch.testing.assert_close(whole, parts[0] + parts[1])
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "dsa", "flip+crop+color", "noise"])
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize(
+    "batching",
+    [
+        {},
+        {"batching": "groups", "groups": 2},
+        {"batching": "minibatches", "batch_size": 4},
+    ],
+)
+def test_batches_that_are_made_at_once_are_those_of_the_steps(augmentation, copies, batching):
+    made = make(soft=True, augmentation=augmentation, augmentations_per_step=copies, **batching)
+    steps = [5, 0, 3, 3]
+    together = made.batches_at_once(steps, seed=7)
+    for step, (images, labels) in zip(steps, together, strict=True):
+        alone, its_labels = made.batch(step, 7)
+        assert torch.equal(images, alone)
+        assert torch.equal(labels, its_labels)
+    leaves = made.leaves()["images"]
+
+    def gradients(batches):
+        loss = sum((k + 1) * images.square().sum() for k, (images, _) in enumerate(batches))
+        return torch.autograd.grad(loss, leaves)
+
+    expected = gradients([made.batch(step, 7) for step in steps])
+    for a, b in zip(gradients(together), expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)

@@ -16,15 +16,23 @@ from dd_plugin.distiller.callbacks import DistillerState
 from tests.distiller.choosing import Beside
 
 
+def problem(*functions):
+    """A problem that has traced some functions."""
+    return SimpleNamespace(
+        compile="trace",
+        compiled=dict.fromkeys(functions),
+        runs_eagerly=set(),
+        recordings=SimpleNamespace(by_kind={("trace", 1): None}),
+    )
+
+
 class Machine:
     """A run of steps that take as long as their way says, and what it did."""
 
     def __init__(self, folder, *, steps=30, cores=2, traced=100.0, compiled=50.0, fill=Beside):
         self.seconds = {"trace": traced, True: compiled}
         self.now, self.ways, self.trials, self.begun = 0.0, [], 0, []
-        self.problem = SimpleNamespace(
-            compile="trace", compiled={("gradient", "trace"): None}, runs_eagerly=set()
-        )
+        self.problem = problem(("gradient", "trace"))
         config = SimpleNamespace(
             compile="auto",
             method="mixed",
@@ -105,6 +113,8 @@ def test_steps_are_timed_the_cache_is_filled_and_the_run_switches(tmp_path, note
     # Steps 0 to 2 are timed; the process beside is looked at before 4 and 5.
     assert (choice["compile"], choice["from_step"]) == ("inductor", 5)
     assert machine.ways == ["trace"] * 5 + [True] * 25
+    # Recordings of the other way are dropped, too.
+    assert machine.problem.recordings.by_kind == {}
     # Once to compile, then in turns.
     assert machine.trials == 5
     assert [beside.stopped for beside in machine.begun] == [1]
@@ -196,7 +206,7 @@ def test_a_network_that_cannot_be_traced_is_left_alone(tmp_path):
 
 def test_nothing_is_decided_before_every_network_is_traced(tmp_path):
     machine = Machine(tmp_path, steps=60)
-    other = SimpleNamespace(compile="trace", compiled={}, runs_eagerly=set())
+    other = problem()
     machine.state.networks.problems.append(other)
     assert machine.go(until=10) is None
     other.compiled["gradient", "trace"] = None

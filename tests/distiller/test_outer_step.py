@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.distiller import outer_step
 from dd_plugin.distiller.best import BestSet
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.outer_step import OuterStep
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.stopping import StopSignal
-from tests.distiller.toy import toy_config
+from tests.distiller.toy import toy_config, toy_distiller
 
 
 class Known(OuterStep):
@@ -102,3 +104,42 @@ def test_a_signal_to_one_process_ends_all(tmp_path, name, stop, expected):
     signal.name = name
     step.take(signal)
     assert step.state.position.interrupted == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batching": "groups", "groups": 2, "images_per_class": 2, "augmentation": "flip"},
+        {"augmentation": "dsa", "augmentations_per_step": 2, "soft_labels": True},
+        {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
+        {"networks_per_step": 2, "batch_networks": True},
+        {"window": "random", "window_length": 2},
+    ],
+)
+def test_on_a_gpu_the_batches_of_a_run_are_made_at_once_and_the_same(
+    tmp_path, monkeypatch, options
+):
+    asked = []
+
+    def images(folder):
+        run = toy_distiller(tmp_path / folder, max_steps=2, **options)
+        run.train()
+        return run.synthetic.images().detach()
+
+    expected = images("one by one")
+    native = SyntheticSet.batches_at_once
+
+    def noted(self, steps, seed):
+        asked.append(len(steps))
+        return native(self, steps, seed)
+
+    monkeypatch.setattr(SyntheticSet, "batches_at_once", noted)
+    monkeypatch.setattr(outer_step, "memory_of_gpu", lambda device: 1 << 34)
+    found = images("at once")
+    assert max(asked) > 1
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
+    # Not where they would take much of the memory.
+    asked.clear()
+    monkeypatch.setattr(outer_step, "memory_of_gpu", lambda device: 1 << 12)
+    assert torch.equal(images("little memory"), expected)
+    assert set(asked) == {1}

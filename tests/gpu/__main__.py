@@ -27,7 +27,13 @@ def options_of(arguments: list[str] | None = None) -> Options:
         "--only", default=",".join(PARTS), help="parts, separated by commas (default: %(default)s)"
     )
     parser.add_argument(
-        "--match", default="", metavar="REGEX", help="only cases of right and fast that match it"
+        "--match", default="", metavar="REGEX", help="only cases and recipes that match it"
+    )
+    parser.add_argument(
+        "--compile",
+        default="",
+        choices=("", "trace", "inductor"),
+        help="how recipes are run (default: as what was faster in fast)",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), help="cuda where there is one")
     parser.add_argument("--size", choices=SIZES, default="full", help="toy: to try the command")
@@ -53,6 +59,7 @@ def options_of(arguments: list[str] | None = None) -> Options:
         data=given.data,
         resume=given.resume,
         match=given.match,
+        compile=given.compile,
         parts=tuple(name for name in PARTS if name in parts),
     )
 

@@ -63,8 +63,12 @@ def inputs_of(case: Mapping[str, Any], size: str) -> tuple[Tensor, Tensor, Tenso
 
 def run(
     case: Mapping[str, Any], device: str, dtype: torch.dtype, size: str, method: Any = "mixed"
-) -> tuple[Tensor, bilevel.Hypergradient]:
-    """All gradients of a case as one vector on the CPU in float64, and the result itself.
+) -> tuple[Tensor, bilevel.Hypergradient, bool]:
+    """A hypergradient of a case, on a GPU the third one, which replays what was recorded before.
+
+    Returns:
+        All gradients as one vector on the CPU in float64, the result itself, and whether it was
+        replayed as a whole.
 
     Raises:
         CompileWarning: the compiler failed.
@@ -83,20 +87,23 @@ def run(
         # Going on without the compiler would be another case.
         warnings.simplefilter("error", bilevel.CompileWarning)
         warnings.simplefilter("error", bilevel.RecordingWarning)
-        result = bilevel.hypergradient(
-            problem,
-            [(x.to(dtype), y)] * STEPS,
-            (real.to(dtype), real_y),
-            step_size=torch.full((STEPS,), size_of_step, device=device, dtype=dtype),
-            window=WINDOWS[case["window"]],
-            method=method,
-            storage=STORAGES[case.get("storage", "device")],
-            seed=3,
-        )
+        replays = device == "cuda" and case["how"] != "eager"
+        for contrast in (0.5, 0.7, 1.0) if replays else (1.0,):
+            result = bilevel.hypergradient(
+                problem,
+                [((contrast * x).to(dtype), y)] * STEPS,
+                ((contrast * real).to(dtype), real_y),
+                step_size=torch.full((STEPS,), size_of_step, device=device, dtype=dtype),
+                window=WINDOWS[case["window"]],
+                method=method,
+                storage=STORAGES[case.get("storage", "device")],
+                seed=3,
+            )
     tensors = [b.images for b in result.batches.values()]
     tensors += [result.step_size] if isinstance(result.step_size, Tensor) else []
     tensors += [*result.parameters.values(), *result.statistics.values()]
-    return torch.cat([t.detach().double().cpu().flatten() for t in tensors]), result
+    gradients = torch.cat([t.detach().double().cpu().flatten() for t in tensors])
+    return gradients, result, any(problem.recordings.by_kind.values())
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -106,7 +113,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 @functools.cache
 def _reference(key: tuple[tuple[str, Any], ...], dtype: torch.dtype, size: str) -> Any:
-    found, result = run(dict(key), "cpu", dtype, size)
+    found, result, _ = run(dict(key), "cpu", dtype, size)
     return found, float(result.outer_loss)
 
 
@@ -121,10 +128,10 @@ def check_hypergradient(case: Mapping[str, Any], device: str, size: str) -> Row:
     dtype = getattr(torch, case["dtype"])
     plain = {"how": "eager", "storage": "device", "model": case["model"]}
     reference = tuple({**plain, **{k: case[k] for k in ("optimizer", "window")}}.items())
-    found, result = run(case, device, dtype, size)
+    found, result, is_recorded = run(case, device, dtype, size)
     if case.get("dropout"):
         eager = {**case, "how": "eager", "storage": "device"}
-        expected, other = run(eager, device, dtype, size, method="autograd")
+        expected, other, _ = run(eager, device, dtype, size, method="autograd")
         loss = float(other.outer_loss)
     else:
         expected, loss = _reference(reference, torch.float64, size)
@@ -135,6 +142,7 @@ def check_hypergradient(case: Mapping[str, Any], device: str, size: str) -> Row:
         "expected_outer_loss": loss,
         "finite": result.finite,
         "method": result.method,
+        "recorded": is_recorded,
     }
     if "autocast" in case or tf32:
         return {**row, "limit": LOOSE_COSINE, "ok": row["cosine"] > LOOSE_COSINE}

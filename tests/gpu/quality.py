@@ -2,8 +2,8 @@
 
 A recipe gets its time in slices, over as many runs of the command as there are. A slice goes on
 from the archive of a checkpoint, writes a row per evaluation, and leaves an archive in turn. The
-settings are those of the recipe ``rat_bptt_cifar10_ipc10`` but for what `plan.RECIPES`
-says and, with the short unroll, learned step sizes. Networks are tested on validation images.
+settings are those of a recipe of the package but for what `plan.RECIPES` says. Networks are tested
+on validation images.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tests.gpu.plan import RECIPES
 from tests.gpu.records import Row
 from tests.gpu.runs import pictures
 
-_SETTINGS = "rat_bptt_cifar10_ipc10"
 _OF_THE_DATA = ("dataset", "image_column", "label_column", "eval_split")
 # Seconds of distilling at the first evaluation, and the factor from one to the next.
 _FIRST, _GROWTH = 15.0, 1.5
@@ -43,15 +42,14 @@ def archive_of(recipe: str) -> str:
 
 def settings(recipe: str, size: str, compile: str, folder: Path) -> DistillerConfig:
     """The settings of a recipe."""
-    chosen = RECIPES[recipe]
-    given = recipe_settings(_SETTINGS)
+    chosen = dict(RECIPES[recipe])
+    del chosen["published"]
+    given = recipe_settings(chosen.pop("settings"))
     for name in _OF_THE_DATA:
-        del given[name]
+        given.pop(name, None)
     given |= {
+        **chosen,
         "output_dir": str(folder),
-        "inner_steps": chosen["inner_steps"],
-        "window_length": chosen["window_length"],
-        "model_args": {**given["model_args"], "norm_layer": chosen["norm_layer"]},
         "compile": compile,
         "eval_steps": 0,
         "eval_networks": 3,
@@ -60,13 +58,13 @@ def settings(recipe: str, size: str, compile: str, folder: Path) -> DistillerCon
         "disable_tqdm": True,
         "baselines": False,
     }
-    if chosen["inner_steps"] < 100:
-        # The published rate is for two hundred steps.
-        given |= {"step_sizes": "per_step", "inner_lr": 0.005}
     if size == "toy":
         given["model_args"] |= {"width": 4, "depth": 2}
-        toy = {"inner_steps": 4, "window_length": 2, "images_per_class": 1, "batch_size": 4}
-        given |= {**toy, "real_batch_size": 32, "eval_networks": 1}
+        given |= {"inner_steps": 4, "real_batch_size": 32, "eval_networks": 1}
+        if given["batching"] == "groups":
+            given |= {"groups": 2, "images_per_class": 2}
+        else:
+            given |= {"window_length": 2, "images_per_class": 1, "batch_size": 4}
     return DistillerConfig(**given)
 
 

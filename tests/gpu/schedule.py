@@ -46,7 +46,8 @@ class Options:
     data: Path | None = None
     resume: Path | None = None
     parts: tuple[str, ...] = PARTS
-    match: str = ""  # a regular expression; cases of `right` and `fast` without it are left out
+    match: str = ""  # a regular expression; cases and recipes without it are left out
+    compile: str = ""  # how recipes are run: as a trainer's setting; the faster way by default
 
 
 class OutOfTimeError(Exception):
@@ -208,7 +209,8 @@ class Part:
         """
         toy = self.options.size == "toy"
         until, self.until = self.until, self.until + _GRACE
-        over: set[str] = set()  # recipes that get no more slices
+        # Recipes that get no more slices.
+        over = {name for name in RECIPES if not re.search(self.options.match, name)}
         while until - time.monotonic() > _SHORTEST_SLICE and len(over) < len(RECIPES):
             left = until - time.monotonic()
             seconds = _TOY_SLICE if toy else min(left, max(_SHORTEST_SLICE, left / 2))
@@ -291,7 +293,8 @@ def run(options: Options) -> None:
         part = Part(name, options, until)
         try:
             if name == "good":
-                part.run_slices(fastest_way(Journal(options.out / "fast.jsonl")))
+                found = fastest_way(Journal(options.out / "fast.jsonl"))
+                part.run_slices(options.compile or found)
             else:
                 part.run_cases()
         finally:

@@ -70,10 +70,9 @@ def hypergradient_of(model, how, optimizer="sgd", storage="device", window="full
 def test_a_hypergradient_stays_on_its_device(model, how, more):
     mode = hypergradient_of(model, how, **more)
     assert sum(mode.operations.values()) > 100
-    # A second run, whose first step was verified, reads the labels, whether losses and gradients
-    # are finite, and whether losses repeat themselves.
-    values = 3 if more.get("storage") == "recompute" else 2
-    assert mode.reads == {"aten::_to_copy": 1, "aten::_local_scalar_dense": values}
+    # A second run, whose first step was verified, reads the labels before it, and at its end
+    # whether losses and gradients are finite and whether losses repeat themselves.
+    assert mode.reads == {"aten::_to_copy": 2}
 
 
 @pytest.mark.parametrize("storage", ["device", "recompute"])
@@ -121,14 +120,26 @@ TOY = {
     "baselines": False,
     "disable_tqdm": True,
 }
-# Host reads of an outer step as they are; what changes them should lower them. Each is one wait for
-# the GPU, whether a value is read (`item`) or several are copied to the host at once.
+# Host reads of an outer step. Each is one wait for the GPU, whether a value is read (`item`) or
+# several are copied to the host at once: whether the run is finite, and norms and loss of the step.
+# A pool asks whether the network that it takes back is finite as well, and an augmentation for the
+# classes of the real images.
 RUNS = {
-    "default": ({}, 6),
-    "eager": ({"compile": "no"}, 6),
-    "bf16": ({"mixed_precision": "bf16"}, 6),
-    "groups": ({"batching": "groups", "groups": 2, "images_per_class": 2}, 6),
-    "pool": ({"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 6}, 7),
+    "default": ({}, 2),
+    "eager": ({"compile": "no"}, 2),
+    "bf16": ({"mixed_precision": "bf16"}, 2),
+    "groups": ({"batching": "groups", "groups": 2, "images_per_class": 2}, 2),
+    "augmented minibatches": (
+        {
+            "batching": "minibatches",
+            "batch_size": 4,
+            "images_per_class": 2,
+            "augmentation": "flip",
+            "soft_labels": True,
+        },
+        3,
+    ),
+    "pool": ({"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 6}, 3),
 }
 
 
@@ -151,7 +162,6 @@ def test_an_outer_step_stays_on_its_device_and_reads_no_more_than_before(name, t
     more, reads = RUNS[name]
     mode = outer_step(DistillerConfig(output_dir=str(tmp_path / "out"), **{**TOY, **more}))
     assert mode.operations.total() > 500
-    assert set(mode.reads) == {"aten::_local_scalar_dense", "aten::_to_copy"}
     assert mode.reads.total() == reads
 
 

@@ -12,6 +12,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ Function = Callable[[list[Tensor]], list[Tensor]]
 
 # Threads may use one problem: a recording has one set of inputs and outputs.
 _one_at_a_time = threading.RLock()
+# Whether this thread runs functions as they are, not recorded.
+_plainly: ContextVar[bool] = ContextVar("dd_plugin_functions_as_they_are", default=False)
 
 
 class RecordingWarning(UserWarning):
@@ -33,6 +36,16 @@ class RecordingWarning(UserWarning):
 def on_gpu(tensors: Iterable[Tensor]) -> bool:
     """Whether all tensors are on a GPU, which is where functions are recorded."""
     return all(t.is_cuda for t in tensors)
+
+
+@contextlib.contextmanager
+def as_they_are(yes: bool = True) -> Iterator[None]:
+    """Enter where functions are not recorded and replayed: where what calls them is."""
+    before = _plainly.set(yes or _plainly.get())
+    try:
+        yield
+    finally:
+        _plainly.reset(before)
 
 
 class MemoryPool:
@@ -77,6 +90,16 @@ class MemoryPool:
         yield
 
 
+class Recordings:
+    """Recordings of whole runs by their kind, None where there is none to be; a copy is empty."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(Recordings())
+
+
 class Recorded:
     """A function that is recorded at its second call and replayed from then on.
 
@@ -88,11 +111,23 @@ class Recorded:
         function: of a list of tensors, without effect but its results, and without a value that
             the host reads.
         pool: the memory of the recording.
+        has_run: the function has run with such tensors: record it at the first call.
+        instead: what happens if it cannot be recorded, in the words of the warning.
+
+    Attributes:
+        is_refused: whether it could not be recorded.
     """
 
-    def __init__(self, function: Function, pool: MemoryPool) -> None:
-        self._function, self._pool = function, pool
-        self._has_run = self._is_refused = False
+    def __init__(
+        self,
+        function: Function,
+        pool: MemoryPool,
+        *,
+        has_run: bool = False,
+        instead: str = "the kernels of this step are launched one by one",
+    ) -> None:
+        self._function, self._pool, self._instead = function, pool, instead
+        self._has_run, self.is_refused = has_run, False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
@@ -105,7 +140,8 @@ class Recorded:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The function's results, which belong to the caller."""
         tensors = list(tensors)
-        if not self._has_run or self._is_refused or not tensors or not on_gpu(tensors):
+        plainly = _plainly.get() or not self._has_run or self.is_refused
+        if plainly or not tensors or not on_gpu(tensors):
             results = self._function(tensors)
             self._has_run = True
             return results
@@ -141,7 +177,12 @@ class Recorded:
         graph = torch.cuda.CUDAGraph()
         try:
             # What is made in inference mode could not be written into outside of it.
-            with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.cuda.device(device),
+                as_they_are(),
+            ):
                 inputs = [t.clone() for t in tensors]
                 side = torch.cuda.Stream()
                 side.wait_stream(torch.cuda.current_stream())
@@ -157,22 +198,21 @@ class Recorded:
                 ):
                     outputs = self._function(inputs)
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             warnings.warn(
-                "a step of this problem cannot be recorded as a CUDA graph "
-                f"({first_line(error)}); its kernels are launched one by one, which gives the same "
-                "results, slower",
+                "this problem cannot be recorded as a CUDA graph "
+                f"({first_line(error)}): {self._instead}, which gives the same results, slower",
                 RecordingWarning,
                 stacklevel=2,
             )
-            self._is_refused = True
+            self.is_refused = True
             return False
         self._graph, self._inputs, self._outputs = graph, inputs, outputs
         return True
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error is one of memory, or came up while a capture was ended by one."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError):
