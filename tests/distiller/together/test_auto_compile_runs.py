@@ -11,6 +11,7 @@ import torch
 
 from dd_plugin.bilevel.ahead import run_as
 from dd_plugin.distiller.auto_compile import CHOICES
+from dd_plugin.distiller.storage_choice import choose_activations
 from tests.distiller.choosing import AUTO, Injected, use_quick_compiler
 from tests.distiller.test_checkpoint import StopsAt, check_same
 from tests.distiller.toy import toy_distiller
@@ -26,7 +27,9 @@ class SwitchesAt(StopsAt):
 
     def on_step_end(self, config, state, control, **kwargs):
         if state.global_step == self.step:
-            run_as(kwargs["distiller"].architectures.problems[0], True)
+            distiller = kwargs["distiller"]
+            run_as(distiller.architectures.problems[0], True)
+            choose_activations(distiller._run, distiller._train_state)
 
 
 def by_hand(folder, step, **options):
