@@ -110,6 +110,10 @@ BLOCKS = (
     Block("profile-operations", scaling.profile_operations, PROFILE, ("profile-cpu",)),
     Block("profile-removed", scaling.profile_removed, PROFILE, ("profile-cpu",)),
     Block("two-trees", scaling.two_trees, "python -m tests.benchmarks.two_trees"),
+    Block(
+        "kept-activations", scaling.kept_activations, "python -m tests.benchmarks.kept_activations"
+    ),
+    Block("compile-choice", scaling.compile_choice, "python -m tests.benchmarks.compile_choice"),
     Block("kept-memory", scaling.kept_memory, "python -m tests.benchmarks.kept_memory"),
     Block("start-up", scaling.start_up, "python -m tests.benchmarks.start_up"),
     Block(

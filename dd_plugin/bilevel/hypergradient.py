@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel.adjoints import Method, MethodName, WholeGraph, method_of
 from dd_plugin.bilevel.batches import Batch
-from dd_plugin.bilevel.driver import differentiate_at_once, forward
+from dd_plugin.bilevel.driver import Differentiated, differentiate_at_once, forward
 from dd_plugin.bilevel.functional import FunctionalModel
 from dd_plugin.bilevel.host_reads import HostReads
 from dd_plugin.bilevel.input_adjoints import InputAdjoints
 from dd_plugin.bilevel.inputs import Leaves
 from dd_plugin.bilevel.messages import describe
 from dd_plugin.bilevel.optimizers import Tensors
-from dd_plugin.bilevel.plan import make_plan, started
+from dd_plugin.bilevel.plan import Plan, make_plan, started
 from dd_plugin.bilevel.problem import BilevelProblem
 from dd_plugin.bilevel.recorded_run import differentiate_recorded
 from dd_plugin.bilevel.results import Hypergradient, Unrolled
@@ -120,12 +120,13 @@ def hypergradient(
     with started(plan, initial, start) as (functions, state):
         plan.batches.expect_return(plan.window, bool(pulled.tensors))
         adjoints, reads = InputAdjoints(plan, pulled, start), HostReads(plan)
-        if isinstance(how, WholeGraph):
-            outcome = differentiate_at_once(functions, plan, state, adjoints.take, reads=reads)
-        else:
-            outcome = differentiate_recorded(
-                functions, plan, state, how, adjoints.take, reads=reads
+        outcome = (
+            differentiate_at_once(functions, plan, state, adjoints.take, reads=reads)
+            if isinstance(how, WholeGraph)
+            else differentiate_recorded(
+                functions, plan, state, how, take=adjoints.take, reads=reads
             )
+        )
         carry, finite = outcome.carry, False
         if carry is not None:
             adjoints.finish(functions, outcome.run.final, carry)
@@ -136,25 +137,39 @@ def hypergradient(
             adjoints.finish(functions, outcome.run.final, carry)
         elif not allow_unused:
             adjoints.check_used()
-        return Hypergradient(
-            outer_loss=outcome.outer_loss,
-            inner_losses=torch.stack(outcome.run.losses),
-            finite=finite,
-            first_nonfinite=reads.first_nonfinite,
-            start=plan.window.start,
-            stop=plan.window.stop,
-            batches=dict(sorted(adjoints.batches.items())),
-            leaves=adjoints.leaves,
-            step_size=adjoints.step_size,
-            hyperparameters=carry.hyperparameters,
-            parameters=carry.parameters,
-            statistics=carry.statistics,
-            optimizer_state=carry.optimizer,
-            constants=carry.constants,
-            final=outcome.run.final,
-            method=outcome.method,
-            trajectory_bytes=outcome.run.trajectory_bytes,
+        return _result(
+            plan, outcome, adjoints, carry=carry, finite=finite, bad_step=reads.first_nonfinite
         )
+
+
+def _result(
+    plan: Plan,
+    outcome: Differentiated,
+    adjoints: InputAdjoints,
+    *,
+    carry: Carry,
+    finite: bool,
+    bad_step: int | None,
+) -> Hypergradient:
+    return Hypergradient(
+        outer_loss=outcome.outer_loss,
+        inner_losses=torch.stack(outcome.run.losses),
+        finite=finite,
+        first_nonfinite=bad_step,
+        start=plan.window.start,
+        stop=plan.window.stop,
+        batches=dict(sorted(adjoints.batches.items())),
+        leaves=adjoints.leaves,
+        step_size=adjoints.step_size,
+        hyperparameters=carry.hyperparameters,
+        parameters=carry.parameters,
+        statistics=carry.statistics,
+        optimizer_state=carry.optimizer,
+        constants=carry.constants,
+        final=outcome.run.final,
+        method=outcome.method,
+        trajectory_bytes=outcome.run.trajectory_bytes,
+    )
 
 
 def _gradients(adjoints: InputAdjoints, carry: Carry) -> tuple[Any, ...]:

@@ -160,6 +160,7 @@ class _RecordedRun:
         self, problem: BilevelProblem, method: SweepMethod, storage: Storage, values: RunValues
     ) -> None:
         self._problem, self._method, self._storage = problem, method, storage
+        self.method = method.name
         self._values = rebuilt(values, itertools.repeat(0))
         self._distinct, self._places = _distinct(leaves_of(values))
         self._result: Any = None
@@ -194,7 +195,11 @@ class _RecordedRun:
             take=adjoints.__setitem__,
         )
         result = WindowResult(
-            run.final, run.losses, outer_loss, carry, [adjoints[k] for k in window]
+            final=run.final,
+            losses=run.losses,
+            outer_loss=outer_loss,
+            carry=carry,
+            adjoints=[adjoints[k] for k in window],
         )
         leaves = leaves_of(result)
         self.trajectory_bytes = run.trajectory_bytes
@@ -222,7 +227,7 @@ def differentiate_recorded(
 ) -> Differentiated:
     """Return what `driver.differentiate` returns, by a replay where there is one."""
     if not _may_be_recorded(steps.problem, plan, state, method):
-        return differentiate(steps, plan, state, method, take, reads=reads)
+        return differentiate(steps, plan, state, method, take=take, reads=reads)
     before = forward(steps, plan.before_window(), state)
     values = _values(steps, plan, before.final)
     kind = _kind(steps.problem, method, plan.storage, values)
@@ -236,36 +241,36 @@ def differentiate_recorded(
                 raise
             result = None
         if result is not None and not recorded.is_refused:
-            return _differentiated(plan, before, result, take, reads, recorded, method)
+            return _handed_over(plan, before, result, recorded, take=take, reads=reads)
         known[kind] = None
     feed = ValuesFeed(values, plan.window, plan.storage, plan)
     is_new = kind not in known and len(known) < MOST_RECORDINGS and on_gpu(leaves_of(values))
     with as_they_are(is_new):
         outcome = differentiate(
-            steps, feed, before.final, method, take, reads=reads, losses=before.losses
+            steps, feed, before.final, method, take=take, reads=reads, losses=before.losses
         )
     if is_new and outcome.carry is not None:
-        known[kind] = _recording(steps.problem, method, plan.storage, values, outcome)
+        known[kind] = _recording(steps.problem, method, plan.storage, values, by=outcome.method)
     return outcome
 
 
-def _differentiated(
+def _handed_over(
     plan: Plan,
     before: ForwardRun,
     result: WindowResult,
+    recorded: _RecordedRun,
+    *,
     take: Take,
     reads: HostReads,
-    recorded: _RecordedRun,
-    method: SweepMethod,
 ) -> Differentiated:
     """Return a replay's results as those of a run."""
     losses = [*before.losses, *result.losses]
     run = ForwardRun(result.final, losses, Trajectory(plan.storage, 0), recorded.trajectory_bytes)
     if reads.is_to_stop(losses, result.outer_loss):
-        return Differentiated(run, result.outer_loss, None, method.name)
+        return Differentiated(run, result.outer_loss, None, recorded.method)
     for k, adjoints in zip(reversed(plan.window), reversed(result.adjoints), strict=True):
         take(k, adjoints)
-    return Differentiated(run, result.outer_loss, result.carry, method.name)
+    return Differentiated(run, result.outer_loss, result.carry, recorded.method)
 
 
 def _may_be_recorded(
@@ -330,26 +335,30 @@ def _distinct(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:
     """
     places: dict[Any, int] = {}
     first: list[int] = []
-    found: list[int] = []
+    place_of: list[int] = []
     for index, t in enumerate(tensors):
         key = (t.data_ptr(), t.shape, t.stride(), t.dtype) if t.numel() else (index,)
         if key not in places:
             places[key] = len(first)
             first.append(index)
-        found.append(places[key])
-    return first, found
+        place_of.append(places[key])
+    return first, place_of
 
 
 def _recording(
-    problem: BilevelProblem,
-    method: SweepMethod,
-    storage: Storage,
-    values: RunValues,
-    outcome: Differentiated,
+    problem: BilevelProblem, method: SweepMethod, storage: Storage, values: RunValues, *, by: str
 ) -> _RecordedRun | None:
-    """Return a recording for runs like one that has gone well, or None if it would not serve."""
+    """Return a recording for runs like one that has gone well, or None if it would not serve.
+
+    Args:
+        problem: of the runs.
+        method: how they are to be differentiated.
+        storage: of their trajectories.
+        values: of the run.
+        by: the name of the method that the run used in the end.
+    """
     functions = [f for f in problem.compiled.values() if isinstance(f, CompiledFunction)]
     operations = len(values.batches) * sum(len(f.graph.graph.nodes) for f in functions)
-    if not problem.compiling or outcome.method != method.name or operations > MOST_OPERATIONS:
+    if not problem.compiling or by != method.name or operations > MOST_OPERATIONS:
         return None
     return _RecordedRun(problem, method, storage, values)

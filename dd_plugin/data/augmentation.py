@@ -155,11 +155,11 @@ class Augmentation:
         for _ in chosen:
             # One generator each, and one row per group, so that neither the other transformations
             # nor the number of groups change what a group gets.
-            own = torch.Generator().manual_seed(
+            numbers = torch.Generator().manual_seed(
                 int(torch.randint(1 << 62, (), generator=generator))
             )
             drawn.append(
-                torch.rand(int(rows.max()) + 1, 4, generator=own, dtype=torch.float64)[rows]
+                torch.rand(int(rows.max()) + 1, 4, generator=numbers, dtype=torch.float64)[rows]
             )
         return chosen, drawn
 

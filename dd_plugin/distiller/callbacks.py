@@ -32,6 +32,7 @@ class DistillerState:
         best_metric: with `load_best_model_at_end`, the highest accuracy of an evaluation.
         best_step: the outer step of that evaluation.
         losses: finite outer losses since the last line of the log.
+        choices: what settings of ``auto`` stand for in this run; a resumed run obeys it.
     """
 
     global_step: int = 0
@@ -45,6 +46,7 @@ class DistillerState:
     best_metric: float | None = None
     best_step: int | None = None
     losses: list[float] = field(default_factory=list)
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,16 +155,21 @@ class ProgressCallback(DistillerCallback):
             f"step {state.global_step} of {config.max_steps}: accuracy {accuracy} "
             f"({count(networks, 'network')})"
         )
-        from tqdm.auto import tqdm
-
-        with suppress(OSError):
-            tqdm.write(line, file=sys.stderr)
+        tell(line)
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.close()
+
+
+def tell(line: str) -> None:
+    """Write a line to the standard error stream, above a progress bar."""
+    from tqdm.auto import tqdm
+
+    with suppress(OSError):
+        tqdm.write(line, file=sys.stderr)
 
 
 def callbacks_of_run(callbacks: Any) -> list[DistillerCallback]:

@@ -281,8 +281,11 @@ def _load_shared(
     ]
     state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
     state.lr_scheduler.load_state_dict({**state.lr_scheduler.state_dict(), **numbers["scheduler"]})
-    # In place: whoever holds the position sees the run go on.
     position = DistillerState(**{**numbers["state"], "max_steps": run.config.max_steps})
+    then = numbers["config"].get("activation_memory", 0.0)
+    if run.config.activation_memory is None and then is not None:
+        position.choices.setdefault("storage", {})["activation_memory"] = then
+    # In place: whoever holds the position sees the run go on.
     vars(state.position).update(vars(position))
 
 

@@ -37,6 +37,8 @@ _FREE = {
     "baselines",
     "per_device_eval_batch_size",
     "backbone_batch_size",
+    # Changes no result.
+    "storage",
     "verify",
     "push_to_hub",
     "hub_dataset_id",
@@ -82,6 +84,8 @@ def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: 
         for name in set(settings) | set(settings_then)
         if name not in _FREE and settings.get(name) != settings_then.get(name)
     )
+    if settings["activation_memory"] is None and "activation_memory" in changed:
+        changed.remove("activation_memory")  # the run goes on with what it had
     _check_processes(folder, saved, run, state)
     _check_networks(folder, saved, run, state)
     if "max_steps" in changed:

@@ -22,6 +22,7 @@ from dd_plugin.bilevel import cross_entropy as default_loss
 from dd_plugin.bilevel.problem import Loss
 from dd_plugin.distiller.agreement import check_construction, check_course
 from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.auto_compile import AutoCompile
 from dd_plugin.distiller.best import BestSet
 from dd_plugin.distiller.callbacks import (
     DistillerCallback,
@@ -39,7 +40,7 @@ from dd_plugin.distiller.network_checks import check_losses
 from dd_plugin.distiller.outer_optimizer import make_outer_optimizer
 from dd_plugin.distiller.outer_step import OuterStep
 from dd_plugin.distiller.output_folder import check_places
-from dd_plugin.distiller.parts import Parts, make_parts, make_storage, make_window
+from dd_plugin.distiller.parts import Parts, make_parts, make_window
 from dd_plugin.distiller.progress import Progress, Workload
 from dd_plugin.distiller.publishing import check_publishing, publish
 from dd_plugin.distiller.real_images import real_batch_size
@@ -50,6 +51,7 @@ from dd_plugin.distiller.run_folder import RunFolder
 from dd_plugin.distiller.setting_checks import check_selection_data
 from dd_plugin.distiller.skipped_steps import check_skipped
 from dd_plugin.distiller.stopping import StopSignal, unwinding_on_sigterm
+from dd_plugin.distiller.storage_choice import storage_of
 from dd_plugin.distiller.trackers import Trackers, make_accelerator
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.preparation import training_input
@@ -132,7 +134,7 @@ class Distiller:
         if model_init is None and is_main:
             warn_of_nameless(self.synthetic.recipe)
         check_construction(self._run, self._parts)
-        self.window, self.storage = make_window(config), make_storage(config)
+        self.window = make_window(config)
         self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()
         self._scheduled_steps = config.max_steps
         self.state = DistillerState(max_steps=config.max_steps)
@@ -177,12 +179,10 @@ class Distiller:
 
     @property
     def _outer_step(self) -> OuterStep:
+        run, state = self._run, self._train_state
+        storage = storage_of(run, state)
         return OuterStep(
-            self._run,
-            self._train_state,
-            real_batch=self.real_batch,
-            window=self.window,
-            storage=self.storage,
+            run, state, real_batch=self.real_batch, window=self.window, storage=storage
         )
 
     @property
@@ -265,9 +265,10 @@ class Distiller:
                 self.head.prepare()
         self._call("on_train_begin")
         progress = Progress(self.state, Workload.of(self._run, self.synthetic, self.train_data))
-        with self._stop_signal, self._files.steps(self.state):
+        compiling = AutoCompile(run, state, lambda: self._outer_step.try_out())
+        with self._stop_signal, self._files.steps(self.state), compiling:
             while self.state.global_step < self.config.max_steps:
-                loss = self.training_step()
+                loss = compiling.take(self.training_step)
                 self._after_step(loss, progress)
                 if self.control.should_training_stop or self.state.interrupted:
                     break
@@ -312,8 +313,6 @@ class Distiller:
     def _call(self, event: str, **more: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self.config, self.state, self.control, distiller=self, **more)
-
-    # Evaluation.
 
     def evaluate(self, networks: int | None = None) -> dict[str, float]:
         """Train fresh networks on the distilled set as it is and test them.

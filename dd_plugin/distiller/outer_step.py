@@ -7,9 +7,10 @@ function of the seed, the step and the index of the network.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -24,7 +25,7 @@ from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.skipped_steps import skip
 from dd_plugin.distiller.stopping import StopSignal
 from dd_plugin.memory import memory_of_gpu
-from dd_plugin.seeds import Purpose, mix
+from dd_plugin.seeds import Purpose, mix, untouched_generators
 
 # The share of a GPU's memory that the batches of an inner run may take together.
 _SHARE_FOR_BATCHES: Final = 1 / 64
@@ -106,6 +107,19 @@ class OuterStep:
         state.lr_scheduler.step()
         position.global_step += 1
         return float(outer_loss)
+
+    def try_out(self) -> None:
+        """Compute what a step does in this process and drop it: the state stays as it is."""
+        state = self.state
+        networks, data = state.networks.state_dict(), state.train_data.state_dict()
+        aside = replace(self, state=replace(state, position=copy.deepcopy(state.position)))
+        leaves = [leaf for group in state.synthetic.leaves().values() for leaf in group]
+        try:
+            with untouched_generators():
+                aside._this_process(leaves, StopSignal())
+        finally:
+            state.networks.load_state_dict(networks)
+            state.train_data.load_state_dict(data)
 
     def _this_process(self, leaves: Sequence[Tensor], signal: StopSignal) -> _Average:
         count, step = self.run.networks_per_step, self.state.position.global_step

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dd_plugin.bilevel import Device, Full, Host, Last, Random, Recompute, Storage, Window
+from dd_plugin.bilevel import Full, Last, Random, Window
 from dd_plugin.data import Normalization, RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.config import DistillerConfig
@@ -118,14 +118,3 @@ def make_window(config: DistillerConfig) -> Window:
         return Full()
     assert config.window_length is not None
     return (Last if config.window == "last" else Random)(config.window_length)
-
-
-def make_storage(config: DistillerConfig) -> Storage:
-    """Return the trajectory storage that the settings name."""
-    activations = int(config.activation_memory * 2**30)
-    storages: dict[str, Storage] = {
-        "device": Device(activations=activations),
-        "host": Host(activations=activations),
-        "recompute": Recompute(),
-    }
-    return storages[config.storage]

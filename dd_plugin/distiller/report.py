@@ -106,6 +106,8 @@ class Report:
     def _about(self) -> About:
         config = self.run.config
         settings = _published(config, self.parts.synthetic.recipe, self.parts.train.public_name)
+        if choices := self.position.choices:
+            settings["chosen"] = choices
         return About(
             recipe_name=config.recipe_name or None,
             config=Settings.from_json(settings),

@@ -1,12 +1,14 @@
 """The start of the outer steps: at step 0, where the run was, or at a checkpoint.
 
-Called by `distiller` before the first step; `checkpoint` reads the files.
+Called by `distiller` before the first step; `checkpoint` reads the files. What was chosen by itself
+is taken over with a checkpoint, and chosen here where it was not.
 """
 
 from __future__ import annotations
 
 import shutil
 
+from dd_plugin.distiller.auto_compile import CHOICES, later_choices
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.checkpoint import (
     checkpoints,
@@ -18,12 +20,15 @@ from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.output_folder import holds
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.run_folder import RunFolder
+from dd_plugin.distiller.storage_choice import choose_storage
 
 
 def begin_or_resume(
     run: Run, state: TrainState, folder: RunFolder, checkpoint: str | bool | None
 ) -> bool:
     """Load the checkpoint to resume from, if any, and clear the folder of other runs.
+
+    The storage of the run is chosen then.
 
     Args:
         run: its settings and processes.
@@ -50,14 +55,17 @@ def begin_or_resume(
         if is_main:
             folder.begin(str(path), is_new=begins)
         load_checkpoint(state, run, path)
+        state.position.choices |= later_choices(path, state.position.global_step)
         run.accelerator.wait_for_everyone()
         if is_main and not begins:
             set_aside_later(run.folder, state.position.global_step)
     elif is_main:
         folder.begin(None, is_new=begins)
+    choose_storage(run, state)
     if is_main and begins:
         for old in checkpoints(run.folder):
             shutil.rmtree(old)
+        (run.folder / CHOICES).unlink(missing_ok=True)
     return bool(checkpoint)
 
 

@@ -6,6 +6,7 @@ set. Whatever works for a run takes these values, or fewer; `distiller` alone fi
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -63,6 +64,11 @@ class Run:
         """The dtype of images and weights."""
         dtype: torch.dtype = getattr(torch, self.config.dtype)
         return dtype
+
+    @property
+    def processes_here(self) -> int:
+        """The processes of the run on this machine, which share its cores and memory."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
 
     def share(self, count: int) -> range:
         """Return the networks of this process, out of ``count``."""

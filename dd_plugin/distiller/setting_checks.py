@@ -44,7 +44,7 @@ def check_values(config: Settings) -> None:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}")
     at_least_0 = "eval_steps save_steps warmup_steps max_grad_norm wait_for_room head_copies"
     for name in (*at_least_0.split(), "activation_memory"):
-        if getattr(config, name) < 0:
+        if (getattr(config, name) or 0) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(config, name)}")
     tiniest, largest = RANGES[config.dtype]
     for name in ("inner_lr", "learning_rate", "label_lr", "step_size_lr", "statistics_lr"):
@@ -268,9 +268,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "save_total_limit": config.save_steps == 0,
         "mixed_precision": config.dtype == "float64",  # which autocast leaves alone
         "storage": config.method == "autograd",
-        "activation_memory": config.method != "mixed"
-        or config.storage == "recompute"
-        or config.compile == "no",
+        "activation_memory": bool(config.activation_memory)
+        and (config.compile == "no" or config.method != "mixed" or config.storage == "recompute"),
         "batch_networks": config.networks_per_step == 1,
         "verify": config.method == "autograd"
         or (config.trainable == "head" and config.head == "ridge"),

@@ -295,15 +295,17 @@ class ComputingSettings:
         "Compare the first gradient of the run with one that is computed in another way, and stop "
         "if they differ. It costs less than one outer step.",
     )
-    storage: Literal["device", "host", "recompute"] = _option(
-        "device",
+    storage: Literal["auto", "device", "host", "recompute"] = _option(
+        "auto",
         "Where the trajectory is kept. device: on the device; host: in host memory; recompute: "
-        "nowhere, parts of it are computed again. Change it if memory runs out.",
+        "nowhere, parts of it are computed again; auto: the first of these for which half of the "
+        "free memory is enough. Change it if memory runs out.",
     )
-    activation_memory: float = _option(
-        0.0,
+    activation_memory: float | None = _option(
+        None,
         "GiB of memory for the activations of the last inner steps, which are then not computed "
-        "again on the way back. It needs compile=trace or inductor; 0 keeps none.",
+        "again on the way back. It needs compile=trace or inductor; 0 keeps none; by default a "
+        "quarter of the free memory in compiled steps.",
     )
     batch_networks: bool = _option(
         False,
@@ -314,8 +316,9 @@ class ComputingSettings:
         "auto",
         "How the inner step and its backward sweep are run. no: from Python each time; trace: as "
         "the recorded operations of a first run, several times faster for small networks; "
-        "inductor: compiled, for runs of thousands of outer steps; auto: trace, except for your "
-        "own loss or network, whose operations may change from step to step.",
+        "inductor: compiled from the first step on; auto: trace, then compiled from the step on "
+        "where measured times say that it pays, and never for your own loss or network, whose "
+        "operations may change from step to step.",
     )
     mixed_precision: Precision = _option(
         "no", "Precision of training: no, or bf16. Networks are tested in full precision."

@@ -16,18 +16,9 @@ from torch import Tensor, nn
 
 from dd_plugin.bilevel import logits_of
 from dd_plugin.bilevel.copying import copy_model
+from dd_plugin.networks.checks import MISFITS
 from dd_plugin.seeds import untouched_generators
 
-# What a forward pass may raise that was not made for this.
-_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -75,7 +66,7 @@ def takes_channels_last(network: nn.Module, images: Tensor) -> bool:
             logits = logits_of(copied(images[:2].contiguous(memory_format=torch.channels_last)))
             if logits.requires_grad:
                 logits.sum().backward()
-    except _FAILURES:
+    except MISFITS:
         return False
     return True
 

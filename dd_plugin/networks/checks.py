@@ -15,7 +15,7 @@ from dd_plugin.seeds import untouched_generators
 from dd_plugin.text import described
 
 # What the code of a network raises where it is given the wrong images.
-_MISFITS = (
+MISFITS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -57,7 +57,7 @@ def check_takes(network: nn.Module, images: Tensor, num_classes: int) -> None:
             logits = logits_of(network(images.clone()))
     except torch.OutOfMemoryError:
         raise
-    except _MISFITS as error:
+    except MISFITS as error:
         raise ValueError(
             f"the {kind} does not take the images of this set, {shape} (channels x height x "
             f"width): {described(error)}; use a network that is made for them"

@@ -121,6 +121,33 @@ def closing_comparison(report: Any) -> str:
     return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
 
 
+def kept_activations(report: Any) -> str:
+    """Hypergradients with all activations kept and with none."""
+    head = ["network", "steps are", "images", "inner steps", "seconds", "ratio", "MB kept"]
+    cells = []
+    for row in report["rows"]:
+        counts = [str(row[name]) for name in ("images", "steps")]
+        seconds = " to ".join(f"{row['seconds'][which]:.2f}" for which in ("none", "all"))
+        ratio, kept = with_range(row["ratio"], row["ratios"]), f"{row['kept_bytes'] / 1e6:.0f}"
+        cells.append([row["network"], row["how"], *counts, seconds, ratio, kept])
+    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+
+
+def compile_choice(report: Any) -> str:
+    """Whole runs traced, compiled and with ``compile: auto``."""
+    head = ["run", "compile", "outer steps", "minutes", "seconds per step at the end"]
+    head += ["compiled from step", "steps measured"]
+    cells = []
+    for row in report["rows"]:
+        choice, since = row["choice"], "1" if row["compile"] == "inductor" else "never"
+        if choice is not None and choice["compile"] == "inductor":
+            since = str(choice["from_step"] + 1)
+        minutes, step = f"{row['seconds'] / 60:.1f}", f"{row['seconds_per_step']:.2f}"
+        steps, measured = str(row["steps"]), str(row["measured_steps"])
+        cells.append([row["case"], row["way"], steps, minutes, step, since, measured])
+    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+
+
 def higher(report: Any) -> str:
     """The trainer beside a loop with higher."""
     cells = []

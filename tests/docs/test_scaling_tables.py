@@ -73,6 +73,25 @@ def test_closing_comparison(scaling):
     assert cells(scaling.closing_comparison(report(row)), "C")[1:] == expected
 
 
+def test_kept_activations(scaling):
+    row = {"network": "N", "how": "traced", "images": 10, "steps": 20, "kept_bytes": 4.9e6}
+    row |= {"seconds": {"none": 2.0, "all": 1.5}, "ratio": 0.75, "ratios": [0.7, 0.8]}
+    expected = ["traced", "10", "20", "2.00 to 1.50", "0.75 (0.70-0.80)", "5"]
+    assert cells(scaling.kept_activations(report(row)), "N")[1:] == expected
+
+
+def test_compile_choice(scaling):
+    row = {"case": "N", "way": "auto, cold", "compile": "auto", "steps": 500, "seconds": 90.0}
+    row |= {"seconds_per_step": 0.123, "measured_steps": 40}
+    rows = [{**row, "choice": {"compile": "inductor", "from_step": 30}}]
+    rows.append({**row, "case": "S", "choice": {"compile": "trace", "from_step": 4}})
+    rows.append({**row, "case": "T", "compile": "inductor", "choice": None})
+    text = scaling.compile_choice(report(*rows))
+    assert cells(text, "N")[1:] == ["auto, cold", "500", "1.5", "0.12", "31", "40"]
+    assert cells(text, "S")[5] == "never"
+    assert cells(text, "T")[5] == "1"
+
+
 def test_higher(scaling):
     row = {"setting": "S", "tool": "T", "seconds": 0.5, "steps_per_second": 2.0}
     row |= {"ratio_to_higher": 0.25, "ratios_to_higher": [0.2, 0.3], "peak_bytes": 3e6}

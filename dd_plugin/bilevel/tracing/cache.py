@@ -8,6 +8,7 @@ names. The compilation is then tried once more with an empty cache.
 from __future__ import annotations
 
 import atexit
+import getpass
 import os
 import re
 import shutil
@@ -26,6 +27,19 @@ _PATH = re.compile(r"/[^\s:'\"(),]+")
 
 class CompileCacheWarning(UserWarning):
     """The compiler's cache holds a damaged file, so it is not used."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of the compiler's cache, which need not exist yet."""
+    if folder := os.environ.get(_VARIABLE):
+        return Path(folder)
+    # As torch names it; so a reboot that empties the one empties the other.
+    try:
+        name = getpass.getuser()
+    except (KeyError, ModuleNotFoundError, OSError):  # a user without a name, in a container
+        name = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+    user = re.sub(r'[\\/:*?"<>|]', "_", name)
+    return Path(tempfile.gettempdir()) / f"{_DEFAULT}_{user}"
 
 
 def damaged_entry(error: BaseException) -> Path | None:

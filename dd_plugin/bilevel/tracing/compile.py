@@ -17,7 +17,7 @@ import itertools
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,6 +47,23 @@ _CPU = {
 Compile = bool | Literal["trace"]
 
 
+class Signature(NamedTuple):
+    """The arguments of a function that was traced, without their values; it can be pickled.
+
+    Attributes:
+        arguments: their trees, with something small for the tensors.
+        tensors: shape, dtype and device of each tensor.
+    """
+
+    arguments: Any
+    tensors: Sequence[tuple[torch.Size, torch.dtype, torch.device]]
+
+    def example(self) -> Any:
+        """Return arguments of this kind; their tensors are zeros."""
+        zeros = (torch.zeros(s, dtype=dtype, device=on) for s, dtype, on in self.tensors)
+        return rebuilt(self.arguments, zeros)
+
+
 class CompileWarning(UserWarning):
     """The compiler failed; the engine goes on without it."""
 
@@ -63,6 +80,7 @@ class Traced:
         graph: takes the list of all tensors in the arguments, returns the list of those in the
             result.
         on_cuda: whether any argument is on a GPU.
+        signature: the kind of arguments that it takes.
     """
 
     def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
@@ -80,6 +98,8 @@ class Traced:
 
         self.inputs = [t.detach().contiguous() for t in leaves_of(args)]
         self.on_cuda = any(on_gpu([t]) for t in self.inputs)
+        kinds = [(t.shape, t.dtype, t.device) for t in self.inputs]
+        self.signature = Signature(self._arguments, kinds)
         self.graph = clean(make_graph(of_list, self.inputs))
         if how == "trace":
             simplify(self.graph)
@@ -216,7 +236,7 @@ class CompiledFunction:
         self._traced = Traced(function, args, how)
         # Only their kind mattered; a batch of large images is not to be held on to.
         self._traced.inputs.clear()
-        self.graph = self._traced.graph
+        self.graph, self.signature = self._traced.graph, self._traced.signature
         self._run = runner(self.graph, self._traced.on_cuda, how, pool)
 
     def __call__(self, *args: Any) -> Any:
@@ -240,6 +260,7 @@ class CompiledHalves:
 
     Attributes:
         kept_bytes: what a first call leaves for its second.
+        signature: the kind of arguments that the function takes.
 
     Raises:
         ValueError: the function cannot be cut so.
@@ -267,7 +288,7 @@ class CompiledHalves:
         if halves is None:
             raise ValueError("the function cannot be cut into two halves")
         self.kept_bytes = halves.kept_bytes
-        self._traced = traced
+        self._traced, self.signature = traced, traced.signature
         self._run_first = runner(halves.first, traced.on_cuda, how, pool)
         self._run_second = runner(halves.second, traced.on_cuda, how, pool)
 

@@ -16,7 +16,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.node import map_arg
+
+from dd_plugin.bilevel.tracing.nodes import call_node
 
 aten = torch.ops.aten
 
@@ -90,10 +91,10 @@ def _window(
 def _forward(graph: Graph, node: Node, window: _Window) -> Node:
     images, kernel, bias = node.args[:3]
     x, w = _on_image(graph, images, window), _on_kernel(graph, kernel, window)
-    y = _call(graph, aten.mm.default, x, _call(graph, aten.t.default, w))
+    y = call_node(graph, aten.mm.default, x, call_node(graph, aten.t.default, w))
     if bias is not None:
-        y = _call(graph, aten.add.Tensor, y, bias)
-    return _call(graph, aten.view.default, y, [len(y.meta["val"]), window.kernel[0], 1, 1])
+        y = call_node(graph, aten.add.Tensor, y, bias)
+    return call_node(graph, aten.view.default, y, [len(y.meta["val"]), window.kernel[0], 1, 1])
 
 
 def _replace_gradients(graph: Graph, node: Node, window: _Window) -> None:
@@ -105,21 +106,22 @@ def _replace_gradients(graph: Graph, node: Node, window: _Window) -> None:
         if user.target is not operator.getitem:
             continue
         with graph.inserting_before(user):
-            g = _call(graph, aten.reshape.default, slope, [n, out])
+            g = call_node(graph, aten.reshape.default, slope, [n, out])
             if user.args[1] == 0:
-                found = _call(graph, aten.mm.default, g, _on_kernel(graph, kernel, window))
-                found = _call(graph, aten.view.default, found, [n, channels, h, w])
+                part = call_node(graph, aten.mm.default, g, _on_kernel(graph, kernel, window))
+                part = call_node(graph, aten.view.default, part, [n, channels, h, w])
                 pads = [0, width - w, 0, height - h]
             elif user.args[1] == 1:
-                found = _call(graph, aten.t.default, g)
-                found = _call(graph, aten.mm.default, found, _on_image(graph, images, window))
-                found = _call(graph, aten.view.default, found, [out, channels, h, w])
+                rows_of_g = call_node(graph, aten.t.default, g)
+                x = _on_image(graph, images, window)
+                part = call_node(graph, aten.mm.default, rows_of_g, x)
+                part = call_node(graph, aten.view.default, part, [out, channels, h, w])
                 pads = [left, columns - left - w, top, rows - top - h]
             else:
-                found, pads = _call(graph, aten.sum.dim_IntList, g, [0]), []
+                part, pads = call_node(graph, aten.sum.dim_IntList, g, [0]), []
             if any(pads):
-                found = _call(graph, aten.constant_pad_nd.default, found, pads, 0.0)
-        user.replace_all_uses_with(found)
+                part = call_node(graph, aten.constant_pad_nd.default, part, pads, 0.0)
+        user.replace_all_uses_with(part)
         graph.erase_node(user)
 
 
@@ -134,8 +136,8 @@ def _add_before_padding(graph: Graph, node: Node) -> None:
     if first.args[2] != 0 or _value(a).shape != _value(b).shape:
         return
     with graph.inserting_before(node):
-        total = _call(graph, aten.add.Tensor, a, b)
-        total = _call(graph, aten.constant_pad_nd.default, total, *first.args[1:])
+        total = call_node(graph, aten.add.Tensor, a, b)
+        total = call_node(graph, aten.constant_pad_nd.default, total, *first.args[1:])
     node.replace_all_uses_with(total)
     graph.erase_node(node)
 
@@ -147,24 +149,17 @@ def _is_padding(node: Any) -> TypeGuard[Node]:
 def _on_image(graph: Graph, images: Any, window: _Window) -> Node:
     """Return the part of each image as a row ``(N, C * size)``."""
     part = _cut(graph, images, (0, 0), window.size)
-    return _call(graph, aten.reshape.default, part, [window.image[0], -1])
+    return call_node(graph, aten.reshape.default, part, [window.image[0], -1])
 
 
 def _on_kernel(graph: Graph, kernel: Any, window: _Window) -> Node:
     """Return the part of the kernel of each result as a row ``(out, C * size)``."""
     part = _cut(graph, kernel, window.begin, window.size)
-    return _call(graph, aten.reshape.default, part, [window.kernel[0], -1])
+    return call_node(graph, aten.reshape.default, part, [window.kernel[0], -1])
 
 
 def _cut(graph: Graph, node: Any, begin: tuple[int, int], size: tuple[int, int]) -> Node:
     for axis, (first, count) in enumerate(zip(begin, size, strict=True), start=2):
         if node.meta["val"].shape[axis] != count:
-            node = _call(graph, aten.slice.Tensor, node, axis, first, first + count)
-    return node
-
-
-def _call(graph: Graph, target: Any, *args: Any) -> Node:
-    """A new node, with the value without data that belongs to it."""
-    node = graph.call_function(target, args)
-    node.meta["val"] = target(*map_arg(args, lambda source: source.meta["val"]))
+            node = call_node(graph, aten.slice.Tensor, node, axis, first, first + count)
     return node

@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
-from torch.fx.node import map_arg
+from torch.fx import GraphModule, Node
 
+from dd_plugin.bilevel.tracing.nodes import call_node
 from dd_plugin.bilevel.tracing.recorded import on_gpu
 from dd_plugin.bilevel.tracing.writes import unsteady
 from dd_plugin.private import TO_COPY, operations, schema_of
@@ -140,12 +140,12 @@ def repeat_pooling_gradients(graph_module: GraphModule) -> None:
             continue
         (k_h, k_w), (*outer, height, width) = kernel, value.shape
         with graph.inserting_before(node):
-            gradient = _call(graph, aten.mul.Tensor, node.args[0], 1.0 / (k_h * k_w))
+            gradient = call_node(graph, aten.mul.Tensor, node.args[0], 1.0 / (k_h * k_w))
             for axis in (-1, -3):
-                gradient = _call(graph, aten.unsqueeze.default, gradient, axis)
+                gradient = call_node(graph, aten.unsqueeze.default, gradient, axis)
             sizes = [*outer, height // k_h, k_h, width // k_w, k_w]
-            gradient = _call(graph, aten.expand.default, gradient, sizes)
-            gradient = _call(graph, aten.reshape.default, gradient, list(value.shape))
+            gradient = call_node(graph, aten.expand.default, gradient, sizes)
+            gradient = call_node(graph, aten.reshape.default, gradient, list(value.shape))
         node.replace_all_uses_with(gradient)
         graph.erase_node(node)
 
@@ -158,13 +158,6 @@ def _tile(pooling: Node) -> tuple[int, int] | None:
         return None
     height, width = pooling.meta["val"].shape[-2:]
     return None if height % tile[0] or width % tile[1] else tile
-
-
-def _call(graph: Graph, target: Any, *args: Any) -> Node:
-    """A new node, with the value without data that belongs to it."""
-    node = graph.call_function(target, args)
-    node.meta["val"] = target(*map_arg(args, lambda source: source.meta["val"]))
-    return node
 
 
 def _results(graph_module: GraphModule) -> set[Node]:

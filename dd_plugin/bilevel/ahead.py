@@ -1,0 +1,164 @@
+"""A traced problem that is to be compiled later: what to compile, and how to do so elsewhere.
+
+Beside `steps`, which fills `BilevelProblem.compiled`. Everything that a traced run has called is
+there, so the same functions can be compiled before a run calls them compiled. In another process
+this fills the compiler's cache on disk.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from dd_plugin.bilevel.optimizers import Optimizer
+from dd_plugin.bilevel.problem import BilevelProblem, Loss, cross_entropy
+from dd_plugin.bilevel.tracing.compile import Compile, CompiledFunction, CompiledHalves, Signature
+
+
+class Kept(NamedTuple):
+    """The activations that compiled runs are going to keep.
+
+    Attributes:
+        memory: bytes for them.
+        window: inner steps that are differentiated.
+        steps: inner steps.
+    """
+
+    memory: int
+    window: int
+    steps: int
+
+
+class Work(NamedTuple):
+    """Functions of a problem to be compiled; it can be pickled.
+
+    Attributes:
+        problem: a copy without optimizer and without anything compiled.
+        functions: their names and arguments.
+        kept: the activations that a run keeps.
+    """
+
+    problem: BilevelProblem
+    functions: list[tuple[str, Signature]]
+    kept: Kept
+
+
+def run_as(problem: BilevelProblem, how: Compile) -> None:
+    """Let a problem run its functions in another way from the next hypergradient on."""
+    for each in _with_batched(problem):
+        each.compile = how
+
+
+def forget(problem: BilevelProblem, how: Compile) -> None:
+    """Drop the functions and recordings that a problem has made for one way of running them."""
+    for each in _with_batched(problem):
+        for key in [key for key in _functions_of(each) if key[1] == how]:
+            del each.compiled[key]
+        recordings = each.recordings.by_kind
+        for key in [key for key in recordings if key[0] == how]:
+            del recordings[key]
+
+
+def has_failed(problem: BilevelProblem, how: Compile) -> bool:
+    """Return whether the functions of a problem could not be made for a way of running them."""
+    return any(how in each.runs_eagerly for each in _with_batched(problem))
+
+
+def traced_operations(problem: BilevelProblem) -> int:
+    """Return the number of operations in the functions that a problem has traced."""
+    return sum(
+        len(function.graph.graph.nodes)
+        for each in _with_batched(problem)
+        for key, function in _functions_of(each).items()
+        if key[1] == "trace" and isinstance(function, CompiledFunction)
+    )
+
+
+def fingerprint(problem: BilevelProblem) -> str:
+    """Return a checksum of the functions that a problem has traced, and of their arguments."""
+    digest = hashlib.sha256()
+    for each in _with_batched(problem):
+        for key, function in sorted(_functions_of(each).items(), key=str):
+            if key[1] == "trace" and function is not None:
+                digest.update(f"{key}{function.signature.tensors}".encode())
+                if isinstance(function, CompiledFunction):
+                    digest.update(function.graph.code.encode())
+    return digest.hexdigest()
+
+
+def work_of(problem: BilevelProblem, kept: Kept) -> list[Work]:
+    """Return what a traced problem has called. It must have the losses that problems have."""
+    works = []
+    for each in _with_batched(problem):
+        functions = [
+            (key[0], function.signature)
+            for key, function in _functions_of(each).items()
+            if key[1] == "trace" and function is not None
+        ]
+        works.append(Work(_bare(each), functions, kept))
+    return works
+
+
+def compile_ahead(work: Work, optimizer: Optimizer) -> None:
+    """Compile functions, by calling each of them once on zeros.
+
+    Raises:
+        Exception: the compiler's, or torch's if memory runs out.
+    """
+    problem = work.problem
+    problem.optimizer, problem.compile = optimizer, True
+    left_out: set[str] = {"halves"}
+    with problem.model.ready(), torch.no_grad():
+        sweeps = [signature for name, signature in work.functions if name == "sweep"]
+        if work.kept.memory and sweeps:
+            each = max(_call_halves(problem, signature.example()) for signature in sweeps)
+            if each * work.kept.window <= work.kept.memory:
+                # All activations are kept, so no step is computed twice.
+                left_out.add("sweep")
+                if work.kept.window == work.kept.steps:
+                    left_out.add("gradient")
+        for name, signature in work.functions:
+            if name not in left_out:
+                args, pool = signature.example(), problem.memory_pool
+                CompiledFunction(getattr(problem, name), args, True, pool)(*args)
+
+
+def _call_halves(problem: BilevelProblem, args: tuple[Any, ...]) -> float:
+    """Compile the two halves of a step; returns the bytes between them, infinite if it has none."""
+    early, late = args[:1], args[1:]
+    try:
+        halves = CompiledHalves(
+            problem.gradient_and_sweep, early, late, how=True, pool=problem.memory_pool
+        )
+    except ValueError:
+        return math.inf
+    _, kept = halves.first(*early)
+    halves.second(kept, *args)
+    return halves.kept_bytes
+
+
+def _with_batched(problem: BilevelProblem) -> Iterator[BilevelProblem]:
+    """Yield a problem and those of several networks at once, which `ensembles` keeps in it."""
+    yield problem
+    for part in problem.compiled.values():
+        if isinstance(part, BilevelProblem):
+            yield part
+
+
+def _functions_of(problem: BilevelProblem) -> dict[Any, CompiledFunction | CompiledHalves | None]:
+    return {k: f for k, f in problem.compiled.items() if not isinstance(f, BilevelProblem)}
+
+
+def _bare(problem: BilevelProblem) -> BilevelProblem:
+    """Return a copy with what a pickle can hold; an optimizer has functions of functions."""
+    bare = copy.copy(problem)
+    default: Loss = cross_entropy
+    bare.inner_loss = bare.outer_loss = default
+    bare.compiled, bare.verified = {}, set()
+    del bare.optimizer
+    return bare

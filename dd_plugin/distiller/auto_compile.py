@@ -1,0 +1,363 @@
+"""``compile: auto`` in a run: traced at first, compiled from a step on where that pays.
+
+Used by `distiller`, around every outer step. Steps are timed until `compile_choice` can decide.
+Where compiling pays, `cache_filling` does most of it beside the run. Then the same step is timed
+both ways on throw-away copies, and the choice is made at a step number. It goes into the state of
+the run and a file of its folder, so a resumed run changes at the same step and measures nothing.
+All processes do what the main process says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+
+from dd_plugin.bilevel import BilevelProblem, CompileWarning
+from dd_plugin.bilevel.ahead import forget, has_failed, run_as, traced_operations
+from dd_plugin.bilevel.tracing.compile import Compile
+from dd_plugin.distiller.cache_filling import CacheFilling, is_filled, note_filled
+from dd_plugin.distiller.callbacks import tell
+from dd_plugin.distiller.compile_choice import (
+    Choice,
+    Measured,
+    Next,
+    faster,
+    next_action,
+    too_short,
+)
+from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.machine import processor, usable_cores
+from dd_plugin.distiller.run import Run, TrainState
+from dd_plugin.distiller.storage_choice import (
+    choose_activations,
+    forget_activations,
+    kept_when_compiled,
+)
+from dd_plugin.files import write_whole
+from dd_plugin.text import first_line
+
+logger = logging.getLogger(__name__)
+
+# In the folder of a run: choices that its newest checkpoint may not have yet.
+CHOICES = ".choices.json"
+# Steps that are timed before anything is decided.
+_STEPS = 3
+_MODES: dict[str, Compile] = {"trace": "trace", "inductor": True}
+# Each way twice, against drift of the machine.
+_TURNS = ("trace", "inductor", "inductor", "trace")
+
+
+class Filling(Protocol):
+    """What `CacheFilling` shows of itself."""
+
+    @property
+    def is_running(self) -> bool:
+        """See `CacheFilling`."""
+        ...
+
+    @property
+    def failure(self) -> str:
+        """See `CacheFilling`."""
+        ...
+
+    def stop(self) -> None:
+        """See `CacheFilling`."""
+        ...
+
+
+class AutoCompile:
+    """The way in which the steps of a run are run, as it is decided on the way.
+
+    Args:
+        run: its settings and processes.
+        state: its networks, and the position that takes the choice.
+        try_out: computes a step as it is run now, and drops it.
+        clock: seconds; a test gives its own.
+        fill: starts a process beside the run, see `CacheFilling`.
+        cores: cores that this process may use; by default as the system says.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        state: TrainState,
+        try_out: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        fill: Callable[..., Filling] = CacheFilling,
+        cores: int | None = None,
+    ) -> None:
+        self._run, self._state, self._try_out = run, state, try_out
+        self._clock, self._fill = clock, fill
+        self._free_cores = (usable_cores() if cores is None else cores) - run.processes_here
+        self._may_fill = self._free_cores > 0 and CacheFilling.is_possible()
+        self._device = run.accelerator.device
+        self._seconds: list[float] = []
+        self._filling: Filling | None = None
+        self._problems: list[BilevelProblem] = []
+        networks = state.networks
+        if run.config.compile == "auto" and not isinstance(networks, HeadCourse):
+            traced = all(problem.compile == "trace" for problem in networks.problems)
+            kinds = ("cpu", "cuda")
+            if traced and run.config.method == "mixed" and self._device.type in kinds:
+                self._problems = networks.problems
+
+    def __enter__(self) -> Self:
+        """Take over the choice of the run so far."""
+        if self._problems and self.choice is not None:
+            self._write()
+            was_for, here = self.choice.processor, processor(self._device)
+            if self.choice.compile == "inductor" and was_for != here:
+                logger.warning(
+                    "steps were compiled for %s and are compiled for %s from here on: rounding "
+                    "differs",
+                    was_for,
+                    here,
+                )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_filling()
+
+    @property
+    def choice(self) -> Choice | None:
+        """The choice that binds this run; None if there is none yet."""
+        choice = Choice.from_json(self._state.position.choices.get("compile"))
+        return choice if choice and choice.binds(self._run.config.max_steps) else None
+
+    def take(self, step: Callable[[], float]) -> float:
+        """Take an outer step in the way that is chosen for it.
+
+        Args:
+            step: takes it and returns its loss.
+        """
+        if not self._problems:
+            return step()
+        if self.choice is None:
+            self._decide()
+        at = self._state.position.global_step
+        self._set(self.choice.at(at) if self.choice else "trace")
+        if self.choice is not None:
+            return step()
+        functions, began = self._functions(), self._clock()
+        loss = step()
+        if self._functions() == functions:  # else it traced some
+            self._seconds.append(self._clock() - began)
+        return loss
+
+    # Deciding.
+
+    def _decide(self) -> None:
+        """Do what is next, alike on all processes: nothing yet, fill the cache, try, or choose."""
+        action, choice = self._agreed(self._next() if self._is_main else None)
+        if action is not None:
+            choose_activations(self._run, self._state)
+        if action == "fill":
+            if self._run.accelerator.is_local_main_process:
+                self._start_filling()
+        elif action == "try":
+            self._stop_filling()
+            traced, compiled, failure = self._trial()
+            choice = self._agreed(self._chosen(traced, compiled, failure))
+        if choice is not None:
+            self._stop_filling()
+            self._take_over(Choice(**choice))
+
+    @property
+    def _is_main(self) -> bool:
+        return self._run.accelerator.is_main_process
+
+    def _next(self) -> tuple[Next | None, dict[str, Any] | None]:
+        """Return the next action and the choice, as far as there are; on the main process."""
+        if any(has_failed(problem, "trace") for problem in self._problems):
+            return None, self._stay("the network cannot be traced, and runs eagerly").to_json()
+        all_traced = all(problem.compiled for problem in self._problems)
+        if len(self._seconds) < _STEPS or not all_traced:
+            return None, None
+        if self._filling is not None:
+            if self._filling.is_running:
+                return None, None
+            if failure := self._filling.failure:
+                logger.warning("the steps could not be compiled beside the run: %s", failure)
+                self._may_fill = False
+                self._stop_filling()
+            else:
+                note_filled(self._problems, self._device)
+        measured = self._measured()
+        action = next_action(measured)
+        if action != "trace":
+            return action, None
+        return None, self._stay(too_short(measured)).to_json()
+
+    def _measured(self) -> Measured:
+        left = self._run.config.max_steps - self._state.position.global_step
+        return Measured(
+            steps_left=left,
+            seconds=statistics.median(self._seconds[-9:]),
+            operations=sum(traced_operations(problem) for problem in self._problems),
+            is_cached=self._filling is not None or is_filled(self._problems, self._device),
+            has_core=self._may_fill,
+        )
+
+    def _stay(self, reason: str) -> Choice:
+        return Choice(
+            compile="trace",
+            from_step=self._state.position.global_step,
+            max_steps=self._run.config.max_steps,
+            processor=processor(self._device),
+            reason=reason,
+        )
+
+    def _chosen(self, traced: float, compiled: float, failure: str) -> dict[str, Any]:
+        step, most = self._state.position.global_step, self._run.config.max_steps
+        # A process that cannot compile would hold up the others.
+        failures = [text for text in self._gathered(failure) if text]
+        if failures:
+            return self._stay(f"compiling failed: {failures[0]}").to_json()
+        here = processor(self._device)
+        choice = faster(step, most, traced=traced, compiled=compiled, processor=here)
+        note_filled(self._problems, self._device)
+        return choice.to_json()
+
+    # The trial.
+
+    def _trial(self) -> tuple[float, float, str]:
+        """Return the seconds of a step traced and compiled, and why it could not be compiled."""
+        taken: dict[str, list[float]] = {"trace": [], "inductor": []}
+        try:
+            with _failures() as failures:
+                self._set("inductor")
+                # A GPU's second run is recorded, and the third the first to be replayed.
+                for _ in range(3 if self._device.type == "cuda" else 1):
+                    self._try_out()
+                for way in _TURNS:
+                    self._set(way)
+                    taken[way].append(self._timed())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without
+            return 0.0, 0.0, first_line(error)
+        if any(has_failed(problem, True) for problem in self._problems):
+            return 0.0, 0.0, next(iter(failures), "no reason is known")
+        # The faster of two: what else the machine does only adds.
+        return min(taken["trace"]), min(taken["inductor"]), ""
+
+    def _timed(self) -> float:
+        began = self._clock()
+        self._try_out()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._clock() - began
+
+    def _set(self, way: str) -> None:
+        for problem in self._problems:
+            if problem.compile != _MODES[way]:
+                run_as(problem, _MODES[way])
+
+    def _functions(self) -> int:
+        return sum(len(problem.compiled) for problem in self._problems)
+
+    # Beside the run.
+
+    def _start_filling(self) -> None:
+        """Start the process; where that fails, compiling is tried without."""
+        recipe, kept = self._state.synthetic.recipe, kept_when_compiled(self._run, self._state)
+        try:
+            self._filling = self._fill(self._problems, recipe, kept, self._free_cores)
+        except Exception as error:  # noqa: BLE001 - no pickle of a network, no more processes
+            self._filling = _Failed(first_line(error))
+
+    def _stop_filling(self) -> None:
+        if self._filling is not None:
+            self._filling.stop()
+            self._filling = None
+
+    # The choice.
+
+    def _take_over(self, choice: Choice) -> None:
+        position = self._state.position
+        position.choices["compile"] = choice.to_json()
+        if choice.compile == "trace":
+            forget_activations(self._state)
+        position.log_history.append({"step": position.global_step, "compile": choice.line()})
+        # The functions of the other way are not called again.
+        for problem in self._problems:
+            forget(problem, _MODES["trace" if choice.compile == "inductor" else "inductor"])
+        if self._is_main:
+            self._write()
+            tell(f"compile: {choice.line()}")
+
+    def _write(self) -> None:
+        """Write the choices before the first step that obeys it."""
+        if not self._run.config.save_steps or not self._is_main:
+            return
+        try:
+            text = json.dumps(self._state.position.choices)
+            write_whole(self._run.folder / CHOICES, text.encode())
+        except OSError as error:  # as where a checkpoint cannot be written
+            logger.warning("how steps are run could not be written: %s", error)
+
+    def _agreed(self, value: Any) -> Any:
+        """Return the value of the main process."""
+        if self._run.accelerator.num_processes == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def _gathered(self, value: str) -> list[str]:
+        if self._run.accelerator.num_processes == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return list(gather_object([value]))
+
+
+class _Failed:
+    """A process that could not be started."""
+
+    is_running = False
+
+    def __init__(self, failure: str) -> None:
+        self.failure = failure
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+def later_choices(checkpoint: Path, step: int) -> dict[str, Any]:
+    """Return the choices of the run that wrote a checkpoint, if it made one after that.
+
+    Args:
+        checkpoint: its folder.
+        step: outer steps done there.
+    """
+    try:
+        choices: dict[str, Any] = json.loads((checkpoint.parent / CHOICES).read_text())
+        is_later = Choice(**choices["compile"]).from_step >= step
+    except (KeyError, OSError, TypeError, ValueError):
+        return {}
+    return choices if is_later else {}
+
+
+@contextmanager
+def _failures() -> Iterator[list[str]]:
+    """Collect the compiler's failures inside instead of warning of them."""
+    reasons: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield reasons
+    for warning in caught:
+        if issubclass(warning.category, CompileWarning):
+            reasons.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
