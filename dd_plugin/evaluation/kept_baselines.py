@@ -86,7 +86,7 @@ class Training:
             "augmentation": [*augmentation.names, augmentation.compose, augmentation.fill],
             "precision": [recipe.mixed_precision, str(synthetic.log_step_sizes.dtype)],
             "code": [code, package_checksum()],
-            "versions": {name: _code_version(name) for name in _PACKAGES},
+            "versions": {name: _version_of(name) for name in _PACKAGES},
             "device": [str(self.test.device.type), torch.backends.cpu.get_cpu_capability()],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -217,7 +217,7 @@ def _checksum_of_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def _code_version(package: str) -> str | None:
+def _version_of(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
