@@ -93,6 +93,7 @@ BLOCKS = (
         "python -m tests.benchmarks.hypergradient",
         plot="Time and peak memory against the number of inner steps",
     ),
+    Block("one-pixel", costs.one_pixel, "python -m tests.benchmarks.one_pixel"),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
     Block(
         "exactness-compiled",

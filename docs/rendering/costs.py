@@ -157,6 +157,23 @@ def hypergradient(report: Any) -> str:
     return f"{about}\n\n{table(head, cells, 'llrrrrr')}"
 
 
+def one_pixel(report: Any) -> str:
+    """Convolutions to one pixel, by torch and as products."""
+    cells = [
+        [
+            row["layer"],
+            row["images"],
+            row["pass"],
+            *(f"{value:.2f}" for value in row["milliseconds"]),
+            with_range(row["ratio"], row["ratios"]),
+        ]
+        for row in report["rows"]
+    ]
+    head = ["layer", "images", "pass", "torch, ms", "product, ms", "ratio"]
+    about = f"{report['hardware']}, torch {report['torch']}."
+    return f"{about}\n\n{table(head, cells, 'lrlrrr')}"
+
+
 def between(row: dict[str, Any], other: str) -> str:
     """A ratio's median over the rounds, and its least and greatest."""
     if f"ratio_to_{other}" not in row:
