@@ -33,6 +33,7 @@ LIBRARIES = (
 # Of Python itself.
 PYTHONS = {
     *("_asdict", "_fields", "_make", "_replace"),
+    "_exit",  # documented beside its public neighbors
     *("_HelpAction", "_actions", "_add_action", "_getframe", "_lru_cache_wrapper"),
 }
 # Strings of this package: keys of its own notes on a layer, and endings of longer names. The last

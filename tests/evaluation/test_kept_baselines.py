@@ -86,7 +86,7 @@ def test_whatever_matters_changes_the_key(change):
         (ordinary, "FEWEST_STEPS", 100),
         (ordinary, "LARGEST_BATCH", 16),
         (kept_baselines, "package_checksum", lambda: "other code"),
-        (kept_baselines, "_version", lambda package: "other version"),
+        (kept_baselines, "_version_of", lambda package: "other version"),
     ],
 )
 def test_steps_and_code_change_the_key(monkeypatch, module, name, value):
