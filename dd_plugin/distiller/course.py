@@ -1,8 +1,8 @@
 """The images of a run over time: frames kept at each evaluation, and an animated picture of them.
 
 Beside `report`, which writes the picture. Frames are files in a hidden folder of the run, so that
-they survive a resume. There are never more than `MOST_FRAMES` of them: every other one goes where
-there would be more, so the frames stay spread over the whole run.
+they survive a resume. There are never more than `MOST_FRAMES` of them, spread over the whole run:
+where there would be more, the one goes whose neighbors are closest to each other.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def keep_frame(folder: Path, step: int, synthetic: SyntheticSet) -> None:
     _picture(synthetic).save(content, "PNG")
     write_whole(folder / FRAMES / f"{step:09d}.png", content.getvalue())
     kept = _frames(folder)
-    if len(kept) > MOST_FRAMES:
-        for path, _ in kept[1:-1:2]:
-            path.unlink()
+    while len(kept) > MOST_FRAMES:
+        least = min(range(1, len(kept) - 1), key=lambda i: kept[i + 1][1] - kept[i - 1][1])
+        kept.pop(least)[0].unlink()
 
 
 def forget_frames(folder: Path, step: int) -> None:
@@ -77,7 +77,11 @@ def animation(folder: Path) -> bytes | None:
     kept = _frames(folder)
     if len(kept) < 2:
         return None
-    pictures = [_captioned(Image.open(path), step) for path, step in kept]
+    frames = [Image.open(path) for path, _ in kept]
+    # Of one size, whatever is in the folder.
+    size = max(frame.width for frame in frames), max(frame.height for frame in frames)
+    steps = [step for _, step in kept]
+    pictures = [_captioned(*each, size) for each in zip(frames, steps, strict=True)]
     content = io.BytesIO()
     pictures[0].save(
         content,
@@ -115,11 +119,12 @@ def _picture(synthetic: SyntheticSet) -> Any:
     return picture
 
 
-def _captioned(picture: Any, step: int) -> Any:
-    """Return a frame with its step below."""
+def _captioned(picture: Any, step: int, size: tuple[int, int]) -> Any:
+    """Return a frame of a size with its step below."""
     from PIL import Image, ImageDraw
 
-    framed = Image.new("RGB", (max(picture.width, 80), picture.height + _STRIP), "white")
+    width, height = size
+    framed = Image.new("RGB", (max(width, 80), height + _STRIP), "white")
     framed.paste(picture, (0, 0))
-    ImageDraw.Draw(framed).text((4, picture.height + 3), f"step {step:,}", fill="black")
+    ImageDraw.Draw(framed).text((4, height + 3), f"step {step:,}", fill="black")
     return framed
