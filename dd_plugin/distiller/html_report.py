@@ -113,7 +113,7 @@ def _summary(page: Page) -> str:
     if page.running:
         note = (
             '<p class="note">The run was not finished when this page was written. '
-            "Reload it after the next evaluation.</p>\n"
+            "While it lasts, each evaluation writes a new one.</p>\n"
         )
     return f"{note}<p>{' '.join(map(_escaped, facts))}</p>"
 

@@ -196,7 +196,7 @@ def test_the_report_of_a_run(finished):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it_without_scrolling_sideways(finished, tmp_path, width):
+def test_a_browser_shows_it(finished, tmp_path, width):
     picture = tmp_path / "page.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
