@@ -4,7 +4,8 @@ Used by `distiller` and `resuming`. A checkpoint is a folder ``checkpoint-N`` th
 not at all: it is written under another name, flushed to the disk, and then renamed. Batches,
 networks and augmentation are functions of the seed and the step. A checkpoint holds the rest: the
 outer parameters and their optimizer, the pool of networks, the position in streamed data, the
-history, and the random generators of Python, NumPy and torch for code of the user. Tensors go into
+history, and the random generators of Python, NumPy and torch for code of the user. Its folder
+``set`` has the record and the tensors of the distilled set, for `dd-plugin export`. Tensors go into
 safetensors and the rest into JSON; nothing in a checkpoint is executed when it is read.
 """
 
@@ -79,8 +80,15 @@ def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
     return folder
 
 
-def save_checkpoint(state: TrainState, run: Run) -> Path:
+def save_checkpoint(
+    state: TrainState, run: Run, describe: Callable[[Path], None] | None = None
+) -> Path:
     """Write ``checkpoint-N`` of a run, and delete the oldest over the limit.
+
+    Args:
+        state: of the run.
+        run: its settings and processes.
+        describe: writes into the folder, on the main process, what makes a set of it.
 
     Raises:
         OSError: it could not be written, on this process or another; nothing is left of it.
@@ -91,7 +99,7 @@ def save_checkpoint(state: TrainState, run: Run) -> Path:
     # Every process passes the same barriers, whatever failed on one of them.
     problem = ""
     if accelerator.is_main_process:
-        problem = _problem_of(_begin, state, run, partial)
+        problem = _problem_of(_begin, state, run, partial, describe)
     accelerator.wait_for_everyone()
     problem = problem or _problem_of(_save_process, state, partial, accelerator.process_index)
     failed = _any_problem(accelerator, problem)
@@ -106,8 +114,10 @@ def save_checkpoint(state: TrainState, run: Run) -> Path:
     return final
 
 
-def save_or_warn(state: TrainState, run: Run) -> bool:
-    """Write a checkpoint; a failure is a warning, and the run continues.
+def save_or_warn(
+    state: TrainState, run: Run, describe: Callable[[Path], None] | None = None
+) -> bool:
+    """Write a checkpoint, see `save_checkpoint`; a failure is a warning, and the run continues.
 
     Returns:
         Whether it was written.
@@ -116,7 +126,7 @@ def save_or_warn(state: TrainState, run: Run) -> bool:
         UserWarning: it was not.
     """
     try:
-        save_checkpoint(state, run)
+        save_checkpoint(state, run, describe)
     except OSError as error:
         # The run itself is in memory and sound; losing it for want of a file would be worse.
         warnings.warn(
@@ -129,10 +139,14 @@ def save_or_warn(state: TrainState, run: Run) -> bool:
     return True
 
 
-def _begin(state: TrainState, run: Run, partial: Path) -> None:
+def _begin(
+    state: TrainState, run: Run, partial: Path, describe: Callable[[Path], None] | None
+) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _save_shared(state, run, partial)
+    if describe is not None:
+        describe(partial)
 
 
 def _finish(partial: Path, final: Path, limit: int | None) -> None:

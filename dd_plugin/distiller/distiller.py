@@ -33,6 +33,7 @@ from dd_plugin.distiller.callbacks import (
 from dd_plugin.distiller.checkpoint import save_or_warn
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.evaluating import Evaluator, metrics_of
+from dd_plugin.distiller.filling import Filling
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.model_names import names_as_settings, warn_of_nameless
@@ -144,6 +145,7 @@ class Distiller:
         self._stop_signal = StopSignal()
         self._trackers = Trackers(self.accelerator, config.report_to)
         self._files = RunFolder(config)
+        self._filling = Filling(self._files)
         # Not `self`, which would never be collected.
         weakref.finalize(self, self._files.lock.release)
 
@@ -176,6 +178,10 @@ class Distiller:
             position=self.state,
             best=self.best,
         )
+
+    @property
+    def _report(self) -> Report:
+        return Report(self._run, self._parts, position=self.state, results=self.results)
 
     @property
     def _outer_step(self) -> OuterStep:
@@ -263,6 +269,7 @@ class Distiller:
         if self.head is not None:
             with unwinding_on_sigterm(), self._files.steps(self.state):
                 self.head.prepare()
+        self._filling.begin(self._report)
         self._call("on_train_begin")
         progress = Progress(self.state, Workload.of(self._run, self.synthetic, self.train_data))
         compiling = AutoCompile(run, state, lambda: self._outer_step.try_out())
@@ -299,8 +306,10 @@ class Distiller:
             metrics = self.evaluate()
             if self.config.load_best_model_at_end:
                 self.best.note(self.synthetic, state, metrics["accuracy_mean"])
+        if control.should_evaluate or state.interrupted:
+            self._filling.fill(self._report, self.best)
         is_due = control.should_save or (state.interrupted and self.config.save_steps)
-        if is_due and save_or_warn(self._train_state, self._run):
+        if is_due and save_or_warn(self._train_state, self._run, self._report.describe):
             self._call("on_save")
         control.should_log = control.should_evaluate = control.should_save = False
 
@@ -328,10 +337,6 @@ class Distiller:
         Raises:
             ValueError: there is no evaluation data, or ``networks`` is less than 1.
         """
-        if networks is not None and networks < 1:
-            raise ValueError(
-                f"`networks` must be at least 1, got {networks}; leave it out for `eval_networks`"
-            )
         count = self.config.eval_networks if networks is None else networks
         metrics = metrics_of(Evaluator(self._run, self._parts).distilled(count))
         self.log({f"eval_{name}": value for name, value in metrics.items()})
@@ -371,11 +376,7 @@ class Distiller:
             ValueError: another folder has files that would be replaced, and no distilled set; or
                 ``config.output_dir`` holds a set that this run did not write.
         """
-        if output_dir is not None and not str(output_dir):
-            raise ValueError("`output_dir` must be a folder, got ''; leave it out for the run's")
-        report = Report(self._run, self._parts, position=self.state, results=self.results)
-        folder = None if output_dir is None else Path(output_dir)
-        return self._files.save_from(self.accelerator, report.write, folder)
+        return self._files.save_from(self.accelerator, self._report.write, output_dir)
 
     def end(self) -> None:
         """Close trackers and processes; the last call of a script."""
@@ -394,7 +395,4 @@ class Distiller:
             ValueError: it is not known where to.
             PushError: the Hub does not take it; the folder is there to be pushed again.
         """
-        repo_id = self.config.hub_dataset_id if repo_id is None else repo_id
-        if not repo_id:
-            raise ValueError("`repo_id` must be given, or `hub_dataset_id` in the configuration")
-        return publish(self._run, self.save_model(), repo_id)
+        return publish(self._run, self.save_model, repo_id)

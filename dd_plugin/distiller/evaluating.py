@@ -54,8 +54,12 @@ class Evaluator:
                 one head for each frozen network.
 
         Raises:
-            ValueError: there is no evaluation data.
+            ValueError: there is no evaluation data, or ``networks`` is less than 1.
         """
+        if networks < 1:
+            raise ValueError(
+                f"`networks` must be at least 1, got {networks}; leave it out for `eval_networks`"
+            )
         comparison = Comparison(
             synthetic=self.parts.synthetic,
             seeds=self._seeds(networks),

@@ -6,6 +6,7 @@ Used by `distiller`. How a folder gets there is told in `dd_plugin.hub`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,25 @@ def check_publishing(config: DistillerConfig) -> None:
     check_target(str(config.hub_dataset_id), **_access(config))
 
 
-def publish(run: Run, folder: Path, repo_id: str) -> str:
+def publish(run: Run, save: Callable[[], Path], repo_id: str | None) -> str:
     """Push the folder of a set to the Hub from the main process, in one commit.
+
+    Args:
+        run: its settings and processes.
+        save: writes the set, on every process, and returns its folder.
+        repo_id: where to; by default that of the settings.
 
     Returns:
         The address of the commit; empty on all but the main process.
 
     Raises:
+        ValueError: it is not known where to.
         PushError: the Hub does not take it.
     """
-    address = ""
+    repo_id = run.config.hub_dataset_id if repo_id is None else repo_id
+    if not repo_id:
+        raise ValueError("`repo_id` must be given, or `hub_dataset_id` in the configuration")
+    folder, address = save(), ""
     if run.accelerator.is_main_process:
         from dd_plugin.hub import push_folder
 

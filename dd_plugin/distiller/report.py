@@ -1,6 +1,6 @@
-"""The files of a finished run: the distilled set, its curve, its log and its table.
+"""The files of a run: the distilled set, its curve, its log, its table and a page to look at.
 
-Last in the flow of the trainer: saving the model writes it.
+Last in the flow of the trainer: saving the model writes it, and so does each evaluation.
 """
 
 from __future__ import annotations
@@ -8,28 +8,31 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.course import animation, keep_frame, last_frame
 from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.html_report import Page, report_page
 from dd_plugin.distiller.parts import Parts
 from dd_plugin.distiller.run import Run
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.training_images import row_labels
 from dd_plugin.files import write_whole
 from dd_plugin.hub.card.results import ALL_NETWORKS
-from dd_plugin.hub.folder import write_set
+from dd_plugin.hub.folder import CORE, write_core, write_set
 from dd_plugin.hub.record import DISTILLED, About, NetworkClass, Protocol, Result, Settings, Source
 from dd_plugin.hub.remote.published import check_replaceable
 from dd_plugin.text import first_line, table
@@ -70,12 +73,14 @@ class Report:
         parts: its real images, the networks and the distilled set.
         position: the steps done and the log.
         results: the table of accuracies, by what was trained on; empty without a comparison.
+        running: the run has not ended; nobody is asked over the network then.
     """
 
     run: Run
     parts: Parts
     position: DistillerState
     results: Mapping[str, Scores]
+    running: bool = False
 
     def write(self, folder: Path) -> None:
         """Write everything into a folder; called on one process.
@@ -84,24 +89,45 @@ class Report:
             OSError: the folder cannot be written.
             ValueError: it is not the run's own, and has files of the user's that would be replaced.
         """
-        config, networks = self.run.config, self.parts.networks
         # The run's own folder was looked at before the run.
         if folder.resolve() != self.run.folder.resolve():
             check_replaceable(folder, "output_dir")
-        initial = None
-        if not isinstance(networks, HeadCourse):
-            initial = networks.start(self.parts.synthetic)
         results = {name: Result.of(scores) for name, scores in self.results.items()}
         write_set(
             folder,
             self.parts.synthetic,
-            initial=initial,
+            initial=self._initial(),
             results=results,
             protocol=self._protocol(),
-            source=_source(config, self.parts),
+            source=self._source(),
             about=self._about(),
         )
         self._write_extras(folder)
+
+    def describe(self, checkpoint: Path) -> None:
+        """Write into a checkpoint what makes a set of it; called on one process.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        report = replace(self, running=True)
+        write_core(
+            checkpoint / CORE,
+            self.parts.synthetic,
+            initial=self._initial(),
+            protocol=replace(report, results={})._protocol(),
+            source=report._source(),
+            about=report._about(),
+        )
+
+    def _initial(self) -> dict[str, Tensor] | None:
+        networks = self.parts.networks
+        if isinstance(networks, HeadCourse):
+            return None
+        return networks.start(self.parts.synthetic)
+
+    def _source(self) -> Source:
+        return _source(self.run.config, self.parts, ask=not self.running)
 
     def _about(self) -> About:
         config = self.run.config
@@ -112,13 +138,14 @@ class Report:
             recipe_name=config.recipe_name or None,
             config=Settings.from_json(settings),
             outer_steps=self.position.global_step,
+            unfinished=self._is_unfinished or None,
             network=NetworkClass.from_json(self.parts.networks.summary()),
-            versions={
-                "dd_plugin": __version__,
-                "torch": torch.__version__,
-                **_installed("timm", "transformers", "datasets"),
-            },
+            versions=_versions(),
         )
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return self.running and self.position.global_step < self.position.max_steps
 
     def _protocol(self) -> Protocol:
         config, images, split = self.run.config, self.parts.evaluation, self.parts.eval_split
@@ -148,14 +175,23 @@ class Report:
             UserWarning: one of them cannot be written.
         """
         missing = []
-        extras = {"log.jsonl": self._log, "results.md": self._table, "curve.png": self._curve}
+        extras = {
+            "log.jsonl": self._log,
+            "results.md": self._table,
+            "curve.png": self._curve,
+            "course.webp": self._course,
+            "report.html": lambda: self._page(folder),
+        }
         for name, make in extras.items():
             try:
-                (folder / name).unlink(missing_ok=True)  # of an earlier set in the folder
                 content = make()
-                if content is not None:
+                if content is None:
+                    (folder / name).unlink(missing_ok=True)  # of an earlier set in the folder
+                else:
                     write_whole(folder / name, content)
             except _FAILURES as error:
+                with suppress(OSError):
+                    (folder / name).unlink(missing_ok=True)
                 missing.append(f"{name} ({type(error).__name__}: {first_line(error)})")
         if missing:
             warnings.warn(
@@ -173,12 +209,57 @@ class Report:
         return (results_table(self.results, classes, self.run.config) + "\n").encode()
 
     def _curve(self) -> bytes | None:
+        is_head = isinstance(self.parts.networks, HeadCourse)
+        return training_curve(self._history(), "heads" if is_head else "fresh networks")
+
+    def _history(self) -> list[dict[str, Any]]:
+        """The log, and the accuracy of the comparison where there is one."""
         history = list(self.position.log_history)
         if final := self.results.get(DISTILLED):
             accuracy = {"eval_accuracy_mean": final.mean, "eval_accuracy_std": final.std}
             history.append({"step": self.position.global_step, **accuracy})
-        is_head = isinstance(self.parts.networks, HeadCourse)
-        return training_curve(history, "heads" if is_head else "fresh networks")
+        return history
+
+    def _course(self) -> bytes | None:
+        own, step = self.run.folder, self.position.global_step
+        newest = last_frame(own)
+        if newest is not None and newest < step:  # the end of a run that kept frames
+            keep_frame(own, step, self.parts.synthetic)
+        return animation(own)
+
+    def _page(self, folder: Path) -> bytes:
+        config, course = self.run.config, folder / "course.webp"
+        recipe = self.parts.synthetic.recipe
+        header: Sequence[str] = ()
+        rows: Sequence[Sequence[str]] = ()
+        if self.results:
+            header, rows = results_rows(self.results, recipe.num_classes, config)
+        settings = _published(config, recipe, self.parts.train.public_name)
+        if choices := self.position.choices:
+            settings["chosen"] = choices
+        page = Page(
+            synthetic=self.parts.synthetic,
+            folder=str(folder),
+            step=self.position.global_step,
+            max_steps=self.position.max_steps,
+            running=self._is_unfinished,
+            best_step=self.position.best_step if config.load_best_model_at_end else None,
+            history=self._history(),
+            header=header,
+            rows=rows,
+            settings=settings,
+            versions=_versions(),
+            animation=course.read_bytes() if course.exists() else None,
+        )
+        return report_page(page).encode()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "dd_plugin": __version__,
+        "torch": torch.__version__,
+        **_installed("timm", "transformers", "datasets"),
+    }
 
 
 def _installed(*packages: str) -> dict[str, str]:
@@ -201,14 +282,15 @@ def _published(config: DistillerConfig, recipe: Recipe, dataset: str | None) -> 
     return settings
 
 
-def _source(config: DistillerConfig, parts: Parts) -> Source:
+def _source(config: DistillerConfig, parts: Parts, *, ask: bool) -> Source:
+    """Return what was distilled; the Hub is asked for its license, if at all."""
     name = parts.train.public_name
     hub_id = None if name == DIGITS else name
     if config.license:
         licenses = [config.license]
     elif name == DIGITS:
         licenses = [_DIGITS_LICENSE]
-    elif hub_id:
+    elif hub_id and ask:
         from dd_plugin.hub.remote.download import licenses_of  # and the client of the Hub
 
         licenses = licenses_of(hub_id)
@@ -233,10 +315,17 @@ def _length(data: RealData) -> int | None:
 
 def results_table(results: Mapping[str, Scores], num_classes: int, config: DistillerConfig) -> str:
     """Return the table of accuracies in Markdown, aligned to be read as plain text too."""
+    return table(*results_rows(results, num_classes, config))
+
+
+def results_rows(
+    results: Mapping[str, Scores], num_classes: int, config: DistillerConfig
+) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the header and the rows of the table of accuracies."""
     trained, stored = (n * num_classes for n in (config.trained_per_class, config.images_per_class))
     labels = row_labels("distilled images", str(trained), str(stored), "all")
     several = any(scores.by_model for scores in results.values())
-    body = []
+    body: list[Sequence[str]] = []
     for name, scores in results.items():
         trained_on, images = labels[name]
         for model, of_model in {**scores.by_model, ALL_NETWORKS: scores}.items():
@@ -244,7 +333,7 @@ def results_table(results: Mapping[str, Scores], num_classes: int, config: Disti
             count = str(len(of_model.accuracies))
             body.append((trained_on, *network, images, str(of_model), count))
     network = ("network",) if several else ()
-    return table(("trained on", *network, "images", "accuracy", "networks"), body)
+    return ("trained on", *network, "images", "accuracy", "networks"), body
 
 
 def training_curve(history: list[dict[str, Any]], trained: str = "fresh networks") -> bytes | None:

@@ -29,6 +29,9 @@ from dd_plugin.hub.record import checksum_in
 
 logger = logging.getLogger(__name__)
 
+# In the folder of a run that began with a finished set in it.
+SO_FAR = "so_far"
+
 # Seconds between two attempts to write.
 _PAUSE = 5.0
 
@@ -104,7 +107,7 @@ class RunFolder:
             self.lock.release()
 
     def save_from(
-        self, accelerator: Accelerator, write: Callable[[Path], None], folder: Path | None
+        self, accelerator: Accelerator, write: Callable[[Path], None], folder: str | Path | None
     ) -> Path:
         """Write a set on the main process, see `save`, and tell the others how it went.
 
@@ -115,8 +118,13 @@ class RunFolder:
 
         Returns:
             Where it went, on every process; what `save` raises is raised on every process, too.
+
+        Raises:
+            ValueError: the folder has no name.
         """
-        target = self.place if folder is None else folder
+        if folder is not None and not str(folder):
+            raise ValueError("`output_dir` must be a folder, got ''; leave it out for the run's")
+        target = self.place if folder is None else Path(folder)
         failure: OSError | ValueError | None = None
         if accelerator.is_main_process:
             try:
@@ -183,6 +191,27 @@ class RunFolder:
             f"{newest_checkpoint(self._own)}"
         ) from problem
 
+    def write_so_far(self, write: Callable[[Path], None]) -> Path:
+        """Write the set as it is now, while steps are done.
+
+        A finished set in the folder stays until the run ends; the folder `SO_FAR` in it takes the
+        new one then.
+
+        Args:
+            write: writes it into a folder, whole or not at all.
+
+        Returns:
+            Where it went.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: somebody else wrote a set into the folder.
+        """
+        finished = set_in(self._own) is not None and not _is_unfinished(self._own)
+        place = self._own / SO_FAR if finished else self._own
+        self._write(write, place)
+        return place
+
     def _write(self, write: Callable[[Path], None], folder: Path) -> None:
         if folder.resolve() != self._own.resolve():
             write(folder)
@@ -197,6 +226,8 @@ class RunFolder:
                 )
             write(folder)
             self._expected = set_in(folder)
+            if _is_unfinished(self._own / SO_FAR):
+                shutil.rmtree(self._own / SO_FAR, ignore_errors=True)
         finally:
             if not had:
                 self.lock.release()
@@ -211,6 +242,15 @@ def set_in(folder: Path) -> str | None:
         return None
     except (OSError, ValueError, RecursionError):
         return "damaged"
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Return whether the set in a folder was written by a run that had more steps to go."""
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        return bool(record["about"]["unfinished"])
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return False
 
 
 def newest_checkpoint(folder: Path) -> str:

@@ -10,7 +10,12 @@ from pathlib import Path
 from dd_plugin.files import write_together
 from dd_plugin.hub.folder import instead_of_the_set_in
 from dd_plugin.hub.reading import RECORD
-from dd_plugin.hub.remote.published import PUBLISHED, check_replaceable, published_paths
+from dd_plugin.hub.remote.published import (
+    PUBLISHED,
+    UNPUBLISHED,
+    check_replaceable,
+    published_paths,
+)
 
 
 def copy_set(source: Path, target: Path) -> None:
@@ -34,6 +39,6 @@ def copy_set(source: Path, target: Path) -> None:
     ordered = sorted(files, key=lambda name: name == RECORD)
     with instead_of_the_set_in(target):
         write_together(target, {name: files[name] for name in ordered})
-        for name in PUBLISHED:
+        for name in (*PUBLISHED, *UNPUBLISHED):
             if "*" not in name and name not in files:  # of another set
                 (target / name).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from torch import Tensor
 
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation.training_images import pixel_levels
-from dd_plugin.files import lock_of, locked, write_together
+from dd_plugin.files import lock_of, locked, new_folder, write_together
 from dd_plugin.hub.card.text import make_card, merge_card
+from dd_plugin.hub.limits import Limits
 from dd_plugin.hub.links import leaves
-from dd_plugin.hub.reading import IMAGES, RECORD, SMALL_IMAGES, TENSORS, read_record
+from dd_plugin.hub.reading import IMAGES, RECORD, SMALL_IMAGES, TENSORS, read_record, read_set
 from dd_plugin.hub.record import (
     About,
     Evaluation,
@@ -46,6 +48,8 @@ from dd_plugin.hub.record import (
 from dd_plugin.private import column_type
 
 CARD = "README.md"
+# The folder of `write_core` in a checkpoint.
+CORE = "set"
 # Of the preview, which is to be looked at.
 _MOST_COLUMNS, _MOST_ROWS = 50, 20
 
@@ -110,11 +114,66 @@ def write_set(
     Raises:
         OSError: the folder cannot be written; it is as it was then.
     """
-    images, factor = synthetic.images().detach(), synthetic.parametrization.factor
+    record = _record(synthetic, results=results, protocol=protocol, source=source, about=about)
+    _write_whole_set(folder, synthetic, _tensor_file(synthetic, initial), record)
+
+
+def write_core(
+    folder: Path,
+    synthetic: SyntheticSet,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    protocol: Protocol | None = None,
+    source: Source | None = None,
+    about: About | None = None,
+) -> None:
+    """Write the record and the tensors of a set, of which `write_whole_from` makes a whole one.
+
+    Args:
+        folder: created where it is missing.
+        synthetic: see `write_set`.
+        initial: see `write_set`.
+        protocol: see `write_set`.
+        source: see `write_set`.
+        about: see `write_set`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    tensors = _tensor_file(synthetic, initial)
+    record = _record(synthetic, results=None, protocol=protocol, source=source, about=about)
+    record = replace(record, files={TENSORS: _entry(tensors)})
+    write_together(folder, {TENSORS: tensors, RECORD: _json_of(record)})
+
+
+def write_whole_from(core: Path, folder: Path, limits: Limits) -> int:
+    """Write a whole set from the record and tensors of `write_core`.
+
+    Args:
+        core: where these are.
+        folder: new or empty.
+        limits: how large its parts may be.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        DistilledFormatError: there are none, or they are damaged or too large.
+        ValueError: the folder holds something.
+        OSError: it cannot be written; then nothing is left of it.
+    """
+    stored = read_set(core, limits=limits, names=(TENSORS,))
+    with new_folder(folder) as partial:
+        # The bytes and not what was read of them: the same to the last bit.
+        _write_whole_set(partial, stored.synthetic, (core / TENSORS).read_bytes(), stored.record)
+    return len(stored.synthetic.labels)
+
+
+def _tensor_file(synthetic: SyntheticSet, initial: Mapping[str, Tensor] | None) -> bytes:
     # What is stored smaller is enlarged again when it is read, to the same bits.
-    exact = {"images" if factor == 1 else SMALL_IMAGES: synthetic.parametrization.stored()}
+    whole = synthetic.parametrization.factor == 1
     tensors = {
-        **exact,
+        "images" if whole else SMALL_IMAGES: synthetic.parametrization.stored(),
         "labels": synthetic.labels,
         "step_sizes": synthetic.step_sizes(),
         **{f"constants.{name}": t for name, t in synthetic.constants().items()},
@@ -123,22 +182,26 @@ def write_set(
     }
     if synthetic.learned_labels is not None:
         tensors["soft_labels"] = synthetic.targets()
-    parquet, num_bytes = _parquet(synthetic, images)
-    picture = io.BytesIO()
-    preview(synthetic, images).save(picture, "PNG")
-    files = {
-        IMAGES: parquet,
-        TENSORS: save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}),
-        "preview.png": picture.getvalue(),
-    }
-    record = Record(
+    return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+
+
+def _record(
+    synthetic: SyntheticSet,
+    *,
+    results: Mapping[str, Result | Mapping[str, Any]] | None,
+    protocol: Protocol | Mapping[str, Any] | None,
+    source: Source | Mapping[str, Any] | None,
+    about: About | Mapping[str, Any] | None,
+) -> Record:
+    """Return the record of a set, without its files."""
+    count = len(synthetic.labels)
+    return Record(
         recipe=synthetic.recipe,
         transform=TransformKind.from_json(synthetic.transform.metadata()),
         images=Images(
-            count=len(images),
-            num_bytes=num_bytes,
-            per_class=len(images) / synthetic.recipe.num_classes,
-            upsample_factor=factor,
+            count=count,
+            per_class=count / synthetic.recipe.num_classes,
+            upsample_factor=synthetic.parametrization.factor,
             soft_labels=synthetic.learned_labels is not None,
             label_form=synthetic.label_form,
             learned_step_sizes=synthetic.log_step_sizes.requires_grad,
@@ -150,14 +213,28 @@ def write_set(
         },
         protocol=protocol if isinstance(protocol, Protocol) else Protocol.from_json(protocol or {}),
         about=about if isinstance(about, About) else About.from_json(about or {}),
-        files={
-            name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-            for name, content in files.items()
-        },
+        files={},
+    )
+
+
+def _write_whole_set(folder: Path, synthetic: SyntheticSet, tensors: bytes, record: Record) -> None:
+    images = synthetic.images().detach()
+    parquet, num_bytes = _parquet(synthetic, images)
+    picture = io.BytesIO()
+    preview(synthetic, images).save(picture, "PNG")
+    files = {IMAGES: parquet, TENSORS: tensors, "preview.png": picture.getvalue()}
+    record = replace(
+        record,
+        images=replace(record.images, num_bytes=num_bytes),
+        files={name: _entry(content) for name, content in files.items()},
     )
     with instead_of_the_set_in(folder):
         record = record.with_evaluations(_evaluations_of(folder, record.files[TENSORS]))
         write_together(folder, {**files, **_record_files(folder, record)})
+
+
+def _entry(content: bytes) -> FileEntry:
+    return FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _evaluations_of(folder: Path, tensors: FileEntry) -> tuple[Evaluation, ...]:
@@ -197,8 +274,12 @@ def _record_files(folder: Path, record: Record) -> dict[str, bytes]:
             warnings.warn(f"{old} was made anew, the old one is {kept}: {error}", stacklevel=4)
     return {
         CARD: card.encode(),
-        RECORD: (json.dumps(record.to_json(), indent=1) + "\n").encode(),
+        RECORD: _json_of(record),
     }
+
+
+def _json_of(record: Record) -> bytes:
+    return (json.dumps(record.to_json(), indent=1) + "\n").encode()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def read_set(
     *,
     limits: Limits | None = None,
     checksums: Mapping[str, str] | None = None,
+    names: Sequence[str] = (IMAGES, TENSORS),
 ) -> StoredSet:
     """Read and check a distilled set.
 
@@ -71,13 +72,14 @@ def read_set(
         folder: as `dd_plugin.hub.folder.write_set` writes it.
         limits: how large its parts may be.
         checksums: SHA-256 of files that were taken just now, by name, not to be taken again.
+        names: the files beside the record; a checkpoint has the tensors alone.
 
     Raises:
         DistilledFormatError: it is no set, or a newer, incomplete or damaged one.
     """
     folder, limits = Path(folder), limits or Limits()
     record = read_record(folder)
-    for name in (IMAGES, TENSORS):
+    for name in names:
         size = _size(folder, name)
         limits.check("max_bytes", size, f"{folder / name} has", " bytes")
         digest = (checksums or {}).get(name) or sha256_of(folder / name)

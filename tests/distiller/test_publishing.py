@@ -28,6 +28,6 @@ def test_the_main_process_pushes(tmp_path, monkeypatch, is_main):
         wait_for_everyone=lambda: events.append("all"),
     )
     run = Run.of(toy_config(tmp_path), accelerator)
-    address = publishing.publish(run, tmp_path, "me/toy")
+    address = publishing.publish(run, lambda: tmp_path, "me/toy")
     assert address == ("address" if is_main else "")
     assert events == ([(tmp_path, "me/toy"), "all"] if is_main else ["all"])

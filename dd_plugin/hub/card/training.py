@@ -150,8 +150,9 @@ def distillation_text(record: Record) -> Markdown:
     has_steps = not for_heads or (recipe.head == "unroll" and not record.matches_gradients)
     window = one_of("window", config.window, length=count(config.window_length))
     augmented = recipe.augmentation not in ("", "none")
+    steps = count(about.outer_steps)
     rows = {
-        "outer_steps": count(about.outer_steps),
+        "outer_steps": say("outer_steps.so_far", steps=steps) if about.unfinished else steps,
         "window": window if has_steps else _NOTHING,
         "augmentation": _augmentation(recipe) if for_heads and augmented else _NOTHING,
         "real_images": count(config.real_batch_size),

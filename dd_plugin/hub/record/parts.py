@@ -193,6 +193,10 @@ def _versions(value: Any, where: str) -> dict[str, str]:
     return {name: str(version) for name, version in (value or {}).items() if version}
 
 
+def _true(value: Any, where: str) -> bool | None:
+    return True if value else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class About(JsonPart):
     """The making of the set.
@@ -201,6 +205,7 @@ class About(JsonPart):
         recipe_name: of the package's recipe that the settings are from.
         config: the settings of the run.
         outer_steps: how many.
+        unfinished: whether the run had more steps to go when the set was written.
         network: what is known of the network.
         versions: of the packages, by their names.
     """
@@ -210,6 +215,7 @@ class About(JsonPart):
         default_factory=lambda: Settings.from_json({})
     )
     outer_steps: Whole = None
+    unfinished: Annotated[bool | None, Key(_true, left_out=True)] = None
     network: Annotated[NetworkClass, Key(part_of(NetworkClass, nullable=True))] = field(
         default_factory=lambda: NetworkClass.from_json({})
     )

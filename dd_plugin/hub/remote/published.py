@@ -23,6 +23,8 @@ CARD = "README.md"
 _DATA = "data/train-*.parquet"
 _REQUIRED = (CARD, _DATA, "tensors.safetensors", RECORD)
 PUBLISHED = (*_REQUIRED, "preview.png", "results.md", "log.jsonl", "curve.png")
+# Written beside them, and for the eyes of its user alone.
+UNPUBLISHED = ("report.html", "course.webp")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def check_replaceable(folder: Path, argument: str) -> None:
         ValueError: files of the user's would be replaced or deleted.
     """
     taken = sorted(
-        path.relative_to(folder).as_posix() for name in PUBLISHED for path in folder.glob(name)
+        path.relative_to(folder).as_posix()
+        for name in (*PUBLISHED, *UNPUBLISHED)
+        for path in folder.glob(name)
     )
     if taken and not _has_record(folder):
         raise ValueError(

@@ -41,3 +41,12 @@ def test_constant_step_size_is_told():
     record["images"]["learned_step_sizes"] = False
     record["about"]["config"]["inner_lr"] = 0.0375
     assert "constant, 0.0375" in sections(card_of(record))["recipe"]
+
+
+def test_a_run_that_had_more_steps_to_go_is_told():
+    record = a_record()
+    record["about"] |= {"outer_steps": 1200, "unfinished": True}
+    words = "1,200 so far; the run was not finished"
+    assert words in sections(card_of(record))["distillation"]
+    record["about"]["unfinished"] = False
+    assert words not in sections(card_of(record))["distillation"]
