@@ -82,6 +82,12 @@ class DataSettings:
     eval_split: str | None = _option(
         None, "Split to evaluate on; by default 'validation', or 'test' if there is none."
     )
+    validation_fraction: float | None = _option(
+        None,
+        "Share of each class that is held out to evaluate on, if the data set has no split for "
+        "that; at least one image of each class. By default 0.2, and 0 for a single split that is "
+        "passed in Python; 0 for none.",
+    )
     image_column: str | None = _option(None, "Column of the images; by default it is detected.")
     label_column: str | None = _option(None, "Column of the labels; by default it is detected.")
     image_size: int | None = _option(None, "Resize images to this height and width.")
