@@ -93,7 +93,13 @@ def _lines(distiller: Distiller, *, measured: bool) -> list[str]:
         times = measure(step) if measured else None
     except (ValueError, TypeError, NonFiniteError, VerificationError) as error:
         raise CommandError(with_flags(str(error))) from error
-    plan = Plan(run, state, distiller.eval_data, distiller.eval_split, times)
+    plan = Plan(
+        run,
+        state,
+        evaluation=distiller.eval_data,
+        eval_split=distiller.eval_split,
+        measured=times,
+    )
     return list(map(with_flags, plan.lines()))
 
 

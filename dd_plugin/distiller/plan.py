@@ -14,6 +14,7 @@ from typing import Final
 from dd_plugin.data import RealData
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.defaults import default_arguments
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.machine import free_memory
 from dd_plugin.distiller.measuring import Measured
@@ -184,10 +185,13 @@ class Plan:
     def _networks(self) -> Iterator[tuple[str, str]]:
         config, networks = self.run.config, self.state.networks
         recipe = self.state.synthetic.recipe
-        why = ", the default network" if config.has_default_model else ""
+        why = ""
+        if config.has_default_model and not isinstance(networks, HeadCourse):
+            is_rule = dict(recipe.model_args) == default_arguments(recipe.shape, recipe.num_classes)
+            why = ", the default for these images" if is_rule else ""
         if isinstance(networks, HeadCourse):
             for backbone in recipe.backbones:
-                yield "network", f"{backbone.model or 'your own'}, frozen{why}"
+                yield "network", f"{backbone.model or 'your own'}, frozen"
             yield "trained", f"the head, {config.head}"
             return
         for one, label, problem in zip(
