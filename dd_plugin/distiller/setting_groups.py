@@ -22,7 +22,7 @@ from dd_plugin.choices import (
 )
 
 DEFAULT_MODEL = "timm/dd_convnet"
-# The network of the run without options: small, for images of 8x8.
+# What `defaults` has for the digits, which are the data of a run without options.
 DEFAULT_ARGUMENTS = {"width": 32, "depth": 2, "norm_layer": "batchnorm2d"}
 
 
@@ -114,7 +114,8 @@ class NetworkSettings:
     model_args: dict[str, Any] | str | list[dict[str, Any]] | None = _option(
         None,
         "Arguments of the model, as JSON on the command line: '{\"width\": 64}' for all models, "
-        "or a list with one such object per model. With trainable=head the only one is "
+        "or a list with one such object per model. By default timm/dd_convnet alone gets BatchNorm "
+        "and a width and depth that fit the images. With trainable=head the only one is "
         "'{\"pretrained\": false}', for random weights.",
     )
     trainable: Trainable = _option(
