@@ -6,6 +6,7 @@ plan is left behind by a dry run.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,9 +34,9 @@ def dry_run(config: DistillerConfig, make: Callable[[], Distiller]) -> int:
     """
     with _no_folder_left(Path(config.output_dir)):
         distiller = make()
+        lines = _lines(distiller, measured=True)
         if distiller.accelerator.is_main_process:
-            for line in _lines(distiller, measured=True):
-                print(line)
+            print("\n".join(lines))
         distiller.end()
     return 0
 
@@ -49,23 +50,25 @@ def tell_plan(distiller: Distiller) -> None:
         CommandError: the first steps of the run would fail.
     """
     config = distiller.config
-    if config.resume_from_checkpoint or not distiller.accelerator.is_main_process:
+    if config.resume_from_checkpoint:
         return
     from dd_plugin.distiller.plan import is_worth_measuring
 
     measured = not config.disable_tqdm and is_worth_measuring(config)
-    for line in _lines(distiller, measured=measured):
-        tell(line)
+    lines = _lines(distiller, measured=measured)
+    if distiller.accelerator.is_main_process:
+        tell("\n".join(lines))
 
 
 def _lines(distiller: Distiller, *, measured: bool) -> list[str]:
+    """Return the lines of the plan; all processes measure, since they slow each other down."""
     from dd_plugin.bilevel import VerificationError
     from dd_plugin.distiller import NonFiniteError
     from dd_plugin.distiller.measuring import measure
     from dd_plugin.distiller.outer_step import OuterStep
     from dd_plugin.distiller.plan import Plan
     from dd_plugin.distiller.run import Run, TrainState
-    from dd_plugin.distiller.storage_choice import storage_of
+    from dd_plugin.distiller.storage_choice import choose_storage, storage_of
 
     run = Run(
         distiller.config,
@@ -79,9 +82,10 @@ def _lines(distiller: Distiller, *, measured: bool) -> list[str]:
         train_data=distiller.train_data,
         optimizer=distiller.optimizer,
         lr_scheduler=distiller.lr_scheduler,
-        position=distiller.state,
+        position=copy.deepcopy(distiller.state),
         best=distiller.best,
     )
+    choose_storage(run, state)
     step = OuterStep(
         run,
         state,

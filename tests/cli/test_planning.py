@@ -1,6 +1,8 @@
 """`dd_plugin.cli.planning`: the plan before a run, and `--dry_run`."""
 
 from dd_plugin.cli import main
+from dd_plugin.cli.planning import tell_plan
+from tests.distiller.toy import toy_distiller
 
 SHORT = ("--inner_steps=1", "--save_steps=0", "--compile=no", "--eval_steps=0", "--baselines=false")
 
@@ -42,3 +44,21 @@ def test_settings_are_spelled_as_options(tmp_path, capsys, digits):
     words = [f"--output_dir={tmp_path / 'out'}", "--image_size=4", "--max_steps=7", *SHORT]
     assert main(["distill", "--dry_run", *words]) == 0
     assert "4 x 4, gray, by --image_size" in capsys.readouterr().out
+
+
+def test_a_plan_leaves_the_trainer_as_it_was(tmp_path, capsys, monkeypatch):
+    distiller = toy_distiller(tmp_path, max_steps=50, disable_tqdm=False)
+    monkeypatch.setattr("dd_plugin.distiller.storage_choice.free_memory", lambda device: 1)
+    tell_plan(distiller)
+    told = capsys.readouterr().err
+    # With next to no memory, the measured steps kept nothing either.
+    assert "storage: recompute, by the free memory" in told
+    assert "as measured" in told
+    assert (distiller.state.global_step, distiller.state.choices) == (0, {})
+
+
+def test_a_resumed_run_has_no_plan(tmp_path, capsys):
+    distiller = toy_distiller(tmp_path)
+    distiller.config.resume_from_checkpoint = "latest"
+    tell_plan(distiller)
+    assert capsys.readouterr().err == ""
