@@ -54,6 +54,7 @@ class Purpose(IntEnum):
     BACKBONE_WEIGHTS = 26
     TRIAL_RUN = 27
     HEAD_COPIES = 28
+    HELD_OUT = 29
 
 
 @unique

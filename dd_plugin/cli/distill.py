@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_plugin.cli.errors import CommandError, tell
+from dd_plugin.cli.planning import dry_run, tell_plan
 from dd_plugin.cli.run_settings import (
     list_recipes,
     make_config,
@@ -21,7 +22,10 @@ from dd_plugin.memory import uncollected
 from dd_plugin.recipes import recipe_names
 
 if TYPE_CHECKING:
-    from dd_plugin.distiller import Distiller, DistillerState
+    from dd_plugin.distiller import Distiller, DistillerConfig, DistillerState
+
+
+_NO_SETTINGS = frozenset({"command", "debug", "config", "dry_run"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG.yaml | recipe:NAME",
         help="settings from a YAML file, or from a recipe (`recipe:` alone lists them). It stands "
         "before the options, which override it.",
+    )
+    parser.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="print what the run would do and how long it would take, and end. Two of its steps "
+        "are measured for that.",
     )
     add_settings(parser)
 
@@ -56,9 +67,14 @@ def run(args: argparse.Namespace) -> int:
     if recipe is not None and recipe not in recipe_names():
         list_recipes(recipe)
         return 0
-    options = {k: v for k, v in vars(args).items() if k not in ("command", "debug", "config")}
+    options = {k: v for k, v in vars(args).items() if k not in _NO_SETTINGS}
     file = args.config if recipe is None else None
-    distiller = _make_distiller(recipe, {**settings_from_yaml(file), **options})
+    values = {**settings_from_yaml(file), **options}
+    config = _config(recipe, values)
+    if args.dry_run:
+        return dry_run(config, lambda: _make_distiller(config))
+    distiller = _make_distiller(config)
+    tell_plan(distiller)
     is_main = distiller.accelerator.is_main_process
     state = _train(distiller)
     if state.interrupted:
@@ -80,11 +96,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make_distiller(recipe: str | None, values: dict[str, Any]) -> "Distiller":
+def _config(recipe: str | None, values: dict[str, Any]) -> "DistillerConfig":
+    """Return the settings of the run; torch is not imported for them."""
     try:
-        config = make_config(recipe, values)  # before torch is imported
+        return make_config(recipe, values)
     except (ValueError, TypeError) as error:
         raise CommandError(str(error)) from error
+
+
+def _make_distiller(config: "DistillerConfig") -> "Distiller":
     with uncollected():
         from dd_plugin.distiller import Distiller
         from dd_plugin.distiller.output_folder import check_output_dir

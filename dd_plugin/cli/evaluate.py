@@ -161,7 +161,7 @@ def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> l
     about = Evaluation(
         set=candidate.name,
         dataset=test.public_name if args.dataset else record.protocol.dataset,
-        split=args.split or record.protocol.split or "test",
+        split=args.split or record.protocol.tested_on,
     )
     request = Request(
         models=candidate.models,

@@ -20,9 +20,11 @@ from dd_plugin.bilevel import (
 )
 from dd_plugin.data import RealData, SyntheticSet
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.defaults import default_arguments
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.networks import Mode, Networks
 from dd_plugin.distiller.real_images import real_batch_size
+from dd_plugin.distiller.setting_groups import DEFAULT_MODEL
 from dd_plugin.distiller.turns import in_turn
 from dd_plugin.files import under
 from dd_plugin.hub.reading import FLOATS
@@ -201,7 +203,7 @@ def make_architectures(
         ValueError: one does not fit the data, or two do not go together.
     """
     members: list[Networks] = []
-    chosen = chosen_networks(config, model_init)
+    chosen = chosen_networks(config, model_init, train)
     for model, arguments in chosen:
         try:
             networks = _networks(
@@ -219,10 +221,12 @@ def make_architectures(
 
 
 def chosen_networks(
-    config: DistillerConfig, model_init: ModelInit | Sequence[ModelInit] | None
+    config: DistillerConfig, model_init: ModelInit | Sequence[ModelInit] | None, train: RealData
 ) -> list[tuple[ModelInit, dict[str, Any]]]:
     """Return each network with its arguments, which only a name can have."""
     if model_init is None:
+        if config.has_default_model and not config.model_args:
+            return [(DEFAULT_MODEL, default_arguments(train.shape, train.num_classes))]
         return list(config.networks)
     models = list(model_init) if isinstance(model_init, (list, tuple)) else [model_init]
     # The names that are left are those among functions; `Distiller` puts others into the settings.

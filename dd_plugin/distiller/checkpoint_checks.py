@@ -40,6 +40,8 @@ _FREE = {
     # Changes no result.
     "storage",
     "verify",
+    # The number of training images is compared.
+    "validation_fraction",
     "push_to_hub",
     "hub_dataset_id",
     "hub_private_repo",

@@ -40,7 +40,9 @@ class DistillerConfig(Settings):
 
     def __post_init__(self) -> None:
         self._coerce()
-        if self.model_args is None and self.dataset == "digits" and self.has_default_model:
+        is_plain = self.dataset == "digits" and self.has_default_model and self.image_size is None
+        if self.model_args is None and is_plain:
+            # As `defaults` has them for these images.
             self.model_args = dict(DEFAULT_ARGUMENTS)
         self.model_args = model_arguments(self.model_args, len(self.models))
         self.inner_optimizer_args = dictionary(self.inner_optimizer_args, "inner_optimizer_args")

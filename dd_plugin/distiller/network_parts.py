@@ -93,7 +93,8 @@ def _recipe(
     custom_loss: bool,
 ) -> Recipe:
     records = tuple(
-        network_record(model, arguments) for model, arguments in chosen_networks(config, model_init)
+        network_record(model, arguments)
+        for model, arguments in chosen_networks(config, model_init, train)
     )
     is_pool = architectures.mode == "pool"
     recipe = Recipe(

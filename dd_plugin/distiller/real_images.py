@@ -13,9 +13,14 @@ from typing import Any, NamedTuple
 import torch
 
 from dd_plugin.data import MissingSplitError, RealData, load_real
+from dd_plugin.data.real.held_out import DEFAULT_FRACTION, HeldOut
 from dd_plugin.distiller.config import DistillerConfig
 
 logger = logging.getLogger(__name__)
+
+# What images that differ in size are brought to at most, if the user names no size: a step costs as
+# many times more as they have more pixels. Pretrained networks are made for larger ones.
+_LARGEST, _LARGEST_OF_HEADS = 64, 224
 
 
 class RealImages(NamedTuple):
@@ -55,6 +60,7 @@ def read_real_images(
         "image_column": config.image_column,
         "label_column": config.label_column,
         "image_size": config.image_size,
+        "largest_size": _LARGEST_OF_HEADS if config.trainable == "head" else _LARGEST,
         "device": device,
         "seed": config.seed,
     }
@@ -64,22 +70,49 @@ def read_real_images(
     if split is None and _has_splits(source):
         split = "train"
     train = load_real(source, split, **options)
+    if train.sizes_differ:
+        logger.warning("images differ in size: they are resized to %d x %d", *train.shape[1:])
     _leave_out_empty_classes(train)
     train.check_classes(config.images_per_class if train.in_memory else 1)
-    _say_batch_size(config, train)
     options |= {
         "image_size": train.shape[1:],
         "channels": train.shape[0],
         "class_names": train.class_names,
         "white_level": train.white_level,
     }
+    evaluation, eval_split = None, None
     if eval_dataset is not None:
         evaluation, eval_split = _read_evaluation(config, eval_dataset, None, options)
     elif _has_splits(source):
         evaluation, eval_split = _read_evaluation(config, source, split, options)
-    else:
-        evaluation, eval_split = None, None
+    if evaluation is None:
+        train, evaluation = _hold_out(config, train, by_default=_has_splits(source))
+    _say_batch_size(config, train)
     return RealImages(train, evaluation, split, eval_split)
+
+
+def _hold_out(
+    config: DistillerConfig, data: RealData, *, by_default: bool
+) -> tuple[RealData, RealData | None]:
+    """Return the images that are distilled, and those that are held out of them if any are."""
+    fraction = config.validation_fraction
+    if fraction is None:
+        fraction = DEFAULT_FRACTION if by_default else 0
+    if not fraction:
+        return data, None
+    rule = HeldOut(fraction, config.seed, keep=config.trained_per_class)
+    parts = data.hold_out(rule)
+    count = parts[1].count() if parts else 0
+    if parts is None or not count:
+        reason = "each class needs all of its images" if parts else "the data set is a stream"
+        logger.warning("no images are held out to evaluate on: %s", reason)
+        return data, None
+    logger.warning(
+        "no split to evaluate on: %d of the %d images are held out of training for that",
+        count,
+        len(data),
+    )
+    return parts
 
 
 def real_batch_size(config: DistillerConfig, train: RealData) -> int:

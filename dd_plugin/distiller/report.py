@@ -33,7 +33,16 @@ from dd_plugin.evaluation.training_images import row_labels
 from dd_plugin.files import write_whole
 from dd_plugin.hub.card.results import ALL_NETWORKS
 from dd_plugin.hub.folder import CORE, write_core, write_set
-from dd_plugin.hub.record import DISTILLED, About, NetworkClass, Protocol, Result, Settings, Source
+from dd_plugin.hub.record import (
+    DISTILLED,
+    About,
+    HeldOutPart,
+    NetworkClass,
+    Protocol,
+    Result,
+    Settings,
+    Source,
+)
 from dd_plugin.hub.remote.published import check_replaceable
 from dd_plugin.text import first_line, table
 
@@ -151,10 +160,10 @@ class Report:
         config, images, split = self.run.config, self.parts.evaluation, self.parts.eval_split
         if images is None:
             return Protocol.from_json({})
-        name = images.public_name
+        name, held_out = images.public_name, HeldOutPart.of(images.held_out)
         if not self.results:
             # A comparison that was interrupted can be taken up by `dd-plugin evaluate`.
-            return Protocol(dataset=name, split=split, images=_length(images))
+            return Protocol(dataset=name, split=split, held_out=held_out, images=_length(images))
         command = f"dd-plugin evaluate {self.run.folder.name}"
         if name is None:
             command += " --dataset FOLDER"
@@ -163,6 +172,7 @@ class Report:
             best_step=self.position.best_step if config.load_best_model_at_end else None,
             dataset=name,
             split=split,
+            held_out=held_out,
             images=_length(images),
             eval_mode=True,
             command=command,

@@ -61,6 +61,9 @@ def check_values(config: Settings) -> None:
     check_amounts(
         config.augmentation, config.augmentations_per_step, config.head_copies, config.inner_steps
     )
+    fraction = config.validation_fraction
+    if fraction is not None and not 0 <= fraction < 1:
+        raise ValueError(f"`validation_fraction` must be from 0 to below 1, got {fraction}")
     if config.hub_token and not re.fullmatch(r"[!-~]+", config.hub_token):
         # The library that sends it would quote it in its error.
         raise ValueError(
@@ -246,6 +249,7 @@ def warn_of_no_effect(config: Settings) -> None:
     default = {f.name: f.default for f in fields(config)}
     unused = {
         **_without_effect_on_a_head(config),
+        "validation_fraction": config.eval_split is not None,
         "groups": config.batching != "groups",
         "batch_size": config.batching != "minibatches",
         "window_length": config.window == "full",

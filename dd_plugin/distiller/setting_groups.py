@@ -22,7 +22,7 @@ from dd_plugin.choices import (
 )
 
 DEFAULT_MODEL = "timm/dd_convnet"
-# The network of the run without options: small, for images of 8x8.
+# What `defaults` has for the digits, which are the data of a run without options.
 DEFAULT_ARGUMENTS = {"width": 32, "depth": 2, "norm_layer": "batchnorm2d"}
 
 
@@ -82,6 +82,12 @@ class DataSettings:
     eval_split: str | None = _option(
         None, "Split to evaluate on; by default 'validation', or 'test' if there is none."
     )
+    validation_fraction: float | None = _option(
+        None,
+        "Share of each class that is held out to evaluate on, if the data set has no split for "
+        "that; at least one image of each class. By default 0.2, and 0 for a single split that is "
+        "passed in Python; 0 for none.",
+    )
     image_column: str | None = _option(None, "Column of the images; by default it is detected.")
     label_column: str | None = _option(None, "Column of the labels; by default it is detected.")
     image_size: int | None = _option(None, "Resize images to this height and width.")
@@ -108,7 +114,8 @@ class NetworkSettings:
     model_args: dict[str, Any] | str | list[dict[str, Any]] | None = _option(
         None,
         "Arguments of the model, as JSON on the command line: '{\"width\": 64}' for all models, "
-        "or a list with one such object per model. With trainable=head the only one is "
+        "or a list with one such object per model. By default timm/dd_convnet alone gets BatchNorm "
+        "and a width and depth that fit the images. With trainable=head the only one is "
         "'{\"pretrained\": false}', for random weights.",
     )
     trainable: Trainable = _option(

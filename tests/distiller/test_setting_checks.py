@@ -87,3 +87,14 @@ def test_ranges_are_those_of_the_types():
     for dtype, (tiniest, largest) in RANGES.items():
         assert tiniest == float(np.finfo(dtype).tiny)
         assert largest == float(np.finfo(dtype).max)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, 2])
+def test_the_held_out_share_is_below_one(tmp_path, fraction):
+    with pytest.raises(ValueError, match="`validation_fraction` must be from 0 to below 1"):
+        toy_config(tmp_path, validation_fraction=fraction)
+
+
+def test_a_named_split_makes_the_held_out_share_idle(tmp_path):
+    with pytest.warns(NoEffectWarning, match="`validation_fraction` = 0.1 has no effect"):
+        toy_config(tmp_path, validation_fraction=0.1, eval_split="test")

@@ -10,12 +10,11 @@ synthetic images and the test batches. There are three kinds of rows, chosen by 
 - a stream (`IterableDataset`) is read in stretches of `buffer_size` examples, each shuffled. Its
   position is all the state there is: a stretch is a function of where it began, so a resumed run
   sees what an undisturbed one would have seen.
-
-`loading` gets a data set by its name.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from dd_plugin.data.real.classes import Classes
 from dd_plugin.data.real.columns import DataError, find_columns
+from dd_plugin.data.real.held_out import HeldOut
 from dd_plugin.data.real.pixel_sums import class_means, mean_std
 from dd_plugin.data.real.rows import Rows, open_rows, require, require_two_classes
 from dd_plugin.data.real.sources import (
@@ -54,6 +54,8 @@ class RealData:
             folder of this machine and for an object.
         white_level: the value that is white in gray images of more than 8 bits; None where there
             are none.
+        held_out: the rule by which these images were held out of others; None if they were not.
+        sizes_differ: whether images were brought to a size that was chosen by their own.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class RealData:
         self.device = device
         self.public_name: str | None = None
         self.white_level: int | None = None
+        self.held_out: HeldOut | None = None
+        self.sizes_differ = False
         self._fingerprint: str | None = None
 
     @classmethod
@@ -88,6 +92,7 @@ class RealData:
         buffer_size: int = 10_000,
         seed: int = 0,
         white_level: int | None = None,
+        largest_size: int | None = None,
     ) -> RealData:
         """Read and check a data set.
 
@@ -106,8 +111,7 @@ class RealData:
             label_column: the same for the labels.
             image_size: (height, width), or one number for a square, to which every image is brought
                 (scaled to cover it, the middle cut out). By default the size that all images have;
-                if they differ, this argument has to be given, since the choice settles what the
-                distilled images will be.
+                if they differ, this argument has to be given, or ``largest_size``.
             channels: 1 or 3. By default 3 if any of the images that are read here has color.
             class_names: see `Classes.make`; pass `train.class_names` for a test set.
             device: where batches are wanted, and the pixels kept if they fit.
@@ -118,6 +122,7 @@ class RealData:
             white_level: the value that is white in gray images of more than 8 bits. By default the
                 largest value of the number of bits that the images use, 4095 for 12 bits in 16-bit
                 files; pass ``train.white_level`` for a test set.
+            largest_size: where images differ in size, they get their median size, up to this one.
 
         Raises:
             DataError: the data cannot be used, with the row and the remedy.
@@ -132,6 +137,7 @@ class RealData:
             buffer_size=buffer_size,
             seed=seed,
             white_level=white_level,
+            largest_size=largest_size,
         )
         dataset = one_split(dataset, split)
         named = {"image_column": image_column, "label_column": label_column}
@@ -161,7 +167,7 @@ class RealData:
             classes, labels = _classes_of(source, class_names)
         held = Rows(take, labels, classes.names, in_memory)
         data = cls(held, classes.names, shape, options.device)
-        data.white_level = options.white_level
+        data.white_level, data.sizes_differ = options.white_level, options.sizes_differ
         return data
 
     def batch(self, size: int, seed: int, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
@@ -308,6 +314,17 @@ class RealData:
         self._rows, self.class_names, self.num_classes = rows, names, len(names)
         self._fingerprint = None  # the labels are other numbers now
         return empty
+
+    def hold_out(self, rule: HeldOut) -> tuple[RealData, RealData] | None:
+        """Return the images that remain, and those that are held out; None for a stream."""
+        if not isinstance(self._rows, Rows):
+            return None
+        is_held = rule.mask(self.labels(), self._rows.class_counts())
+        rest, held = copy.copy(self), copy.copy(self)
+        for part, mask in ((rest, ~is_held), (held, is_held)):
+            part._rows, part._fingerprint = self._rows.part(mask.nonzero()[:, 0]), None
+        held.held_out = rule
+        return rest, held
 
     def check_classes(self, at_least: int = 1) -> None:
         """Raise a `DataError` naming each class with fewer images; a stream cannot tell."""

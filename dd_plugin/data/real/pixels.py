@@ -8,6 +8,7 @@ that opacity, channels and gray levels are not lost on the way.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -95,6 +96,24 @@ def read_pixels(
     if pixels.shape[2] < channels:
         pixels = np.repeat(pixels, channels, axis=2)
     return pixels
+
+
+def sides_of(value: Any, row: int) -> tuple[int, int]:
+    """Return height and width of an image; of a file they are read without decoding it.
+
+    Those of an image that is to be turned are in the other order.
+
+    Raises:
+        DataError: as for `read_pixels`.
+    """
+    if isinstance(value, Image.Image):
+        return value.height, value.width
+    if isinstance(value, (Mapping, str, Path, bytes)):
+        with contextlib.suppress(*_UNREADABLE):
+            image = _open_file(value)
+            return image.height, image.width
+    height, width = read_pixels(value, row).shape[:2]
+    return height, width
 
 
 def _open(value: Any, size: tuple[int, int] | None, tones: Tones) -> Image.Image:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from dd_plugin.data.real.columns import DataError
-from dd_plugin.data.real.sources import CHUNK, ColorError, Options, Reader, Source
+from dd_plugin.data.real.median_size import median_size, sampled_rows
+from dd_plugin.data.real.sources import CHUNK, ColorError, Options, Reader, SizesError, Source
 from dd_plugin.data.real.tones import DepthError
 
 SAMPLE_PER_CLASS: Final = 100  # images that stand for a class where reading all would take hours
@@ -42,6 +43,13 @@ def open_rows(
             pixels[start : rows.stop] = reader.read(source.images(rows), rows)
     except ColorError:
         options.channels = 3
+        return open_rows(source, options)
+    except SizesError:
+        if options.largest_size is None:
+            raise
+        chosen = sampled_rows(count)
+        size = median_size(source.images(chosen), chosen, options.largest_size)
+        options.size, options.sizes_differ = (size, size), True
         return open_rows(source, options)
     except DepthError as error:
         options.white_so_far = error.white
@@ -87,6 +95,11 @@ class Rows:
         place[present] = torch.arange(len(present))
         names = [self._names[index] for index in present.tolist()]
         return Rows(self._take, place[self._labels], names, self.in_memory), names
+
+    def part(self, rows: Tensor) -> Rows:
+        """Return some of the rows, in the order of their indices."""
+        take = self._take
+        return Rows(lambda some: take(rows[some]), self._labels[rows], self._names, self.in_memory)
 
     def batch(self, size: int, seed: int, balanced: bool) -> tuple[Tensor, Tensor]:
         """Return uint8 pixels and labels of random rows; see `RealData.batch`."""
@@ -135,7 +148,7 @@ class Rows:
             return rows
         return rows[torch.arange(limit) * len(rows) // limit]
 
-    def class_counts(self) -> list[int] | None:
+    def class_counts(self) -> list[int]:
         """Return how many rows each class has."""
         return self._counts.tolist()
 

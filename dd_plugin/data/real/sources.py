@@ -39,6 +39,7 @@ class Options:
         buffer_size: int,
         seed: int,
         white_level: int | None = None,
+        largest_size: int | None = None,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if size is not None:
@@ -59,6 +60,8 @@ class Options:
         if white_level is not None and not 1 <= white_level <= 65535:
             raise ValueError(f"`white_level` must lie in 1 to 65535, got {white_level}")
         self.size: tuple[int, int] | None = size
+        self.largest_size = largest_size
+        self.sizes_differ = False  # after reading: whether a size was chosen for that
         self.channels = channels
         self.device = device
         self.max_bytes = max_bytes
@@ -70,6 +73,10 @@ class Options:
 
 class ColorError(Exception):
     """A color image among gray ones."""
+
+
+class SizesError(DataError):
+    """Images differ in size, and none was asked for."""
 
 
 def is_a(dataset: Any, kind: str) -> bool:
@@ -225,7 +232,8 @@ class Reader:
         """Return N images of the data set as uint8 (N, C, H, W); `rows` are their numbers.
 
         Raises:
-            DataError: an image cannot be read, or has another size although none was asked for.
+            DataError: an image cannot be read.
+            SizesError: It has another size, and none was asked for.
             ColorError: It has color, unlike the first one, and nothing was asked for.
             DepthError: it has more bits than the ones before it.
         """
@@ -254,7 +262,7 @@ class Reader:
         channels = self.shape[0] if self.channels_are_fixed else None
         pixels = read_pixels(value, row, size=self._size, channels=channels, tones=self._tones)
         if pixels.shape[:2] != self.shape[1:]:
-            raise DataError(
+            raise SizesError(
                 f"images differ in size: row 0 is {self.shape[1]} x {self.shape[2]} (height x "
                 f"width), row {row} is {pixels.shape[0]} x {pixels.shape[1]}; pass `image_size`"
             )

@@ -18,7 +18,7 @@ from dd_plugin.hub.record.parts import (
     times_smaller,
 )
 from dd_plugin.hub.record.record import SCHEMA_VERSION, Record
-from dd_plugin.hub.record.results import DISTILLED, Evaluation, Protocol, Result
+from dd_plugin.hub.record.results import DISTILLED, Evaluation, HeldOutPart, Protocol, Result
 
 __all__ = [
     "DISTILLED",
@@ -27,6 +27,7 @@ __all__ = [
     "About",
     "Evaluation",
     "FileEntry",
+    "HeldOutPart",
     "Images",
     "NetworkClass",
     "Protocol",

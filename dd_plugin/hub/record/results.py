@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Self
 
+from dd_plugin.data.real.held_out import HeldOut
 from dd_plugin.evaluation import Scores
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.record.json_part import (
@@ -16,6 +17,8 @@ from dd_plugin.hub.record.json_part import (
     RequiredText,
     Text,
     Whole,
+    number,
+    part_of,
     shares,
     text,
     whole,
@@ -26,6 +29,38 @@ from dd_plugin.hub.record.json_part import (
 DISTILLED = "distilled"
 
 
+def _fraction(value: Any, where: str) -> float | None:
+    fraction = number(value, where)
+    return fraction if fraction is not None and 0 < fraction < 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPart(JsonPart):
+    """The rule by which real images were held out of those that were distilled.
+
+    Attributes:
+        fraction: of each class; None where no images were held out.
+        seed: of the draw.
+        keep: images that each class kept, if it had as many.
+    """
+
+    fraction: Annotated[float | None, Key(_fraction)] = None
+    seed: Whole = None
+    keep: Whole = None
+
+    @classmethod
+    def of(cls, rule: HeldOut | None) -> Self | None:
+        """Return the part for a rule, if there is one."""
+        return None if rule is None else cls(**asdict(rule))
+
+    @property
+    def rule(self) -> HeldOut | None:
+        """The rule; None where no images were held out."""
+        if self.fraction is None:
+            return None
+        return HeldOut(self.fraction, self.seed or 0, keep=self.keep or 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol(JsonPart):
     """The measurement of the results.
@@ -34,6 +69,7 @@ class Protocol(JsonPart):
         best_step: the outer step of the set, where the best one was chosen by these images.
         dataset: the real images.
         split: of them.
+        held_out: the part of the split that was distilled, where there is no other split.
         images: how many.
         eval_mode: whether networks were tested in eval mode.
         command: that takes them again.
@@ -42,9 +78,22 @@ class Protocol(JsonPart):
     best_step: Annotated[int | None, Key(whole, left_out=True)] = None
     dataset: RequiredText = None
     split: RequiredText = None
+    held_out: Annotated[
+        HeldOutPart | None, Key(part_of(HeldOutPart, nullable=True), left_out=True)
+    ] = None
     images: Whole = None
     eval_mode: Flag = False
     command: Text = None
+
+    @property
+    def rule(self) -> HeldOut | None:
+        """The rule by which images were held out; None where none were."""
+        return None if self.held_out is None else self.held_out.rule
+
+    @property
+    def tested_on(self) -> str:
+        """The name of the images for tables."""
+        return "held out" if self.rule else self.split or "test"
 
 
 def _by_model(value: Any, where: str) -> dict[str, Result]:

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from dd_plugin.data.real.held_out import HeldOut
 from dd_plugin.evaluation import Scores
 from dd_plugin.hub.limits import DistilledFormatError
-from dd_plugin.hub.record import Evaluation, Protocol, Result
+from dd_plugin.hub.record import Evaluation, HeldOutPart, Protocol, Result
 from dd_plugin.hub.record.results import read_results
 
 TWO = Scores.joined(
@@ -65,3 +66,19 @@ def test_rows_differ_by_what_was_measured(key):
 def test_the_step_that_did_best_is_written_where_it_was_chosen():
     assert "best_step" not in Protocol().to_json()
     assert next(iter(Protocol(best_step=4).to_json())) == "best_step"
+
+
+def test_held_out_images_are_read_as_they_were_written():
+    rule = HeldOut(0.2, seed=3, keep=2)
+    written = Protocol(images=4, held_out=HeldOutPart.of(rule)).to_json()
+    assert Protocol.from_json(written).rule == rule
+    assert Protocol.from_json(written).tested_on == "held out"
+    assert HeldOutPart.of(None) is None
+    assert "held_out" not in Protocol(split="test").to_json()
+    assert Protocol(split="dev").tested_on == "dev"
+    assert Protocol().tested_on == "test"
+
+
+@pytest.mark.parametrize("fraction", [None, 0, 1, -0.5, "a fifth", float("nan")])
+def test_without_a_share_no_images_were_held_out(fraction):
+    assert Protocol.from_json({"held_out": {"fraction": fraction, "seed": 1}}).rule is None

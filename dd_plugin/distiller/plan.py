@@ -1,0 +1,270 @@
+"""The plan of a run: what it is going to do, how long that takes, and what would shorten it.
+
+Made of the settings, the data and the networks of a run, and of the times in `measuring`. Every
+number of seconds is a measured one times a count. Settings are in backticks; the command line
+spells them as options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dd_plugin.data import RealData
+from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.defaults import default_arguments
+from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.machine import free_memory
+from dd_plugin.distiller.measuring import Measured
+from dd_plugin.distiller.run import Run, TrainState
+from dd_plugin.distiller.storage_choice import trajectory_bytes
+from dd_plugin.evaluation.ordinary import batch_size, training_steps
+from dd_plugin.text import count
+
+# Seconds above which it is said what would shorten a run.
+LONG: Final = 600.0
+# An advice that saves a smaller share is none.
+_LEAST_SHARE = 0.1
+_FEWEST_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Times:
+    """The seconds of the parts of a run.
+
+    Attributes:
+        features: passing the real images through frozen networks.
+        step: an outer step.
+        run: all outer steps.
+        evaluations: all of them during the run.
+        distilled: the part of the comparison on the distilled set.
+        baselines: the part of it on real images.
+    """
+
+    features: float
+    step: float
+    run: float
+    evaluations: float
+    distilled: float
+    baselines: float
+
+    @property
+    def comparison(self) -> float:
+        """Of the whole comparison."""
+        return self.distilled + self.baselines
+
+    @property
+    def total(self) -> float:
+        """Of all parts."""
+        return self.features + self.run + self.evaluations + self.comparison
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do.
+
+    Attributes:
+        run: its settings and processes.
+        state: its synthetic set, networks and real images.
+        evaluation: the images to evaluate on, or None.
+        eval_split: the split that these are, if it has a name.
+        measured: the times of its steps; None where they were not taken.
+    """
+
+    run: Run
+    state: TrainState
+    evaluation: RealData | None
+    eval_split: str | None
+    measured: Measured | None
+
+    def lines(self) -> list[str]:
+        """Return the plan, a fact in each line."""
+        facts = [*self._data(), *self._networks(), *self._work()]
+        if self.times is not None:
+            facts += [*self._durations(self.times), *self._memory()]
+            facts += [("to shorten it", text) for text in self.advice()]
+        width = max(len(name) for name, _ in facts)
+        return [f"{name:<{width}}  {text}" for name, text in facts]
+
+    def advice(self) -> list[str]:
+        """Return what would shorten a long run, and by how much; the most first."""
+        times, config = self.times, self.run.config
+        if times is None or times.total <= LONG:
+            return []
+        saved = {}
+        if times.run > LONG:
+            steps = max(int(LONG / times.step) // 10 * 10, _FEWEST_STEPS)
+            saved[f"`max_steps` {steps}"] = times.run - steps * times.step
+        if times.evaluations and config.eval_networks > 1:
+            networks = times.evaluations / config.eval_networks
+            saved["`eval_networks` 1"] = times.evaluations - networks
+        if times.baselines:
+            saved["`baselines` false"] = times.baselines
+        if times.comparison and config.final_eval_networks > 1:
+            networks = times.comparison / config.final_eval_networks
+            saved["`final_eval_networks` 1"] = times.comparison - networks
+        worth = [(text, s) for text, s in saved.items() if s >= _LEAST_SHARE * times.total]
+        worth.sort(key=lambda pair: -pair[1])
+        return [f"{text} saves {duration(seconds)}" for text, seconds in worth]
+
+    @property
+    def times(self) -> Times | None:
+        """The seconds of all parts; None where nothing was measured."""
+        measured, config = self.measured, self.run.config
+        if measured is None:
+            return None
+        train, tested = self.state.train_data.count() or 0, 0
+        if self.evaluation is not None:
+            tested = self.evaluation.count() or 0
+        networks, synthetic = self.state.networks, self.state.synthetic
+        processes = self.run.accelerator.num_processes
+        features = distilled = few = full = 0.0
+        if isinstance(networks, HeadCourse):
+            features = measured.testing * (train * config.feature_copies + tested) / processes
+        elif self.evaluation is not None:
+            test = tested * measured.testing
+            shown = len(synthetic.indices(0, 0)) * synthetic.copies_per_step
+            stored = max(1, int(synthetic.images_per_class)) * synthetic.recipe.num_classes
+            distilled = synthetic.recipe.steps * measured.training_step(shown) + test
+            few = _ordinary(measured, stored) + test
+            full = _ordinary(measured, self.state.train_data.count()) + test
+        of_each = 1 if networks.mode == "fixed" else config.eval_networks
+        of_final = 1 if networks.mode == "fixed" else config.final_eval_networks
+        baselines = config.final_eval_networks * (few + full) if config.baselines else 0.0
+        architectures = _architectures(networks)
+        return Times(
+            features=features,
+            step=measured.step,
+            run=config.max_steps * measured.step,
+            evaluations=self._evaluations * of_each * architectures * distilled / processes,
+            distilled=of_final * architectures * distilled / processes,
+            baselines=architectures * baselines / processes,
+        )
+
+    @property
+    def _evaluations(self) -> int:
+        """How often the set is evaluated before the end."""
+        config = self.run.config
+        if self.evaluation is None:
+            return 0
+        during = (config.max_steps - 1) // config.eval_steps if config.eval_steps else 0
+        return during + config.load_best_model_at_end
+
+    # Facts, by their names.
+
+    def _data(self) -> Iterator[tuple[str, str]]:
+        train, tested = self.state.train_data, self.evaluation
+        images = "a stream of images"
+        if (number := train.count()) is not None:
+            images = f"{count(number, 'image')} of {_named(self.run.config.dataset, train)}"
+        yield "data", f"{images} in {count(train.num_classes, 'class')}"
+        if counts := train.class_counts():
+            low, high = min(counts), max(counts)
+            yield "per class", f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        if tested is None:
+            yield "tested on", "nothing: there is no split for it, and no images are held out"
+        elif (rule := tested.held_out) is not None:
+            part = f"{100 * rule.fraction:g} % of each class, held out by `seed`"
+            yield "tested on", f"{count(len(tested), 'image')}: {part}, never trained on"
+        else:
+            number = tested.count()
+            images = "a stream" if number is None else count(number, "image")
+            split = f" of the split {self.eval_split}" if self.eval_split else ""
+            yield "tested on", images + split
+        channels, height, width = train.shape
+        why = "as they are"
+        if self.run.config.image_size is not None:
+            why = "by `image_size`"
+        elif train.sizes_differ:
+            why = "their median size, since they differ in size; `image_size` changes it"
+        color = "gray" if channels == 1 else "color"
+        yield "resolution", f"{height} x {width}, {color}, {why}"
+
+    def _networks(self) -> Iterator[tuple[str, str]]:
+        config, networks = self.run.config, self.state.networks
+        recipe = self.state.synthetic.recipe
+        why = ""
+        if config.has_default_model and not isinstance(networks, HeadCourse):
+            is_rule = dict(recipe.model_args) == default_arguments(recipe.shape, recipe.num_classes)
+            why = ", the default for these images" if is_rule else ""
+        if isinstance(networks, HeadCourse):
+            for backbone in recipe.backbones:
+                yield "network", f"{backbone.model or 'your own'}, frozen"
+            yield "trained", f"the head, {config.head}"
+            return
+        for one, label, problem in zip(
+            recipe.architectures, recipe.network_labels, networks.problems, strict=True
+        ):
+            arguments = ", ".join(f"{name} {value}" for name, value in one.model_args.items())
+            size = sum(t.numel() for t in problem.model.parameters.values())
+            name = label if one.model else "your own"
+            yield "network", f"{name}{f' ({arguments})' if arguments else ''}{why}"
+            yield "weights", f"{size:,}, all trained"
+        start = {"fixed": "from the same weights each time", "pool": "from a pool"}
+        yield "start", start.get(networks.mode, "from fresh weights each time")
+
+    def _work(self) -> Iterator[tuple[str, str]]:
+        config, synthetic = self.run.config, self.state.synthetic
+        labels = "images and labels" if config.soft_labels else "images"
+        number = len(synthetic.labels)
+        yield "learned", f"{number:,} {labels}, {config.trained_per_class} per class"
+        inner = f" of {config.inner_steps} inner steps"
+        is_closed = isinstance(self.state.networks, HeadCourse) and config.head == "ridge"
+        yield "steps", f"{config.max_steps:,}{'' if is_closed else inner}"
+
+    def _durations(self, times: Times) -> Iterator[tuple[str, str]]:
+        config = self.run.config
+        if times.features:
+            yield "features", f"{duration(times.features)}, once"
+        less = ", less if compiling pays" if config.compile == "auto" and not times.features else ""
+        yield "a step", f"{duration(times.step)}, as measured"
+        yield "the run", f"{duration(times.run)}{less}"
+        if isinstance(self.state.networks, HeadCourse):
+            return
+        if times.evaluations:
+            each = f"{self._evaluations} of {count(config.eval_networks, 'network')}"
+            yield "evaluations", f"{duration(times.evaluations)}, {each}"
+        if times.comparison:
+            of = count(config.final_eval_networks, "network") + " of a kind"
+            yield "comparison", f"{duration(times.comparison)}, {of}"
+        yield "in all", duration(times.total)
+
+    def _memory(self) -> Iterator[tuple[str, str]]:
+        networks, device = self.state.networks, self.run.accelerator.device
+        free = free_memory(device)
+        left = f", {free / (1 << 30):.1f} GiB are free" if free is not None else ""
+        if isinstance(networks, Architectures) and self.run.config.method != "autograd":
+            of_each = (trajectory_bytes(problem, self.run.config) for problem in networks.problems)
+            yield "memory", f"{max(of_each) / (1 << 20):,.0f} MiB for the trajectory{left}"
+
+
+def is_worth_measuring(config: DistillerConfig) -> bool:
+    """Return whether two steps more are next to nothing in a run."""
+    return config.max_steps >= _FEWEST_STEPS
+
+
+def duration(seconds: float) -> str:
+    """Return a time with two digits, in the unit that fits."""
+    if seconds < 1:
+        return f"{max(1, round(1000 * seconds))} ms"
+    number, unit = seconds, "s"
+    for longer in ("minutes", "hours"):
+        if number >= 100:
+            number, unit = number / 60, longer
+    return f"{number:.1f} {unit}" if number < 10 else f"{number:,.0f} {unit}"
+
+
+def _ordinary(measured: Measured, images: int | None) -> float:
+    """The seconds of ordinary training on so many images; None is a stream."""
+    return training_steps(images) * measured.training_step(batch_size(images))
+
+
+def _architectures(networks: Architectures | HeadCourse) -> int:
+    return 1 if isinstance(networks, HeadCourse) else len(networks.members)
+
+
+def _named(dataset: str, data: RealData) -> str:
+    """The name of a data set as the user gave it; an object has none."""
+    return data.public_name or dataset
