@@ -5,11 +5,13 @@ the handwritten digits that come with scikit-learn.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_plugin.cli.errors import CommandError, tell
+from dd_plugin.cli.resumed import resume_hint, resumed_config
 from dd_plugin.cli.run_settings import (
     list_recipes,
     make_config,
@@ -21,7 +23,7 @@ from dd_plugin.memory import uncollected
 from dd_plugin.recipes import recipe_names
 
 if TYPE_CHECKING:
-    from dd_plugin.distiller import Distiller, DistillerState
+    from dd_plugin.distiller import Distiller, DistillerConfig, DistillerState
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG.yaml | recipe:NAME",
         help="settings from a YAML file, or from a recipe (`recipe:` alone lists them). It stands "
         "before the options, which override it.",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        default=argparse.SUPPRESS,
+        help="Resume a run with its own settings, from its folder (the newest checkpoint) or from "
+        "one of its checkpoints. No other option is needed. Options that differ are taken if they "
+        "leave the run as it is, such as save_steps, and refused if not.",
     )
     add_settings(parser)
 
@@ -56,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
     if recipe is not None and recipe not in recipe_names():
         list_recipes(recipe)
         return 0
-    options = {k: v for k, v in vars(args).items() if k not in ("command", "debug", "config")}
-    file = args.config if recipe is None else None
-    distiller = _make_distiller(recipe, {**settings_from_yaml(file), **options})
+    words = ("command", "debug", "config", "resume")
+    options = {name: value for name, value in vars(args).items() if name not in words}
+    values = {**settings_from_yaml(args.config if recipe is None else None), **options}
+    distiller = _make_distiller(_config(recipe, values, getattr(args, "resume", None)))
     is_main = distiller.accelerator.is_main_process
     state = _train(distiller)
     if state.interrupted:
@@ -80,11 +91,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _make_distiller(recipe: str | None, values: dict[str, Any]) -> "Distiller":
+def _config(recipe: str | None, values: dict[str, Any], resumed: str | None) -> "DistillerConfig":
+    """Return the settings of the run; torch is not imported for them."""
+    if resumed is not None:
+        if recipe is not None:
+            raise CommandError("--resume takes the settings of the run; leave the recipe out")
+        return resumed_config(resumed, values)
     try:
-        config = make_config(recipe, values)  # before torch is imported
+        return make_config(recipe, values)
     except (ValueError, TypeError) as error:
         raise CommandError(str(error)) from error
+
+
+def _make_distiller(config: "DistillerConfig") -> "Distiller":
     with uncollected():
         from dd_plugin.distiller import Distiller
         from dd_plugin.distiller.output_folder import check_output_dir
@@ -129,13 +148,13 @@ def _train(distiller: "Distiller") -> "DistillerState":
 
 def _interruption(distiller: "Distiller", state: "DistillerState") -> str:
     """How far an interrupted run came, and how to resume it."""
-    from dd_plugin.distiller.checkpoint import checkpoints
+    from dd_plugin.distiller.saved_runs import checkpoints
 
     left = checkpoints(distiller.output_dir)
     if not distiller.config.save_steps:
         rest = "it cannot be resumed: there are no checkpoints (--save_steps 0)"
     elif left:
-        rest = f"resume with --resume_from_checkpoint latest, from {left[-1].name}"
+        rest = resume_hint(distiller.output_dir, distiller.accelerator.num_processes)
     else:
         rest = "it cannot be resumed: no checkpoint could be written"
     done = f"{state.global_step} of {state.max_steps} steps"
@@ -175,9 +194,10 @@ def _compare(distiller: "Distiller", folder: Path) -> bool:
         distiller.compare()
     except KeyboardInterrupt:
         if is_main:
+            command = shlex.join(["dd-plugin", "evaluate", str(folder)])
             tell(
-                f"\nthe comparison is left out; the distilled set is in {folder}, and "
-                "`dd-plugin evaluate` compares it"
+                f"\nthe comparison is left out; the distilled set is in {folder}. Compare it "
+                f"with: {command}"
             )
         return False
     return True

@@ -143,7 +143,7 @@ class Distiller:
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()
         self._trackers = Trackers(self.accelerator, config.report_to)
-        self._files = RunFolder(config)
+        self._files = RunFolder(config, train_dataset, eval_dataset)
         # Not `self`, which would never be collected.
         weakref.finalize(self, self._files.lock.release)
 
