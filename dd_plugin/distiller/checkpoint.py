@@ -196,6 +196,7 @@ def _save_shared(state: TrainState, run: Run, folder: Path) -> None:
     }
     numbers["config"] = run.config.to_dict()
     numbers["recipe_name"], numbers["directory"] = run.config.recipe_name, str(Path.cwd())
+    numbers["own_losses"] = run.own_losses
     numbers["data"] = data_in_words(state.train_data)
     numbers["processes"] = run.accelerator.num_processes
     numbers["networks_per_step"] = run.networks_per_step

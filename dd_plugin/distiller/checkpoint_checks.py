@@ -96,6 +96,12 @@ def _check_processes(folder: Path, saved: Mapping[str, Any], run: Run, state: Tr
 
 def _check_networks(folder: Path, saved: Mapping[str, Any], run: Run, state: TrainState) -> None:
     words = networks_in_words(state.networks)
+    if saved.get("own_losses", run.own_losses) != run.own_losses:
+        then, now = ("your own", "the usual") if saved["own_losses"] else ("the usual", "your own")
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run with {then} losses, got {now}; resume in Python, "
+            "with the same `inner_loss` and `outer_loss`"
+        )
     weights = words.get("backbones", [])
     if saved.get("backbones", weights) != weights:
         raise ValueError(
@@ -126,9 +132,11 @@ def _check_data(folder: Path, saved: Mapping[str, Any], data: RealData) -> bool:
         return False
     now = data_in_words(data)
     if then != now:
+        numbers = f"{then['images']:,} then, {len(data):,} now"
+        if then["images"] == len(data):
+            numbers = "as many, with other pixels, labels or another order"
         raise ValueError(
-            f"{str(folder)!r} belongs to a run on other real images ({then['images']:,} then, "
-            f"{len(data):,} now, and not all the same); give those (`dataset` names their folder), "
+            f"{str(folder)!r} belongs to a run on other real images ({numbers}); give the same, "
             "or start a new run in another folder"
         )
     return True

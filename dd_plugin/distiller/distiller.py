@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,8 @@ class Distiller:
 
     @property
     def _run(self) -> Run:
-        return Run(self.config, self.accelerator, self.networks_per_step, self.output_dir)
+        run = Run(self.config, self.accelerator, self.networks_per_step, self.output_dir)
+        return replace(run, own_losses=self._losses.any_custom)
 
     @property
     def _parts(self) -> Parts:

@@ -179,7 +179,10 @@ class SavedRun:
         if "max_steps" in refused:
             refused.pop("max_steps")
             if config.lr_scheduler_type not in ENDLESS_SCHEDULES:
-                refused["max_steps"] = f" (the {config.lr_scheduler_type} schedule ends with them)"
+                refused["max_steps"] = (
+                    f" (the {config.lr_scheduler_type} schedule ends with them; "
+                    "`resume_from_checkpoint` takes another number, for other images)"
+                )
             elif config.max_steps < self.step:
                 refused["max_steps"] = f" ({self.step} are done)"
         if refused:
