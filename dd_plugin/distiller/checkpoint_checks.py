@@ -97,9 +97,10 @@ def _check_processes(folder: Path, saved: Mapping[str, Any], run: Run, state: Tr
 def _check_networks(folder: Path, saved: Mapping[str, Any], run: Run, state: TrainState) -> None:
     words = networks_in_words(state.networks)
     if saved.get("own_losses", run.own_losses) != run.own_losses:
-        then, now = ("your own", "the usual") if saved["own_losses"] else ("the usual", "your own")
+        kinds = ["your own", "the usual"] if saved["own_losses"] else ["the usual", "your own"]
         raise ValueError(
-            f"{str(folder)!r} belongs to a run with {then} losses, got {now}; resume in Python, "
+            f"{str(folder)!r} belongs to a run with {kinds[0]} losses, got {kinds[1]}; resume in "
+            "Python, "
             "with the same `inner_loss` and `outer_loss`"
         )
     weights = words.get("backbones", [])
