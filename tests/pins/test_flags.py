@@ -25,7 +25,7 @@ def test_the_settings_and_their_defaults():
 
 
 def test_every_setting_is_an_option_of_distill():
-    options = set(STORED["commands"]["distill"]) - {"config", "debug"}
+    options = set(STORED["commands"]["distill"]) - {"config", "debug", "resume"}
     assert set(STORED["settings"]) == {name.removeprefix("no_") for name in options}
 
 
