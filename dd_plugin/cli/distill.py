@@ -5,12 +5,14 @@ the handwritten digits that come with scikit-learn.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dd_plugin.cli.errors import CommandError, tell
 from dd_plugin.cli.planning import dry_run, tell_plan
+from dd_plugin.cli.resumed import resume_hint, resumed_config
 from dd_plugin.cli.run_settings import (
     list_recipes,
     make_config,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from dd_plugin.distiller import Distiller, DistillerConfig, DistillerState
 
 
-_NO_SETTINGS = frozenset({"command", "debug", "config", "dry_run"})
+_NO_SETTINGS = frozenset({"command", "debug", "config", "dry_run", "resume"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what the run would do and how long it would take, and end. Two of its steps "
         "are measured for that.",
     )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        default=argparse.SUPPRESS,
+        help="Resume a run with its own settings, from its folder (the newest checkpoint) or from "
+        "one of its checkpoints. No other option is needed. Options that differ are taken if they "
+        "leave the run as it is, such as save_steps, and refused if not.",
+    )
     add_settings(parser)
 
 
@@ -70,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     options = {k: v for k, v in vars(args).items() if k not in _NO_SETTINGS}
     file = args.config if recipe is None else None
     values = {**settings_from_yaml(file), **options}
-    config = _config(recipe, values)
+    config = _config(recipe, values, getattr(args, "resume", None))
     if args.dry_run:
         return dry_run(config, lambda: _make_distiller(config))
     distiller = _make_distiller(config)
@@ -96,8 +106,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _config(recipe: str | None, values: dict[str, Any]) -> "DistillerConfig":
+def _config(recipe: str | None, values: dict[str, Any], resumed: str | None) -> "DistillerConfig":
     """Return the settings of the run; torch is not imported for them."""
+    if resumed is not None:
+        if recipe is not None:
+            raise CommandError("--resume takes the settings of the run; leave the recipe out")
+        return resumed_config(resumed, values)
     try:
         return make_config(recipe, values)
     except (ValueError, TypeError) as error:
@@ -149,13 +163,13 @@ def _train(distiller: "Distiller") -> "DistillerState":
 
 def _interruption(distiller: "Distiller", state: "DistillerState") -> str:
     """How far an interrupted run came, and how to resume it."""
-    from dd_plugin.distiller.checkpoint import checkpoints
+    from dd_plugin.distiller.saved_runs import checkpoints
 
     left = checkpoints(distiller.output_dir)
     if not distiller.config.save_steps:
         rest = "it cannot be resumed: there are no checkpoints (--save_steps 0)"
     elif left:
-        rest = f"resume with --resume_from_checkpoint latest, from {left[-1].name}"
+        rest = resume_hint(distiller.output_dir, distiller.accelerator.num_processes)
     else:
         rest = "it cannot be resumed: no checkpoint could be written"
     done = f"{state.global_step} of {state.max_steps} steps"
@@ -195,9 +209,10 @@ def _compare(distiller: "Distiller", folder: Path) -> bool:
         distiller.compare()
     except KeyboardInterrupt:
         if is_main:
+            command = shlex.join(["dd-plugin", "evaluate", str(folder)])
             tell(
-                f"\nthe comparison is left out; the distilled set is in {folder}, and "
-                "`dd-plugin evaluate` compares it"
+                f"\nthe comparison is left out; the distilled set is in {folder}. Compare it "
+                f"with: {command}"
             )
         return False
     return True

@@ -23,6 +23,7 @@ from dd_plugin.cli.evaluation_checks import (
     load_backbones,
 )
 from dd_plugin.cli.loading import add_loading_arguments, load_set
+from dd_plugin.cli.noted_images import note_images, noted_images
 
 if TYPE_CHECKING:
     from dd_plugin.data import RealData
@@ -46,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "set's own networks)",
     )
     parser.add_argument(
-        "--dataset", help="real images (default: those that the set's record names)"
+        "--dataset",
+        help="real images (default: those that the set's record names, or the folder that the run "
+        "was given on this machine)",
     )
     parser.add_argument(
         "--split", help="split to test on (default: that of the set's record, or test)"
@@ -157,7 +160,12 @@ def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> l
 
     distilled, folder = candidate.distilled, Path(candidate.name)
     record = Record.from_json(distilled.record)
-    test = distilled.real_data(args.dataset, args.split, device=device)
+    dataset = args.dataset
+    if dataset is None and record.protocol.dataset is None:
+        dataset = noted_images(candidate.name, "test")
+    test = distilled.real_data(dataset, args.split, device=device)
+    if args.dataset and record.protocol.dataset is None:
+        note_images(candidate.name, args.dataset)
     about = Evaluation(
         set=candidate.name,
         dataset=test.public_name if args.dataset else record.protocol.dataset,
@@ -166,7 +174,7 @@ def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> l
     request = Request(
         models=candidate.models,
         test=test,
-        train=None if args.no_baselines else _baseline_images(distilled, record, args, device),
+        train=None if args.no_baselines else _baseline_images(candidate, record, args, device),
         networks=args.networks,
         seed=args.seed,
         protocol=args.protocol,
@@ -180,16 +188,17 @@ def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> l
 
 
 def _baseline_images(
-    distilled: DistilledDataset, record: Record, args: argparse.Namespace, device: str
+    candidate: _Candidate, record: Record, args: argparse.Namespace, device: str
 ) -> RealData | None:
     """The real images that baselines are trained on; without them there are no baselines."""
     from dd_plugin.data import DataError
 
-    dataset = args.dataset or record.source.dataset
+    distilled = candidate.distilled
     split = args.train_split or record.source.train_split or "train"
     try:
+        dataset = args.dataset or record.source.dataset or noted_images(candidate.name, "train")
         return distilled.real_data(dataset, split, device=device)
-    except (DataError, ValueError) as error:
+    except (CommandError, DataError, ValueError) as error:
         print(f"dd-plugin evaluate: no baselines: {error}", file=sys.stderr)
         return None
 

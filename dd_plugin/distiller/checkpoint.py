@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -29,19 +28,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dd_plugin.distiller.callbacks import DistillerState
-from dd_plugin.distiller.checkpoint_checks import check_resumable, networks_in_words
+from dd_plugin.distiller.checkpoint_checks import (
+    check_resumable,
+    data_in_words,
+    networks_in_words,
+)
 from dd_plugin.distiller.run import Run, TrainState
+from dd_plugin.distiller.saved_runs import STATE, checkpoints, step_of
 from dd_plugin.files import flush, replace_folder, under
-
-_NAME = re.compile(r"checkpoint-(\d+)")
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Return the checkpoints in a folder, oldest first."""
-    if not output_dir.is_dir():
-        return []
-    folders = [path for path in output_dir.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(folders, key=_step_of)
 
 
 def latest_checkpoint(output_dir: Path) -> Path:
@@ -64,7 +58,8 @@ def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
 
     Args:
         output_dir: of the run.
-        checkpoint: its folder, or True or ``"latest"`` for the newest of ``output_dir``.
+        checkpoint: its folder; the folder of a run for its newest; or True or ``"latest"`` for the
+            newest of ``output_dir``.
 
     Raises:
         ValueError: there is none.
@@ -72,7 +67,9 @@ def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
     if checkpoint is True or checkpoint == "latest":
         return latest_checkpoint(output_dir)
     folder = Path(str(checkpoint))
-    if not (folder / "state.json").is_file():
+    if not (folder / STATE).is_file() and (left := checkpoints(folder)):
+        return left[-1]
+    if not (folder / STATE).is_file():
         raise ValueError(
             f"{str(folder)!r} is not a checkpoint that can be read (it has no state.json); give "
             "the path of a checkpoint-N folder, or another one"
@@ -168,7 +165,7 @@ def set_aside_later(output_dir: Path, step: int) -> None:
 
     They are not lost, but no longer count as checkpoints of the run.
     """
-    later = [path for path in checkpoints(output_dir) if _step_of(path) > step]
+    later = [path for path in checkpoints(output_dir) if step_of(path) > step]
     for path in later:
         aside = path.with_name(f"left-{path.name}")
         if aside.exists():
@@ -181,10 +178,6 @@ def set_aside_later(output_dir: Path, step: int) -> None:
             f"kept as {names}",
             stacklevel=4,
         )
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _any_problem(accelerator: Accelerator, problem: str) -> bool:
@@ -216,6 +209,9 @@ def _save_shared(state: TrainState, run: Run, folder: Path) -> None:
         k: v for k, v in asdict(state.position).items() if k not in ("max_steps", "interrupted")
     }
     numbers["config"] = run.config.to_dict()
+    numbers["recipe_name"], numbers["directory"] = run.config.recipe_name, str(Path.cwd())
+    numbers["own_losses"] = run.own_losses
+    numbers["data"] = data_in_words(state.train_data)
     numbers["processes"] = run.accelerator.num_processes
     numbers["networks_per_step"] = run.networks_per_step
     numbers |= networks_in_words(state.networks)

@@ -6,49 +6,17 @@ Called by `checkpoint` before anything is restored.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dd_plugin.data import RealData
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.run import Run, Trained, TrainState
-
-# Settings that may change between a checkpoint and what goes on from it.
-_FREE = {
-    "output_dir",
-    "overwrite_output_dir",
-    "rescue_dir",
-    "feature_dir",
-    "wait_for_room",
-    "resume_from_checkpoint",
-    "logging_steps",
-    "eval_steps",
-    "eval_networks",
-    "final_eval_networks",
-    "save_steps",
-    "save_total_limit",
-    "report_to",
-    "run_name",
-    # Compared as the number that the default stood for.
-    "networks_per_step",
-    "disable_tqdm",
-    "baselines",
-    "per_device_eval_batch_size",
-    "backbone_batch_size",
-    # Changes no result.
-    "storage",
-    "verify",
-    # The number of training images is compared.
-    "validation_fraction",
-    "push_to_hub",
-    "hub_dataset_id",
-    "hub_private_repo",
-    "hub_token",
-    "hub_revision",
-    "license",
-}
+from dd_plugin.distiller.saved_runs import FREE
 
 
 def networks_in_words(networks: Trained) -> dict[str, list[str]]:
@@ -61,6 +29,13 @@ def networks_in_words(networks: Trained) -> dict[str, list[str]]:
             f"a {one['class']} with {one['parameters']:,} trained parameters" for one in each
         ]
     }
+
+
+def data_in_words(data: RealData) -> dict[str, Any] | None:
+    """Return the description of the real images in a checkpoint; None if they are not in memory."""
+    if not data.in_memory:
+        return None
+    return {"images": len(data), "checksum": data.fingerprint()}
 
 
 def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: TrainState) -> None:
@@ -84,12 +59,16 @@ def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: 
     changed = sorted(
         name
         for name in set(settings) | set(settings_then)
-        if name not in _FREE and settings.get(name) != settings_then.get(name)
+        if name not in FREE and settings.get(name) != settings_then.get(name)
     )
     if settings["activation_memory"] is None and "activation_memory" in changed:
         changed.remove("activation_memory")  # the run goes on with what it had
     _check_processes(folder, saved, run, state)
     _check_networks(folder, saved, run, state)
+    known = _check_data(folder, saved, state.train_data)
+    here = settings_then["dataset"], settings["dataset"]
+    if "dataset" in changed and (known or _same_place(saved.get("directory"), *here)):
+        changed.remove("dataset")
     if "max_steps" in changed:
         changed.remove("max_steps")
         _check_max_steps(folder, saved, settings_then["max_steps"], run.config)
@@ -117,6 +96,13 @@ def _check_processes(folder: Path, saved: Mapping[str, Any], run: Run, state: Tr
 
 def _check_networks(folder: Path, saved: Mapping[str, Any], run: Run, state: TrainState) -> None:
     words = networks_in_words(state.networks)
+    if saved.get("own_losses", run.own_losses) != run.own_losses:
+        kinds = ["your own", "the usual"] if saved["own_losses"] else ["the usual", "your own"]
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run with {kinds[0]} losses, got {kinds[1]}; resume in "
+            "Python, "
+            "with the same `inner_loss` and `outer_loss`"
+        )
     weights = words.get("backbones", [])
     if saved.get("backbones", weights) != weights:
         raise ValueError(
@@ -138,6 +124,29 @@ def _check_networks(folder: Path, saved: Mapping[str, Any], run: Run, state: Tra
             f"{str(folder)!r} belongs to a run with {count} networks per outer step, got "
             f"{run.networks_per_step}, by default one per process; give `networks_per_step={count}`"
         )
+
+
+def _check_data(folder: Path, saved: Mapping[str, Any], data: RealData) -> bool:
+    """Refuse other images; return whether they are known to be the same."""
+    then = saved.get("data")
+    if then is None or not data.in_memory:
+        return False
+    now = data_in_words(data)
+    if then != now:
+        numbers = f"{then['images']:,} then, {len(data):,} now"
+        if then["images"] == len(data):
+            numbers = "as many, with other pixels, labels or another order"
+        raise ValueError(
+            f"{str(folder)!r} belongs to a run on other real images ({numbers}); give the same, "
+            "or start a new run in another folder"
+        )
+    return True
+
+
+def _same_place(directory: str | None, then: str, now: str) -> bool:
+    """Return whether two paths of a data set are one place, the first in the run's directory."""
+    place = Path(directory or "") / Path(then).expanduser()
+    return place.exists() and os.path.realpath(place) == os.path.realpath(Path(now).expanduser())
 
 
 def _check_max_steps(

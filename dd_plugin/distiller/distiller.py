@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ class Distiller:
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()
         self._trackers = Trackers(self.accelerator, config.report_to)
-        self._files = RunFolder(config)
+        self._files = RunFolder(config, train_dataset, eval_dataset)
         self._filling = Filling(self._files)
         # Not `self`, which would never be collected.
         weakref.finalize(self, self._files.lock.release)
@@ -153,7 +154,8 @@ class Distiller:
 
     @property
     def _run(self) -> Run:
-        return Run(self.config, self.accelerator, self.networks_per_step, self.output_dir)
+        run = Run(self.config, self.accelerator, self.networks_per_step, self.output_dir)
+        return replace(run, own_losses=self._losses.any_custom)
 
     @property
     def _parts(self) -> Parts:

@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dd_plugin.distiller.checkpoint import checkpoints, find_checkpoint
+from dd_plugin.distiller.checkpoint import find_checkpoint
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.folder_lock import check_not_in_use
+from dd_plugin.distiller.saved_runs import checkpoints
 from dd_plugin.files import partial_name
 from dd_plugin.hub.reading import RECORD
 from dd_plugin.hub.remote.published import check_replaceable
@@ -73,8 +74,9 @@ def check_places(config: DistillerConfig, *datasets: Any, is_main: bool) -> None
 
 
 def holds(folder: Path, checkpoint: Path) -> bool:
-    """Return whether a checkpoint lies in a folder."""
-    return folder.resolve() in checkpoint.resolve().parents
+    """Return whether a checkpoint lies in a folder, or is named by it."""
+    path = checkpoint.resolve()
+    return folder.resolve() in (path, *path.parents)
 
 
 def check_apart(folder: Path, data: Any) -> None:

@@ -10,7 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dd_plugin.data import BackboneRecord, NetworkRecord
+from dd_plugin.distiller.configured_networks import configured_record
+from dd_plugin.hub_access import local_path
 from dd_plugin.networks import Backbone
 from dd_plugin.networks.fresh import ModelInit
 
@@ -18,8 +22,12 @@ from dd_plugin.networks.fresh import ModelInit
 def network_record(model: ModelInit, arguments: dict[str, Any]) -> NetworkRecord:
     """Return what a recipe says of a network that is trained from scratch.
 
-    Nothing, unless both its name and its arguments are of use to others.
+    A model of transformers without a public name, an object or in a folder, is told by its
+    configuration. Otherwise there is nothing, unless both name and arguments are of use to others.
     """
+    if isinstance(model, nn.Module) or (isinstance(model, str) and local_path(model) is not None):
+        record = configured_record(model, arguments)
+        return NetworkRecord(None) if record is None or is_path(record.model_args) else record
     if not isinstance(model, str) or is_path(model, bare=True) or is_path(arguments):
         return NetworkRecord(None)
     return NetworkRecord(model, arguments)

@@ -10,16 +10,12 @@ import shutil
 
 from dd_plugin.distiller.auto_compile import CHOICES, later_choices
 from dd_plugin.distiller.callbacks import DistillerState
-from dd_plugin.distiller.checkpoint import (
-    checkpoints,
-    find_checkpoint,
-    load_checkpoint,
-    set_aside_later,
-)
+from dd_plugin.distiller.checkpoint import find_checkpoint, load_checkpoint, set_aside_later
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.output_folder import holds
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.run_folder import RunFolder
+from dd_plugin.distiller.saved_runs import checkpoints
 from dd_plugin.distiller.storage_choice import choose_storage
 
 

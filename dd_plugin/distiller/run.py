@@ -36,12 +36,14 @@ class Run:
         accelerator: the processes and their devices.
         networks_per_step: networks in an outer step, of all processes together.
         folder: the folder that the run writes to, as its settings named it at the start.
+        own_losses: a loss is the user's code, which no setting names.
     """
 
     config: DistillerConfig
     accelerator: Accelerator
     networks_per_step: int
     folder: Path
+    own_losses: bool = False
 
     @classmethod
     def of(cls, config: DistillerConfig, accelerator: Accelerator) -> Run:

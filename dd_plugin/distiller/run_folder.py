@@ -10,19 +10,22 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from dd_plugin.distiller.callbacks import DistillerState
-from dd_plugin.distiller.checkpoint import checkpoints
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.folder_lock import FolderInUseError, FolderLock
+from dd_plugin.distiller.local_note import LocalNote
 from dd_plugin.distiller.output_folder import check_output_dir
+from dd_plugin.distiller.saved_runs import checkpoints
 from dd_plugin.files import remove_leftovers, remove_partial_folders
 from dd_plugin.hub.reading import RECORD, TENSORS
 from dd_plugin.hub.record import checksum_in
@@ -49,14 +52,17 @@ class RunFolder:
 
     Args:
         config: of the run.
+        train: its real images, if they are not those of ``config``.
+        test: the real images that it is evaluated on, if they are not of the same data set.
 
     Attributes:
         place: where the set goes: ``output_dir``, or the folder that took it instead.
         lock: the run's hold on ``output_dir``.
     """
 
-    def __init__(self, config: DistillerConfig) -> None:
+    def __init__(self, config: DistillerConfig, train: Any = None, test: Any = None) -> None:
         self.config = config
+        self._note = LocalNote.of(config.dataset if train is None else train, test)
         self.place = self._own = Path(config.output_dir)
         self.lock = FolderLock(self._own)
         self._expected: str | None = None
@@ -88,6 +94,7 @@ class RunFolder:
             remove_partial_folders(self._own, ".checkpoint-*.partial")
         remove_leftovers(self._own)
         remove_leftovers(self._own / "data")
+        self._note.write(self._own)
 
     @contextmanager
     def steps(self, position: DistillerState) -> Iterator[None]:
@@ -176,6 +183,7 @@ class RunFolder:
                     shutil.rmtree(rescue, ignore_errors=True)
                     said += f"; nor to `rescue_dir` {self.config.rescue_dir!r}: {error}"
                 else:
+                    self._note.write(rescue)
                     logger.warning("%s: the distilled set is in %s instead", said, rescue)
                     self.place = rescue if folder in (self._own, self.place) else self.place
                     return rescue
@@ -228,6 +236,7 @@ class RunFolder:
             self._expected = set_in(folder)
             if _is_unfinished(self._own / SO_FAR):
                 shutil.rmtree(self._own / SO_FAR, ignore_errors=True)
+            self._note.write(folder)
         finally:
             if not had:
                 self.lock.release()
@@ -253,14 +262,19 @@ def _is_unfinished(folder: Path) -> bool:
         return False
 
 
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes the run in a folder, to be pasted into a shell."""
+    return shlex.join(["dd-plugin", "distill", "--resume", str(folder)])
+
+
 def newest_checkpoint(folder: Path) -> str:
     """Return a sentence about the newest checkpoint, for a run that ended early."""
     left = checkpoints(folder)
     if not left:
         return f"There is no checkpoint in {str(folder)!r}"
     return (
-        f"The newest checkpoint is {str(left[-1])!r}; `resume_from_checkpoint=latest` goes on "
-        "from it"
+        f"The newest checkpoint is {str(left[-1])!r}; resume with `{resume_command(folder)}`, or "
+        "in Python with `resume_from_checkpoint`"
     )
 
 

@@ -24,8 +24,10 @@ from dd_plugin.networks.errors import ModelLoadError
 from dd_plugin.private import note_commit
 from dd_plugin.text import described
 
-__all__ = ["HubModel", "read_hub_model"]
+__all__ = ["TRANSFORMERS_PREFIX", "HubModel", "read_hub_model"]
 
+# In front of a model type of transformers, such as `resnet`: an architecture without files.
+TRANSFORMERS_PREFIX = "transformers/"
 _LONGEST_NAME = 200
 # Arguments of `load_model` -> the fields of a transformers configuration.
 _FIELDS = {"num_classes": "num_labels", "in_chans": "num_channels", "img_size": "image_size"}
@@ -74,6 +76,11 @@ class HubModel:
         Raises:
             ModelLoadError: Its files fail, or transformers cannot make it.
         """
+        if self.name.startswith(TRANSFORMERS_PREFIX):
+            raise ModelLoadError(
+                f"{self.name!r} is an architecture without weights; leave `pretrained` out, or "
+                "give the id of a model on the Hub"
+            )
         config = copy.deepcopy(self.config)
         try:
             with hub_access(self.name):
@@ -110,7 +117,7 @@ def read_hub_model(
     """Read the configuration of a model, and choose the class for it.
 
     Args:
-        name: The id on the Hub, or a folder.
+        name: The id on the Hub, a folder, or `transformers/TYPE`.
         model_args: Fields of the configuration to replace, by the names of `load_model`.
         revision: Branch, tag or commit on the Hub.
         for_features: The model is to see images. Its logits do not matter.
@@ -118,6 +125,11 @@ def read_hub_model(
     Raises:
         ModelLoadError: There is no such model, or it does not take the arguments.
     """
+    if name.startswith(TRANSFORMERS_PREFIX):
+        config = _config_of_type(name, model_args)
+        _configure(config, name, model_args)
+        kind, is_auto = _class_for(config, name, for_features=for_features)
+        return HubModel(name, config, kind=kind, is_auto=is_auto)
     _check_name(name)
     at = {} if revision is None else {"revision": revision}
     config = _read_config(name, at)
@@ -171,6 +183,34 @@ def _read_config(name: str, at: Mapping[str, str]) -> Any:
             if local_path(name) is None
             else f"the folder {name!r} holds no usable model configuration: {described(error)}"
         ) from error
+
+
+def _config_of_type(name: str, model_args: Mapping[str, Any]) -> Any:
+    """Return the configuration of a model type of transformers, with these fields."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoConfig
+
+    model_type = name.removeprefix(TRANSFORMERS_PREFIX)
+    if model_type not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(model_type, CONFIG_MAPPING, n=3)
+        hint = f"; close: {', '.join(close)}" if close else ""
+        raise ModelLoadError(f"transformers has no model type {model_type!r:.80}{hint}")
+    # A wrapper would read another repository for its network.
+    if CONFIG_MAPPING[model_type] not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or (
+        model_type == "timm_wrapper"
+    ):
+        raise ModelLoadError(
+            f"the model type {model_type!r} of transformers is no image classifier"
+        )
+    fields = {key: value for key, value in model_args.items() if key not in _FIELDS}
+    try:
+        _configure(AutoConfig.for_model(model_type), name, fields)  # refuses unknown fields
+        # Fields that others follow from have to be there when it is made.
+        return AutoConfig.for_model(model_type, **fields)
+    except ModelLoadError:
+        raise
+    except Exception as error:  # each configuration checks in its own way
+        cause = error.__cause__
+        raise _explained(cause if isinstance(cause, Exception) else error, name) from error
 
 
 def _class_for(config: Any, name: str, *, for_features: bool) -> tuple[Any, bool]:

@@ -1,4 +1,4 @@
-"""A network from its name: `timm/NAME`, a Hugging Face Hub id, or a local folder.
+"""A network from its name: `timm/NAME`, `transformers/TYPE`, a Hub id, or a local folder.
 
 The one place that knows how models are named, so that every command and configuration spells them
 alike. `timm_models` and `hub_models` make them and tell each library the number of classes, the
@@ -17,7 +17,7 @@ from torch import nn
 
 from dd_plugin.hub_access import local_path
 from dd_plugin.networks.errors import ModelLoadError
-from dd_plugin.networks.hub_models import read_hub_model
+from dd_plugin.networks.hub_models import TRANSFORMERS_PREFIX, read_hub_model
 from dd_plugin.networks.limits import within
 from dd_plugin.networks.timm_models import TIMM_PREFIX, timm_factory
 
@@ -39,8 +39,9 @@ def load_model(name: str, /, *, pretrained: bool = False, **model_args: Any) -> 
     Args:
         name: `timm/NAME` for an architecture of timm (a pretrained tag may follow, as in
             `timm/resnet18.a1_in1k`; `timm/dd_convnet` and `timm/dd_lenet` are among them),
-            otherwise the id of a model on the Hugging Face Hub or a local folder with a
-            `config.json`.
+            `transformers/TYPE` for a model type of transformers such as `resnet`, whose fields are
+            ``model_args``; otherwise the id of a model on the Hugging Face Hub or a local folder
+            with a `config.json`.
         pretrained: Load the weights as well. Without it the weights are random and only the
             configuration is read; for timm and for a folder that needs no network.
         **model_args: ``num_classes``, ``in_chans`` (channels of the images) and ``img_size`` (an
@@ -156,7 +157,7 @@ def check_record(name: str, model_args: Mapping[str, Any]) -> None:
     Raises:
         ModelLoadError: They could.
     """
-    if name.startswith(TIMM_PREFIX):
+    if name.startswith((TIMM_PREFIX, TRANSFORMERS_PREFIX)):
         return _check_arguments(model_args)
     if not _HUB_ID.fullmatch(name):
         raise ModelLoadError(

@@ -101,6 +101,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, digits):
     process.send_signal(signal.SIGINT)
     done = process.ended()
     assert done.returncode == 130
-    assert "resume with --resume_from_checkpoint latest" in done.stderr
+    assert "resume with: dd-plugin distill --resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(out.glob("checkpoint-*"))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dd_plugin.distiller import DistillerCallback, checkpoint
-from dd_plugin.distiller.checkpoint import checkpoints, latest_checkpoint
+from dd_plugin.distiller.checkpoint import latest_checkpoint
+from dd_plugin.distiller.saved_runs import checkpoints
 from tests.distiller.toy import SHALLOW, toy_distiller
 from tests.processes import start_prepared
 

@@ -1,5 +1,6 @@
 """`dd_plugin.distiller.checkpoint_checks`: from which checkpoints a run may go on."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,22 @@ def network(kind="Net", parameters=12):
     return SimpleNamespace(summary=lambda: {"class": kind, "parameters": parameters})
 
 
-def check(saved, world=1, members=None, in_memory=True, **options):
+def images(count=60, checksum="a1", in_memory=True):
+    """Real images as far as they are looked at."""
+
+    class Images:
+        def __len__(self):
+            return count
+
+        def fingerprint(self):
+            return checksum
+
+    data = Images()
+    data.in_memory = in_memory
+    return data
+
+
+def check(saved, world=1, members=None, in_memory=True, data=None, own=False, **options):
     config = toy_config("out", **options)
     whole = {
         "config": toy_config("elsewhere").to_dict(),
@@ -28,10 +44,11 @@ def check(saved, world=1, members=None, in_memory=True, **options):
     }
     state = SimpleNamespace(
         networks=SimpleNamespace(members=members or [network()]),
-        train_data=SimpleNamespace(in_memory=in_memory),
+        train_data=data or SimpleNamespace(in_memory=in_memory),
     )
     accelerator = SimpleNamespace(num_processes=world)
-    check_resumable(FOLDER, whole, run=Run.of(config, accelerator), state=state)
+    run = replace(Run.of(config, accelerator), own_losses=own)
+    check_resumable(FOLDER, whole, run=run, state=state)
 
 
 def test_the_same_run_in_another_folder_goes_on():
@@ -81,3 +98,34 @@ def test_steps_may_be_added_and_not_taken_away():
         check({}, max_steps=6)
     with pytest.raises(ValueError, match="has 2 outer steps already"):
         check({}, max_steps=1)
+
+
+def test_the_same_images_elsewhere_are_the_same_run():
+    saved = {"data": {"images": 60, "checksum": "a1"}}
+    check(saved, data=images(), dataset="/moved/photos")
+    with pytest.raises(ValueError, match=r"other real images \(60 then, 61 now\); give the same"):
+        check(saved, data=images(61, "b2"))
+    with pytest.raises(ValueError, match=r"other real images \(as many, with other pixels"):
+        check(saved, data=images(60, "b2"))
+
+
+@pytest.mark.parametrize("saved", [{}, {"data": None}, {"data": {"images": 1, "checksum": "z"}}])
+def test_images_that_cannot_be_compared_must_have_the_same_name_or_place(saved, tmp_path):
+    stream = images(in_memory=False)
+    with pytest.raises(ValueError, match=r"\(dataset: 'toy' then, 'other' now\)"):
+        check(saved, data=stream, dataset="other")
+    (tmp_path / "photos").mkdir()
+    then = {**saved, "config": toy_config("a", dataset="photos").to_dict()}
+    then["directory"] = str(tmp_path)
+    check(then, data=stream, dataset=str(tmp_path / "photos"))
+    with pytest.raises(ValueError, match="dataset: 'photos' then"):
+        check(then, data=stream, dataset=str(tmp_path))
+
+
+def test_losses_of_the_users_are_not_forgotten():
+    check({"own_losses": True}, own=True)
+    check({}, own=True)  # of an earlier version, which did not say
+    with pytest.raises(ValueError, match="a run with your own losses, got the usual; resume in Py"):
+        check({"own_losses": True})
+    with pytest.raises(ValueError, match="a run with the usual losses, got your own"):
+        check({"own_losses": False}, own=True)

@@ -127,3 +127,34 @@ def test_what_is_no_name_at_all(tmp_path, kind):
     with pytest.raises(ModelLoadError, match=expected.get(kind, "no model")) as caught:
         load_model(name)
     assert len(str(caught.value)) < 400
+
+
+def test_an_architecture_of_transformers_is_made_without_files():
+    model = load_model(
+        "transformers/resnet",
+        num_classes=4,
+        in_chans=1,
+        embedding_size=4,
+        hidden_sizes=[4, 8],
+        depths=[1, 1],
+    )
+    assert type(model).__name__ == "ResNetForImageClassification"
+    # What follows from the fields was made from them.
+    assert model.config.stage_names == ["stem", "stage1", "stage2"]
+    assert (model.config.num_labels, model.config.num_channels) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("transformers/resnett", {}, "no model type 'resnett'; close: .*resnet"),
+        ("transformers/resnet", {"depth": [1]}, "no field 'depth'; close: .*depths"),
+        ("transformers/resnet", {"pretrained": True}, "an architecture without weights"),
+        ("transformers/resnet", {"layer_type": "odd"}, "odd"),
+        ("transformers/bert", {}, "'bert' of transformers is no image classifier"),
+        ("transformers/timm_wrapper", {}, "'timm_wrapper' of transformers is no image classifier"),
+    ],
+)
+def test_an_architecture_that_there_is_not(name, arguments, message):
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(name, **arguments)

@@ -25,7 +25,8 @@ def test_the_settings_and_their_defaults():
 
 
 def test_every_setting_is_an_option_of_distill():
-    options = set(STORED["commands"]["distill"]) - {"config", "debug", "dry_run"}
+    beside = {"config", "debug", "dry_run", "resume"}
+    options = set(STORED["commands"]["distill"]) - beside
     assert set(STORED["settings"]) == {name.removeprefix("no_") for name in options}
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
+from dd_plugin.distiller import published_names
 from dd_plugin.evaluation import OtherArchitectureWarning
 from dd_plugin.hub.comparison import Request, compare
 from tests.distiller.toy import head_distiller, toy_dataset, toy_distiller
@@ -75,8 +76,21 @@ def test_step_sizes_per_layer_are_of_their_network(tmp_path):
     assert logits.argmax(1).tolist() == [0, 1, 2]
 
 
-def test_a_network_of_a_local_folder_is_told_of_and_its_path_is_not(tmp_path, caplog):
+def test_a_network_of_a_local_folder_is_named_by_its_configuration(tmp_path, caplog):
+    hf_resnet().save_pretrained(tmp_path / "net")
+    options = {"model": str(tmp_path / "net"), "model_args": None}
+    _, distilled = distilled_in(tmp_path / "set", **{**LONGER, **options, "max_steps": 1})
+    assert "so the recipe does not name it" not in caplog.text
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "`transformers/resnet`" in card
+    assert str(tmp_path) not in card + json.dumps(distilled.record)
+    assert type(distilled.fit()) is type(hf_resnet())
+    assert distilled.evaluate(dataset=toy_dataset(30, 1), networks=1).mean > 0
+
+
+def test_a_network_without_a_name_is_told_of_and_its_path_is_not(tmp_path, caplog, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(published_names, "configured_record", lambda *_: None)
     hf_resnet().save_pretrained(tmp_path / "net")
     options = {"model": str(tmp_path / "net"), "model_args": None}
     _, distilled = distilled_in(tmp_path / "set", **{**LONGER, **options, "max_steps": 1})
