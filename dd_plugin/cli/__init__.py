@@ -21,9 +21,12 @@ from dd_plugin.memory import keep_freed_memory
 _COMMANDS = {
     "distill": "distill a data set into a few synthetic images",
     "evaluate": "train fresh networks on distilled sets, and test them",
-    "export": "write a distilled set in the form of another tool",
-    "inspect": "show what convert_bn would convert in a model",
+    "compare": "show runs side by side: settings, accuracies, minutes",
     "push": "publish a distilled set on the Hub",
+    "export": "write a distilled set in the form of another tool",
+    "recipes": "list, show or copy the settings of published runs",
+    "inspect": "show what convert_bn would convert in a model",
+    "env": "print the versions and the hardware for a bug report",
 }
 
 
