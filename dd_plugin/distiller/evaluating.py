@@ -19,6 +19,7 @@ from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.parts import Parts
+from dd_plugin.distiller.results import Results
 from dd_plugin.distiller.run import Run
 from dd_plugin.evaluation import Scores, network_seed, score
 from dd_plugin.evaluation.comparison import (
@@ -63,6 +64,16 @@ class Evaluator:
             baselines=False,
         )
         return self._compared(comparison)[TrainingImages.DISTILLED]
+
+    def results(self) -> Results:
+        """Return the accuracy of `distilled` in the table of the run, which has no other row yet.
+
+        Raises:
+            ValueError: there is no evaluation data.
+        """
+        config, classes = self.run.config, self.parts.synthetic.recipe.num_classes
+        distilled = self.distilled(config.final_eval_networks)
+        return Results({TrainingImages.DISTILLED.value: distilled}, config, classes)
 
     def baselines(self) -> dict[str, Scores]:
         """Return the accuracies of networks or heads trained on real images, by their keys.
