@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from dd_plugin.cli.parser import Parser
+from dd_plugin.distiller.baseline_names import AUTO
 from dd_plugin.distiller.coercion import choices, switch
 from dd_plugin.distiller.setting_descriptions import setting_defaults
 from dd_plugin.distiller.settings import GROUPS, Settings
@@ -52,7 +53,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
                 text = f"{text} (default: {defaults[field.name]})"
             values = _values(field.name, hints[field.name])
             added = [(options.add_argument(f"--{field.name}", **_unset(), **values), text)]
-            if field.default is True:
+            if field.name in _WITHOUT:
                 off = options.add_argument(
                     f"--no_{field.name}", dest=field.name, action="store_false", **_unset()
                 )
@@ -85,6 +86,15 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
+class _Baselines(argparse.Action):
+    """Store names; without one the option is a switch."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *values: Any
+    ) -> None:
+        setattr(namespace, self.dest, values[0] or [AUTO])
+
+
 def _unset() -> dict[str, Any]:
     return {"default": argparse.SUPPRESS}
 
@@ -94,6 +104,8 @@ def _values(name: str, hint: Any) -> dict[str, Any]:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if name in _COLLECTED:
         return {"nargs": "+", "action": "extend"}
+    if name == "baselines":
+        return {"nargs": "*", "action": _Baselines, "metavar": "NAME"}
     if allowed := choices(hint):
         return {"type": str, "metavar": f"{{{','.join(allowed)}}}"}
     if bool in kinds:

@@ -16,6 +16,7 @@ from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.baseline_names import chosen_baselines
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.parts import Parts
@@ -81,10 +82,12 @@ class Evaluator:
         Raises:
             ValueError: there is no evaluation data.
         """
+        chosen = chosen_baselines(self.run.config.baselines)
         comparison = Comparison(
             synthetic=self.parts.synthetic,
             seeds=self._seeds(self.run.config.final_eval_networks),
             pixels=("png",) if isinstance(self.parts.networks, HeadCourse) else (),
+            kinds=None if chosen is None else [*map(TrainingImages.baseline, chosen)],
         )
         return {images.value: scores for images, scores in self._compared(comparison).items()}
 

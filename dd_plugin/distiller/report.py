@@ -271,8 +271,8 @@ def training_curve(history: list[dict[str, Any]], trained: str = "fresh networks
         left.plot(*zip(*losses, strict=True), color="tab:blue", label="outer loss")
     if scores:
         right = left.twinx()
-        steps, means, spreads = zip(*scores, strict=True)
-        means, spreads = ([100 * share for share in of] for of in (means, spreads))
+        steps, *shares = zip(*scores, strict=True)
+        means, spreads = ([100 * share for share in of] for of in shares)
         right.errorbar(
             steps, means, spreads, color="tab:orange", marker="o", capsize=3, label="accuracy"
         )
