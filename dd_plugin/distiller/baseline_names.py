@@ -42,10 +42,14 @@ def baseline_names(value: Any) -> list[str]:
     return [AUTO] if AUTO in words else [name for name in NAMES if name in words]
 
 
-def chosen_baselines(names: Iterable[str]) -> list[BaselineName] | None:
-    """Return the names of a checked setting; None for those that go with what is trained."""
-    listed = list(names)
-    return None if listed == [AUTO] else [cast(BaselineName, name) for name in listed]
+def chosen_baselines(value: Any) -> list[BaselineName] | None:
+    """Return the names of real images that a value means; None for ``"auto"``.
+
+    Raises:
+        ValueError: see `baseline_names`.
+    """
+    names = baseline_names(value)
+    return None if names == [AUTO] else [cast(BaselineName, name) for name in names]
 
 
 def _name(word: Any) -> str:

@@ -70,7 +70,8 @@ class HeadTest:
         per_class: int,
         seeds: Sequence[int],
         *,
-        kinds: Collection[TrainingImages] = REAL,
+        full: bool = True,
+        kinds: Collection[TrainingImages] | None = None,
     ) -> Iterator[tuple[TrainingImages, Scores]]:
         """Yield accuracies of heads trained on real images, as many of each class, and on all.
 
@@ -81,12 +82,14 @@ class HeadTest:
             synthetic: the set, for the recipe and what it has learned about the training.
             per_class: real images of each class.
             seeds: of the random draws.
-            kinds: of real images.
+            full: whether the head that is trained on all images is among them.
+            kinds: of real images; by default all of them.
         """
         assert self.train is not None
         features, labels = self.train.values[0], self.train.labels
         classes = synthetic.recipe.num_classes
 
+        kinds = REAL if kinds is None else kinds
         choices: dict[TrainingImages, list[Tensor]] = {}
         if TrainingImages.RANDOM in kinds:
             choices[TrainingImages.RANDOM] = [
@@ -107,7 +110,7 @@ class HeadTest:
             heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in choice)
             drawn = tuple(seeds) if images is TrainingImages.RANDOM else ()
             yield images, Scores(tuple(map(self.accuracy, heads)), seeds=drawn)
-        if TrainingImages.ALL in kinds:
+        if full and TrainingImages.ALL in kinds:
             probe = fit_probe(
                 features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
             )
