@@ -22,3 +22,6 @@ Precision: TypeAlias = Literal["no", "bf16"]
 Trainable: TypeAlias = Literal["all", "head"]
 HeadKind: TypeAlias = Literal["ridge", "unroll"]
 LabelForm: TypeAlias = Literal["probabilities", "weights"]
+
+# Of a comparison: real images beside the distilled ones.
+BaselineName: TypeAlias = Literal["random_real", "centroid", "herding", "k_center", "full_data"]

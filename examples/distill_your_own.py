@@ -42,7 +42,8 @@ def main() -> None:
     )
     data = load_real(args.data, "train")
     distiller = Distiller(partial(make_network, *data.shape, data.num_classes), config)
-    distiller.train()
+    if distiller.train().interrupted:  # by Ctrl-C; a checkpoint is in the folder
+        raise SystemExit(130)
     scores = distiller.compare()["distilled"]
     distiller.accelerator.print(f"{len(distiller.synthetic.labels)} images teach {scores}")
     distiller.save_model()

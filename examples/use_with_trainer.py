@@ -79,7 +79,7 @@ def main() -> None:
     trainer.save_model()
     accuracy = trainer.evaluate()["eval_accuracy"]
     data = args.test or "the distilled images themselves"
-    print(f"accuracy on {data}: {accuracy:.3f}")
+    print(f"accuracy on {data}: {100 * accuracy:.1f} %")
 
 
 if __name__ == "__main__":

@@ -14,16 +14,20 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dd_plugin import __version__
-from dd_plugin.cli.errors import CommandError, Parser, tokens_in, without_tokens
+from dd_plugin.cli.errors import CommandError, tokens_in, without_tokens
+from dd_plugin.cli.parser import Parser, as_typed
 from dd_plugin.memory import keep_freed_memory
 
 # Subcommand -> its line in `dd-plugin --help`. The module has the same name.
 _COMMANDS = {
     "distill": "distill a data set into a few synthetic images",
     "evaluate": "train fresh networks on distilled sets, and test them",
-    "export": "write a distilled set in the form of another tool",
-    "inspect": "show what convert_bn would convert in a model",
+    "compare": "show runs side by side: settings, accuracies, minutes",
     "push": "publish a distilled set on the Hub",
+    "export": "write a distilled set in the form of another tool",
+    "recipes": "list, show or copy the settings of published runs",
+    "inspect": "show what convert_bn would convert in a model",
+    "env": "print the versions and the hardware for a bug report",
 }
 
 
@@ -44,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = _with_underscores(typed)
     Parser.words, Parser.typed = words, typed
     parser = _parser(words)
-    args = parser.parse_args(words)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.commands.get(args.command, parser).refuse(unknown)
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2
@@ -58,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         if args.debug:
             raise
-        text = without_tokens(str(error), tokens_in(words))
+        text = without_tokens(as_typed(str(error), _settings(args)), tokens_in(words))
         print(f"dd-plugin {args.command}: error: {text}", file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -90,7 +96,16 @@ def _with_underscores(words: Sequence[str]) -> list[str]:
     return spelled
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def _settings(args: argparse.Namespace) -> set[str]:
+    """The settings that messages name as options: of a run, if none is from a file."""
+    from dd_plugin.cli.run_settings import recipe_of, setting_names
+
+    if args.command != "distill" or (args.config and recipe_of(args.config) is None):
+        return set()
+    return setting_names()
+
+
+def _parser(words: Sequence[str]) -> Parser:
     """The parser for `words`: options are filled in for the subcommands that `words` name."""
     parser = Parser(
         prog="dd-plugin",
@@ -102,5 +117,6 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary)
         if name in words:
             import_module(f"{__name__}.{name}").add_arguments(command)
+        parser.commands[name] = command
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -36,14 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.description = (
         "Distill a data set into a few synthetic images. Without options: the handwritten digits "
-        "that come with scikit-learn, in a minute or two on a CPU."
+        "that come with scikit-learn, in a minute or two on a CPU. The help shows the common "
+        "options, and --help_all shows all of them."
     )
+    parser.usage = "%(prog)s [CONFIG.yaml | recipe:NAME] [--OPTION VALUE ...]"
     parser.add_argument(
         "config",
         nargs="?",
         metavar="CONFIG.yaml | recipe:NAME",
-        help="settings from a YAML file, or from a recipe (`recipe:` alone lists them). It stands "
-        "before the options, which override it.",
+        help="settings from a YAML file, or from a recipe (`dd-plugin recipes` lists them). It "
+        "stands before the options, which override it.",
     )
     parser.add_argument(
         "--dry_run",

@@ -1,11 +1,9 @@
 """Messages of subcommands: errors in one line without tokens, and lines on stderr."""
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NoReturn
 
 # Tokens of the Hub begin like this. No other word of a message does.
 _TOKEN = re.compile(r"\b(?:hf|api_org)_\w{16,}")
@@ -17,21 +15,6 @@ class CommandError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors do not quote the tokens among its words."""
-
-    # As they are parsed, and as they were typed.
-    words: Sequence[str] = ()
-    typed: Sequence[str] = ()
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the message to stderr, and exit with code 2."""
-        for word, typed in zip(Parser.words, Parser.typed, strict=True):
-            if word != typed:
-                message = message.replace(word, typed)
-        super().error(without_tokens(message, tokens_in(Parser.words)))
 
 
 def tell(line: str) -> None:

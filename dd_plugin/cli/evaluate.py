@@ -22,6 +22,7 @@ from dd_plugin.cli.evaluation_checks import (
     choose_models,
     load_backbones,
 )
+from dd_plugin.cli.evaluation_words import eight_bit_differences, row_line
 from dd_plugin.cli.loading import add_loading_arguments, load_set
 from dd_plugin.cli.noted_images import note_images, noted_images
 
@@ -129,7 +130,8 @@ def run(args: argparse.Namespace) -> int:
             of_set = _evaluate(candidate, args, device)
             rows += of_set
             print(rows_table(of_set))
-            _print_loss(candidate.name, of_set)
+            for line in eight_bit_differences(candidate.name, of_set):
+                print(line)
     except (DataError, ModelLoadError, ImportError, OSError, ValueError) as error:
         raise CommandError(str(error)) from error
     if len(args.sets) > 1:
@@ -218,18 +220,4 @@ def _store(row: Evaluation, name: str, record: Record, output: Path | None) -> N
             print(f"dd-plugin evaluate: warning: not written to {name}: {error}", file=sys.stderr)
     if output:
         add_to_file(output, row)
-    text = f"{row.model}, {row.trained_on}: {100 * row.scores.mean:.1f} %"
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_loss(name: str, rows: list[Evaluation]) -> None:
-    """Print how many points the 8-bit images lose against the exact ones."""
-    for exact in rows:
-        for png in rows:
-            same = exact.model == png.model
-            if same and exact.pixels == "exact" and png.pixels == "png":
-                lost = 100 * (exact.scores.mean - png.scores.mean)
-                print(
-                    f"{name}, {exact.model}: the 8-bit PNG images lose {lost:.2f} points "
-                    "against the exact ones"
-                )
+    print(row_line(row), file=sys.stderr, flush=True)

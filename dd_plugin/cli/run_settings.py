@@ -107,7 +107,7 @@ def settings_from_yaml(path: str | None) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise CommandError(f"{path} must hold `option: value` lines, got {type(content).__name__}")
-    known = _setting_names()
+    known = setting_names()
     unknown = sorted(set(map(str, content)) - known)
     if unknown:
         close = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
@@ -118,7 +118,7 @@ def settings_from_yaml(path: str | None) -> dict[str, Any]:
 
 def with_flags(text: str) -> str:
     """Return a text with settings spelled as options of the command."""
-    names = _setting_names()
+    names = setting_names()
 
     def flag(match: re.Match[str]) -> str:
         name, value = match["name"], match["value"]
@@ -129,7 +129,8 @@ def with_flags(text: str) -> str:
     return re.sub(r"`(?P<name>\w+)(?:=(?P<value>\w+))?`", flag, text)
 
 
-def _setting_names() -> set[str]:
+def setting_names() -> set[str]:
+    """Return the names of all settings of a run."""
     from dd_plugin.distiller.settings import Settings
 
     return {f.name for f in fields(Settings)}

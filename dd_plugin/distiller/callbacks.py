@@ -7,7 +7,7 @@ control through which it can ask for a log, an evaluation, a checkpoint, or the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -28,7 +28,8 @@ class DistillerState:
         consecutive_skipped: how many of them just now in a row.
         gradient_norms: moving norm of each kind of gradient.
         inner_steps: inner training steps done by all networks.
-        interrupted: the signal that ended the run early, or None.
+        interrupted: the name of the signal that ended the run early, such as ``"SIGINT"`` for
+            Ctrl-C, or None. `Distiller.train` returns in both cases, so a script looks here.
         best_metric: with `load_best_model_at_end`, the highest accuracy of an evaluation.
         best_step: the outer step of that evaluation.
         losses: finite outer losses since the last line of the log.
@@ -47,6 +48,27 @@ class DistillerState:
     best_step: int | None = None
     losses: list[float] = field(default_factory=list)
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return a line on the run; its lists are attributes."""
+        facts = [f"{self.global_step} of {count(self.max_steps, 'outer step')}"]
+        if losses := [line for line in self.log_history if "outer_loss" in line]:
+            facts.append(f"outer loss {losses[-1]['outer_loss']:.4g}")
+        if evaluated := [line for line in self.log_history if "eval_accuracy_mean" in line]:
+            facts.append(f"{_accuracy(evaluated[-1], 'eval_')} at step {evaluated[-1]['step']}")
+        if self.skipped_steps:
+            facts.append(f"{count(self.skipped_steps, 'step')} skipped")
+        if self.interrupted:
+            facts.append(f"interrupted by {self.interrupted}")
+        return f"<{type(self).__name__}: {', '.join(facts)}>"
+
+
+def _accuracy(metrics: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the accuracy of an evaluation in words, with its spread if it has one."""
+    networks = int(metrics[f"{prefix}networks"])
+    spread = metrics[f"{prefix}accuracy_std"] if networks > 1 else None
+    accuracy = percent(metrics[f"{prefix}accuracy_mean"], spread)
+    return f"accuracy {accuracy} ({count(networks, 'network')})"
 
 
 @dataclass
@@ -137,8 +159,11 @@ class ProgressCallback(DistillerCallback):
     def on_log(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""
         if self._bar is not None:
-            names = {"outer_loss": "loss", "eval_accuracy_mean": "accuracy"}
-            self._shown |= {names[k]: f"{v:.3f}" for k, v in kwargs["logs"].items() if k in names}
+            logs = kwargs["logs"]
+            if "outer_loss" in logs:
+                self._shown["loss"] = f"{logs['outer_loss']:.3f}"
+            if "eval_accuracy_mean" in logs:
+                self._shown["accuracy"] = percent(logs["eval_accuracy_mean"])
             with suppress(OSError):
                 self._bar.set_postfix(self._shown)
 
@@ -146,16 +171,7 @@ class ProgressCallback(DistillerCallback):
         """See `DistillerCallback`."""
         if not kwargs["distiller"].accelerator.is_main_process:
             return
-        metrics = kwargs["metrics"]
-        networks = int(metrics["networks"])
-        accuracy = percent(
-            metrics["accuracy_mean"], metrics["accuracy_std"] if networks > 1 else None
-        )
-        line = (
-            f"step {state.global_step} of {config.max_steps}: accuracy {accuracy} "
-            f"({count(networks, 'network')})"
-        )
-        tell(line)
+        tell(f"step {state.global_step} of {config.max_steps}: {_accuracy(kwargs['metrics'])}")
 
     def on_train_end(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
         """See `DistillerCallback`."""

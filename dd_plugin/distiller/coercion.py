@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -107,4 +108,6 @@ def coerced(name: str, value: Any, hint: Any, *, secret: bool = False) -> Any:
         got = f"a value of type {type(value).__name__}" if secret else repr(value)
         # The conversion's own error quotes the value as well.
         cause = None if secret else error
-        raise ValueError(f"`{name}` must be {kind.words}{none}, got {got}") from cause
+        close = get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"`{name}` must be {kind.words}{none}, got {got}{hint}") from cause

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_type_hints
 
+from dd_plugin.distiller.baseline_names import baseline_names
 from dd_plugin.distiller.coercion import coerced
 from dd_plugin.distiller.json_settings import dictionary, model_arguments
 from dd_plugin.distiller.setting_checks import (
@@ -77,6 +78,7 @@ class DistillerConfig(Settings):
         self.report_to = [trackers] if isinstance(trackers, str) else list(trackers or [])
         models: Any = self.model
         self.model = [models] if isinstance(models, str) else list(models or [])
+        self.baselines = baseline_names(self.baselines)
         # Not the types of `fields`: a parser of arguments puts others in their place.
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)

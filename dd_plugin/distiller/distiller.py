@@ -241,8 +241,8 @@ class Distiller:
         Called again, it goes on where it ended: after an interruption, or with a constant schedule
         of the learning rates when ``config.max_steps`` was raised.
 
-        SIGINT and SIGTERM end the run after the step under way, with a checkpoint; `state` then
-        says so.
+        SIGINT (Ctrl-C) and SIGTERM end the run after the step under way, with a checkpoint; then
+        ``state.interrupted`` is the name of the signal.
 
         Args:
             resume_from_checkpoint: a checkpoint folder, or True or ``"latest"`` for the newest of
@@ -350,13 +350,13 @@ class Distiller:
         """Evaluate the distilled set and, beside it, real images: as many, and all of them.
 
         Returns:
-            Scores by name; the baselines only with ``config.baselines``.
+            Scores by name, which print as a table; baselines only with ``config.baselines``.
 
         Raises:
             ValueError: there is no evaluation data.
         """
         evaluator = Evaluator(self._run, self._parts)
-        self.results = {"distilled": evaluator.distilled(self.config.final_eval_networks)}
+        self.results = evaluator.results()
         if self.config.baselines:
             self.results |= evaluator.baselines()
         return self.results

@@ -16,9 +16,11 @@ from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.baseline_names import chosen_baselines
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.parts import Parts
+from dd_plugin.distiller.results import Results
 from dd_plugin.distiller.run import Run
 from dd_plugin.evaluation import Scores, network_seed, score
 from dd_plugin.evaluation.comparison import (
@@ -68,16 +70,28 @@ class Evaluator:
         )
         return self._compared(comparison)[TrainingImages.DISTILLED]
 
+    def results(self) -> Results:
+        """Return the accuracy of `distilled` in the table of the run, which has no other row yet.
+
+        Raises:
+            ValueError: there is no evaluation data.
+        """
+        config, classes = self.run.config, self.parts.synthetic.recipe.num_classes
+        distilled = self.distilled(config.final_eval_networks)
+        return Results({TrainingImages.DISTILLED.value: distilled}, config, classes)
+
     def baselines(self) -> dict[str, Scores]:
         """Return the accuracies of networks or heads trained on real images, by their keys.
 
         Raises:
             ValueError: there is no evaluation data.
         """
+        chosen = chosen_baselines(self.run.config.baselines)
         comparison = Comparison(
             synthetic=self.parts.synthetic,
             seeds=self._seeds(self.run.config.final_eval_networks),
             pixels=("png",) if isinstance(self.parts.networks, HeadCourse) else (),
+            kinds=None if chosen is None else [*map(TrainingImages.baseline, chosen)],
         )
         return {images.value: scores for images, scores in self._compared(comparison).items()}
 

@@ -370,11 +370,12 @@ def training_curve(history: list[dict[str, Any]], trained: str = "fresh networks
         left.plot(*zip(*losses, strict=True), color="tab:blue", label="outer loss")
     if scores:
         right = left.twinx()
-        steps, means, spreads = zip(*scores, strict=True)
+        steps, *shares = zip(*scores, strict=True)
+        means, spreads = ([100 * share for share in of] for of in shares)
         right.errorbar(
             steps, means, spreads, color="tab:orange", marker="o", capsize=3, label="accuracy"
         )
-        right.set(ylabel=f"accuracy of {trained}")
+        right.set(ylabel=f"accuracy of {trained} (%)")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)

@@ -70,7 +70,12 @@ class RunSettings:
     )
     run_name: str | None = _option(None, "Name of the run in the trackers.")
     disable_tqdm: bool = _option(False, "Print a line per evaluation instead of a progress bar.")
-    baselines: bool = _option(True, "Compare with random real images and the full data at the end.")
+    baselines: list[str] | str | bool = _option(
+        ["auto"],
+        "Real images to compare with at the end. random_real: as many random ones; centroid, "
+        "herding, k_center: as many that are chosen by such a rule; full_data: all of them; none: "
+        "no comparison; auto: random_real and full_data, or with trainable=head all five.",
+    )
 
 
 @dataclass

@@ -67,6 +67,23 @@ def train_on_random_real(
         )
 
 
+def train_on_chosen_real(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    prepare: Prepare,
+    seed: int,
+    *,
+    autocast: torch.dtype | None = None,
+) -> None:
+    """Train a network in place on real images that a rule has chosen, as on random ones."""
+    training_seed = mix(seed, Purpose.REAL_BASELINE_TRAINING)
+    with seeded_generators(seed):
+        train_on_few(
+            network, images, labels, prepare=prepare, seed=training_seed, autocast=autocast
+        )
+
+
 def train_on_all(
     network: nn.Module,
     data: RealData,

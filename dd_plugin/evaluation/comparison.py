@@ -6,20 +6,25 @@ Top of `evaluation`. Networks (`NetworkTest`) and heads (`HeadTest`) are trained
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.evaluation.baselines import train_on_all, train_on_random_real
+from dd_plugin.evaluation.baselines import (
+    train_on_all,
+    train_on_chosen_real,
+    train_on_random_real,
+)
 from dd_plugin.evaluation.heads import HeadTest
 from dd_plugin.evaluation.kept_baselines import NOTHING_KEPT, KeptBaselines, Training
 from dd_plugin.evaluation.ordinary import accuracy_of_module, batch_size, training_steps
 from dd_plugin.evaluation.preparation import InputBatches, preparation
+from dd_plugin.evaluation.real_coresets import RULES, RealCoresets
 from dd_plugin.evaluation.scores import Scores
-from dd_plugin.evaluation.training_images import PixelKind, TrainingImages
+from dd_plugin.evaluation.training_images import REAL, PixelKind, TrainingImages
 
 # From the seed of a network to its accuracy.
 Measure = Callable[[int], float]
@@ -35,6 +40,7 @@ class Comparison:
         pixels: the kinds of distilled images.
         baselines: whether real images are compared as well.
         full_data: whether all real images are among them, which takes by far the longest.
+        kinds: of real images; by default random ones and all, and for heads every kind.
     """
 
     synthetic: SyntheticSet
@@ -42,6 +48,20 @@ class Comparison:
     pixels: Sequence[PixelKind] = ("exact", "png")
     baselines: bool = True
     full_data: bool = True
+    kinds: Collection[TrainingImages] | None = None
+
+    def real_images(self, default: Collection[TrainingImages]) -> list[TrainingImages]:
+        """Return the kinds of real images that are compared, in the order of the table.
+
+        Args:
+            default: the kinds where none were chosen.
+        """
+        kinds = default if self.kinds is None else self.kinds
+        return [
+            kind
+            for kind in REAL
+            if self.baselines and kind in kinds and (self.full_data or kind != TrainingImages.ALL)
+        ]
 
     @property
     def per_class(self) -> int:
@@ -88,7 +108,8 @@ class NetworkTest:
 
     def baselines(self, comparison: Comparison) -> list[Baseline]:
         """Return the baselines of a comparison; none where it has no real images."""
-        if not comparison.baselines:
+        kinds = comparison.real_images((TrainingImages.RANDOM, TrainingImages.ALL))
+        if not kinds:
             return []
         synthetic, train, per_class = comparison.synthetic, self.train, comparison.per_class
         assert train is not None
@@ -102,11 +123,25 @@ class NetworkTest:
         def on_all(network: nn.Module, seed: int) -> None:
             train_on_all(network, train, prepare=prepare, seed=seed, autocast=autocast)
 
+        coresets = RealCoresets(train)
+
+        def on_chosen(kind: TrainingImages) -> Callable[[nn.Module, int], None]:
+            def train_on(network: nn.Module, seed: int) -> None:
+                images, labels = coresets.images(kind, per_class)
+                train_on_chosen_real(
+                    network, images, labels, prepare=prepare, seed=seed, autocast=autocast
+                )
+
+            return train_on
+
         few = per_class * synthetic.recipe.num_classes
-        baselines = [self._baseline(synthetic, TrainingImages.RANDOM, few, on_few)]
-        if comparison.full_data:
-            baselines.append(self._baseline(synthetic, TrainingImages.ALL, train.count(), on_all))
-        return baselines
+        trainings: dict[TrainingImages, Callable[[nn.Module, int], None]] = {
+            TrainingImages.RANDOM: on_few,
+            TrainingImages.ALL: on_all,
+            **{kind: on_chosen(kind) for kind in RULES},
+        }
+        counts = {kind: train.count() if kind is TrainingImages.ALL else few for kind in REAL}
+        return [self._baseline(synthetic, kind, counts[kind], trainings[kind]) for kind in kinds]
 
     def _baseline(
         self,
@@ -159,7 +194,5 @@ def compare(
         for baseline in tested.baselines(comparison):
             accuracies = tuple(map(baseline.measure, seeds))
             yield baseline.images, Scores(accuracies, seeds=tuple(seeds))
-    elif comparison.baselines:
-        yield from tested.controls(
-            synthetic, comparison.per_class, seeds, full=comparison.full_data
-        )
+    elif kinds := comparison.real_images(REAL):
+        yield from tested.controls(synthetic, comparison.per_class, seeds, kinds=kinds)

@@ -6,7 +6,7 @@ recipe's own solver, which is tested on features of real images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,19 +14,13 @@ from torch import Tensor
 
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
-from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
+from dd_plugin.evaluation.coresets import random_rows
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
+from dd_plugin.evaluation.real_coresets import RULES, rows_of
 from dd_plugin.evaluation.scores import Scores
-from dd_plugin.evaluation.training_images import TrainingImages, eight_bit_images
+from dd_plugin.evaluation.training_images import REAL, TrainingImages, eight_bit_images
 from dd_plugin.networks import Backbone, Features, Head, LinearHead
 from dd_plugin.seeds import Purpose, mix
-
-# Real images that are chosen by a rule.
-_RULES: dict[TrainingImages, Callable[..., Tensor]] = {
-    TrainingImages.CENTROID: nearest_to_centroid,
-    TrainingImages.HERDING: herding,
-    TrainingImages.K_CENTER: k_center,
-}
 
 
 @dataclass
@@ -71,7 +65,13 @@ class HeadTest:
         return self.accuracy(head)
 
     def controls(
-        self, synthetic: SyntheticSet, per_class: int, seeds: Sequence[int], *, full: bool = True
+        self,
+        synthetic: SyntheticSet,
+        per_class: int,
+        seeds: Sequence[int],
+        *,
+        full: bool = True,
+        kinds: Collection[TrainingImages] | None = None,
     ) -> Iterator[tuple[TrainingImages, Scores]]:
         """Yield accuracies of heads trained on real images, as many of each class, and on all.
 
@@ -83,13 +83,16 @@ class HeadTest:
             per_class: real images of each class.
             seeds: of the random draws.
             full: whether the head that is trained on all images is among them.
+            kinds: of real images; by default all of them.
         """
         assert self.train is not None
         features, labels = self.train.values[0], self.train.labels
         classes = synthetic.recipe.num_classes
 
-        choices: dict[TrainingImages, list[Tensor]] = {
-            TrainingImages.RANDOM: [
+        kinds = REAL if kinds is None else kinds
+        choices: dict[TrainingImages, list[Tensor]] = {}
+        if TrainingImages.RANDOM in kinds:
+            choices[TrainingImages.RANDOM] = [
                 random_rows(
                     features,
                     labels,
@@ -99,15 +102,15 @@ class HeadTest:
                 )
                 for seed in seeds
             ]
-        }
-        for images, rule in _RULES.items():
-            choices[images] = [rule(features, labels, per_class, num_classes=classes)]
+        for images, rule in RULES.items():
+            if images in kinds:
+                choices[images] = [rule(features, labels, per_class, num_classes=classes)]
         features_of = self._features_of_rows(synthetic, choices)
         for images, choice in choices.items():
             heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in choice)
             drawn = tuple(seeds) if images is TrainingImages.RANDOM else ()
             yield images, Scores(tuple(map(self.accuracy, heads)), seeds=drawn)
-        if full:
+        if full and TrainingImages.ALL in kinds:
             probe = fit_probe(
                 features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
             )
@@ -122,8 +125,10 @@ class HeadTest:
         features = self.train.values[0]
         if self.images is None or not copies_of(synthetic):
             return lambda rows: features[rows]
+        if not choices:
+            return lambda rows: features[rows]
         wanted = torch.cat([rows for chosen in choices.values() for rows in chosen]).unique()
-        images = _rows_of(self.images, wanted, self.batch_size)
+        images = rows_of(self.images, wanted, self.batch_size)
 
         def with_copies(rows: Tensor) -> Tensor:
             chosen = images[torch.searchsorted(wanted, rows)].to(synthetic.images())
@@ -221,17 +226,6 @@ def _features(
             for part in every.split(batch_size)
         ]
     )
-
-
-def _rows_of(images: RealData, rows: Tensor, batch_size: int) -> Tensor:
-    """Return the images in [0, 1] of rows in rising order, read in one pass."""
-    parts, first = [], 0
-    for pixels, _ in images.batches(batch_size):
-        last = first + len(pixels)
-        here = rows[(rows >= first) & (rows < last)]
-        parts.append(pixels[(here - first).to(pixels.device)])
-        first = last
-    return torch.cat(parts)
 
 
 def _detached(constants: Mapping[str, Tensor]) -> dict[str, Tensor]:

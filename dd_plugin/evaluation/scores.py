@@ -57,6 +57,26 @@ class Scores:
         """The standard deviation of the accuracies, of a sample; 0 for one network."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
 
+    def minus(self, other: Scores) -> str | None:
+        """Return the difference to the scores of the same networks, trained on something else.
+
+        Args:
+            other: scores of networks with the same seeds, in the same order.
+
+        Returns:
+            Mean and standard deviation over the pairs, such as ``-0.4 ± 0.6 points``. None where
+            there are fewer than two pairs, or networks without a partner: then nothing is known.
+        """
+        count = len(self.accuracies)
+        seeds = (self.seeds, other.seeds)
+        if count < 2 or count != len(other.accuracies) or (all(seeds) and seeds[0] != seeds[1]):
+            return None
+        pairs = zip(self.accuracies, other.accuracies, strict=True)
+        points = [100 * (own - theirs) for own, theirs in pairs]
+        # Adding 0 makes -0.0 positive.
+        mean = round(statistics.fmean(points), 1) + 0.0
+        return f"{mean:+.1f} ± {statistics.stdev(points):.1f} points"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the accuracies as a record has them."""
         values = {"mean": self.mean, "std": self.std, "accuracies": list(self.accuracies)}

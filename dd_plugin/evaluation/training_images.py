@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from dd_plugin.choices import BaselineName
 from dd_plugin.data.parametrization import Pixels
 from dd_plugin.data.synthetic import SyntheticSet
 
@@ -33,6 +34,11 @@ class TrainingImages(StrEnum):
     ALL = "full data"
 
     @classmethod
+    def baseline(cls, name: BaselineName) -> TrainingImages:
+        """Return the real images that a setting calls so."""
+        return _BASELINES[name]
+
+    @classmethod
     def distilled(cls, pixels: PixelKind) -> TrainingImages:
         """Return the distilled images with exact pixels, or with those of PNG files."""
         return cls.EIGHT_BIT if pixels == "png" else cls.DISTILLED
@@ -52,6 +58,15 @@ _PIXELS: dict[TrainingImages, PixelKind] = {
     TrainingImages.DISTILLED: "exact",
     TrainingImages.EIGHT_BIT: "png",
 }
+_BASELINES: dict[BaselineName, TrainingImages] = {
+    "random_real": TrainingImages.RANDOM,
+    "centroid": TrainingImages.CENTROID,
+    "herding": TrainingImages.HERDING,
+    "k_center": TrainingImages.K_CENTER,
+    "full_data": TrainingImages.ALL,
+}
+# All kinds of real images, in the order of a table.
+REAL = tuple(_BASELINES.values())
 _IN_WORDS = {
     TrainingImages.DISTILLED: "distilled images",
     TrainingImages.EIGHT_BIT: "distilled images",

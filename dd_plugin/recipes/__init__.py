@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["recipe_names", "recipe_settings", "recipe_summary"]
+__all__ = ["recipe_names", "recipe_settings", "recipe_summary", "recipe_text"]
 
 
 def recipe_names() -> list[str]:
@@ -30,7 +30,7 @@ def recipe_settings(name: str) -> dict[str, Any]:
     """
     import yaml
 
-    settings: dict[str, Any] = yaml.safe_load(_text_of(name))
+    settings: dict[str, Any] = yaml.safe_load(recipe_text(name))
     return settings
 
 
@@ -41,14 +41,19 @@ def recipe_summary(name: str) -> str:
         ValueError: there is no recipe of that name.
     """
     lines = []
-    for line in _text_of(name).splitlines():
+    for line in recipe_text(name).splitlines():
         if not line.startswith("# ") or line.startswith("#  "):
             break
         lines.append(line.removeprefix("# "))
     return re.split(r"(?<=\.) (?=[A-Z])", " ".join(lines))[0]
 
 
-def _text_of(name: str) -> str:
+def recipe_text(name: str) -> str:
+    """Return the YAML file of a recipe.
+
+    Raises:
+        ValueError: there is no recipe of that name.
+    """
     names = recipe_names()
     if name not in names:
         close = difflib.get_close_matches(name, names, n=3)

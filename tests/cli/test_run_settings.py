@@ -36,7 +36,7 @@ def test_options_of_the_command_go_over_the_recipe(tmp_path, capsys):
     # What is wrong is said of the value of the option; the recipe's is possible.
     words = ["distill", "recipe:wang2018_fixed", f"--output_dir={tmp_path}", "--inner_steps=0"]
     assert main(words) == 2
-    assert "`inner_steps` must be at least 1, got 0" in capsys.readouterr().err
+    assert "--inner_steps must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_settings_from_yaml_and_flags_before_them(tmp_path, capsys, digits):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dd_plugin.distiller import Distiller, DistillerCallback
+from dd_plugin.distiller import Distiller, DistillerCallback, DistillerState
 from tests.distiller.toy import toy_distiller
 
 
@@ -63,3 +63,51 @@ def test_callbacks_may_be_classes(tmp_path):
     for wrong, message in ((Ends(), "must be a list"), ([print], "must be of DistillerCallback")):
         with pytest.raises(TypeError, match=message):
             toy_distiller(tmp_path, callbacks=wrong)
+
+
+def test_a_state_is_a_line_in_a_notebook(tmp_path):
+    state = toy_distiller(tmp_path, eval_steps=2, logging_steps=1).train()
+    shown = repr(state)
+    assert "\n" not in shown
+    assert len(shown) < 200
+    (evaluated,) = (line for line in state.log_history if "eval_accuracy_mean" in line)
+    mean, std = (f"{100 * evaluated[f'eval_accuracy_{part}']:.1f}" for part in ("mean", "std"))
+    assert shown.startswith("<DistillerState: 4 of 4 outer steps, outer loss ")
+    assert shown.endswith(f", accuracy {mean} ± {std} % (2 networks) at step 2>")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({}, "<DistillerState: 0 of 0 outer steps>"),
+        (
+            {"global_step": 2, "max_steps": 300, "skipped_steps": 1, "interrupted": "SIGINT"},
+            "<DistillerState: 2 of 300 outer steps, 1 step skipped, interrupted by SIGINT>",
+        ),
+        (
+            {
+                "max_steps": 1,
+                "log_history": [
+                    {
+                        "step": 1,
+                        "eval_accuracy_mean": 0.5,
+                        "eval_accuracy_std": 0.0,
+                        "eval_networks": 1.0,
+                    }
+                ],
+            },
+            "<DistillerState: 0 of 1 outer step, accuracy 50.0 % (1 network) at step 1>",
+        ),
+    ],
+)
+def test_what_the_line_says(values, shown):
+    assert repr(DistillerState(**values)) == shown
+
+
+def test_the_bar_shows_accuracies_in_percent(tmp_path, capsys):
+    distiller = toy_distiller(tmp_path, disable_tqdm=False, eval_steps=2, logging_steps=1)
+    distiller.train()
+    (mean,) = (
+        v["eval_accuracy_mean"] for v in distiller.state.log_history if "eval_accuracy_mean" in v
+    )
+    assert f"accuracy={100 * mean:.1f} %" in capsys.readouterr().err

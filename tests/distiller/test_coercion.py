@@ -17,7 +17,7 @@ def test_switches_in_quotes_mean_what_they_say(word, value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baselines": "nope"}, "`baselines` must be true or false, got 'nope'"),
+        ({"soft_labels": "nope"}, "`soft_labels` must be true or false, got 'nope'"),
         ({"max_grad_norm": float("inf")}, "`max_grad_norm` must be a finite number, got inf"),
         ({"inner_lr": "nan"}, "`inner_lr` must be a finite number, got 'nan'"),
         ({"max_steps": None}, "`max_steps` must be a whole number, got None"),

@@ -147,3 +147,16 @@ def test_baselines_of_a_run_are_trained_once(tmp_path, monkeypatch):
     other = distilled.real_data(toy_dataset(30, seed=2))
     with pytest.raises(AssertionError, match="trained again"):
         compare(distilled, replace(request, test=other))
+
+
+def test_the_baselines_are_those_that_were_chosen(tmp_path, monkeypatch):
+    shorten(monkeypatch, 10)
+    distiller = compared(tmp_path, baselines=["herding", "random_real"])
+    results = distiller.results
+    assert list(results) == ["distilled", "random real", "herding"]
+    assert len(results["herding"].accuracies) == 3
+    assert "| real images by herding" in str(results)
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["about"]["config"]["baselines"] == ["random_real", "herding"]
+    assert record["results"]["herding"]["accuracies"] == list(results["herding"].accuracies)
+    assert "real images by herding" in (tmp_path / "README.md").read_text()

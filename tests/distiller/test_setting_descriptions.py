@@ -2,6 +2,8 @@
 
 from dataclasses import fields
 
+import pytest
+
 from dd_plugin.bilevel.optimizers import OPTIMIZERS
 from dd_plugin.cli.distill import add_arguments
 from dd_plugin.distiller import DistillerConfig
@@ -25,12 +27,14 @@ def test_the_inner_optimizers_are_those_of_the_engine():
     assert CHOICES["inner_optimizer"] == tuple(OPTIMIZERS)
 
 
-def test_the_command_lists_the_groups_and_the_choices():
+def test_the_command_lists_the_groups_and_the_choices(capsys):
     import argparse
 
     parser = argparse.ArgumentParser(prog="x")
     add_arguments(parser)
-    text = parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help_all"])
+    text = capsys.readouterr().out
     places = [text.index(f"\n{title}:\n") for title in GROUPS]
     assert places == sorted(places)
     for name, values in CHOICES.items():

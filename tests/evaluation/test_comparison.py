@@ -28,7 +28,12 @@ def trained(monkeypatch):
         calls.append(("all", None, seed))
 
     monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_random_real", on_few)
+
+    def on_chosen(network, images, labels, prepare, seed, autocast):
+        calls.append(("chosen", tuple(labels.tolist()), seed))
+
     monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_all", on_all)
+    monkeypatch.setattr("dd_plugin.evaluation.comparison.train_on_chosen_real", on_chosen)
     return calls
 
 
@@ -96,3 +101,39 @@ def test_an_accuracy_that_is_kept_is_not_measured(trained, tmp_path):
     )
     assert first == again
     assert len(trained) == 2 * len(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "baselines", "full_data", "expected"),
+    [
+        (None, True, True, [TrainingImages.RANDOM, TrainingImages.ALL]),
+        (None, True, False, [TrainingImages.RANDOM]),
+        (None, False, True, []),
+        ((), True, True, []),
+        (
+            (TrainingImages.K_CENTER, TrainingImages.CENTROID),
+            True,
+            True,
+            [TrainingImages.CENTROID, TrainingImages.K_CENTER],
+        ),
+        ((TrainingImages.ALL, TrainingImages.HERDING), True, False, [TrainingImages.HERDING]),
+        ((TrainingImages.ALL,), False, True, []),
+    ],
+)
+def test_the_kinds_of_real_images(trained, kinds, baselines, full_data, expected):
+    synthetic = synthetic_set()
+    options = {"kinds": kinds, "baselines": baselines, "full_data": full_data}
+    comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=(), **options)
+    rows = list(compare(comparison, network_test(synthetic, [])))
+    assert [kind for kind, _ in rows] == expected
+
+
+def test_chosen_images_are_the_same_for_every_network(trained):
+    synthetic = synthetic_set()
+    kinds = (TrainingImages.HERDING,)
+    comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=(), kinds=kinds)
+    (baseline,) = network_test(synthetic, []).baselines(comparison)
+    assert baseline.shown == 200 * 4  # as random ones
+    for seed in SEEDS:
+        baseline.measure(seed)
+    assert trained == [("chosen", (0, 0, 1, 1, 2, 2), seed) for seed in SEEDS]

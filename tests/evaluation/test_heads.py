@@ -7,7 +7,7 @@ from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.probe import fit_probe
-from dd_plugin.evaluation.training_images import TrainingImages
+from dd_plugin.evaluation.training_images import REAL, TrainingImages
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.head_solvers import RidgeHead
 from tests.distiller.toy import Small, toy_dataset
@@ -69,3 +69,7 @@ def test_controls_are_as_many_images_and_all(opened, judge):
     again = dict(judge.controls(opened._synthetic, 1, [1, 2, 3], full=False))
     assert TrainingImages.ALL not in again
     assert again[TrainingImages.RANDOM] == controls[TrainingImages.RANDOM]
+    for kind in REAL:
+        assert dict(judge.controls(opened._synthetic, 1, [1, 2, 3], kinds=[kind])) == {
+            kind: controls[kind]
+        }

@@ -26,6 +26,28 @@ def test_mean_and_spread_are_those_of_a_sample():
     assert (Scores((0.5,)).std, str(Scores((0.5,)))) == (0.0, "50.0 %")
 
 
+def test_a_difference_has_the_spread_of_its_pairs():
+    # Pairs differ by -1 and by -3 points: their mean is -2, their deviation sqrt(2).
+    exact, png = Scores((0.50, 0.70), seeds=(1, 2)), Scores((0.49, 0.67), seeds=(1, 2))
+    assert png.minus(exact) == "-2.0 ± 1.4 points"
+    assert exact.minus(png) == "+2.0 ± 1.4 points"
+    assert exact.minus(exact) == "+0.0 ± 0.0 points"
+    assert Scores((0.49, 0.67)).minus(exact) == "-2.0 ± 1.4 points"  # a row without its seeds
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Scores((0.5,)), Scores((0.5, 0.6, 0.7)), Scores((0.5, 0.6), seeds=(1, 3))],
+)
+def test_without_pairs_there_is_no_difference(other):
+    assert Scores((0.5, 0.7), seeds=(1, 2)).minus(other) is None
+    assert other.minus(Scores((0.5, 0.7), seeds=(1, 2))) is None
+
+
+def test_one_network_says_nothing_about_a_difference():
+    assert Scores((0.5,)).minus(Scores((0.275,))) is None
+
+
 def test_the_share_counts_images_not_batches():
     logits = torch.eye(3)
     labels = torch.tensor([0, 1, 0])

@@ -73,7 +73,7 @@ def options() -> dict[str, dict[str, Any]]:
     """By command, then by name. Choices of `distill` are those of the settings."""
     found: dict[str, dict[str, Any]] = {}
     for command, parser in subparsers().items():
-        actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
+        actions = [a for a in parser._actions if a.dest not in ("help", "help_all")]
         found[command] = {action.dest: _described(action) for action in actions}
     for description in found["distill"].values():
         description.pop("choices", None)

@@ -24,7 +24,7 @@ def options(command):
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_both_spellings_of_every_option(command):
     found = options(command)
-    assert len(found) > 3
+    assert len(found) >= 2  # --help and --debug
     declared = {string for _, string in found}
     for _, string in found:
         for spelled in (string, "--" + string[2:].replace("_", "-")):

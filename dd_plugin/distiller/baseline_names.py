@@ -1,0 +1,61 @@
+"""The setting `baselines`: names of real images, from a list, one word or a switch.
+
+Used by `config`, which reads the setting without torch, and by `evaluating`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, cast, get_args
+
+from dd_plugin.choices import BaselineName
+from dd_plugin.distiller.coercion import switch
+
+AUTO, NONE = "auto", "none"
+NAMES = get_args(BaselineName)
+
+
+def baseline_names(value: Any) -> list[str]:
+    """Return the names that a value means: ``["auto"]``, some of `NAMES`, or none of them.
+
+    Args:
+        value: a list of names, one name, or a switch: true is ``"auto"``, false ``"none"``.
+
+    Raises:
+        ValueError: it has other names, or ``"auto"`` or ``"none"`` beside others.
+    """
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    words = [_name(word) for word in (value if several else [value])]
+    for word in words:
+        if word not in (*NAMES, AUTO, NONE):
+            close = get_close_matches(word, [*NAMES, AUTO, NONE], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"`baselines` must be auto, none, or some of {', '.join(NAMES)}, got {word!r}{hint}"
+            )
+    if len(set(words)) > 1 and {AUTO, NONE} & set(words):
+        raise ValueError(
+            f"`baselines` must be auto, none, or some of {', '.join(NAMES)}, got "
+            f"{' '.join(words)}; auto and none stand alone"
+        )
+    return [AUTO] if AUTO in words else [name for name in NAMES if name in words]
+
+
+def chosen_baselines(value: Any) -> list[BaselineName] | None:
+    """Return the names of real images that a value means; None for ``"auto"``.
+
+    Raises:
+        ValueError: see `baseline_names`.
+    """
+    names = baseline_names(value)
+    return None if names == [AUTO] else [cast(BaselineName, name) for name in names]
+
+
+def _name(word: Any) -> str:
+    if word is None:
+        return AUTO
+    try:
+        return AUTO if switch(word) else NONE
+    except KeyError:
+        return str(word)

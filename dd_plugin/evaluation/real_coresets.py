@@ -1,0 +1,88 @@
+"""Coresets of real images for networks that are trained from scratch: chosen by their pixels.
+
+Between `coresets`, whose rules choose rows by features, and `comparison`, which trains on them. A
+network that starts from random weights has no features yet, so the distances are between images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from dd_plugin.data import RealData
+from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid
+from dd_plugin.evaluation.training_images import TrainingImages, pixel_levels
+
+# Real images that are chosen by a rule.
+RULES: Mapping[TrainingImages, Callable[..., Tensor]] = {
+    TrainingImages.CENTROID: nearest_to_centroid,
+    TrainingImages.HERDING: herding,
+    TrainingImages.K_CENTER: k_center,
+}
+
+# Larger images are compared at this height and width, so that all of them fit into memory.
+_LARGEST = 32
+_BATCH = 500
+
+
+class RealCoresets:
+    """The images that the rules choose of real ones; each choice is made once.
+
+    Args:
+        data: the real images.
+    """
+
+    def __init__(self, data: RealData) -> None:
+        self._data = data
+        self._features: Tensor | None = None
+        self._chosen: dict[tuple[TrainingImages, int], tuple[Tensor, Tensor]] = {}
+
+    def images(self, kind: TrainingImages, per_class: int) -> tuple[Tensor, Tensor]:
+        """Return images in [0, 1], sorted by class, and their labels.
+
+        Args:
+            kind: one of `RULES`.
+            per_class: images of each class.
+
+        Raises:
+            ValueError: a class has fewer images.
+        """
+        wanted = (kind, per_class)
+        if wanted not in self._chosen:
+            if self._features is None:
+                self._features = pixel_features(self._data)
+            labels = self._data.labels()
+            rows = RULES[kind](
+                self._features, labels, per_class, num_classes=self._data.num_classes
+            )
+            order = rows.argsort()
+            images = rows_of(self._data, rows[order], _BATCH)
+            self._chosen[wanted] = (images[order.argsort()], labels[rows].to(images.device))
+        return self._chosen[wanted]
+
+
+def pixel_features(data: RealData) -> Tensor:
+    """Return the pixels of all images, uint8 of shape (N, d) on the CPU.
+
+    Images of more than 32 rows or columns are averaged down to 32.
+    """
+    height, width = (min(side, _LARGEST) for side in data.shape[1:])
+    parts = [
+        pixel_levels(adaptive_avg_pool2d(pixels, (height, width))).flatten(1).to(torch.uint8).cpu()
+        for pixels, _ in data.batches(_BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def rows_of(images: RealData, rows: Tensor, batch_size: int) -> Tensor:
+    """Return the images in [0, 1] of rows in rising order, read in one pass."""
+    parts, first = [], 0
+    for pixels, _ in images.batches(batch_size):
+        last = first + len(pixels)
+        here = rows[(rows >= first) & (rows < last)]
+        parts.append(pixels[(here - first).to(pixels.device)])
+        first = last
+    return torch.cat(parts)
