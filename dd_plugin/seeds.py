@@ -55,6 +55,7 @@ class Purpose(IntEnum):
     TRIAL_RUN = 27
     HEAD_COPIES = 28
     HELD_OUT = 29
+    MEASURED_STEPS = 30
 
 
 @unique

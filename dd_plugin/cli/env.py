@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
     facts = {"dd_plugin": __version__, "python": _python(), "system": _system()}
-    facts |= {name: _version(name) for name in _PACKAGES}
+    facts |= {name: _version_of(name) for name in _PACKAGES}
     facts |= {"processor": processor_name(), "compiler": compiler(), **_hardware()}
     if threads := os.environ.get("OMP_NUM_THREADS", ""):
         facts["OMP_NUM_THREADS"] = threads if threads.isdigit() else "set, but no number"
@@ -63,7 +63,7 @@ def _system() -> str:
     return name
 
 
-def _version(package: str) -> str:
+def _version_of(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

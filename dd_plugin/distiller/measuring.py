@@ -92,7 +92,7 @@ def _ordinary(
 ) -> tuple[float, float, float]:
     """Fixed seconds of a training step, seconds per image, and seconds of a test per image."""
     networks, few, more = architectures.members[place], _batch(step, _FEW), _batch(step, _MORE)
-    network = revert_bn(networks.new_model(mix(networks.seed, Purpose.TRIAL_RUN)))
+    network = revert_bn(networks.new_model(mix(networks.seed, Purpose.MEASURED_STEPS)))
 
     def trained(batch: tuple[Tensor, Tensor]) -> float:
         def work() -> None:
@@ -138,7 +138,7 @@ def _batch(step: OuterStep, size: int) -> tuple[Tensor, Tensor]:
     synthetic = step.state.synthetic
     rows = torch.arange(size, device=synthetic.labels.device) % len(synthetic.labels)
     images = synthetic.images().detach()[rows]
-    seed = mix(step.run.config.seed, Purpose.TRIAL_RUN)
+    seed = mix(step.run.config.seed, Purpose.MEASURED_STEPS)
     return training_input(synthetic, images, seed).detach(), synthetic.labels[rows]
 
 
