@@ -41,6 +41,7 @@ PYTHONS = {
 _STRINGS = {
     *("_correction", "_dd_plugin_converted", "_like", "_resets_parameters", "_stock_buffer_order"),
     "_orig",
+    "_dir",  # what the names of settings that hold folders end with
 }
 _NAME = re.compile(r"_[a-z]\w*(\.\w+)?")
 _PATH = re.compile(rf"({'|'.join(LIBRARIES)})(\.\w+)+")
