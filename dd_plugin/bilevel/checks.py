@@ -195,12 +195,33 @@ def starting_state(
     """
     if initial is not None:
         problem.check_state(initial)
+    if initial is not None:
+        initial = _in_order_of(problem, initial)
     base = problem.model if initial is None else initial
     theta = _override(base.parameters, start["parameters"], "parameters")
     s = _override(base.statistics, start["statistics"], "statistics")
     constants = _override(problem.model.constants, start["constants"], "constants")
     optimizer_state = problem.optimizer.init(theta) if initial is None else initial.optimizer
     return RunState(theta, optimizer_state, s, dict(base.counters)), constants
+
+
+def _in_order_of(problem: BilevelProblem, state: RunState) -> RunState:
+    """Return a state with its tensors in the order of the model's: traced steps go by places."""
+    model = problem.model
+    optimizer = problem.optimizer.init({n: p.to("meta") for n, p in model.parameters.items()})
+    return RunState(
+        parameters=_like(state.parameters, model.parameters),
+        optimizer=_like(state.optimizer, optimizer),
+        statistics=_like(state.statistics, model.statistics),
+        counters=_like(state.counters, model.counters),
+    )
+
+
+def _like(tree: Any, other: Any) -> Any:
+    """Return a tree of dictionaries in the order of another one."""
+    if not isinstance(other, Mapping):
+        return tree
+    return {name: _like(tree[name], part) for name, part in other.items()}
 
 
 def _override(base: Tensors, tensors: Tensors | None, what: str) -> Tensors:

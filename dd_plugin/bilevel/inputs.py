@@ -32,7 +32,8 @@ class Schedule:
         self, value: Any, steps: int, like: Tensor, what: str, per_step: bool = True
     ) -> None:
         self.grouped = isinstance(value, Mapping)
-        items = dict(value) if self.grouped else {"": value}
+        # In one order, however the caller's mapping is ordered: traced steps go by places.
+        items = dict(sorted(value.items())) if self.grouped else {"": value}
         self._sources: dict[str, Any] = items
         self._values: dict[str, Tensor] = {}
         for group, item in list(items.items()):

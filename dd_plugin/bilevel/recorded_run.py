@@ -42,7 +42,7 @@ from dd_plugin.bilevel.step_values import (
     leaves_of,
     rebuilt,
 )
-from dd_plugin.bilevel.steps import Steps
+from dd_plugin.bilevel.steps import Steps, form_of
 from dd_plugin.bilevel.tracing.compile import CompiledFunction
 from dd_plugin.bilevel.tracing.recorded import (
     Recorded,
@@ -325,7 +325,8 @@ def _kind(
     leaves = leaves_of(values)
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     counts = len(values.batches), len(values.outer_batches)
-    return (problem.compile, method, storage, *counts, tuple(_distinct(leaves)[1]), kinds)
+    form = form_of(values.step_sizes[0], values.hyperparameters)
+    return (problem.compile, method, storage, form, *counts, tuple(_distinct(leaves)[1]), kinds)
 
 
 def _distinct(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:

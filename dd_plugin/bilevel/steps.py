@@ -54,8 +54,17 @@ class Steps:
         inputs = self.problem.inputs(state, self.constants, batch, noise)
         return inputs if self.fixed is None else inputs._replace(fixed=self.fixed)
 
-    def _run(self, name: str, eager: Callable[..., Any], *args: Any) -> Any:
-        """Run a function compiled, if the problem is to be compiled and it can be."""
+    def _run(
+        self, name: str, eager: Callable[..., Any], *args: Any, form: tuple[Any, ...] = ()
+    ) -> Any:
+        """Run a function compiled, if the problem is to be compiled and it can be.
+
+        Args:
+            name: of the function.
+            eager: the same, to be run as it is.
+            *args: its arguments, trees whose tensors are in the same order each time.
+            form: what else tells trees of the same tensors apart.
+        """
         problem = self.problem
         if not problem.compiling:
             return eager(*args)
@@ -66,7 +75,7 @@ class Steps:
         )
         leaves = leaves_of(drawn)
         kinds = [(leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor)]
-        key = (name, problem.compile, len(leaves), *kinds)
+        key = (name, problem.compile, form, len(leaves), *kinds)
 
         def compiled() -> Any:
             if key not in problem.compiled:
@@ -156,6 +165,7 @@ class Steps:
             "update",
             self.problem.update,
             *(gradients, optimizer, parameters, step_size, hyperparameters),
+            form=form_of(step_size, hyperparameters),
         )
 
     def pull(
@@ -175,6 +185,7 @@ class Steps:
             self.problem.pull,
             *(gradients, optimizer, parameters, step_size, hyperparameters),
             *(parameters_bar, optimizer_bar),
+            form=form_of(step_size, hyperparameters),
         )
 
     def sweep(self, inputs: StepInputs, g_bar: Tensors, s_bar: Tensors) -> SweepResult:
@@ -198,3 +209,9 @@ class Steps:
         problem = self.problem
         numbers = problem.numbers(problem.draws(inputs.images), inputs.noise)
         return inputs._replace(noise=numbers)
+
+
+def form_of(step_size: Any, hyperparameters: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the groups of a step size and of hyperparameters; None where one value is for all."""
+    values = (step_size, *hyperparameters.values())
+    return tuple(tuple(value) if isinstance(value, dict) else None for value in values)

@@ -6,7 +6,17 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from dd_plugin.bilevel import BilevelProblem, Device, Host, Last, adam, hypergradient, sgd
+from dd_plugin.bilevel import (
+    BilevelProblem,
+    Device,
+    Host,
+    Last,
+    RunState,
+    adam,
+    hypergradient,
+    sgd,
+    unroll,
+)
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.tracing.compile import CompileWarning
 from dd_plugin.bn import convert_bn
@@ -247,3 +257,59 @@ def test_what_fails_in_both_ways_is_no_failure_of_compiling():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         hypergradient(problem, batches, outer, step_size=0.1)
     assert problem.compiling == "trace"
+
+
+def _of_two_layers():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+
+
+def _kind_of(name):
+    return name.rpartition(".")[2]
+
+
+def test_the_order_and_the_form_of_values_per_group_are_not_mixed_up():
+    """One traced problem, and values that have the same tensors in other places."""
+    model, batches = _of_two_layers(), soft_batches(3, classes=4, shape=(4,))
+    outer, a, b = hard_batch(shape=(4,)), torch.tensor(0.1).double(), torch.tensor(0.5).double()
+    optimizers = [sgd(0.5, groups=_kind_of), sgd(0.5, groups=lambda name: "all")]
+    forms = [
+        [
+            {"step_size": {"weight": a, "bias": b}},
+            {"step_size": {"bias": b, "weight": a}},
+            {"step_size": {"bias": a, "weight": b}},
+            {"step_size": a, "hyperparameters": {"momentum": {"weight": 0.1, "bias": 0.9}}},
+            {"step_size": a, "hyperparameters": {"momentum": {"bias": 0.9, "weight": 0.1}}},
+            {"step_size": a},
+        ],
+        [{"step_size": a}, {"step_size": {"all": b}}, {"step_size": b}],
+    ]
+    for optimizer, options in zip(optimizers, forms, strict=True):
+        traced = BilevelProblem(model, optimizer=optimizer, compile="trace")
+        for one in options:
+            found = hypergradient(traced, batches, outer, **one)
+            expected = hypergradient(
+                BilevelProblem(model, optimizer=optimizer), batches, outer, **one
+            )
+            assert worst_error(found, expected)[0] < 1e-10, one
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.5), adam(eps=1e-3)])
+def test_a_state_whose_tensors_are_in_another_order_is_the_same_state(optimizer):
+    model, batches = _of_two_layers(), soft_batches(3, classes=4, shape=(4,))
+    outer = hard_batch(shape=(4,))
+    traced = BilevelProblem(model, optimizer=optimizer, compile="trace")
+    state = unroll(traced, batches, step_size=0.1).final
+
+    def backwards(tree):
+        if not isinstance(tree, dict):
+            return tree
+        return {name: backwards(tree[name]) for name in reversed(tree)}
+
+    turned = RunState(*(backwards(part) for part in state))
+    assert list(turned.parameters) == list(reversed(state.parameters))
+    found, expected = (
+        hypergradient(traced, batches, outer, step_size=0.1, initial=start)
+        for start in (turned, state)
+    )
+    assert torch.equal(found.outer_loss, expected.outer_loss)
+    assert worst_error(found, expected)[0] == 0.0
