@@ -108,6 +108,6 @@ def coerced(name: str, value: Any, hint: Any, *, secret: bool = False) -> Any:
         got = f"a value of type {type(value).__name__}" if secret else repr(value)
         # The conversion's own error quotes the value as well.
         cause = None if secret else error
-        close = get_close_matches(str(value), allowed, n=1)
+        close = get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"`{name}` must be {kind.words}{none}, got {got}{hint}") from cause

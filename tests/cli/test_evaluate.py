@@ -201,8 +201,9 @@ def test_a_network_of_a_local_folder_is_trained_by_the_recipe_on_demand(tmp_path
     distiller.compare()
     distiller.save_model()
     words = ["evaluate", str(tmp_path / "toy"), "--dataset", str(real), "--no_baselines"]
-    assert main(words) == 2
-    assert "with --protocol recipe if it is the network" in capsys.readouterr().err
+    # By the configuration that the record has, and by the folder itself.
+    assert main(words) == 0
+    assert "transformers/resnet" in capsys.readouterr().out
     words += ["--model", str(tmp_path / "net"), "--protocol", "recipe", "--networks", "2"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OtherArchitectureWarning)
@@ -211,7 +212,7 @@ def test_a_network_of_a_local_folder_is_trained_by_the_recipe_on_demand(tmp_path
     assert row["protocol"] == "recipe"
     assert row["accuracies"] == list(distiller.results["distilled"].accuracies)
     noted = json.loads((tmp_path / "toy" / "recipe.json").read_text())["evaluations"]
-    assert {row["model"] for row in noted} == {"net"}
+    assert {row["model"] for row in noted} == {"net", "transformers/resnet"}
     assert str(tmp_path) not in (tmp_path / "toy" / "README.md").read_text()
 
 

@@ -151,7 +151,7 @@ def test_a_resumed_run_has_the_same_images_held_out(tmp_path):
     resumed = Distiller(config=toy_config(tmp_path / "out", **options))
     assert resumed.train(resume_from_checkpoint=checkpoint).global_step == 1
     whole = toy_config(tmp_path / "out", **options, validation_fraction=0)
-    with pytest.raises(DataError, match="its length is 48, here it is 60"):
+    with pytest.raises(ValueError, match=r"other real images \(48 then, 60 now\)"):
         Distiller(config=whole).train(resume_from_checkpoint=checkpoint)
 
 
