@@ -2,8 +2,8 @@
 
 Used by `comparison`. An accuracy is found again only by all that it depends on: both sets of
 images, the network as it was before training, how it was trained, and the code that did it. What
-cannot be told for certain is not kept: streams, images that are not in memory, and networks without
-a name, whose code is somebody else's.
+cannot be told for certain is not kept: streams, images that are not in memory, networks without a
+name, and augmentations and transforms of somebody else's classes.
 """
 
 from __future__ import annotations
@@ -67,10 +67,12 @@ class Training:
             return None
         if not (self.train.in_memory and self.test.in_memory):
             return None
+        augmentation, recipe = synthetic.augmentation, synthetic.recipe
+        if not all(map(_is_of_package, (augmentation, synthetic.transform))):
+            return None
         code = _code_of(network)
         if code is None:
             return None
-        augmentation, recipe = synthetic.augmentation, synthetic.recipe
         parts = {
             "train": [self.train.fingerprint(), self.train.num_classes],
             "test": [self.test.fingerprint(), self.test.num_classes],
@@ -199,6 +201,11 @@ def _checksum_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def package_checksum() -> str:
     """Return a checksum of the source of this package."""
     return _checksum_of_files(sorted(Path(__file__).parents[1].rglob("*.py")))
+
+
+def _is_of_package(value: object) -> bool:
+    """Whether `package_checksum` has the code of a value's class, and its options are known."""
+    return type(value).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _code_of(network: nn.Module) -> str | None:

@@ -150,7 +150,8 @@ def features_of(
         batch_size: images that go through the backbone at a time, in each process.
         folder: keep the features in ``folder/features/KEY.safetensors`` and memory-map them. A
             file that an earlier call left there for the same pixels, labels, weights and settings
-            is used. Without a folder the features are kept in memory. Files are never deleted.
+            is used. Without a folder the features are kept in memory, and so are copies by an
+            augmentation of your own class, whose settings nobody knows. Files are never deleted.
         precision: of the backbone's arithmetic: ``"float32"`` (that of its weights),
             ``"bfloat16"`` (autocast), or ``"auto"``, which is bfloat16 on a GPU and float32
             elsewhere.
@@ -192,7 +193,8 @@ def features_of(
 
     place: FilePlace | None = None
     store: MemoryStore | FeatureFile | None = None
-    if folder is not None:
+    can_be_named = copies == 1 or type(augmentation) is Augmentation
+    if folder is not None and can_be_named:
         place = FilePlace.of_work(work, Path(folder) / "features", shape, dtype)
         if (stored := place.read(device, gather)) is not None:
             return Features(stored, labels, data.num_classes)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dd_plugin.data import Normalization, RealData
+from dd_plugin.data.augmentation import Augmentation
 from dd_plugin.evaluation import kept_baselines, ordinary
 from dd_plugin.evaluation.kept_baselines import BASELINES, NOTHING_KEPT, KeptBaselines, Training
 from dd_plugin.evaluation.training_images import TrainingImages
@@ -47,6 +48,35 @@ def frozen():
 def other_transform():
     synthetic = synthetic_set()
     synthetic.transform = Normalization([0.5], [0.5])
+    return synthetic
+
+
+class Gamma:
+    """An augmentation with no more than what the trainer asks for."""
+
+    names = ("gamma",)
+
+    def __call__(self, images, seed, *, groups=None):
+        return images**0.5
+
+
+class OwnFlip(Augmentation):
+    """One that looks like the package's."""
+
+    def __call__(self, images, seed, *, groups=None):
+        return images
+
+
+class OwnNormalization(Normalization):
+    """A transform that looks like the package's."""
+
+    def __call__(self, images):
+        return super().__call__(images) ** 3
+
+
+def with_own(**parts):
+    synthetic = synthetic_set()
+    vars(synthetic).update(parts)
     return synthetic
 
 
@@ -108,20 +138,33 @@ def test_a_layer_whose_code_changes_changes_the_key(tmp_path, monkeypatch):
     assert training().key(made, synthetic_set()) is None
 
 
-@pytest.mark.parametrize("cause", ["nameless", "stream", "on demand"])
-def test_what_is_not_certain_is_not_kept(cause, tmp_path):
-    given = {
-        "nameless": lambda: training(model=None),
-        "stream": lambda: training(
+# Name -> training, synthetic set.
+UNCERTAIN = {
+    "nameless": lambda: (training(model=None), synthetic_set()),
+    "stream": lambda: (
+        training(
             train=RealData.from_dataset(toy_dataset().to_iterable_dataset(), buffer_size=10),
             count=None,
         ),
-        "on demand": lambda: training(test=real(max_bytes=100)),
-    }[cause]()
-    assert given.key(network(), synthetic_set()) is None
+        synthetic_set(),
+    ),
+    "on demand": lambda: (training(test=real(max_bytes=100)), synthetic_set()),
+    "own augmentation": lambda: (training(), with_own(augmentation=Gamma())),
+    "augmentation of a subclass": lambda: (training(), with_own(augmentation=OwnFlip("flip"))),
+    "transform of a subclass": lambda: (
+        training(),
+        with_own(transform=OwnNormalization([0.5], [0.5])),
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", sorted(UNCERTAIN))
+def test_what_is_not_certain_is_not_kept(cause, tmp_path):
+    given, synthetic = UNCERTAIN[cause]()
+    assert given.key(network(), synthetic) is None
     kept = KeptBaselines.in_folder(tmp_path)
     values = iter([0.25, 0.5])
-    measured = [kept.accuracy(given, network(), synthetic_set(), values.__next__) for _ in "ab"]
+    measured = [kept.accuracy(given, network(), synthetic, values.__next__) for _ in "ab"]
     assert measured == [0.25, 0.5]
     assert not list(tmp_path.iterdir())
 

@@ -67,6 +67,28 @@ def test_plain_images_have_one_file_whatever_the_seed(tmp_path):
     assert not backbone.calls
 
 
+class OwnFlip(Augmentation):
+    """One of somebody else's that looks like the package's."""
+
+    def __call__(self, images, seed, *, groups=None):
+        return 1 - images
+
+
+def test_copies_by_an_augmentation_of_ones_own_have_no_file(tmp_path):
+    options = {"copies": 2, "seed": 3, "folder": tmp_path}
+    named = features_of(Backbone(), data(), augmentation="flip", **options)
+    path, backbone = only_file(tmp_path), Backbone()
+    own = features_of(backbone, data(), augmentation=OwnFlip("flip", compose=True), **options)
+    assert backbone.calls
+    assert only_file(tmp_path) == path
+    torch.testing.assert_close(own.values[0], named.values[0])
+    assert not torch.equal(own.values[1], named.values[1])
+    # Without copies there is nothing to augment.
+    plain = features_of(Backbone(), data(), augmentation=OwnFlip("flip"), **options | {"copies": 1})
+    torch.testing.assert_close(plain.values[0], named.values[0])
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
 def test_without_room_on_the_disk_features_are_kept_in_memory(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
