@@ -195,7 +195,6 @@ def starting_state(
     """
     if initial is not None:
         problem.check_state(initial)
-    if initial is not None:
         initial = _in_order_of(problem, initial)
     base = problem.model if initial is None else initial
     theta = _override(base.parameters, start["parameters"], "parameters")
@@ -208,10 +207,9 @@ def starting_state(
 def _in_order_of(problem: BilevelProblem, state: RunState) -> RunState:
     """Return a state with its tensors in the order of the model's: traced steps go by places."""
     model = problem.model
-    optimizer = problem.optimizer.init({n: p.to("meta") for n, p in model.parameters.items()})
     return RunState(
         parameters=_like(state.parameters, model.parameters),
-        optimizer=_like(state.optimizer, optimizer),
+        optimizer=_like(state.optimizer, problem.optimizer_structure()),
         statistics=_like(state.statistics, model.statistics),
         counters=_like(state.counters, model.counters),
     )

@@ -166,13 +166,17 @@ class BilevelProblem:
                     f"`initial.{role}` must have the names, shapes and dtypes of the model's "
                     f"{role}, but {wrong[0]!r} differs; it seems to be of another model"
                 )
-        kept = set(self.optimizer.init({n: p.to("meta") for n, p in model.parameters.items()}))
+        kept = set(self.optimizer_structure())
         if kept != set(state.optimizer):
             raise ValueError(
                 f"`initial.optimizer` must have what {self.optimizer.name} keeps, {sorted(kept)}, "
                 f"got {sorted(state.optimizer)}; to start it afresh pass "
                 "`initial_state(problem)._replace(parameters=...)`"
             )
+
+    def optimizer_structure(self) -> State:
+        """Return what the optimizer keeps of the model's parameters, without data."""
+        return self.optimizer.init({n: p.to("meta") for n, p in self.model.parameters.items()})
 
     def _fits(self, tensor: Tensor, expected: Tensor) -> bool:
         return tensor.shape == expected.shape and tensor.dtype == expected.dtype

@@ -61,10 +61,7 @@ def train_on_random_real(
     """
     with seeded_generators(seed):
         images, labels = data.of_each_class(per_class, mix(seed, Purpose.REAL_BASELINE_IMAGES))
-        training_seed = mix(seed, Purpose.REAL_BASELINE_TRAINING)
-        train_on_few(
-            network, images, labels, prepare=prepare, seed=training_seed, autocast=autocast
-        )
+    train_on_chosen_real(network, images, labels, prepare, seed, autocast=autocast)
 
 
 def train_on_chosen_real(

@@ -70,8 +70,7 @@ class HeadTest:
         per_class: int,
         seeds: Sequence[int],
         *,
-        full: bool = True,
-        kinds: Collection[TrainingImages] | None = None,
+        kinds: Collection[TrainingImages] = REAL,
     ) -> Iterator[tuple[TrainingImages, Scores]]:
         """Yield accuracies of heads trained on real images, as many of each class, and on all.
 
@@ -82,14 +81,12 @@ class HeadTest:
             synthetic: the set, for the recipe and what it has learned about the training.
             per_class: real images of each class.
             seeds: of the random draws.
-            full: whether the head that is trained on all images is among them.
             kinds: of real images; by default all of them.
         """
         assert self.train is not None
         features, labels = self.train.values[0], self.train.labels
         classes = synthetic.recipe.num_classes
 
-        kinds = REAL if kinds is None else kinds
         choices: dict[TrainingImages, list[Tensor]] = {}
         if TrainingImages.RANDOM in kinds:
             choices[TrainingImages.RANDOM] = [
@@ -110,7 +107,7 @@ class HeadTest:
             heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in choice)
             drawn = tuple(seeds) if images is TrainingImages.RANDOM else ()
             yield images, Scores(tuple(map(self.accuracy, heads)), seeds=drawn)
-        if full and TrainingImages.ALL in kinds:
+        if TrainingImages.ALL in kinds:
             probe = fit_probe(
                 features, labels, classes, seed=mix(seeds[0], Purpose.FULL_BASELINE_PROBE)
             )
@@ -123,9 +120,7 @@ class HeadTest:
         """Return the features of chosen real images by their rows, with copies as in the recipe."""
         assert self.train is not None
         features = self.train.values[0]
-        if self.images is None or not copies_of(synthetic):
-            return lambda rows: features[rows]
-        if not choices:
+        if self.images is None or not choices or not copies_of(synthetic):
             return lambda rows: features[rows]
         wanted = torch.cat([rows for chosen in choices.values() for rows in chosen]).unique()
         images = rows_of(self.images, wanted, self.batch_size)
