@@ -230,9 +230,7 @@ def _table(page: Page) -> str:
         return ""
     lines = [f"<tr>{_cells('th', page.header)}</tr>"]
     lines += [f"<tr>{_cells('td', row)}</tr>" for row in page.rows]
-    return (
-        '<h2>Accuracy</h2>\n<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
-    )
+    return _in_table("<h2>Accuracy</h2>", lines)
 
 
 def _in_table(heading: str, lines: Sequence[str]) -> str:

@@ -140,17 +140,22 @@ class Report:
 
     def _about(self) -> About:
         config = self.run.config
-        settings = _published(config, self.parts.synthetic.recipe, self.parts.train.public_name)
-        if choices := self.position.choices:
-            settings["chosen"] = choices
         return About(
             recipe_name=config.recipe_name or None,
-            config=Settings.from_json(settings),
+            config=Settings.from_json(self._settings()),
             outer_steps=self.position.global_step,
             unfinished=self._is_unfinished or None,
             network=NetworkClass.from_json(self.parts.networks.summary()),
             versions=_versions(),
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the published settings, with what the run has chosen for itself."""
+        parts = self.parts
+        settings = _published(self.run.config, parts.synthetic.recipe, parts.train.public_name)
+        if choices := self.position.choices:
+            settings["chosen"] = choices
+        return settings
 
     @property
     def _is_unfinished(self) -> bool:
@@ -239,14 +244,11 @@ class Report:
 
     def _page(self, folder: Path) -> bytes:
         config, course = self.run.config, folder / "course.webp"
-        recipe = self.parts.synthetic.recipe
         header: Sequence[str] = ()
         rows: Sequence[Sequence[str]] = ()
         if self.results:
-            header, rows = results_rows(self.results, recipe.num_classes, config)
-        settings = _published(config, recipe, self.parts.train.public_name)
-        if choices := self.position.choices:
-            settings["chosen"] = choices
+            classes = self.parts.synthetic.recipe.num_classes
+            header, rows = results_rows(self.results, classes, config)
         page = Page(
             synthetic=self.parts.synthetic,
             folder=str(folder),
@@ -257,7 +259,7 @@ class Report:
             history=self._history(),
             header=header,
             rows=rows,
-            settings=settings,
+            settings=self._settings(),
             versions=_versions(),
             animation=course.read_bytes() if course.exists() else None,
         )
