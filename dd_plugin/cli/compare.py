@@ -6,7 +6,6 @@ Nothing is trained, and torch is not imported.
 
 import argparse
 import json
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,17 +93,15 @@ def read_run(name: str) -> RunFacts:
     folder = Path(name)
     if (folder / "recipe.json").is_file():
         return _finished(name, _object_in(folder / "recipe.json"))
-    left = folder.iterdir() if folder.is_dir() else ()
-    numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in left]
-    steps = [(int(match[1]), path) for match, path in numbered if match]
-    if (folder / "state.json").is_file():
-        return _unfinished(name, _object_in(folder / "state.json"))
-    if not steps:
+    from dd_plugin.distiller.saved_runs import STATE, checkpoint_at
+
+    checkpoint = checkpoint_at(folder)
+    if checkpoint is None:
         raise CommandError(
             f"{name} holds no run: neither a recipe.json nor a checkpoint; give the folder that "
             "`dd-plugin distill --output_dir` wrote"
         )
-    return _unfinished(name, _object_in(max(steps)[1] / "state.json"))
+    return _unfinished(name, _object_in(checkpoint / STATE))
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:

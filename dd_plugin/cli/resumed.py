@@ -6,7 +6,6 @@ Used by `distill`. Nothing else has to be given. Options that would change the r
 from __future__ import annotations
 
 import os
-import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +53,9 @@ def resumed_config(place: str, options: Mapping[str, Any]) -> DistillerConfig:
 
 def resume_hint(folder: str | os.PathLike[str], processes: int) -> str:
     """Return how to resume a run: a command to be pasted, and a word on several processes."""
-    command = shlex.join(["dd-plugin", "distill", "--resume", os.fspath(folder)])
+    from dd_plugin.distiller.saved_runs import resume_command
+
+    command = resume_command(Path(folder))
     if processes == 1:
         return f"resume with: {command}"
     return f"resume, with the same launcher for {processes} processes, with: {command}"

@@ -34,7 +34,7 @@ from dd_plugin.distiller.checkpoint_checks import (
     networks_in_words,
 )
 from dd_plugin.distiller.run import Run, TrainState
-from dd_plugin.distiller.saved_runs import STATE, checkpoints, step_of
+from dd_plugin.distiller.saved_runs import checkpoint_at, checkpoints, step_of
 from dd_plugin.files import flush, replace_folder, under
 
 
@@ -67,14 +67,13 @@ def find_checkpoint(output_dir: Path, checkpoint: str | bool) -> Path:
     if checkpoint is True or checkpoint == "latest":
         return latest_checkpoint(output_dir)
     folder = Path(str(checkpoint))
-    if not (folder / STATE).is_file() and (left := checkpoints(folder)):
-        return left[-1]
-    if not (folder / STATE).is_file():
+    found = checkpoint_at(folder)
+    if found is None:
         raise ValueError(
             f"{str(folder)!r} is not a checkpoint that can be read (it has no state.json); give "
             "the path of a checkpoint-N folder, or another one"
         )
-    return folder
+    return found
 
 
 def save_checkpoint(

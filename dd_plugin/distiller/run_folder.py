@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.folder_lock import FolderInUseError, FolderLock
 from dd_plugin.distiller.local_note import LocalNote
 from dd_plugin.distiller.output_folder import check_output_dir
-from dd_plugin.distiller.saved_runs import checkpoints
+from dd_plugin.distiller.saved_runs import checkpoints, resume_command
 from dd_plugin.files import remove_leftovers, remove_partial_folders
 from dd_plugin.hub.reading import RECORD, TENSORS
 from dd_plugin.hub.record import checksum_in
@@ -260,11 +259,6 @@ def _is_unfinished(folder: Path) -> bool:
         return bool(record["about"]["unfinished"])
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return False
-
-
-def resume_command(folder: Path) -> str:
-    """Return the command that resumes the run in a folder, to be pasted into a shell."""
-    return shlex.join(["dd-plugin", "distill", "--resume", str(folder)])
 
 
 def newest_checkpoint(folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -67,6 +68,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=step_of)
 
 
+def checkpoint_at(place: Path) -> Path | None:
+    """Return the checkpoint that a folder is, or the newest one in it; None if there is none."""
+    if (place / STATE).is_file():
+        return place
+    return next(reversed(checkpoints(place)), None)
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes the run in a folder, to be pasted into a shell."""
+    return shlex.join(["dd-plugin", "distill", "--resume", str(folder)])
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the outer steps that were done when a checkpoint was written, by its name."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -104,7 +117,7 @@ class SavedRun:
         Raises:
             ValueError: there is no checkpoint, or it cannot be read.
         """
-        path = _checkpoint_at(Path(place))
+        path = _existing(Path(place))
         try:
             state = json.loads((path / STATE).read_text("utf-8"))
             settings = dict(state["config"])
@@ -199,11 +212,9 @@ class SavedRun:
         return config
 
 
-def _checkpoint_at(place: Path) -> Path:
-    if (place / STATE).is_file():
-        return place
-    if left := checkpoints(place):
-        return left[-1]
+def _existing(place: Path) -> Path:
+    if found := checkpoint_at(place):
+        return found
     if not place.is_dir():
         raise ValueError(
             f"there is no folder {str(place)!r}; give the folder of a run, or a checkpoint of one"
