@@ -17,9 +17,9 @@ _ENVIRONMENT = {
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Each worker is one of several on the machine's cores.
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Each worker is one of several on the machine's cores, and the processes that tests start have one
+# thread too: with several, the last bits are others.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The imports to come make millions of objects that stay, and looking through them takes seconds.
 gc.disable()
@@ -33,8 +33,7 @@ import torch
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+torch.set_num_threads(1)
 
 
 def pytest_collection_finish():
