@@ -1,10 +1,11 @@
-"""Text as every part writes it: errors in one line, accuracies, counts and tables.
+"""Text as every part writes it: errors in one line, suggestions, accuracies, counts, tables.
 
 At the bottom. `hub.card.markdown` escapes values that may hold anything, as those of a card.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -54,6 +55,13 @@ def count(value: Any, thing: str = "") -> str:
         return f"{value:,}"
     plural = thing if value == 1 else thing + ("es" if thing.endswith("s") else "s")
     return f"{value:,} {plural}"
+
+
+def suggestion(word: str, known: Iterable[str], *, quoted: bool = False) -> str:
+    """Return ``did you mean x?`` with what a misspelled word may stand for; empty if nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    name = "".join(map(repr, close) if quoted else close)
+    return f"did you mean {name}?" if close else ""
 
 
 def table(

@@ -2,7 +2,16 @@
 
 import pytest
 
-from dd_plugin.text import columns, count, described, first_line, percent, table, without_secrets
+from dd_plugin.text import (
+    columns,
+    count,
+    described,
+    first_line,
+    percent,
+    suggestion,
+    table,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +84,9 @@ def test_tables_line_up():
         "  B                11",
     ]
     assert columns(["class"], []) == ["  none"]
+
+
+def test_suggestions() -> None:
+    assert suggestion("--sed", ["--seed", "--step"]) == "did you mean --seed?"
+    assert suggestion("q", ["--seed"]) == ""
+    assert suggestion("fild", iter(["fold", "flip"]), quoted=True) == "did you mean 'fold'?"

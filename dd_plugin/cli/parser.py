@@ -5,13 +5,12 @@ would then start a run.
 """
 
 import argparse
-import difflib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from dd_plugin.cli.errors import tokens_in, without_tokens
-from dd_plugin.text import count
+from dd_plugin.text import count, suggestion
 
 # Messages of argparse after the name of the argument, and what stands for them here.
 _REPHRASED = (
@@ -64,13 +63,6 @@ class Parser(argparse.ArgumentParser):
         if "-" in as_typed(options[0])[2:]:
             hint = hint.replace("_", "-")
         self.error(f"there is no option {options[0]}; {hint}")
-
-
-def suggestion(word: str, known: Iterable[str], *, quoted: bool = False) -> str:
-    """Return ``did you mean ...?`` with what a misspelled word may stand for; empty if nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    name = "".join(map(repr, close) if quoted else close)
-    return f"did you mean {name}?" if close else ""
 
 
 def in_words(message: str) -> str:

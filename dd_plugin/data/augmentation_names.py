@@ -5,7 +5,7 @@ Read by `augmentation`, which does them, and by the checks of settings, which ne
 
 from __future__ import annotations
 
-import difflib
+from dd_plugin.text import suggestion
 
 NAMES = (
     "color", "crop", "cutout", "flip", "noise", "resizedcrop", "rotate", "scale", "shift",
@@ -31,8 +31,8 @@ def augmentation_names(text: str) -> tuple[str, ...]:
     parts = names.split("+" if "+" in names else "_")
     for name in parts:
         if name not in NAMES:
-            close = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            meant = suggestion(name, NAMES, quoted=True)
+            hint = f" ({meant})" if meant else ""
             raise ValueError(
                 f"augmentation must be made of {', '.join(NAMES)}, joined by "
                 f"'_' or '+', or be 'dsa' or 'none', got {name!r}{hint} in {names!r}"

@@ -6,11 +6,11 @@ Used by `config`, which reads the setting without torch, and by `evaluating`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any, cast, get_args
 
 from dd_plugin.choices import BaselineName
 from dd_plugin.distiller.coercion import switch
+from dd_plugin.text import suggestion
 
 AUTO, NONE = "auto", "none"
 NAMES = get_args(BaselineName)
@@ -29,8 +29,8 @@ def baseline_names(value: Any) -> list[str]:
     words = [_name(word) for word in (value if several else [value])]
     for word in words:
         if word not in (*NAMES, AUTO, NONE):
-            close = get_close_matches(word, [*NAMES, AUTO, NONE], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            meant = suggestion(word, [*NAMES, AUTO, NONE], quoted=True)
+            hint = f"; {meant}" if meant else ""
             raise ValueError(
                 f"`baselines` must be auto, none, or some of {', '.join(NAMES)}, got {word!r}{hint}"
             )

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from dd_plugin.text import suggestion
 
 _SWITCHES = dict.fromkeys(("true", "yes", "on", "1", "t", "y"), True)
 _SWITCHES |= dict.fromkeys(("false", "no", "off", "0", "f", "n"), False)
@@ -108,6 +109,6 @@ def coerced(name: str, value: Any, hint: Any, *, secret: bool = False) -> Any:
         got = f"a value of type {type(value).__name__}" if secret else repr(value)
         # The conversion's own error quotes the value as well.
         cause = None if secret else error
-        close = get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        meant = suggestion(value, allowed, quoted=True) if isinstance(value, str) else ""
+        hint = f"; {meant}" if meant else ""
         raise ValueError(f"`{name}` must be {kind.words}{none}, got {got}{hint}") from cause

@@ -4,7 +4,7 @@ import pytest
 
 from dd_plugin.cli import _COMMANDS, main
 from dd_plugin.cli.errors import CommandError
-from dd_plugin.cli.parser import Parser, as_typed, in_words, suggestion
+from dd_plugin.cli.parser import Parser, as_typed, in_words
 
 
 def told(words, capsys):
@@ -112,8 +112,3 @@ def test_messages_that_are_not_known_stay():
     # The choices of later versions have no quotes.
     later = "argument --x: invalid choice: 'abd' (choose from abc, zz)"
     assert in_words(later) == "--x must be one of abc, zz, got 'abd'; did you mean 'abc'?"
-
-
-def test_suggestions():
-    assert suggestion("--sed", ["--seed", "--step"]) == "did you mean --seed?"
-    assert suggestion("q", ["--seed"]) == ""
