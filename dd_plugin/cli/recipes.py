@@ -7,9 +7,8 @@ import argparse
 from pathlib import Path
 
 from dd_plugin.cli.errors import CommandError
+from dd_plugin.cli.run_settings import RECIPE
 from dd_plugin.recipes import recipe_names, recipe_summary, recipe_text
-
-_PREFIX = "recipe:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         width = max(map(len, names))
         print("\n".join(f"{name:{width}}  {recipe_summary(name)}" for name in names))
         return 0
-    name = args.name.removeprefix(_PREFIX)
+    name = args.name.removeprefix(RECIPE)
     try:
         text = recipe_text(name)
     except ValueError as error:

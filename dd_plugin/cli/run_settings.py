@@ -18,14 +18,14 @@ from dd_plugin.recipes import recipe_names, recipe_summary
 if TYPE_CHECKING:
     from dd_plugin.distiller import DistillerConfig
 
-_RECIPE = "recipe:"
+RECIPE = "recipe:"
 
 
 def recipe_of(config: str | None) -> str | None:
     """Return the name behind `recipe:`, or None for a path."""
-    if config is None or not config.startswith(_RECIPE):
+    if config is None or not config.startswith(RECIPE):
         return None
-    return config.removeprefix(_RECIPE)
+    return config.removeprefix(RECIPE)
 
 
 def list_recipes(unknown: str) -> None:
@@ -39,13 +39,13 @@ def list_recipes(unknown: str) -> None:
     """
     names = recipe_names()
     width = max(map(len, names))
-    lines = [f"{_RECIPE}{name:{width}}  {recipe_summary(name)}" for name in names]
+    lines = [f"{RECIPE}{name:{width}}  {recipe_summary(name)}" for name in names]
     if not unknown:
         print("\n".join(lines))
         return
     close = difflib.get_close_matches(unknown, names, n=3)
     if close:
-        hint = f"did you mean {', '.join(f'{_RECIPE}{name}' for name in close)}?"
+        hint = f"did you mean {', '.join(f'{RECIPE}{name}' for name in close)}?"
     else:
         tell("\n".join(lines))
         hint = "the recipes are listed above"

@@ -158,7 +158,7 @@ class AutoCompile:
 
     def _decide(self) -> None:
         """Do what is next, alike on all processes: nothing yet, fill the cache, try, or choose."""
-        action, choice = self._agreed(self._next() if self._is_main else None)
+        action, choice = self._run.from_main(self._next() if self._is_main else (None, None))
         if action is not None:
             choose_activations(self._run, self._state)
         if action == "fill":
@@ -167,7 +167,7 @@ class AutoCompile:
         elif action == "try":
             self._stop_filling()
             traced, compiled, failure = self._trial()
-            choice = self._agreed(self._chosen(traced, compiled, failure))
+            choice = self._run.from_main(self._chosen(traced, compiled, failure))
         if choice is not None:
             self._stop_filling()
             self._take_over(Choice(**choice))
@@ -303,14 +303,6 @@ class AutoCompile:
             write_whole(self._run.folder / CHOICES, text.encode())
         except OSError as error:  # as where a checkpoint cannot be written
             logger.warning("how steps are run could not be written: %s", error)
-
-    def _agreed(self, value: Any) -> Any:
-        """Return the value of the main process."""
-        if self._run.accelerator.num_processes == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
 
     def _gathered(self, value: str) -> list[str]:
         if self._run.accelerator.num_processes == 1:

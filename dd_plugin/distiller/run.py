@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,8 @@ from dd_plugin.distiller.head_course import HeadCourse
 
 # Networks that are trained from scratch, or frozen ones with a head.
 Trained: TypeAlias = Architectures | HeadCourse
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class Run:
     def processes_here(self) -> int:
         """The processes of the run on this machine, which share its cores and memory."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.accelerator.num_processes))
+
+    def from_main(self, value: _T) -> _T:
+        """Return the value of the main process; all processes call this together."""
+        if self.accelerator.num_processes == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        value_of_main: _T = broadcast_object_list([value])[0]
+        return value_of_main
 
     def share(self, count: int) -> range:
         """Return the networks of this process, out of ``count``."""

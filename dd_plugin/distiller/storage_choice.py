@@ -35,7 +35,7 @@ def choose_storage(run: Run, state: TrainState) -> None:
         return
     chosen = dict(state.position.choices.get("storage", {}))
     is_new = "storage" not in chosen
-    if config.storage == "auto" and "storage" not in chosen:
+    if config.storage == "auto" and is_new:
         needed = max(trajectory_bytes(problem, config) for problem in networks.problems)
         chosen["storage"] = _place(run, needed * _at_once(run))
     _note(run, state, chosen)
@@ -61,11 +61,7 @@ def forget_activations(state: TrainState) -> None:
 
 def _note(run: Run, state: TrainState, chosen: dict[str, Any]) -> None:
     """Note what the main process has chosen."""
-    if run.accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        chosen = broadcast_object_list([chosen])[0]
-    if chosen:
+    if chosen := run.from_main(chosen):
         state.position.choices["storage"] = chosen
 
 

@@ -13,6 +13,7 @@ import torch
 from dd_plugin.distiller import auto_compile
 from dd_plugin.distiller.auto_compile import CHOICES, AutoCompile, later_choices
 from dd_plugin.distiller.callbacks import DistillerState
+from dd_plugin.distiller.run import Run
 from tests.distiller.choosing import Beside
 
 
@@ -49,9 +50,7 @@ class Machine:
             is_main_process=True,
             is_local_main_process=True,
         )
-        self.run = SimpleNamespace(
-            config=config, accelerator=accelerator, folder=folder, processes_here=1
-        )
+        self.run = Run(config, accelerator, networks_per_step=1, folder=folder)
         self.state = SimpleNamespace(
             networks=SimpleNamespace(problems=[self.problem]),
             position=DistillerState(max_steps=steps),
