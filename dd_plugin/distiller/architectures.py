@@ -19,6 +19,7 @@ from dd_plugin.bilevel import (
     initial_state,
 )
 from dd_plugin.data import RealData, SyntheticSet
+from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.defaults import default_arguments
 from dd_plugin.distiller.json_settings import dictionary
@@ -225,7 +226,9 @@ def chosen_networks(
 ) -> list[tuple[ModelInit, dict[str, Any]]]:
     """Return each network with its arguments, which only a name can have."""
     if model_init is None:
-        if config.has_default_model and not config.model_args:
+        if config.has_default_model and (
+            not config.model_args or is_left_alone(config.model_args)
+        ):
             return [(DEFAULT_MODEL, default_arguments(train.shape, train.num_classes))]
         return list(config.networks)
     models = list(model_init) if isinstance(model_init, (list, tuple)) else [model_init]

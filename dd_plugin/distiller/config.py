@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_type_hints
 
 from dd_plugin.distiller.baseline_names import baseline_names
+from dd_plugin.distiller.by_data import Arguments, is_left_alone, marked, plain
 from dd_plugin.distiller.coercion import coerced
 from dd_plugin.distiller.json_settings import dictionary, model_arguments
 from dd_plugin.distiller.setting_checks import (
@@ -26,6 +27,8 @@ from dd_plugin.recipes import recipe_settings
 
 # Schedules that are the same however many steps there are.
 ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
+# The names of networks that there are with their weights only.
+_WITH_WEIGHTS = "lite/"
 
 
 @dataclass
@@ -44,8 +47,11 @@ class DistillerConfig(Settings):
         is_plain = self.dataset == "digits" and self.has_default_model and self.image_size is None
         if self.model_args is None and is_plain:
             # As `defaults` has them for these images.
-            self.model_args = dict(DEFAULT_ARGUMENTS)
-        self.model_args = model_arguments(self.model_args, len(self.models))
+            self.model_args = Arguments(DEFAULT_ARGUMENTS)
+        if not is_left_alone(self.model_args):
+            self.model_args = model_arguments(self.model_args, len(self.models))
+        if is_left_alone(self.trainable):
+            self.trainable = marked("head" if self._names_pretrained_weights else "all")
         self.inner_optimizer_args = dictionary(self.inner_optimizer_args, "inner_optimizer_args")
         check_values(self)
         check_combinations(self)
@@ -72,6 +78,15 @@ class DistillerConfig(Settings):
         """The name of the recipe that the settings come from, or None; see `from_recipe`."""
         return vars(self).get("recipe_name")
 
+    @property
+    def _names_pretrained_weights(self) -> bool:
+        """Whether every network is named with its weights, and not as the start of a training."""
+        are_named = [
+            name.startswith(_WITH_WEIGHTS) or arguments == {"pretrained": True}
+            for name, arguments in self.networks
+        ]
+        return self.init == "random" and bool(are_named) and all(are_named)
+
     def _coerce(self) -> None:
         """Convert words that YAML does not read as values (1e-3, "false"), by the fields' types."""
         trackers: Any = self.report_to
@@ -95,6 +110,6 @@ class DistillerConfig(Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON has them, without the token; one network as its name."""
-        values = {name: v for name, v in asdict(self).items() if name not in SECRETS}
+        values = {name: plain(v) for name, v in asdict(self).items() if name not in SECRETS}
         models = list(self.models)
         return {**values, "model": models[0] if len(models) == 1 else models}

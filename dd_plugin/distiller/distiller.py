@@ -115,7 +115,7 @@ class Distiller:
         if config.push_to_hub and is_main:
             check_publishing(config)
         self.dtype = self._run.dtype
-        parts = make_parts(
+        parts, config = make_parts(
             config,
             model_init,
             train_dataset,
@@ -124,6 +124,7 @@ class Distiller:
             device=self.accelerator.device,
             dtype=self.dtype,
         )
+        self.config = config
         self.train_data, self.eval_data = parts.train, parts.evaluation
         self.train_split, self.eval_split = parts.train_split, parts.eval_split
         self.transform, self.networks = parts.transform, parts.networks

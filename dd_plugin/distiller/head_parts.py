@@ -11,6 +11,7 @@ import torch
 
 from dd_plugin.data import Recipe
 from dd_plugin.data.real.rows import require_two_classes
+from dd_plugin.distiller.by_data import plain
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.head_backbones import has_random_weights, normalize_as_data
 from dd_plugin.distiller.head_course import HeadCourse
@@ -70,7 +71,7 @@ def _recipe(
     recipe = Recipe(
         shape=real.train.shape,
         class_names=tuple(real.train.class_names),
-        steps=config.inner_steps if unrolled else 1,
+        steps=plain(config.inner_steps) if unrolled else 1,
         optimizer=config.inner_optimizer,
         optimizer_args=dictionary(config.inner_optimizer_args, "inner_optimizer_args"),
         augmentation=config.augmentation,

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from dd_plugin.bilevel.tracing.compile import Compile
 from dd_plugin.data import Normalization, RealData, Recipe, Transform, Whitening
 from dd_plugin.distiller.architectures import (
     Architectures,
     chosen_networks,
-    make_architectures,
 )
+from dd_plugin.distiller.by_data import plain
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.losses import Losses
@@ -24,21 +22,18 @@ from dd_plugin.distiller.published_names import network_record
 from dd_plugin.networks.fresh import ModelInit
 
 
-def make_networks(
+def give_problems(
     config: DistillerConfig,
+    architectures: Architectures,
     model_init: ModelInit | Sequence[ModelInit] | None,
     train: RealData,
     losses: Losses,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Architectures, Recipe]:
-    """Make the networks of a run with their bilevel problems, and the recipe of their training.
+) -> Recipe:
+    """Give the networks of a run their bilevel problems, and return the recipe of their training.
 
     Raises:
         ValueError: model, data and settings do not fit together.
     """
-    architectures = make_architectures(config, model_init, train, device=device, dtype=dtype)
     recipe = _recipe(config, architectures, train, model_init, custom_loss=losses.custom_inner)
     for networks in architectures.members:
         networks.problem(
@@ -52,7 +47,7 @@ def make_networks(
     if config.step_sizes == "per_layer":
         parameters = architectures.problems[0].model.parameters
         recipe = replace(recipe, step_size_parameters=tuple(parameters))
-    return architectures, recipe
+    return recipe
 
 
 def choose_transform(
@@ -100,8 +95,8 @@ def _recipe(
     recipe = Recipe(
         shape=train.shape,
         class_names=tuple(train.class_names),
-        steps=config.pool_max_steps if is_pool else config.inner_steps,
-        batching=config.batching,
+        steps=config.pool_max_steps if is_pool else plain(config.inner_steps),
+        batching=plain(config.batching),
         groups=config.groups if config.batching == "groups" else 1,
         batch_size=config.batch_size if config.batching == "minibatches" else None,
         optimizer=config.inner_optimizer,

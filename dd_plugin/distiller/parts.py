@@ -7,6 +7,7 @@ here they are put together, in the order in which each needs the others.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,18 @@ import torch
 
 from dd_plugin.bilevel import Full, Last, Random, Window
 from dd_plugin.data import Normalization, RealData, Recipe, SyntheticSet, Transform
-from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.architectures import Architectures, make_architectures
+from dd_plugin.distiller.by_data import is_left_alone, marked
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.defaults import Amounts, chosen_settings, default_arguments
 from dd_plugin.distiller.head_backbones import load_backbones
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.head_parts import make_head_course
 from dd_plugin.distiller.initial_set import make_initial_set
 from dd_plugin.distiller.losses import Losses
-from dd_plugin.distiller.network_parts import choose_transform, make_networks
-from dd_plugin.distiller.real_images import read_real_images
+from dd_plugin.distiller.multiply_adds import of_architectures, of_backbones
+from dd_plugin.distiller.network_parts import choose_transform, give_problems
+from dd_plugin.distiller.real_images import RealImages, read_real_images
 from dd_plugin.networks.fresh import ModelInit
 
 
@@ -59,7 +63,7 @@ def make_parts(
     losses: Losses,
     device: torch.device,
     dtype: torch.dtype,
-) -> Parts:
+) -> tuple[Parts, DistillerConfig]:
     """Read the data, make the networks and the synthetic set, and check that they fit.
 
     Args:
@@ -71,6 +75,9 @@ def make_parts(
         device: where networks and images live.
         dtype: of weights and images.
 
+    Returns:
+        The parts, and the settings with those that the data decide; see `defaults`.
+
     Raises:
         DataError: the data cannot be used.
         ValueError: model, data and settings do not fit together.
@@ -81,15 +88,18 @@ def make_parts(
         # Before the data, which may take minutes to read.
         backbones = load_backbones(config, model_init, device, dtype)
         real = read_real_images(config, train_dataset, eval_dataset, device)
+        count = of_backbones(backbones, real.train.shape)
+        config = _with_defaults(config, real, count, len(backbones), device)
         networks, recipe = make_head_course(config, backbones, real, losses)
         # Each backbone has its own normalization; what is augmented are pixels.
         channels = real.train.shape[0]
         transform: Transform = Normalization([0.0] * channels, [1.0] * channels)
     else:
         real = read_real_images(config, train_dataset, eval_dataset, device)
-        networks, recipe = make_networks(
-            config, model_init, real.train, losses, device=device, dtype=dtype
-        )
+        networks = make_architectures(config, model_init, real.train, device=device, dtype=dtype)
+        count = of_architectures(networks, real.train.shape)
+        config = _with_defaults(config, real, count, len(networks.members), device)
+        recipe = give_problems(config, networks, model_init, real.train, losses)
         transform = choose_transform(config, networks, real.train)
     transform = transform.to(device)
     synthetic = make_initial_set(
@@ -101,7 +111,7 @@ def make_parts(
         device=device,
         dtype=dtype,
     )
-    return Parts(
+    parts = Parts(
         train=real.train,
         evaluation=real.evaluation,
         transform=transform,
@@ -110,6 +120,39 @@ def make_parts(
         train_split=real.train_split,
         eval_split=real.eval_split,
     )
+    return parts, config
+
+
+def _with_defaults(
+    config: DistillerConfig,
+    real: RealImages,
+    multiply_adds: float,
+    networks: int,
+    device: torch.device,
+) -> DistillerConfig:
+    """Return the settings with those that were left alone as the data decide.
+
+    The user's object stays as it is: it may serve other data too.
+    """
+    tested = 0 if real.evaluation is None else real.evaluation.count()
+    amounts = Amounts(
+        multiply_adds=multiply_adds,
+        architectures=networks,
+        classes=real.train.num_classes,
+        images=real.train.count(),
+        tested=tested,
+        on_gpu=device.type != "cpu",
+    )
+    chosen = chosen_settings(config, amounts)
+    if is_left_alone(config.model_args) and config.trainable == "all":
+        # Those of the digits, which need not be what is distilled.
+        arguments = default_arguments(real.train.shape, real.train.num_classes)
+        chosen |= {} if arguments == config.model_args else {"model_args": marked(arguments)}
+    if not chosen:
+        return config
+    config = copy.copy(config)
+    vars(config).update(chosen)
+    return config
 
 
 def make_window(config: DistillerConfig) -> Window:

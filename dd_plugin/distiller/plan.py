@@ -8,17 +8,19 @@ spells them as options.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from dd_plugin.data import RealData
 from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.defaults import default_arguments
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.machine import free_memory
 from dd_plugin.distiller.measuring import Measured
 from dd_plugin.distiller.run import Run, TrainState
+from dd_plugin.distiller.settings import Settings
 from dd_plugin.distiller.storage_choice import trajectory_bytes
 from dd_plugin.evaluation.ordinary import batch_size, training_steps
 from dd_plugin.text import count
@@ -213,6 +215,26 @@ class Plan:
         inner = f" of {config.inner_steps} inner steps"
         is_closed = isinstance(self.state.networks, HeadCourse) and config.head == "ridge"
         yield "steps", f"{config.max_steps:,}{'' if is_closed else inner}"
+        if chosen := self._chosen():
+            yield "by the data", f"{chosen}; what you give yourself stays"
+
+    def _chosen(self) -> str:
+        """The settings that the data decided; see `defaults`."""
+        config, default = self.run.config, Settings()
+        values = {
+            field.name: value
+            for field in fields(default)
+            if is_left_alone(value := getattr(config, field.name))
+            and value != getattr(default, field.name)
+            and field.name not in ("model_args", "baselines")
+        }
+        if values.get("batching") == "groups":
+            values["groups"] = config.groups
+        if values.get("batching") == "minibatches":
+            values["batch_size"] = config.batch_size
+        if is_left_alone(config.baselines):
+            values["baselines"] = " ".join(map(str, config.baselines))
+        return ", ".join(f"`{name}` {value}" for name, value in values.items())
 
     def _durations(self, times: Times) -> Iterator[tuple[str, str]]:
         config = self.run.config

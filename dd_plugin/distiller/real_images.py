@@ -14,6 +14,7 @@ import torch
 
 from dd_plugin.data import MissingSplitError, RealData, load_real
 from dd_plugin.data.real.held_out import DEFAULT_FRACTION, HeldOut
+from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.config import DistillerConfig
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,8 @@ def real_batch_size(config: DistillerConfig, train: RealData) -> int:
 
 
 def _say_batch_size(config: DistillerConfig, train: RealData) -> None:
+    if is_left_alone(config.real_batch_size):
+        return
     if (size := real_batch_size(config, train)) < config.real_batch_size:
         logger.warning(
             "real_batch_size is %d, and there are %d real images: a step takes all of them once",

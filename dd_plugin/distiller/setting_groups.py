@@ -20,6 +20,7 @@ from dd_plugin.choices import (
     Trainable,
     TrainWith,
 )
+from dd_plugin.distiller.by_data import marked
 
 DEFAULT_MODEL = "timm/dd_convnet"
 # What `defaults` has for the digits, which are the data of a run without options.
@@ -30,6 +31,14 @@ def _option(default: Any, text: str, **more: Any) -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: default, metadata={"help": text}, **more)
     return field(default=default, metadata={"help": text}, **more)
+
+
+def _by_data(default: Any, text: str) -> Any:
+    """An option that `defaults` chooses by the data where it is left out."""
+    return _option(marked(default), text)
+
+
+_LOWERED = "Left out, it is lowered for large images and networks."
 
 
 @dataclass
@@ -53,17 +62,29 @@ class RunSettings:
         None, "Resume from a checkpoint folder, or from 'latest', the newest in output_dir."
     )
     seed: int = _option(0, "Seed of every random number of the run.")
-    max_steps: int = _option(300, "Outer steps.")
+    max_steps: int = _by_data(300, f"Outer steps. {_LOWERED}")
     logging_steps: int = _option(10, "Outer steps between two lines of the log.")
-    eval_steps: int = _option(100, "Outer steps between two evaluations; 0 for none.")
-    eval_networks: int = _option(3, "Fresh networks of each model per evaluation.")
-    final_eval_networks: int = _option(5, "Fresh networks of each model in the table at the end.")
+    eval_steps: int = _by_data(
+        100,
+        "Outer steps between two evaluations; 0 for none. Left out, a third of max_steps where "
+        "these are lowered.",
+    )
+    eval_networks: int = _by_data(
+        3, f"Fresh networks of each model per evaluation. {_LOWERED}"
+    )
+    final_eval_networks: int = _by_data(
+        5, f"Fresh networks of each model in the table at the end. {_LOWERED}"
+    )
     load_best_model_at_end: bool = _option(
         False,
         "End with the distilled set of the best evaluation, not the last. Needs a validation "
         "split: choosing on test data is refused.",
     )
-    save_steps: int = _option(100, "Outer steps between two checkpoints; 0 for none.")
+    save_steps: int = _by_data(
+        100,
+        "Outer steps between two checkpoints; 0 for none. Left out, a third of max_steps where "
+        "these are lowered.",
+    )
     save_total_limit: int | None = _option(2, "Checkpoints to keep; the oldest are deleted.")
     report_to: list[str] = _option(
         [], "Trackers, as Accelerate names them: tensorboard, wandb, trackio, ..."
@@ -74,7 +95,8 @@ class RunSettings:
         ["auto"],
         "Real images to compare with at the end. random_real: as many random ones; centroid, "
         "herding, k_center: as many that are chosen by such a rule; full_data: all of them; none: "
-        "no comparison; auto: random_real and full_data, or with trainable=head all five.",
+        "no comparison; auto: random_real, and full_data unless images or network are very large; or "
+        "with trainable=head all five.",
     )
 
 
@@ -123,10 +145,11 @@ class NetworkSettings:
         "and a width and depth that fit the images. With trainable=head the only one is "
         "'{\"pretrained\": false}', for random weights.",
     )
-    trainable: Trainable = _option(
+    trainable: Trainable = _by_data(
         "all",
         "What is trained on the images. all: a whole network; head: the head of a frozen, "
-        "pretrained network.",
+        "pretrained network. Left out, it is head where the weights are pretrained: with "
+        "'{\"pretrained\": true}' in model_args, or lite/NAME as the model.",
     )
     head: HeadKind = _option(
         "ridge", "How a head is trained. ridge: in closed form; unroll: in inner steps."
@@ -219,11 +242,12 @@ class SyntheticSettings:
 class InnerSettings:
     """How a network is trained on the synthetic images."""
 
-    inner_steps: int = _option(20, "Training steps of the unroll.")
-    batching: Batching = _option(
+    inner_steps: int = _by_data(20, f"Training steps of the unroll. {_LOWERED}")
+    batching: Batching = _by_data(
         "all",
         "What an inner step trains on. all: all images; groups: one of several fixed groups; "
-        "minibatches: a batch of shuffled images.",
+        "minibatches: a batch of shuffled images. Left out, more than 100 images are trained on "
+        "in groups, or in minibatches if there are no such groups.",
     )
     groups: int = _option(1, "Groups for batching=groups.")
     batch_size: int | None = _option(None, "Synthetic images per step for batching=minibatches.")
@@ -287,8 +311,9 @@ class OuterSettings:
     max_grad_norm: float = _option(
         2.0, "Clip gradients at this many times their moving norm; 0 for no clipping."
     )
-    real_batch_size: int = _option(
-        256, "Real images per network and outer step; all of them where there are fewer."
+    real_batch_size: int = _by_data(
+        256,
+        f"Real images per network and outer step; all of them where there are fewer. {_LOWERED}",
     )
     max_skipped_steps: int = _option(20, "End the run after this many non-finite steps in a row.")
 

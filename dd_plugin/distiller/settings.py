@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dd_plugin.data.augmentation_names import augmentation_names
+from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.json_settings import model_arguments
 from dd_plugin.distiller.setting_groups import (
     DEFAULT_ARGUMENTS,
@@ -66,7 +67,8 @@ class Settings(
     @property
     def has_default_arguments(self) -> bool:
         """Whether the arguments of the network are those of a configuration that names none."""
-        return self.has_default_model and self.model_args == DEFAULT_ARGUMENTS
+        is_default = is_left_alone(self.model_args) or self.model_args == DEFAULT_ARGUMENTS
+        return self.has_default_model and is_default
 
     @property
     def networks(self) -> tuple[tuple[str, dict[str, Any]], ...]:
