@@ -26,7 +26,7 @@ class Arguments(ByData, dict[str, Any]):
     """Arguments of a network that nobody wrote down."""
 
 
-class Names(ByData, list[str]):
+class Names(ByData, list[Any]):
     """Names that nobody wrote down."""
 
 

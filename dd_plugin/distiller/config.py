@@ -69,7 +69,9 @@ class DistillerConfig(Settings):
         Raises:
             ValueError: there is no recipe of that name, or the settings are not possible.
         """
-        config = cls(**{**recipe_settings(name), **overrides})
+        # A recipe is all of its settings: those that it leaves out are not chosen by the data.
+        defaults = {n: plain(value) for n, value in vars(Settings()).items()}
+        config = cls(**{**defaults, **recipe_settings(name), **overrides})
         vars(config)["recipe_name"] = name
         return config
 
@@ -93,7 +95,8 @@ class DistillerConfig(Settings):
         self.report_to = [trackers] if isinstance(trackers, str) else list(trackers or [])
         models: Any = self.model
         self.model = [models] if isinstance(models, str) else list(models or [])
-        self.baselines = baseline_names(self.baselines)
+        if not is_left_alone(self.baselines):
+            self.baselines = baseline_names(self.baselines)
         # Not the types of `fields`: a parser of arguments puts others in their place.
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)

@@ -144,6 +144,20 @@ def chosen_settings(config: Settings, amounts: Amounts) -> dict[str, Any]:
     }
 
 
+def run_multiply_adds(config: Settings, amounts: Amounts) -> float:
+    """Return the multiply-adds of all outer steps, as the rule counts them."""
+    course = Course(config.max_steps, config.inner_steps, config.real_batch_size)
+    return _Rule(config, amounts).run(course)
+
+
+def evaluation_multiply_adds(config: Settings, amounts: Amounts) -> float:
+    """Return those of all networks that are trained to evaluate."""
+    course = Course(config.max_steps, config.inner_steps, config.real_batch_size)
+    has_all = bool({AUTO, "full_data"} & set(baseline_names(config.baselines)))
+    networks = Networks(config.final_eval_networks, config.eval_networks, has_all)
+    return _Rule(config, amounts).evaluations(course, networks)
+
+
 @dataclass(frozen=True)
 class _Rule:
     """The rule, applied to some settings and data."""
@@ -160,6 +174,9 @@ class _Rule:
             for name, value in course._asdict().items()
             if is_left_alone(getattr(self.config, name))
         }
+        images = self.amounts.images
+        if images is not None and images <= course.real_batch_size:
+            may_choose.pop("real_batch_size", None)  # a step takes all of them anyway
         may_choose |= {name: self._between(course, name) for name in ("eval_steps", "save_steps")}
         if self.config.trainable == "head":
             return may_choose
@@ -223,15 +240,12 @@ class _Rule:
     def _baselines(self, networks: Networks, stored: int) -> Iterator[int | None]:
         """The numbers of real images that networks are trained on, to compare with."""
         names = set(baseline_names(self.config.baselines))
-        if self._chooses_baselines:
-            names = {"random_real", "full_data"} if networks.full_data else {"random_real"}
+        if is_left_alone(self.config.baselines):
+            names = {AUTO} if networks.full_data else {"random_real"}
+        if names == {AUTO}:
+            names = {"random_real", "full_data"}
         for name in names:
             yield self.amounts.images if name == "full_data" else stored
-
-    @property
-    def _chooses_baselines(self) -> bool:
-        names = self.config.baselines
-        return is_left_alone(names) or names == [AUTO]
 
     @property
     def _synthetic(self) -> int:
@@ -280,8 +294,8 @@ class _Rule:
             for name in ("final_eval_networks", "eval_networks")
             if is_left_alone(getattr(self.config, name))
         }
-        if self._chooses_baselines:
-            chosen["baselines"] = [AUTO] if networks.full_data else marked(["random_real"])
+        if is_left_alone(self.config.baselines):
+            chosen["baselines"] = [AUTO] if networks.full_data else ["random_real"]
         return chosen
 
     def _are_in_time(self, course: Course, networks: Networks) -> bool:

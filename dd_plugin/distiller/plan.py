@@ -222,18 +222,16 @@ class Plan:
         """The settings that the data decided; see `defaults`."""
         config, default = self.run.config, Settings()
         values = {
-            field.name: value
+            field.name: " ".join(value) if isinstance(value, list) else value
             for field in fields(default)
             if is_left_alone(value := getattr(config, field.name))
             and value != getattr(default, field.name)
-            and field.name not in ("model_args", "baselines")
+            and field.name != "model_args"
         }
         if values.get("batching") == "groups":
             values["groups"] = config.groups
         if values.get("batching") == "minibatches":
             values["batch_size"] = config.batch_size
-        if is_left_alone(config.baselines):
-            values["baselines"] = " ".join(map(str, config.baselines))
         return ", ".join(f"`{name}` {value}" for name, value in values.items())
 
     def _durations(self, times: Times) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ a fixed set of values has a `Literal` as its type. `settings.Settings` has all o
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ DEFAULT_ARGUMENTS = {"width": 32, "depth": 2, "norm_layer": "batchnorm2d"}
 
 def _option(default: Any, text: str, **more: Any) -> Any:
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: default, metadata={"help": text}, **more)
+        return field(default_factory=lambda: copy(default), metadata={"help": text}, **more)
     return field(default=default, metadata={"help": text}, **more)
 
 
@@ -91,12 +92,12 @@ class RunSettings:
     )
     run_name: str | None = _option(None, "Name of the run in the trackers.")
     disable_tqdm: bool = _option(False, "Print a line per evaluation instead of a progress bar.")
-    baselines: list[str] | str | bool = _option(
+    baselines: list[str] | str | bool = _by_data(
         ["auto"],
         "Real images to compare with at the end. random_real: as many random ones; centroid, "
         "herding, k_center: as many that are chosen by such a rule; full_data: all of them; none: "
-        "no comparison; auto: random_real, and full_data unless images or network are very large; or "
-        "with trainable=head all five.",
+        "no comparison; auto: random_real and full_data, or with trainable=head all five. Left out, "
+        "it is auto, without full_data if images or network are very large.",
     )
 
 
