@@ -226,9 +226,7 @@ def chosen_networks(
 ) -> list[tuple[ModelInit, dict[str, Any]]]:
     """Return each network with its arguments, which only a name can have."""
     if model_init is None:
-        if config.has_default_model and (
-            not config.model_args or is_left_alone(config.model_args)
-        ):
+        if config.has_default_model and (not config.model_args or is_left_alone(config.model_args)):
             return [(DEFAULT_MODEL, default_arguments(train.shape, train.num_classes))]
         return list(config.networks)
     models = list(model_init) if isinstance(model_init, (list, tuple)) else [model_init]

@@ -52,6 +52,12 @@ def chosen_baselines(value: Any) -> list[BaselineName] | None:
     return None if names == [AUTO] else [cast(BaselineName, name) for name in names]
 
 
+def compared_with(value: Any) -> list[BaselineName]:
+    """Return the names of real images that whole networks are compared with; see `baselines`."""
+    names = chosen_baselines(value)
+    return ["random_real", "full_data"] if names is None else names
+
+
 def _name(word: Any) -> str:
     if word is None:
         return AUTO

@@ -1,6 +1,6 @@
 """Marks on the settings that a user left alone, which the rule of `defaults` may change.
 
-Used by `setting_groups` for the defaults of such settings, and by whoever has to tell a default from
+Used by `setting_groups` for the defaults of such settings. With a mark, a default can be told from
 the same value that was written down. A marked value is a number, a word or a dictionary like any
 other. It stays marked in copies of the settings.
 """

@@ -1,10 +1,10 @@
 """The network and the settings of a run that names none, by its images and classes.
 
 One rule for all data; the digits are one case of it. `architectures` asks for the network, `parts`
-for the settings. The network is the benchmark ConvNet of the field with BatchNorm: each block halves
-the images, and four rows and columns are left, as in the papers on 32x32 and 64x64. The settings are
-those of the digits, as long as the multiply-adds of the run are within a budget, and smaller ones
-step by step where they are not. Nothing is timed, so the same data give the same run everywhere.
+for the settings. The network is the benchmark ConvNet of the field with BatchNorm: each block
+halves the images, and four rows and columns are left, as in the papers on 32x32 and 64x64. The
+settings are those of the digits if the multiply-adds of the run are within a budget. If not, they
+are lowered step by step. Nothing is timed, so the same data give the same run everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from dd_plugin.distiller.baseline_names import AUTO, baseline_names
+from dd_plugin.distiller.baseline_names import AUTO, compared_with
 from dd_plugin.distiller.by_data import is_left_alone, marked
 from dd_plugin.distiller.settings import Settings
 from dd_plugin.evaluation.ordinary import batch_size, training_steps
@@ -125,9 +125,9 @@ class Amounts:
 def chosen_settings(config: Settings, amounts: Amounts) -> dict[str, Any]:
     """Return the settings that a user left alone and that are not as they are by default.
 
-    Settings that were written down stay as they are, and the others are chosen around them. Only a
-    number of outer steps that was written down counts as if it were not: whoever wants more of them
-    wants a longer run.
+    Settings that were written down stay as they are, and the others are chosen around them. A
+    number of outer steps that was written down lowers no other setting: more of them are a wish for
+    a longer run.
 
     Args:
         config: the settings, of which some are left alone; see `by_data`.
@@ -153,7 +153,7 @@ def run_multiply_adds(config: Settings, amounts: Amounts) -> float:
 def evaluation_multiply_adds(config: Settings, amounts: Amounts) -> float:
     """Return those of all networks that are trained to evaluate."""
     course = Course(config.max_steps, config.inner_steps, config.real_batch_size)
-    has_all = bool({AUTO, "full_data"} & set(baseline_names(config.baselines)))
+    has_all = "full_data" in compared_with(config.baselines)
     networks = Networks(config.final_eval_networks, config.eval_networks, has_all)
     return _Rule(config, amounts).evaluations(course, networks)
 
@@ -221,6 +221,8 @@ class _Rule:
 
     def evaluations(self, course: Course, networks: Networks) -> float:
         """Return those of everything that is trained to evaluate."""
+        if self.amounts.tested == 0:
+            return 0.0
         config, per_image = self.config, self.amounts.multiply_adds
         inner = config.pool_max_steps if config.init == "pool" else course.inner_steps
         test = per_image * (self.amounts.tested or 0)
@@ -239,12 +241,10 @@ class _Rule:
 
     def _baselines(self, networks: Networks, stored: int) -> Iterator[int | None]:
         """The numbers of real images that networks are trained on, to compare with."""
-        names = set(baseline_names(self.config.baselines))
-        if is_left_alone(self.config.baselines):
-            names = {AUTO} if networks.full_data else {"random_real"}
-        if names == {AUTO}:
-            names = {"random_real", "full_data"}
-        for name in names:
+        names: Any = self.config.baselines
+        if is_left_alone(names):
+            names = AUTO if networks.full_data else "random_real"
+        for name in compared_with(names):
             yield self.amounts.images if name == "full_data" else stored
 
     @property

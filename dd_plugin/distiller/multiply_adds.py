@@ -1,7 +1,7 @@
 """The multiply-adds of a forward pass: what the rule of `defaults` knows about a network.
 
-Used by `parts`. Convolutions and matrix products are counted, by the shapes of their tensors, so the
-number is the same on every machine.
+Used by `parts`. Convolutions and matrix products are counted, by the shapes of their tensors, so
+the number is the same on every machine.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ def _of_forward(
     was_training = network.training
     network.eval()
     images = torch.zeros(_IMAGES, *shape, device=device, dtype=dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(images)
+    with torch.no_grad():
+        network(images)  # a frozen network looks at one image more in its first pass
+        with FlopCounterMode(display=False) as counter:
+            network(images)
     network.train(was_training)
     # A multiply-add is two operations.
     return float(counter.get_total_flops()) / 2 / _IMAGES

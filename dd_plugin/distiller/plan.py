@@ -13,6 +13,7 @@ from typing import Final
 
 from dd_plugin.data import RealData
 from dd_plugin.distiller.architectures import Architectures
+from dd_plugin.distiller.baseline_names import compared_with
 from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.defaults import default_arguments
@@ -30,6 +31,7 @@ LONG: Final = 600.0
 # An advice that saves a smaller share is none.
 _LEAST_SHARE = 0.1
 _FEWEST_STEPS = 50
+_OF_EVALUATIONS: Final = ("eval_steps", "eval_networks", "final_eval_networks", "baselines")
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Plan:
             tested = self.evaluation.count() or 0
         networks, synthetic = self.state.networks, self.state.synthetic
         processes = self.run.accelerator.num_processes
-        features = distilled = few = full = 0.0
+        features = distilled = baselines = 0.0
         if isinstance(networks, HeadCourse):
             features = measured.testing * (train * config.feature_copies + tested) / processes
         elif self.evaluation is not None:
@@ -130,11 +132,12 @@ class Plan:
             shown = len(synthetic.indices(0, 0)) * synthetic.copies_per_step
             stored = max(1, int(synthetic.images_per_class)) * synthetic.recipe.num_classes
             distilled = synthetic.recipe.steps * measured.training_step(shown) + test
-            few = _ordinary(measured, stored) + test
-            full = _ordinary(measured, self.state.train_data.count()) + test
+            for name in compared_with(config.baselines):
+                number = self.state.train_data.count() if name == "full_data" else stored
+                baselines += _ordinary(measured, number) + test
         of_each = 1 if networks.mode == "fixed" else config.eval_networks
         of_final = 1 if networks.mode == "fixed" else config.final_eval_networks
-        baselines = config.final_eval_networks * (few + full) if config.baselines else 0.0
+        baselines *= config.final_eval_networks
         architectures = _architectures(networks)
         return Times(
             features=features,
@@ -215,11 +218,15 @@ class Plan:
         inner = f" of {config.inner_steps} inner steps"
         is_closed = isinstance(self.state.networks, HeadCourse) and config.head == "ridge"
         yield "steps", f"{config.max_steps:,}{'' if is_closed else inner}"
-        if chosen := self._chosen():
-            yield "by the data", f"{chosen}; what you give yourself stays"
+        chosen = self._chosen()
+        to_evaluate = [text for name, text in chosen.items() if name in _OF_EVALUATIONS]
+        if others := [text for name, text in chosen.items() if name not in _OF_EVALUATIONS]:
+            yield "by the data", ", ".join(others)
+        if to_evaluate:
+            yield "to evaluate", ", ".join(to_evaluate) + ", by the data too"
 
-    def _chosen(self) -> str:
-        """The settings that the data decided; see `defaults`."""
+    def _chosen(self) -> dict[str, str]:
+        """The settings that the data decided, by name, with their values; see `defaults`."""
         config, default = self.run.config, Settings()
         values = {
             field.name: " ".join(value) if isinstance(value, list) else value
@@ -232,7 +239,7 @@ class Plan:
             values["groups"] = config.groups
         if values.get("batching") == "minibatches":
             values["batch_size"] = config.batch_size
-        return ", ".join(f"`{name}` {value}" for name, value in values.items())
+        return {name: f"`{name}` {value}" for name, value in values.items()}
 
     def _durations(self, times: Times) -> Iterator[tuple[str, str]]:
         config = self.run.config

@@ -70,9 +70,7 @@ class RunSettings:
         "Outer steps between two evaluations; 0 for none. Left out, a third of max_steps where "
         "these are lowered.",
     )
-    eval_networks: int = _by_data(
-        3, f"Fresh networks of each model per evaluation. {_LOWERED}"
-    )
+    eval_networks: int = _by_data(3, f"Fresh networks of each model per evaluation. {_LOWERED}")
     final_eval_networks: int = _by_data(
         5, f"Fresh networks of each model in the table at the end. {_LOWERED}"
     )
@@ -96,8 +94,8 @@ class RunSettings:
         ["auto"],
         "Real images to compare with at the end. random_real: as many random ones; centroid, "
         "herding, k_center: as many that are chosen by such a rule; full_data: all of them; none: "
-        "no comparison; auto: random_real and full_data, or with trainable=head all five. Left out, "
-        "it is auto, without full_data if images or network are very large.",
+        "no comparison; auto: random_real and full_data, or with trainable=head all five. Left "
+        "out, it is auto, without full_data if images or network are very large.",
     )
 
 
