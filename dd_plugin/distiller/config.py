@@ -82,12 +82,15 @@ class DistillerConfig(Settings):
 
     @property
     def _names_pretrained_weights(self) -> bool:
-        """Whether every network is named with its weights, and not as the start of a training."""
-        are_named = [
-            name.startswith(_WITH_WEIGHTS) or arguments == {"pretrained": True}
-            for name, arguments in self.networks
-        ]
-        return self.init == "random" and bool(are_named) and all(are_named)
+        """Whether the networks are named with weights, and no setting is of their training."""
+        of_training = self.init != "random" or self.window != "full" or self.batching != "all"
+        of_training |= self.step_sizes == "per_layer" or self.normalization == "zca"
+        if of_training or isinstance(self.model_args, list):
+            return False
+        has_weights = self.model_args == {"pretrained": True}
+        return bool(self.models) and all(
+            has_weights or name.startswith(_WITH_WEIGHTS) for name in self.models
+        )
 
     def _coerce(self) -> None:
         """Convert words that YAML does not read as values (1e-3, "false"), by the fields' types."""

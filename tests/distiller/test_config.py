@@ -35,3 +35,26 @@ def test_another_model_leaves_the_defaults_of_the_first():
     assert DistillerConfig().with_model("timm/resnet18").model_args == {}
     own = DistillerConfig(model_args={"width": 4})
     assert own.with_model("timm/dd_convnet").model_args == {"width": 4}
+
+
+def test_a_head_is_trained_on_a_network_that_is_given_with_its_weights():
+    def trainable(**options):
+        return DistillerConfig(**options).trainable
+
+    weights = {"model": "timm/resnet18", "model_args": {"pretrained": True}}
+    assert trainable(**weights) == trainable(model="lite/efficientnet_lite0") == "head"
+    both = {"model": ["timm/resnet18", "lite/efficientnet_lite0"]}
+    assert trainable(**both, model_args={"pretrained": True}) == "head"
+    assert DistillerConfig(**weights).to_dict()["trainable"] == "head"
+    # A whole network: nothing is said of weights, or of all networks, or it is said to be trained.
+    assert trainable(model="timm/resnet18") == trainable() == "all"
+    assert trainable(**{**weights, "model_args": {"pretrained": False}}) == "all"
+    assert trainable(**both) == "all"
+    assert trainable(**weights, trainable="all") == trainable(**weights, init="fixed") == "all"
+    assert trainable(**weights, batching="groups") == trainable(**weights, normalization="zca")
+    assert trainable(**weights, step_sizes="per_layer") == "all"
+    # With other arguments it is not the network that was pretrained.
+    args = {"pretrained": True, "drop_rate": 0.1}
+    assert trainable(model="timm/resnet18", model_args=args) == "all"
+    head = DistillerConfig(model="lite/efficientnet_lite0")
+    assert head.with_model("timm/resnet18").trainable == "all"

@@ -21,6 +21,7 @@ from dd_plugin.distiller.defaults import (
     evaluation_multiply_adds,
     run_multiply_adds,
 )
+from dd_plugin.distiller.saved_runs import SavedRun
 from dd_plugin.distiller.setting_groups import DEFAULT_ARGUMENTS, DEFAULT_MODEL
 from dd_plugin.models import load_model
 from tests.distiller.toy import toy_config, toy_dataset
@@ -220,14 +221,40 @@ def test_the_rule_comes_out_the_same_for_what_came_out_of_it():
 
 def test_a_run_records_what_was_chosen_and_leaves_the_settings_to_other_data(tmp_path, monkeypatch):
     monkeypatch.setattr("dd_plugin.distiller.defaults.BUDGET", 3e7)
-    config = toy_config(tmp_path, max_steps=4)
-    vars(config).update(vars(replace(config, inner_steps=DistillerConfig().inner_steps)))
+    config = toy_config(tmp_path, inner_steps=DistillerConfig().inner_steps)
     distiller = Distiller(None, config, toy_dataset())
     assert config.inner_steps == 20
     assert distiller.config.inner_steps == 5
     assert is_left_alone(distiller.config.inner_steps)
     assert distiller.synthetic.recipe.steps == 5
     assert distiller.config.to_dict()["inner_steps"] == 5
+
+
+def test_a_resumed_run_goes_on_with_what_was_chosen(tmp_path, monkeypatch):
+    def run(folder, **options):
+        left_alone = {"inner_steps": DistillerConfig().inner_steps, **options}
+        config = toy_config(tmp_path / folder, save_steps=2, **left_alone)
+        return Distiller(None, config, toy_dataset())
+
+    with monkeypatch.context() as small:
+        small.setattr("dd_plugin.distiller.defaults.BUDGET", 3e7)
+        whole = run("whole")
+        whole.train()
+        checkpoint = tmp_path / "whole" / "checkpoint-2"
+        again = run("again")
+        again.train(checkpoint)
+        assert torch.equal(again.synthetic.images(), whole.synthetic.images())
+    # Without the rule: the settings are those of the checkpoint.
+    saved = SavedRun.at(checkpoint).config({})
+    assert saved.inner_steps == 5
+    assert not is_left_alone(saved.inner_steps)
+    resumed = Distiller(None, saved, toy_dataset())
+    assert resumed.config is saved
+    with pytest.warns(UserWarning, match="goes back to step 2"):
+        resumed.train()
+    assert torch.equal(resumed.synthetic.images(), whole.synthetic.images())
+    with pytest.raises(ValueError, match="inner_steps: 5 then, 20 now"):
+        run("other").train(tmp_path / "whole" / "left-checkpoint-4")
 
 
 def test_images_that_are_passed_have_their_own_network(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dd_plugin.distiller import Distiller
+from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.distiller.measuring import Measured
 from dd_plugin.distiller.plan import Plan, duration, is_worth_measuring
 from tests.distiller.toy import head_distiller, toy_config, toy_dataset, toy_distiller
@@ -59,6 +59,34 @@ def test_a_plan_says_one_fact_in_a_line(tmp_path):
     assert facts["a step"] == "2.0 s, as measured"
     assert facts["the run"] == "3.3 minutes"
     assert "trajectory" in facts["memory"]
+
+
+def test_a_plan_says_what_the_data_decided(tmp_path, monkeypatch):
+    monkeypatch.setattr("dd_plugin.distiller.defaults.BUDGET", 3e7)
+    left_alone = {
+        name: getattr(DistillerConfig(), name)
+        for name in ("inner_steps", "final_eval_networks", "eval_networks", "baselines", "batching")
+    }
+    config = toy_config(tmp_path, max_steps=5, images_per_class=40, **left_alone)
+    many = Distiller(None, config, toy_dataset(150), toy_dataset(30, seed=1))
+    facts = {name: text.strip() for name, text in facts_of(plan_of(many)).items()}
+    assert facts["by the data"] == "`inner_steps` 5, `batching` groups, `groups` 2"
+    assert facts["to evaluate"] == (
+        "`eval_networks` 1, `final_eval_networks` 1, `baselines` random_real, by the data too"
+    )
+    assert not {"by the data", "to evaluate"} & set(facts_of(plan_of(toy_distiller(tmp_path))))
+
+
+def test_only_the_baselines_of_the_run_take_time(tmp_path):
+    def seconds(*names):
+        distiller = toy_distiller(tmp_path, final_eval_networks=2, baselines=list(names))
+        return plan_of(distiller).times.baselines
+
+    few, full = seconds("random_real"), seconds("full_data")
+    assert 0 < few < full
+    assert seconds("random_real", "full_data") == seconds("auto") == few + full
+    assert seconds("centroid", "herding") == 2 * few
+    assert seconds("none") == 0
 
 
 def test_without_times_the_plan_has_none(tmp_path):
