@@ -11,6 +11,7 @@ import yaml
 
 from dd_plugin import DistillerConfig
 from dd_plugin.cli import _parser as command_parser
+from dd_plugin.distiller.by_data import plain
 from dd_plugin.distiller.setting_descriptions import setting_choices
 
 FILE = Path(__file__).with_name("golden") / "flags.yaml"
@@ -62,7 +63,7 @@ def settings() -> dict[str, dict[str, Any]]:
         if not field.init:
             continue
         made = field.default_factory
-        default = field.default if made is MISSING else made()
+        default = plain(field.default if made is MISSING else made())
         found[field.name] = {"default": default}
         if field.name in allowed:
             found[field.name]["choices"] = allowed[field.name]
