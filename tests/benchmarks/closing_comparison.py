@@ -51,6 +51,16 @@ CASES: dict[str, dict[str, Any]] = {
         "images": [64, 120, 40, 10],
     },
 }
+# So that the data change none of them.
+_WRITTEN_DOWN = {
+    "max_steps": 300,
+    "inner_steps": 20,
+    "real_batch_size": 256,
+    "eval_steps": 100,
+    "eval_networks": 3,
+    "final_eval_networks": 5,
+    "baselines": True,
+}
 _KINDS = ("random", "all")
 
 
@@ -88,10 +98,11 @@ def distiller_of(case: dict[str, Any], folder: str) -> Any:
     import dd_plugin
     from dd_plugin.distiller import Distiller, DistillerConfig
 
-    settings = dict(case.get("settings", {}))
+    settings = {**_WRITTEN_DOWN, **case.get("settings", {})}
     if "recipe" in case:
         package = Path(dd_plugin.__file__).parent
-        settings = yaml.safe_load((package / "recipes" / f"{case['recipe']}.yaml").read_text())
+        file = package / "recipes" / f"{case['recipe']}.yaml"
+        settings = {**_WRITTEN_DOWN, **yaml.safe_load(file.read_text())}
     for name in ("dataset", "image_column", "label_column") if "images" in case else ():
         settings.pop(name, None)
     config = DistillerConfig(

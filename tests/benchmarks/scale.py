@@ -75,6 +75,7 @@ def run_size(case: dict[str, Any]) -> dict[str, Any]:
         config = DistillerConfig(
             output_dir=folder,
             dataset="random",
+            batching="all",
             model_args={"width": case["width"], "depth": 3, "norm_layer": "batchnorm2d"},
             **settings,
         )

@@ -99,7 +99,8 @@ KINDS = {
 
 def make(folder: str, options: dict[str, Any]) -> Distiller:
     """A trainer for a scale."""
-    settings = dict(options)
+    # Written down, so that the data change none of them.
+    settings = {"inner_steps": 20, "real_batch_size": 256, "batching": "all", **options}
     image = settings.pop("image", None)
     if image is None:
         return Distiller(None, DistillerConfig(output_dir=folder, **settings))
