@@ -35,8 +35,9 @@ _WITH_WEIGHTS = "lite/"
 class DistillerConfig(Settings):
     """The settings of a run; each has a default that works.
 
-    The defaults distill scikit-learn's handwritten digits on a CPU in a minute or two. The settings
-    of published methods are recipes, see `from_recipe`.
+    The defaults distill scikit-learn's handwritten digits on a CPU in a minute or two. On other
+    data, some of those that are left out are chosen by the data; `Distiller.config` has what came
+    out. The settings of published methods are recipes, see `from_recipe`.
 
     Raises:
         ValueError: a value is not possible, or two do not go together.

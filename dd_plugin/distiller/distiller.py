@@ -86,6 +86,8 @@ class Distiller:
         PushError: ``push_to_hub``, and the Hub would not take it.
 
     Attributes:
+        config: the settings, with those that the data decided; the object that was passed stays as
+            it is.
         synthetic: the distilled set as it is now.
         state: where the run is.
         accelerator: what the run computes with.
