@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from dd_plugin.bilevel.tracing.compile import Compile
+from dd_plugin.bilevel.tracing.way import Compile
 from dd_plugin.data import Normalization, RealData, Recipe, Transform, Whitening
 from dd_plugin.distiller.architectures import (
     Architectures,
@@ -19,6 +19,7 @@ from dd_plugin.distiller.architectures import (
 )
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.json_settings import dictionary
+from dd_plugin.distiller.layout_choice import begins_with_channels_last
 from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.published_names import network_record
 from dd_plugin.networks.fresh import ModelInit
@@ -41,7 +42,7 @@ def make_networks(
     architectures = make_architectures(config, model_init, train, device=device, dtype=dtype)
     recipe = _recipe(config, architectures, train, model_init, custom_loss=losses.custom_inner)
     for networks in architectures.members:
-        networks.problem(
+        problem = networks.problem(
             recipe.make_optimizer(),
             inner_loss=losses.inner,
             outer_loss=losses.outer,
@@ -49,6 +50,7 @@ def make_networks(
             autocast=recipe.autocast,
             verify=config.verify,
         )
+        problem.channels_last = begins_with_channels_last(config, problem, device)
     if config.step_sizes == "per_layer":
         parameters = architectures.problems[0].model.parameters
         recipe = replace(recipe, step_size_parameters=tuple(parameters))
