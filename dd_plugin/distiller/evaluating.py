@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bilevel.step_values import tree_map
@@ -56,8 +57,14 @@ class Evaluator:
                 one head for each frozen network.
 
         Raises:
+            TypeError: ``networks`` is no number.
             ValueError: there is no evaluation data, or ``networks`` is less than 1.
         """
+        if not isinstance(networks, Integral):
+            raise TypeError(
+                f"`networks` must be a whole number, got {type(networks).__name__}; images to "
+                "evaluate on are given as `Distiller(eval_dataset=...)`"
+            )
         if networks < 1:
             raise ValueError(
                 f"`networks` must be at least 1, got {networks}; leave it out for `eval_networks`"
