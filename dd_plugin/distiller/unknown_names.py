@@ -95,7 +95,7 @@ def shown(name: str, value: Any) -> str:
     if inspect.isroutine(value):
         return f"the function {value.__name__}"
     plain = value is None or isinstance(value, (bool, int, float, str, Path))
-    text = without_secrets(repr(value)) if plain and "token" not in name else ""
+    text = without_secrets(repr(value)) if plain and not name.endswith("token") else ""
     return text if 0 < len(text) <= _LONGEST else type(value).__name__
 
 
