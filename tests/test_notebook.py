@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import tomllib
 
 import pytest
 from PIL import Image
@@ -31,10 +32,20 @@ def text(cell):
     return "".join(parts)
 
 
+# What the test needs beside the project, and what keeps progress bars from warning.
+RUNNERS = ("ipykernel", "ipywidgets", "nbclient", "nbformat")
+
+
+def test_the_extra_brings_what_runs_a_notebook():
+    project = tomllib.loads(repository_file("pyproject.toml").read_text(encoding="utf-8"))
+    extra = project["project"]["optional-dependencies"]["test"]
+    assert set(RUNNERS) <= {re.split("[>=<]", requirement)[0] for requirement in extra}
+
+
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     """The code cells as they are after two outer steps in place of 300."""
-    for name in ("ipykernel", "nbclient", "nbformat"):
+    for name in RUNNERS:
         pytest.importorskip(name, reason="it comes with the extra test")
     pytest.importorskip("sklearn", reason="the digits come with the extra demo")
     notebook = with_parameters(opened(), max_steps=2)
