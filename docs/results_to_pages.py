@@ -114,6 +114,7 @@ BLOCKS = (
     Block(
         "kept-activations", scaling.kept_activations, "python -m tests.benchmarks.kept_activations"
     ),
+    Block("layouts", scaling.layouts, "python -m tests.benchmarks.layouts"),
     Block("compile-choice", scaling.compile_choice, "python -m tests.benchmarks.compile_choice"),
     Block("kept-memory", scaling.kept_memory, "python -m tests.benchmarks.kept_memory"),
     Block("start-up", scaling.start_up, "python -m tests.benchmarks.start_up"),

@@ -17,7 +17,8 @@ import torch
 
 from dd_plugin.bilevel.optimizers import Optimizer
 from dd_plugin.bilevel.problem import BilevelProblem, Loss, cross_entropy
-from dd_plugin.bilevel.tracing.compile import Compile, CompiledFunction, CompiledHalves, Signature
+from dd_plugin.bilevel.tracing.compile import CompiledFunction, CompiledHalves, Signature
+from dd_plugin.bilevel.tracing.way import Way
 
 
 class Kept(NamedTuple):
@@ -48,25 +49,25 @@ class Work(NamedTuple):
     kept: Kept
 
 
-def run_as(problem: BilevelProblem, how: Compile) -> None:
+def run_as(problem: BilevelProblem, way: Way) -> None:
     """Let a problem run its functions in another way from the next hypergradient on."""
     for each in _with_batched(problem):
-        each.compile = how
+        each.compile, each.channels_last = way
 
 
-def forget(problem: BilevelProblem, how: Compile) -> None:
-    """Drop the functions and recordings that a problem has made for one way of running them."""
+def forget_others(problem: BilevelProblem) -> None:
+    """Drop the functions and recordings that a problem has made for another way than its own."""
     for each in _with_batched(problem):
-        for key in [key for key in _functions_of(each) if key[1] == how]:
+        for key in [key for key in _functions_of(each) if key[1] != each.way]:
             del each.compiled[key]
         recordings = each.recordings.by_kind
-        for key in [key for key in recordings if key[0] == how]:
+        for key in [key for key in recordings if key[0] != each.way]:
             del recordings[key]
 
 
-def has_failed(problem: BilevelProblem, how: Compile) -> bool:
+def has_failed(problem: BilevelProblem, way: Way) -> bool:
     """Return whether the functions of a problem could not be made for a way of running them."""
-    return any(how in each.runs_eagerly for each in _with_batched(problem))
+    return any(way in each.runs_eagerly for each in _with_batched(problem))
 
 
 def traced_operations(problem: BilevelProblem) -> int:
@@ -74,8 +75,8 @@ def traced_operations(problem: BilevelProblem) -> int:
     return sum(
         len(function.graph.graph.nodes)
         for each in _with_batched(problem)
-        for key, function in _functions_of(each).items()
-        if key[1] == "trace" and isinstance(function, CompiledFunction)
+        for function in _traced(each).values()
+        if isinstance(function, CompiledFunction)
     )
 
 
@@ -83,11 +84,10 @@ def fingerprint(problem: BilevelProblem) -> str:
     """Return a checksum of the functions that a problem has traced, and of their arguments."""
     digest = hashlib.sha256()
     for each in _with_batched(problem):
-        for key, function in sorted(_functions_of(each).items(), key=str):
-            if key[1] == "trace" and function is not None:
-                digest.update(f"{key}{function.signature.tensors}".encode())
-                if isinstance(function, CompiledFunction):
-                    digest.update(function.graph.code.encode())
+        for key, function in sorted(_traced(each).items(), key=str):
+            digest.update(f"{key}{function.signature.tensors}".encode())
+            if isinstance(function, CompiledFunction):
+                digest.update(function.graph.code.encode())
     return digest.hexdigest()
 
 
@@ -95,11 +95,7 @@ def work_of(problem: BilevelProblem, kept: Kept) -> list[Work]:
     """Return what a traced problem has called. It must have the losses that problems have."""
     works = []
     for each in _with_batched(problem):
-        functions = [
-            (key[0], function.signature)
-            for key, function in _functions_of(each).items()
-            if key[1] == "trace" and function is not None
-        ]
+        functions = [(key[0], function.signature) for key, function in _traced(each).items()]
         works.append(Work(_bare(each), functions, kept))
     return works
 
@@ -125,7 +121,7 @@ def compile_ahead(work: Work, optimizer: Optimizer) -> None:
         for name, signature in work.functions:
             if name not in left_out:
                 args, pool = signature.example(), problem.memory_pool
-                CompiledFunction(getattr(problem, name), args, True, pool)(*args)
+                CompiledFunction(getattr(problem, name), args, problem.way, pool)(*args)
 
 
 def _call_halves(problem: BilevelProblem, args: tuple[Any, ...]) -> float:
@@ -133,7 +129,7 @@ def _call_halves(problem: BilevelProblem, args: tuple[Any, ...]) -> float:
     early, late = args[:1], args[1:]
     try:
         halves = CompiledHalves(
-            problem.gradient_and_sweep, early, late, how=True, pool=problem.memory_pool
+            problem.gradient_and_sweep, early, late, way=problem.way, pool=problem.memory_pool
         )
     except ValueError:
         return math.inf
@@ -152,6 +148,13 @@ def _with_batched(problem: BilevelProblem) -> Iterator[BilevelProblem]:
 
 def _functions_of(problem: BilevelProblem) -> dict[Any, CompiledFunction | CompiledHalves | None]:
     return {k: f for k, f in problem.compiled.items() if not isinstance(f, BilevelProblem)}
+
+
+def _traced(problem: BilevelProblem) -> dict[Any, CompiledFunction | CompiledHalves]:
+    """Return what a problem has traced, in the memory layout that it has now."""
+    way = Way("trace", problem.channels_last)
+    functions = _functions_of(problem).items()
+    return {key: made for key, made in functions if key[1] == way and made is not None}
 
 
 def _bare(problem: BilevelProblem) -> BilevelProblem:

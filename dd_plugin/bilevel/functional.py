@@ -194,6 +194,11 @@ class FunctionalModel:
         with second_order(self._module), replayed(), differentiable_batch_norm():
             yield
 
+    @property
+    def convolutions(self) -> int:
+        """Return the number of two-dimensional convolutions."""
+        return sum(isinstance(module, nn.Conv2d) for module in self._module.modules())
+
     def __call__(
         self,
         *,

@@ -326,7 +326,7 @@ def _kind(
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     counts = len(values.batches), len(values.outer_batches)
     form = form_of(values.step_sizes[0], values.hyperparameters)
-    return (problem.compile, method, storage, form, *counts, tuple(_distinct(leaves)[1]), kinds)
+    return (problem.way, method, storage, form, *counts, tuple(_distinct(leaves)[1]), kinds)
 
 
 def _distinct(tensors: Sequence[Tensor]) -> tuple[list[int], list[int]]:

@@ -75,13 +75,13 @@ class Steps:
         )
         leaves = leaves_of(drawn)
         kinds = [(leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, Tensor)]
-        key = (name, problem.compile, form, len(leaves), *kinds)
+        key = (name, problem.way, form, len(leaves), *kinds)
 
         def compiled() -> Any:
             if key not in problem.compiled:
                 function = getattr(problem, name)
                 problem.compiled[key] = CompiledFunction(
-                    function, drawn, problem.compile, problem.memory_pool
+                    function, drawn, problem.way, problem.memory_pool
                 )
             return problem.compiled[key].of_leaves(leaves)
 
@@ -99,7 +99,7 @@ class Steps:
         # Eager still runs, or raises what is the matter by itself.
         result = eager()
         warn_of_failure(name, failure)
-        self.problem.runs_eagerly.add(self.problem.compile)
+        self.problem.runs_eagerly.add(self.problem.way)
         return result
 
     def gradient(self, inputs: StepInputs) -> GradientResult:
@@ -121,7 +121,7 @@ class Steps:
                     problem.gradient_and_sweep,
                     early,
                     late,
-                    how=problem.compile,
+                    way=problem.way,
                     pool=problem.memory_pool,
                 )
             except Exception as error:
@@ -134,7 +134,7 @@ class Steps:
 
     def _key_of_halves(self, inputs: StepInputs) -> tuple[Any, ...]:
         batch = (inputs.images, inputs.labels)
-        return ("halves", self.problem.compile, *((t.shape, t.dtype) for t in batch))
+        return ("halves", self.problem.way, *((t.shape, t.dtype) for t in batch))
 
     def gradient_keeping(self, inputs: StepInputs) -> tuple[GradientResult, list[Tensor]]:
         """Return `gradient` of a step, and the values that `sweep_kept` takes over."""

@@ -17,6 +17,7 @@ from dd_plugin.distiller.baseline_names import AUTO
 from dd_plugin.distiller.coercion import choices, switch
 from dd_plugin.distiller.setting_descriptions import setting_defaults
 from dd_plugin.distiller.settings import GROUPS, Settings
+from dd_plugin.distiller.trainer_names import SETTINGS
 
 # What `--help` shows. The pages and `--help-all` have all settings, in the same groups.
 COMMON = (
@@ -67,6 +68,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--help_all", action=_HelpAll, nargs=0, rare=rare, **_unset())
     if isinstance(parser, Parser):
         parser.more_options += [name for option, _ in rare for name in option.option_strings]
+        parser.answers = SETTINGS
 
 
 class _HelpAll(argparse.Action):

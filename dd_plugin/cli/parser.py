@@ -6,7 +6,7 @@ would then start a run.
 
 import argparse
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from dd_plugin.cli.errors import tokens_in, without_tokens
@@ -34,6 +34,7 @@ class Parser(argparse.ArgumentParser):
         words: of the command, as they are parsed.
         typed: the same, as they were typed.
         more_options: options that the help leaves out.
+        answers: what to write for options of other programs, as in Python, by their names.
         commands: the parsers of subcommands, by their names.
     """
 
@@ -43,6 +44,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, "formatter_class": _formatter, **options})
         self.more_options: list[str] = []
+        self.answers: Mapping[str, str] = {}
         self.commands: dict[str, Parser] = {}
 
     def error(self, message: str) -> NoReturn:
@@ -60,8 +62,12 @@ class Parser(argparse.ArgumentParser):
             )
         known = {*re.findall(r"(?<![\w-])--[a-z]\w*", self.format_help()), *self.more_options}
         hint = suggestion(options[0], known) or f"`{self.prog} --help` lists the options"
+        if answer := self.answers.get(options[0].removeprefix("--")):
+            # Values in quotation marks are Python's.
+            settings = {option.removeprefix("--") for option in known}
+            hint = as_typed(answer.replace('"', ""), settings)
         if "-" in as_typed(options[0])[2:]:
-            hint = hint.replace("_", "-")
+            hint = re.sub(r"--\w+", lambda match: match[0].replace("_", "-"), hint)
         self.error(f"there is no option {options[0]}; {hint}")
 
 

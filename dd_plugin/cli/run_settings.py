@@ -92,6 +92,8 @@ def settings_from_yaml(path: str | None) -> dict[str, Any]:
         return {}
     import yaml
 
+    from dd_plugin.distiller.trainer_names import SETTINGS
+
     try:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -110,8 +112,11 @@ def settings_from_yaml(path: str | None) -> dict[str, Any]:
     known = setting_names()
     unknown = sorted(set(map(str, content)) - known)
     if unknown:
-        close = [m for name in unknown for m in difflib.get_close_matches(name, known, n=1)]
+        answers = {name: SETTINGS[name].replace('"', "") for name in unknown if name in SETTINGS}
+        misspelled = [name for name in unknown if name not in answers]
+        close = [m for name in misspelled for m in difflib.get_close_matches(name, known, n=1)]
         hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+        hint += "".join(f"; for {name!r}: {answer}" for name, answer in answers.items())
         raise CommandError(f"{path} has unknown options {unknown}{hint}")
     return {str(k): v for k, v in content.items()}
 

@@ -1,10 +1,10 @@
 """``compile: auto`` in a run: traced at first, compiled from a step on where that pays.
 
-Used by `distiller`, around every outer step. Steps are timed until `compile_choice` can decide.
-Where compiling pays, `cache_filling` does most of it beside the run. Then the same step is timed
-both ways on throw-away copies, and the choice is made at a step number. It goes into the state of
-the run and a file of its folder, so a resumed run changes at the same step and measures nothing.
-All processes do what the main process says.
+Used by `distiller`, around every outer step. Steps are timed until `layout_choice` and
+`compile_choice` can decide. Where compiling pays, `cache_filling` does most of it beside the run.
+Then the same step is timed both ways on throw-away copies, and the choice is made at a step number.
+It goes into the state of the run and a file of its folder, so a resumed run changes at the same
+step and measures nothing. All processes do what the main process says.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ import json
 import logging
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
-import torch
-
-from dd_plugin.bilevel import BilevelProblem, CompileWarning
-from dd_plugin.bilevel.ahead import forget, has_failed, run_as, traced_operations
-from dd_plugin.bilevel.tracing.compile import Compile
+from dd_plugin.bilevel import BilevelProblem
+from dd_plugin.bilevel.ahead import forget_others, has_failed, run_as, traced_operations
+from dd_plugin.bilevel.tracing.way import Compile, Way
+from dd_plugin.distiller import layout_choice
 from dd_plugin.distiller.cache_filling import CacheFilling, is_filled, note_filled
 from dd_plugin.distiller.callbacks import tell
 from dd_plugin.distiller.compile_choice import (
@@ -35,6 +32,7 @@ from dd_plugin.distiller.compile_choice import (
     too_short,
 )
 from dd_plugin.distiller.head_course import HeadCourse
+from dd_plugin.distiller.layout_choice import LayoutChoice
 from dd_plugin.distiller.machine import processor, usable_cores
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.storage_choice import (
@@ -42,6 +40,7 @@ from dd_plugin.distiller.storage_choice import (
     forget_activations,
     kept_when_compiled,
 )
+from dd_plugin.distiller.way_trial import Trial, timed_in_turns
 from dd_plugin.files import write_whole
 from dd_plugin.text import first_line
 
@@ -51,9 +50,8 @@ logger = logging.getLogger(__name__)
 CHOICES = ".choices.json"
 # Steps that are timed before anything is decided.
 _STEPS = 3
+_Next = Next | Literal["lay out", "keep layout"]
 _MODES: dict[str, Compile] = {"trace": "trace", "inductor": True}
-# Each way twice, against drift of the machine.
-_TURNS = ("trace", "inductor", "inductor", "trace")
 
 
 class Filling(Protocol):
@@ -104,17 +102,23 @@ class AutoCompile:
         self._seconds: list[float] = []
         self._filling: Filling | None = None
         self._problems: list[BilevelProblem] = []
-        networks = state.networks
-        if run.config.compile == "auto" and not isinstance(networks, HeadCourse):
+        self._may_compile = run.config.compile == "auto"
+        self._channels_last, self._may_lay_out = False, False
+        networks, kinds = state.networks, ("cpu", "cuda")
+        if run.config.compile in ("auto", "trace") and not isinstance(networks, HeadCourse):
             traced = all(problem.compile == "trace" for problem in networks.problems)
-            kinds = ("cpu", "cuda")
             if traced and run.config.method == "mixed" and self._device.type in kinds:
                 self._problems = networks.problems
+                self._channels_last = networks.problems[0].channels_last
+                self._may_lay_out = self._device.type == "cpu" and layout_choice.is_tried(
+                    run.config, networks.problems
+                )
 
     def __enter__(self) -> Self:
         """Take over the choice of the run so far."""
-        if self._problems and self.choice is not None:
+        if self._problems and (self.choice or self.layout):
             self._write()
+        if self._problems and self.choice is not None:
             was_for, here = self.choice.processor, processor(self._device)
             if self.choice.compile == "inductor" and was_for != here:
                 logger.warning(
@@ -127,6 +131,12 @@ class AutoCompile:
 
     def __exit__(self, *_: object) -> None:
         self._stop_filling()
+
+    @property
+    def layout(self) -> LayoutChoice | None:
+        """The choice of a memory layout that binds this run; None if there is none yet."""
+        choice = LayoutChoice.from_json(self._state.position.choices.get(layout_choice.CHOICE))
+        return choice if choice and choice.binds(self._run.config.max_steps) else None
 
     @property
     def choice(self) -> Choice | None:
@@ -142,11 +152,14 @@ class AutoCompile:
         """
         if not self._problems:
             return step()
-        if self.choice is None:
+        self._may_lay_out = self._may_lay_out and self.layout is None
+        is_open = self.choice is None and (self._may_compile or self._may_lay_out)
+        if is_open:
             self._decide()
         at = self._state.position.global_step
-        self._set(self.choice.at(at) if self.choice else "trace")
-        if self.choice is not None:
+        if self.choice or self.layout:
+            self._set(self._way(self.choice.at(at) if self.choice else "trace"))
+        if self.choice is not None or not is_open:
             return step()
         functions, began = self._functions(), self._clock()
         loss = step()
@@ -159,6 +172,11 @@ class AutoCompile:
     def _decide(self) -> None:
         """Do what is next, alike on all processes: nothing yet, fill the cache, try, or choose."""
         action, choice = self._run.from_main(self._next() if self._is_main else (None, None))
+        if action in ("lay out", "keep layout"):
+            self._lay_out(tries=action == "lay out")
+            if action == "lay out":
+                return
+            action, choice = self._run.from_main(self._next() if self._is_main else (None, None))
         if action is not None:
             choose_activations(self._run, self._state)
         if action == "fill":
@@ -166,8 +184,8 @@ class AutoCompile:
                 self._start_filling()
         elif action == "try":
             self._stop_filling()
-            traced, compiled, failure = self._trial()
-            choice = self._run.from_main(self._chosen(traced, compiled, failure))
+            trial = self._timed((self._way("trace"), self._way("inductor")))
+            choice = self._run.from_main(self._chosen(trial))
         if choice is not None:
             self._stop_filling()
             self._take_over(Choice(**choice))
@@ -176,12 +194,17 @@ class AutoCompile:
     def _is_main(self) -> bool:
         return self._run.accelerator.is_main_process
 
-    def _next(self) -> tuple[Next | None, dict[str, Any] | None]:
+    def _next(self) -> tuple[_Next | None, dict[str, Any] | None]:
         """Return the next action and the choice, as far as there are; on the main process."""
-        if any(has_failed(problem, "trace") for problem in self._problems):
+        failed = any(has_failed(problem, self._way("trace")) for problem in self._problems)
+        if failed and self._may_compile:
             return None, self._stay("the network cannot be traced, and runs eagerly").to_json()
         all_traced = all(problem.compiled for problem in self._problems)
         if len(self._seconds) < _STEPS or not all_traced:
+            return None, None
+        if self._may_lay_out:
+            return "lay out" if layout_choice.may_pay(self._measured()) else "keep layout", None
+        if not self._may_compile:
             return None, None
         if self._filling is not None:
             if self._filling.is_running:
@@ -217,49 +240,56 @@ class AutoCompile:
             reason=reason,
         )
 
-    def _chosen(self, traced: float, compiled: float, failure: str) -> dict[str, Any]:
+    def _chosen(self, trial: Trial) -> dict[str, Any]:
         step, most = self._state.position.global_step, self._run.config.max_steps
         # A process that cannot compile would hold up the others.
-        failures = [text for text in self._gathered(failure) if text]
+        failures = [text for text in self._gathered(trial.failure) if text]
         if failures:
             return self._stay(f"compiling failed: {failures[0]}").to_json()
         here = processor(self._device)
-        choice = faster(step, most, traced=traced, compiled=compiled, processor=here)
+        choice = faster(step, most, traced=trial.first, compiled=trial.second, processor=here)
         note_filled(self._problems, self._device)
         return choice.to_json()
 
-    # The trial.
+    # The trials.
 
-    def _trial(self) -> tuple[float, float, str]:
-        """Return the seconds of a step traced and compiled, and why it could not be compiled."""
-        taken: dict[str, list[float]] = {"trace": [], "inductor": []}
-        try:
-            with _failures() as failures:
-                self._set("inductor")
-                # A GPU's second run is recorded, and the third the first to be replayed.
-                for _ in range(3 if self._device.type == "cuda" else 1):
-                    self._try_out()
-                for way in _TURNS:
-                    self._set(way)
-                    taken[way].append(self._timed())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without
-            return 0.0, 0.0, first_line(error)
-        if any(has_failed(problem, True) for problem in self._problems):
-            return 0.0, 0.0, next(iter(failures), "no reason is known")
-        # The faster of two: what else the machine does only adds.
-        return min(taken["trace"]), min(taken["inductor"]), ""
+    def _timed(self, ways: tuple[Way, Way]) -> Trial:
+        return timed_in_turns(
+            self._problems, ways, self._try_out, clock=self._clock, device=self._device
+        )
 
-    def _timed(self) -> float:
-        began = self._clock()
-        self._try_out()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return self._clock() - began
+    def _lay_out(self, *, tries: bool) -> None:
+        """Choose the memory layout of the steps that follow, all processes together."""
+        self._may_lay_out = False
+        position, most = self._state.position, self._run.config.max_steps
+        if not tries:
+            choice = LayoutChoice(False, position.global_step, most, "the run is short")
+            position.choices[layout_choice.CHOICE] = choice.to_json()
+            return
+        trial = self._timed((Way("trace"), Way("trace", channels_last=True)))
+        # A process that cannot compute so would hold up the others.
+        if failures := [text for text in self._gathered(trial.failure) if text]:
+            logger.info("channels last could not be tried: %s", failures[0])
+            reason = "the network does not compute with channels last"
+            choice = LayoutChoice(False, position.global_step, most, reason)
+        else:
+            choice = layout_choice.faster(position.global_step, most, trial)
+        values = self._run.from_main(choice.to_json())
+        self._keep(layout_choice.CHOICE, values, LayoutChoice(**values).line())
+        # What was timed in another layout says nothing about this one.
+        self._seconds.clear()
 
-    def _set(self, way: str) -> None:
+    def _way(self, how: Literal["trace", "inductor"]) -> Way:
+        """Return a way of running the next step, in the memory layout that is chosen for it."""
+        layout = self.layout
+        if layout is None:
+            return Way(_MODES[how], self._channels_last)
+        return Way(_MODES[how], layout.at(self._state.position.global_step))
+
+    def _set(self, way: Way) -> None:
         for problem in self._problems:
-            if problem.compile != _MODES[way]:
-                run_as(problem, _MODES[way])
+            if problem.way != way:
+                run_as(problem, way)
 
     def _functions(self) -> int:
         return sum(len(problem.compiled) for problem in self._problems)
@@ -282,17 +312,21 @@ class AutoCompile:
     # The choice.
 
     def _take_over(self, choice: Choice) -> None:
-        position = self._state.position
-        position.choices["compile"] = choice.to_json()
         if choice.compile == "trace":
             forget_activations(self._state)
-        position.log_history.append({"step": position.global_step, "compile": choice.line()})
-        # The functions of the other way are not called again.
+        self._keep("compile", choice.to_json(), choice.line())
+
+    def _keep(self, name: str, choice: dict[str, Any], line: str) -> None:
+        """Note a choice for the next step and those after it, which are run as it says."""
+        position = self._state.position
+        position.choices[name] = choice
+        position.log_history.append({"step": position.global_step, name: line})
+        self._set(self._way(self.choice.at(position.global_step) if self.choice else "trace"))
         for problem in self._problems:
-            forget(problem, _MODES["trace" if choice.compile == "inductor" else "inductor"])
+            forget_others(problem)
         if self._is_main:
             self._write()
-            tell(f"compile: {choice.line()}")
+            tell(f"{name}: {line}")
 
     def _write(self) -> None:
         """Write the choices before the first step that obeys it."""
@@ -333,23 +367,8 @@ def later_choices(checkpoint: Path, step: int) -> dict[str, Any]:
     """
     try:
         choices: dict[str, Any] = json.loads((checkpoint.parent / CHOICES).read_text())
-        is_later = Choice(**choices["compile"]).from_step >= step
+        made = [choices[name] for name in ("compile", layout_choice.CHOICE) if name in choices]
+        is_later = any(choice["from_step"] >= step for choice in made)
     except (KeyError, OSError, TypeError, ValueError):
         return {}
     return choices if is_later else {}
-
-
-@contextmanager
-def _failures() -> Iterator[list[str]]:
-    """Collect the compiler's failures inside instead of warning of them."""
-    reasons: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield reasons
-    for warning in caught:
-        if issubclass(warning.category, CompileWarning):
-            reasons.append(str(warning.message))
-        else:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )

@@ -23,6 +23,7 @@ from dd_plugin.distiller.setting_checks import (
 )
 from dd_plugin.distiller.setting_groups import DEFAULT_ARGUMENTS, DEFAULT_MODEL
 from dd_plugin.distiller.settings import SECRETS, Settings
+from dd_plugin.distiller.unknown_names import answering_settings
 from dd_plugin.recipes import recipe_settings
 
 # Schedules that are the same however many steps there are.
@@ -31,6 +32,7 @@ ENDLESS_SCHEDULES = ("constant", "constant_with_warmup")
 _WITH_WEIGHTS = "lite/"
 
 
+@answering_settings
 @dataclass
 class DistillerConfig(Settings):
     """The settings of a run; each has a default that works.
@@ -40,6 +42,7 @@ class DistillerConfig(Settings):
     out. The settings of published methods are recipes, see `from_recipe`.
 
     Raises:
+        TypeError: there is no setting of a name; it says what to write instead.
         ValueError: a value is not possible, or two do not go together.
     """
 

@@ -55,12 +55,14 @@ from dd_plugin.distiller.skipped_steps import check_skipped
 from dd_plugin.distiller.stopping import StopSignal, unwinding_on_sigterm
 from dd_plugin.distiller.storage_choice import storage_of
 from dd_plugin.distiller.trackers import Trackers, make_accelerator
+from dd_plugin.distiller.unknown_names import answering_trainer
 from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.preparation import training_input
 from dd_plugin.networks.fresh import ModelInit
 from dd_plugin.seeds import Purpose, mix
 
 
+@answering_trainer
 class Distiller:
     """Distills a data set into a few synthetic images.
 
@@ -83,6 +85,7 @@ class Distiller:
         ValueError: something does not fit together, or the output folder holds another run.
         ProcessesDifferError: the processes of the run have different data, settings or networks.
         OSError: the output folder cannot be written.
+        TypeError: there is no argument of a name; it says what to write instead.
         PushError: ``push_to_hub``, and the Hub would not take it.
 
     Attributes:
@@ -105,7 +108,7 @@ class Distiller:
         callbacks: Sequence[DistillerCallback] = (),
         accelerator: Accelerator | None = None,
     ) -> None:
-        config, model_init = names_as_settings(config or DistillerConfig(), model_init)
+        config, model_init = names_as_settings(config, model_init)
         self.config = config
         self.output_dir = Path(config.output_dir)
         self._inner_loss, self._outer_loss = inner_loss, outer_loss
@@ -142,16 +145,14 @@ class Distiller:
         self.window = make_window(config)
         self.optimizer, self.lr_scheduler = self.create_optimizer_and_scheduler()
         self._scheduled_steps = config.max_steps
-        self.state = DistillerState(max_steps=config.max_steps)
-        self.control = DistillerControl()
+        self.state, self.control = DistillerState(max_steps=config.max_steps), DistillerControl()
         self.best = BestSet()
         self.results: dict[str, Scores] = {}
         self._stop_signal = StopSignal()
         self._trackers = Trackers(self.accelerator, config.report_to)
         self._files = RunFolder(config, train_dataset, eval_dataset)
         self._filling = Filling(self._files)
-        # Not `self`, which would never be collected.
-        weakref.finalize(self, self._files.lock.release)
+        weakref.finalize(self, self._files.lock.release)  # `self` would never be collected
 
     # What the other parts of the trainer take.
 
@@ -297,8 +298,7 @@ class Distiller:
             The mean outer loss, not finite if the step was skipped.
         """
         loss = self._outer_step.take(self._stop_signal)
-        # They were of other images.
-        self.results = {}
+        self.results = {}  # they were of other images
         return loss
 
     def _after_step(self, loss: float, progress: Progress) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from dd_plugin.bilevel import RunState, initial_state
 from dd_plugin.bilevel.step_values import tree_map
@@ -57,12 +59,10 @@ class Evaluator:
                 one head for each frozen network.
 
         Raises:
+            TypeError: ``networks`` is no number.
             ValueError: there is no evaluation data, or ``networks`` is less than 1.
         """
-        if networks < 1:
-            raise ValueError(
-                f"`networks` must be at least 1, got {networks}; leave it out for `eval_networks`"
-            )
+        _check_count(networks)
         comparison = Comparison(
             synthetic=self.parts.synthetic,
             seeds=self._seeds(networks),
@@ -266,3 +266,21 @@ def _present(data: RealData | None) -> RealData:
 def _fresh_state(networks: Networks, seed: int) -> RunState:
     state = initial_state(networks.problem(), networks.new_model(seed))
     return tree_map(lambda t: t.to(networks.device), state)
+
+
+def _check_count(networks: Any) -> None:
+    """Check a number of networks, in whose place `transformers.Trainer` takes images.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is less than 1.
+    """
+    if not isinstance(networks, Integral):
+        raise TypeError(
+            f"`networks` must be a whole number, got {type(networks).__name__}; images to "
+            "evaluate on are given as `Distiller(eval_dataset=...)`"
+        )
+    if networks < 1:
+        raise ValueError(
+            f"`networks` must be at least 1, got {networks}; leave it out for `eval_networks`"
+        )

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dd_plugin.bilevel.tracing.compile import Compile
+import torch
+
+from dd_plugin.bilevel.tracing.way import Compile
 from dd_plugin.data import Normalization, RealData, Recipe, Transform, Whitening
 from dd_plugin.distiller.architectures import (
     Architectures,
@@ -17,6 +19,7 @@ from dd_plugin.distiller.architectures import (
 from dd_plugin.distiller.by_data import plain
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.json_settings import dictionary
+from dd_plugin.distiller.layout_choice import begins_with_channels_last
 from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.published_names import network_record
 from dd_plugin.networks.fresh import ModelInit
@@ -27,7 +30,9 @@ def give_problems(
     architectures: Architectures,
     model_init: ModelInit | Sequence[ModelInit] | None,
     train: RealData,
+    *,
     losses: Losses,
+    device: torch.device,
 ) -> Recipe:
     """Give the networks of a run their bilevel problems, and return the recipe of their training.
 
@@ -36,7 +41,7 @@ def give_problems(
     """
     recipe = _recipe(config, architectures, train, model_init, custom_loss=losses.custom_inner)
     for networks in architectures.members:
-        networks.problem(
+        problem = networks.problem(
             recipe.make_optimizer(),
             inner_loss=losses.inner,
             outer_loss=losses.outer,
@@ -44,6 +49,7 @@ def give_problems(
             autocast=recipe.autocast,
             verify=config.verify,
         )
+        problem.channels_last = begins_with_channels_last(config, problem, device)
     if config.step_sizes == "per_layer":
         parameters = architectures.problems[0].model.parameters
         recipe = replace(recipe, step_size_parameters=tuple(parameters))

@@ -99,7 +99,9 @@ def make_parts(
         networks = make_architectures(config, model_init, real.train, device=device, dtype=dtype)
         count = of_architectures(networks, real.train.shape)
         config = _with_defaults(config, real, count, len(networks.members), device)
-        recipe = give_problems(config, networks, model_init, real.train, losses)
+        recipe = give_problems(
+            config, networks, model_init, real.train, losses=losses, device=device
+        )
         transform = choose_transform(config, networks, real.train)
     transform = transform.to(device)
     synthetic = make_initial_set(

@@ -275,6 +275,7 @@ def warn_of_no_effect(config: Settings) -> None:
         "activation_memory": bool(config.activation_memory)
         and (config.compile == "no" or config.method != "mixed" or config.storage == "recompute"),
         "batch_networks": config.networks_per_step == 1,
+        "memory_format": config.compile == "no",
         "verify": config.method == "autograd"
         or (config.trainable == "head" and config.head == "ridge"),
         "warmup_steps": config.lr_scheduler_type == "constant",
@@ -295,7 +296,7 @@ def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
     idle = dict.fromkeys(of_networks.split(), head)
     idle |= dict.fromkeys(["compile", "method", "storage"], head)
-    idle |= dict.fromkeys(["activation_memory", "batch_networks"], head)
+    idle |= dict.fromkeys(["activation_memory", "batch_networks", "memory_format"], head)
     of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
     idle |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
     of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"

@@ -356,6 +356,13 @@ class ComputingSettings:
         "where measured times say that it pays, and never for your own loss or network, whose "
         "operations may change from step to step.",
     )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = _option(
+        "auto",
+        "How images and convolutions lie in memory in traced and compiled steps; results differ by "
+        "rounding. auto: on a processor both are timed in a run of more than two minutes, and the "
+        "faster one is taken from then on; compiled from the first step on (compile=inductor), "
+        "channels_last with bf16; contiguous elsewhere.",
+    )
     mixed_precision: Precision = _option(
         "no", "Precision of training: no, or bf16. Networks are tested in full precision."
     )

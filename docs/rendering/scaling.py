@@ -133,6 +133,17 @@ def kept_activations(report: Any) -> str:
     return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
 
 
+def layouts(report: Any) -> str:
+    """Hypergradients with contiguous tensors and with channels last."""
+    head = ["network", "steps are", "precision", "contiguous, s", "channels last, s", "ratio"]
+    cells = []
+    for row in report["rows"]:
+        seconds = [f"{row['seconds'][which]:.2f}" for which in ("contiguous", "channels_last")]
+        ratio = with_range(row["ratio"], row["ratios"])
+        cells.append([row["network"], row["how"], row["precision"], *seconds, ratio])
+    return f"{_origin(report)}\n\n{table(head, cells, 'lllrrr')}"
+
+
 def compile_choice(report: Any) -> str:
     """Whole runs traced, compiled and with ``compile: auto``."""
     head = ["run", "compile", "outer steps", "minutes", "seconds per step at the end"]

@@ -15,9 +15,11 @@ from dd_plugin.bilevel import (
     initial_state,
     sgd,
 )
-from dd_plugin.bilevel.ahead import Kept, compile_ahead, fingerprint, forget, run_as, work_of
+from dd_plugin.bilevel.ahead import Kept, compile_ahead, fingerprint, forget_others, run_as, work_of
 from dd_plugin.bilevel.tracing import compile as compiling
+from dd_plugin.bilevel.tracing.way import Way
 
+COMPILED = Way(True)
 STEPS = 2
 NONE = Kept(0, STEPS, STEPS)
 
@@ -72,7 +74,7 @@ def test_a_pickle_compiles_the_graphs_that_the_run_compiles(graphs, batched):
         compile_ahead(one, adam(groups=str))
     elsewhere = sorted(graphs)
     graphs.clear()
-    run_as(traced, True)
+    run_as(traced, COMPILED)
     run(traced, batched=batched)
     assert sorted(graphs) == elsewhere != []
 
@@ -84,7 +86,7 @@ def test_with_all_activations_kept_no_step_is_compiled_twice(graphs):
     compile_ahead(work, adam(groups=str))
     elsewhere = set(graphs)
     graphs.clear()
-    run_as(traced, True)
+    run_as(traced, COMPILED)
     run(traced, activations=1 << 30)
     assert set(graphs) == elsewhere != set()
 
@@ -102,16 +104,16 @@ def test_where_steps_are_left_they_are_compiled_too(graphs, memory, window):
 def test_ways_are_switched_and_forgotten(graphs):
     traced = problem_of(compile="trace")
     run(traced, batched=True)
-    run_as(traced, True)
+    run_as(traced, COMPILED)
     run(traced, batched=True)
     assert graphs
     (batched,) = [p for p in traced.compiled.values() if isinstance(p, BilevelProblem)]
-    assert {key[1] for key in batched.compiled} == {"trace", True}
-    forget(traced, "trace")
-    assert {key[1] for key in batched.compiled} == {True}
-    assert not ahead.has_failed(traced, True)
-    batched.runs_eagerly.add(True)
-    assert ahead.has_failed(traced, True)
+    assert {key[1] for key in batched.compiled} == {Way("trace"), COMPILED}
+    forget_others(traced)
+    assert {key[1] for key in batched.compiled} == {COMPILED}
+    assert not ahead.has_failed(traced, COMPILED)
+    batched.runs_eagerly.add(COMPILED)
+    assert ahead.has_failed(traced, COMPILED)
 
 
 def test_the_fingerprint_is_that_of_the_work():

@@ -32,6 +32,16 @@ def told(words, capsys):
         (["distill", "--label_from=weights"], "did you mean --label_form?"),
         (["distill", "--no-verfy"], "there is no option --no-verfy; did you mean --no-verify?"),
         (["distill", "--zzz"], "no option --zzz; `dd-plugin distill --help` lists the options"),
+        # Of `transformers.TrainingArguments`.
+        (
+            ["distill", "--num_train_epochs", "3"],
+            "there is no option --num_train_epochs; write --max_steps, the number of outer steps",
+        ),
+        (["distill", "--num-train-epochs=3"], "write --max-steps, the number of outer steps"),
+        (["distill", "--bf16"], "no option --bf16; write --mixed_precision bf16"),
+        (["distill", "--label_column_name=y"], "write --image_column and --label_column, the"),
+        (["distill", "--use-cpu"], "--use-cpu; set ACCELERATE_USE_CPU=true in the environment"),
+        (["evaluate", "SET", "--bf16"], "`dd-plugin evaluate --help` lists the options"),
         (["evaluate", "SET", "--networkz", "3"], "no option --networkz; did you mean --networks?"),
         (["evaluate", "SET", "--networks", "few"], "--networks must be a whole number, got 'few'"),
         (["evaluate", "SET", "--protocol", "receipt"], "got 'receipt'; did you mean 'recipe'?"),

@@ -57,6 +57,11 @@ def test_settings_from_yaml_and_flags_before_them(tmp_path, capsys, digits):
     ("content", "message"),
     [
         ("inner_stepz: 3", r"unknown options \['inner_stepz'\]; did you mean 'inner_steps'\?"),
+        (
+            "max_step: 3\nbf16: true\nepochs: 3",
+            r"unknown options \['bf16', 'epochs', 'max_step'\]; did you mean 'max_steps'\?; "
+            "for 'bf16': write `mixed_precision=bf16`; for 'epochs': write `max_steps`, the number",
+        ),
         ("- a\n- b", "must hold `option: value` lines, got list"),
         ("a: [", "run.yaml, line 1 cannot be read as YAML"),
     ],

@@ -10,32 +10,55 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dd_plugin.bilevel.tracing.way import Way
 from dd_plugin.distiller import auto_compile
 from dd_plugin.distiller.auto_compile import CHOICES, AutoCompile, later_choices
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.run import Run
 from tests.distiller.choosing import Beside
 
+TRACE, COMPILED = Way("trace"), Way(True)
+LAST = Way("trace", channels_last=True)
 
-def problem(*functions):
+
+class Problem:
     """A problem that has traced some functions."""
-    return SimpleNamespace(
-        compile="trace",
-        compiled=dict.fromkeys(functions),
-        runs_eagerly=set(),
-        recordings=SimpleNamespace(by_kind={("trace", 1): None}),
-    )
+
+    def __init__(self, *functions, convolutions=0):
+        self.compile, self.channels_last = TRACE
+        self.compiled = dict.fromkeys(functions)
+        self.runs_eagerly = set()
+        self.recordings = SimpleNamespace(by_kind={(TRACE, 1): None})
+        self.model = SimpleNamespace(convolutions=convolutions)
+
+    @property
+    def way(self):
+        return Way(self.compile, self.channels_last)
 
 
 class Machine:
     """A run of steps that take as long as their way says, and what it did."""
 
-    def __init__(self, folder, *, steps=30, cores=2, traced=100.0, compiled=50.0, fill=Beside):
-        self.seconds = {"trace": traced, True: compiled}
+    def __init__(
+        self,
+        folder,
+        *,
+        steps=30,
+        cores=2,
+        traced=100.0,
+        compiled=50.0,
+        last=None,
+        fill=Beside,
+        **settings,
+    ):
+        self.seconds = {TRACE: traced, COMPILED: compiled}
+        self.seconds |= {Way(w.compile, True): last or s for w, s in self.seconds.items()}
         self.now, self.ways, self.trials, self.begun = 0.0, [], 0, []
-        self.problem = problem(("gradient", "trace"))
+        self.problem = Problem(("gradient", TRACE), convolutions=2 if last else 0)
         config = SimpleNamespace(
             compile="auto",
+            memory_format="auto",
+            batch_networks=False,
             method="mixed",
             max_steps=steps,
             save_steps=5,
@@ -44,6 +67,7 @@ class Machine:
             window="full",
             inner_steps=3,
         )
+        vars(config).update(settings)
         accelerator = SimpleNamespace(
             device=torch.device("cpu"),
             num_processes=1,
@@ -59,14 +83,18 @@ class Machine:
         self.cores, self.fill = cores, fill
 
     def step(self):
-        self.ways.append(self.problem.compile)
-        self.now += self.seconds[self.problem.compile]
+        self.ways.append(self.problem.way)
+        self.run_functions()
         self.state.position.global_step += 1
         return 1.0
 
     def try_out(self):
         self.trials += 1
-        self.now += self.seconds[self.problem.compile]
+        self.run_functions()
+
+    def run_functions(self):
+        self.problem.compiled.setdefault(("gradient", self.problem.way))
+        self.now += self.seconds[self.problem.way]
 
     def start(self, *given):
         self.begun.append(self.fill(*given))
@@ -101,8 +129,8 @@ def traced_with(machine):
     """The reason why a run stayed traced."""
     choice = machine.go()
     assert choice["compile"] == "trace"
-    assert machine.problem.compile == "trace"
-    assert set(machine.ways) == {"trace"}
+    assert machine.problem.way == TRACE
+    assert set(machine.ways) == {TRACE}
     return choice["reason"]
 
 
@@ -111,7 +139,7 @@ def test_steps_are_timed_the_cache_is_filled_and_the_run_switches(tmp_path, note
     choice = machine.go()
     # Steps 0 to 2 are timed; the process beside is looked at before 4 and 5.
     assert (choice["compile"], choice["from_step"]) == ("inductor", 5)
-    assert machine.ways == ["trace"] * 5 + [True] * 25
+    assert machine.ways == [TRACE] * 5 + [COMPILED] * 25
     # Recordings of the other way are dropped, too.
     assert machine.problem.recordings.by_kind == {}
     # Once to compile, then in turns.
@@ -190,7 +218,7 @@ def test_a_compiler_that_fails_leaves_the_run_traced(tmp_path):
 
     def runs_eagerly():
         if machine.problem.compile is True:
-            machine.problem.runs_eagerly.add(True)
+            machine.problem.runs_eagerly.add(COMPILED)
             warn_of_failure("gradient", RuntimeError("it is not well"))
 
     machine.try_out = runs_eagerly
@@ -199,16 +227,16 @@ def test_a_compiler_that_fails_leaves_the_run_traced(tmp_path):
 
 def test_a_network_that_cannot_be_traced_is_left_alone(tmp_path):
     machine = Machine(tmp_path)
-    machine.problem.runs_eagerly.add("trace")
+    machine.problem.runs_eagerly.add(TRACE)
     assert "cannot be traced" in traced_with(machine)
 
 
 def test_nothing_is_decided_before_every_network_is_traced(tmp_path):
     machine = Machine(tmp_path, steps=60)
-    other = problem()
+    other = Problem()
     machine.state.networks.problems.append(other)
     assert machine.go(until=10) is None
-    other.compiled["gradient", "trace"] = None
+    other.compiled["gradient", TRACE] = None
     assert machine.go()["compile"] == "inductor"
     assert other.compile is True
 
@@ -218,7 +246,7 @@ def test_steps_that_trace_are_not_timed(tmp_path):
     step = machine.step
 
     def tracing():
-        machine.problem.compiled[f"function {len(machine.problem.compiled)}", "trace"] = None
+        machine.problem.compiled[f"function {len(machine.problem.compiled)}", TRACE] = None
         return step()
 
     machine.step = tracing
@@ -260,7 +288,7 @@ def test_a_run_that_is_extended_chooses_again(tmp_path):
     assert machine.go()["compile"] == "trace"
     machine.run.config.max_steps = 60
     assert machine.go()["compile"] == "inductor"
-    assert machine.ways[-1] is True
+    assert machine.ways[-1] == COMPILED
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"compile": {"compile": "trace"}}'])
@@ -279,9 +307,83 @@ def test_a_full_disk_is_a_line_in_the_log(tmp_path, monkeypatch, caplog):
     assert ["no space left" in r.message for r in caplog.records] == [True]
 
 
-@pytest.mark.parametrize("setting", [("compile", "trace"), ("method", "reverse")])
+@pytest.mark.parametrize("setting", [{"compile": "trace"}, {"method": "reverse"}])
 def test_other_ways_are_not_touched(tmp_path, setting):
-    machine = Machine(tmp_path)
-    setattr(machine.run.config, *setting)
+    machine = Machine(tmp_path, **setting)
     assert machine.go() is None
-    assert set(machine.ways) == {"trace"}
+    assert set(machine.ways) == {TRACE}
+
+
+def test_the_layout_is_tried_first_and_compiled_steps_have_it(tmp_path, capfd):
+    machine = Machine(tmp_path, steps=60, last=40.0)
+    choice = machine.go()
+    layout = machine.state.position.choices["memory_format"]
+    assert (layout["channels_last"], layout["from_step"], layout["max_steps"]) == (True, 3, 60)
+    # Steps are timed again before compiling is thought of.
+    assert choice["from_step"] == 8
+    assert machine.ways == [TRACE] * 3 + [LAST] * 57
+    assert choice["reason"] == "a step takes 40 s compiled and 40 s traced"
+    assert {key[1] for key in machine.problem.compiled} <= {LAST}
+    line = "memory_format: channels last from step 4 on: a step takes 40 s with channels last and 1"
+    assert line in capfd.readouterr().err
+    assert set(json.loads((tmp_path / CHOICES).read_text())) >= {"compile", "memory_format"}
+
+
+@pytest.mark.parametrize("compile", ["auto", "trace"])
+def test_a_layout_is_obeyed_and_nothing_is_measured(tmp_path, compile):
+    first = Machine(tmp_path / "a", steps=60, last=40.0, compile=compile)
+    (tmp_path / "a").mkdir()
+    first.go()
+    checkpoint = tmp_path / "a" / "checkpoint-2"
+    choices = later_choices(checkpoint, 2)
+    assert choices == first.state.position.choices
+    second = Machine(tmp_path / "b", steps=60, last=1000.0, compile=compile)
+    second.state.position.choices |= choices
+    second.go()
+    assert second.ways == first.ways
+    assert second.trials == 0
+
+
+def test_a_layout_that_is_no_faster_is_not_taken(tmp_path):
+    machine = Machine(tmp_path, steps=60, last=97.0)
+    assert machine.go()["compile"] == "inductor"
+    assert machine.state.position.choices["memory_format"]["channels_last"] is False
+    assert set(machine.ways) == {TRACE, COMPILED}
+
+
+def test_a_network_that_knows_no_channels_last_stays_contiguous(tmp_path):
+    from dd_plugin.bilevel.tracing.compile import warn_of_failure
+
+    machine = Machine(tmp_path, steps=60, last=40.0, compile="trace")
+
+    def runs_eagerly():
+        if machine.problem.channels_last:
+            machine.problem.runs_eagerly.add(LAST)
+            warn_of_failure("gradient", RuntimeError("view size is not compatible"))
+
+    machine.try_out = runs_eagerly
+    machine.go()
+    layout = machine.state.position.choices["memory_format"]
+    assert layout["reason"] == "the network does not compute with channels last"
+    assert set(machine.ways) == {TRACE}
+
+
+def test_short_runs_try_no_layout_until_they_are_extended(tmp_path, capfd):
+    machine = Machine(tmp_path, traced=2.0, last=1.0, compile="trace")
+    machine.go()
+    assert machine.trials == 0
+    assert machine.state.position.choices["memory_format"]["reason"] == "the run is short"
+    assert "memory_format" not in capfd.readouterr().err
+    machine.run.config.max_steps = 200
+    machine.go()
+    assert machine.state.position.choices["memory_format"]["from_step"] >= 30
+    assert machine.ways[-1] == LAST
+
+
+@pytest.mark.parametrize(
+    "settings", [{"memory_format": "contiguous"}, {"batch_networks": True}, {"last": None}]
+)
+def test_where_no_layout_is_asked_for_none_is_tried(tmp_path, settings):
+    machine = Machine(tmp_path, steps=60, **{"last": 40.0, **settings})
+    machine.go()
+    assert "memory_format" not in machine.state.position.choices

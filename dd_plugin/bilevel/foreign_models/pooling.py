@@ -5,7 +5,7 @@ it takes any window and is not vectorized on CPU (2.14 and 2.15), nor is its gra
 tile the input, `second_order` puts the function below in its place. It adds neighboring rows, then
 neighboring columns by a product with a small matrix, and its gradient is the transposed product.
 On one core 10 x 32 x 32 x 32 values take 0.2 ms forward and 0.3 ms back; the kernels take 0.6 and
-0.7.
+0.7. With channels last the kernel is vectorized, and is used.
 """
 
 from __future__ import annotations
@@ -61,10 +61,15 @@ def _pays(input: Tensor) -> bool:
         input.device.type == "cpu"
         and input.dtype in (torch.float32, torch.float64)
         and 0 < input.shape[-1] <= _WIDEST_ROW
+        and not _has_channels_last(input)
         and (input.numel() > _FEW or may_be_traced())
         # It would round the factors of the product.
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _has_channels_last(input: Tensor) -> bool:
+    return input.dim() == 4 and input.shape[1] > 1 and input.stride(1) == 1
 
 
 def _tiles_averaged(x: Tensor, kernel: tuple[int, int]) -> Tensor:

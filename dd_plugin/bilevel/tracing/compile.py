@@ -17,7 +17,7 @@ import itertools
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,21 +30,19 @@ from dd_plugin.bilevel.tracing.halves import split
 from dd_plugin.bilevel.tracing.passes import clean
 from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recorded, on_gpu
 from dd_plugin.bilevel.tracing.simplify import simplify
+from dd_plugin.bilevel.tracing.way import Compile, Way, laid_out
 from dd_plugin.bilevel.tracing.writes import without_writes
 from dd_plugin.private import known_inductor_options, make_fx_of_fakes, takes_a_list
 from dd_plugin.text import first_line
 
-# The sweep is bound by memory traffic. In the plain layout the reductions of normalization layers
-# run through contiguous memory, which channels_last, the compiler's own choice, does not give
-# them; and inlining what is read in several places saves passes over activations.
+# Tensors lie in memory as the problem says; the compiler would bring every convolution to
+# channels_last and back. And inlining what is read in several places saves passes over activations,
+# since a sweep is bound by memory traffic.
 _CPU = {
     "layout_optimization": False,
     "realize_reads_threshold": 1000,
     "realize_opcount_threshold": 1000,
 }
-
-
-Compile = bool | Literal["trace"]
 
 
 class Signature(NamedTuple):
@@ -74,16 +72,16 @@ class Traced:
     Args:
         function: pure; takes and returns trees of tensors (and None).
         args: what it is going to be called with; only shapes, dtypes and devices matter.
-        how: whether the graph is for the compiler, or to be run as it is.
+        way: whether the graph is for the compiler, or to be run as it is, and the memory layout.
 
     Attributes:
-        graph: takes the list of all tensors in the arguments, returns the list of those in the
-            result.
+        graph: takes the list of all tensors in the arguments, `laid_out`, returns the list of those
+            in the result.
         on_cuda: whether any argument is on a GPU.
         signature: the kind of arguments that it takes.
     """
 
-    def __init__(self, function: Callable[..., Any], args: Any, how: Compile = True) -> None:
+    def __init__(self, function: Callable[..., Any], args: Any, way: Way) -> None:
         # Trees of the arguments and of the result, with something small for the tensors.
         self._arguments = rebuilt(args, itertools.repeat(0))
         self._result: Any = None
@@ -96,13 +94,18 @@ class Traced:
             self._is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
             return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-        self.inputs = [t.detach().contiguous() for t in leaves_of(args)]
+        self._channels_last = way.channels_last
+        self.inputs = self.laid_out([t.detach() for t in leaves_of(args)])
         self.on_cuda = any(on_gpu([t]) for t in self.inputs)
         kinds = [(t.shape, t.dtype, t.device) for t in self.inputs]
         self.signature = Signature(self._arguments, kinds)
         self.graph = clean(make_graph(of_list, self.inputs))
-        if how == "trace":
+        if way.compile == "trace":
             simplify(self.graph)
+
+    def laid_out(self, leaves: Iterable[Tensor]) -> list[Tensor]:
+        """The tensors of arguments as the graph takes them."""
+        return [laid_out(t, self._channels_last) for t in leaves]
 
     def pack(self, tensors: Iterable[Tensor]) -> Any:
         """The function's result from the list that the graph returned."""
@@ -155,9 +158,9 @@ class TracedGraph:
             self._graph = Recorded(self._graph, pool)
 
     @torch.no_grad()
-    def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+    def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
         """The graph's results."""
-        return self._graph([t.contiguous() for t in tensors])
+        return self._graph(tensors)
 
 
 class CompiledGraph:
@@ -184,28 +187,27 @@ class CompiledGraph:
     def _call(self, tensors: list[Tensor]) -> list[Tensor]:
         return self._compiled(tensors)
 
-    def __call__(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+    def __call__(self, tensors: list[Tensor]) -> list[Tensor]:
         """The graph's results."""
-        inputs = [t.contiguous() for t in tensors]
         if self._first:
             try:
-                outputs = self._quietly(inputs)
+                outputs = self._quietly(tensors)
             except Exception as error:
                 damaged = damaged_entry(error)
                 if damaged is None:
                     raise
                 use_fresh_cache(damaged)
                 self._compiled = self._compile()
-                outputs = self._quietly(inputs)
+                outputs = self._quietly(tensors)
             self._first = False
             return outputs
-        return self._run(inputs)
+        return self._run(tensors)
 
-    def _quietly(self, inputs: list[Tensor]) -> list[Tensor]:
+    def _quietly(self, tensors: list[Tensor]) -> list[Tensor]:
         # The compiler's own imports and choices are not the user's to act on.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self._run(inputs)
+            return self._run(tensors)
 
 
 def runner(
@@ -222,7 +224,7 @@ class CompiledFunction:
     Args:
         function: as for `Traced`.
         args: as for `Traced`.
-        how: as for `Traced`.
+        way: as for `Traced`.
         pool: the memory of recordings on a GPU; by default one of its own.
     """
 
@@ -230,14 +232,14 @@ class CompiledFunction:
         self,
         function: Callable[..., Any],
         args: Any,
-        how: Compile = True,
+        way: Way = Way(True),  # noqa: B008 - it never changes
         pool: MemoryPool | None = None,
     ) -> None:
-        self._traced = Traced(function, args, how)
+        self._traced = Traced(function, args, way)
         # Only their kind mattered; a batch of large images is not to be held on to.
         self._traced.inputs.clear()
         self.graph, self.signature = self._traced.graph, self._traced.signature
-        self._run = runner(self.graph, self._traced.on_cuda, how, pool)
+        self._run = runner(self.graph, self._traced.on_cuda, way.compile, pool)
 
     def __call__(self, *args: Any) -> Any:
         """The function's result for arguments of the same shapes."""
@@ -245,7 +247,7 @@ class CompiledFunction:
 
     def of_leaves(self, leaves: Sequence[Tensor]) -> Any:
         """The same, of arguments that have been taken apart by `leaves_of`."""
-        return self._traced.pack(self._run(leaves))
+        return self._traced.pack(self._run(self._traced.laid_out(leaves)))
 
 
 class CompiledHalves:
@@ -255,7 +257,7 @@ class CompiledHalves:
         function: as for `Traced`; ``first`` must not depend on the late arguments.
         early: the arguments of the first call.
         late: the arguments that come with the second call only.
-        how: as for `Traced`.
+        way: as for `Traced`.
         pool: the memory of recordings on a GPU; by default one of its own.
 
     Attributes:
@@ -271,7 +273,7 @@ class CompiledHalves:
         function: Callable[..., tuple[Any, Any]],
         early: Sequence[Any],
         late: Sequence[Any],
-        how: Compile = True,
+        way: Way = Way(True),  # noqa: B008 - it never changes
         pool: MemoryPool | None = None,
     ) -> None:
         def parts(*args: Any) -> tuple[Any, Any]:
@@ -279,7 +281,7 @@ class CompiledHalves:
             self._first_results = sum(isinstance(t, Tensor) for t in leaves_of(first))
             return first, second
 
-        traced = Traced(parts, (*early, *late), how)
+        traced = Traced(parts, (*early, *late), way)
         graph = clean(make_graph(traced.graph, traced.inputs))
         early_inputs = len(leaves_of(tuple(early)))
         known = [position < early_inputs for position in range(len(traced.inputs))]
@@ -289,19 +291,20 @@ class CompiledHalves:
             raise ValueError("the function cannot be cut into two halves")
         self.kept_bytes = halves.kept_bytes
         self._traced, self.signature = traced, traced.signature
-        self._run_first = runner(halves.first, traced.on_cuda, how, pool)
-        self._run_second = runner(halves.second, traced.on_cuda, how, pool)
+        self._run_first = runner(halves.first, traced.on_cuda, way.compile, pool)
+        self._run_second = runner(halves.second, traced.on_cuda, way.compile, pool)
 
     def first(self, *early: Any) -> tuple[Any, list[Tensor]]:
         """``first``, and what is to be kept."""
-        results = self._run_first(leaves_of(early))
+        results = self._run_first(self._traced.laid_out(leaves_of(early)))
         early_results, kept = results[: self._first_results], results[self._first_results :]
         missing: list[Any] = [None] * (sum(self._traced._is_tensor) - len(early_results))
         return self._traced.pack([*early_results, *missing])[0], kept
 
     def second(self, kept: list[Tensor], *args: Any) -> Any:
         """``second``, from what was kept, early and late arguments; ``kept`` is emptied."""
-        tensors = [*kept, *leaves_of(args)]
+        # What is kept lies as the first graph left it.
+        tensors = [*kept, *self._traced.laid_out(leaves_of(args))]
         kept.clear()
         results = self._run_second(tensors)
         missing: list[Any] = [None] * self._first_results

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dd_plugin.bilevel.ahead import run_as
+from dd_plugin.bilevel.tracing.way import Way
 from dd_plugin.distiller.auto_compile import CHOICES
 from dd_plugin.distiller.storage_choice import choose_activations
 from tests.distiller.choosing import AUTO, Injected, use_quick_compiler
@@ -28,13 +29,13 @@ class SwitchesAt(StopsAt):
     def on_step_end(self, config, state, control, **kwargs):
         if state.global_step == self.step:
             distiller = kwargs["distiller"]
-            run_as(distiller.architectures.problems[0], True)
+            run_as(distiller.architectures.problems[0], Way(True))
             choose_activations(distiller._run, distiller._train_state)
 
 
 def by_hand(folder, step, **options):
     """The run without a trial or a choice, switched after a step."""
-    settings = {**AUTO, **options, "compile": "trace"}
+    settings = {**AUTO, **options, "compile": "trace", "memory_format": "contiguous"}
     distiller = toy_distiller(folder, callbacks=[SwitchesAt(step)], **settings)
     distiller.train()
     return distiller.synthetic.state_dict()

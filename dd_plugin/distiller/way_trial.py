@@ -1,0 +1,94 @@
+"""A step of a run, timed in two ways on throw-away copies.
+
+For `auto_compile`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from dd_plugin.bilevel import BilevelProblem, CompileWarning
+from dd_plugin.bilevel.ahead import has_failed, run_as
+from dd_plugin.bilevel.tracing.way import Way
+from dd_plugin.text import first_line
+
+
+class Trial(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        first: seconds of a step in the first way.
+        second: in the second way.
+        failure: why it could not be run in the second way; empty if it could.
+    """
+
+    first: float
+    second: float
+    failure: str = ""
+
+
+def timed_in_turns(
+    problems: Sequence[BilevelProblem],
+    ways: tuple[Way, Way],
+    try_out: Callable[[], None],
+    *,
+    clock: Callable[[], float],
+    device: torch.device,
+) -> Trial:
+    """Return how long a step takes in either way.
+
+    Args:
+        problems: of the step; they are left in the way that was timed last.
+        ways: the first is known to work.
+        try_out: computes a step, and drops it.
+        clock: seconds.
+        device: of the step.
+    """
+    first, second = ways
+    taken: dict[Way, list[float]] = {first: [], second: []}
+    try:
+        with _failures() as failures:
+            _set(problems, second)
+            # A GPU's second run is recorded, and the third the first to be replayed.
+            for _ in range(3 if device.type == "cuda" else 1):
+                try_out()
+            # Each way twice, against drift of the machine.
+            for way in (first, second, second, first):
+                _set(problems, way)
+                began = clock()
+                try_out()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                taken[way].append(clock() - began)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without
+        return Trial(0.0, 0.0, first_line(error))
+    if any(has_failed(problem, second) for problem in problems):
+        return Trial(0.0, 0.0, next(iter(failures), "no reason is known"))
+    # The faster of two: what else the machine does only adds.
+    return Trial(min(taken[first]), min(taken[second]))
+
+
+def _set(problems: Sequence[BilevelProblem], way: Way) -> None:
+    for problem in problems:
+        run_as(problem, way)
+
+
+@contextmanager
+def _failures() -> Iterator[list[str]]:
+    """Collect the compiler's failures inside instead of warning of them."""
+    reasons: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield reasons
+    for warning in caught:
+        if issubclass(warning.category, CompileWarning):
+            reasons.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
