@@ -93,6 +93,8 @@ def _lines(distiller: Distiller, *, measured: bool) -> list[str]:
         window=distiller.window,
         storage=storage_of(run, state),
     )
+    if measured and distiller.accelerator.is_main_process:
+        tell("measuring two steps for the plan")
     try:
         times = measure(step) if measured else None
     except (ValueError, TypeError, NonFiniteError, VerificationError) as error:

@@ -34,10 +34,23 @@ def test_a_run_says_its_plan_first_and_measures_only_if_that_pays(tmp_path, caps
     assert main([*words, "--max_steps=1", "--disable_tqdm"]) == 0
     told = capsys.readouterr().err
     assert "data        1,085 images of digits in 10 classes" in told
-    assert "as measured" not in told
+    assert "measur" not in told
     words += ["--overwrite_output_dir", "--real_batch_size=10"]
     assert main([*words, "--max_steps=50"]) == 0
-    assert "as measured" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.index("measuring two steps for the plan\n") < told.index("as measured")
+
+
+def test_what_the_data_decided_is_spelled_as_options(tmp_path, capsys, digits, monkeypatch):
+    monkeypatch.setattr("dd_plugin.distiller.defaults.BUDGET", 1e11)
+    words = [f"--output_dir={tmp_path / 'out'}", "--max_steps=7", "--compile=no"]
+    assert main(["distill", "--dry_run", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "\nby the data  --inner_steps " in printed
+    assert "\nto evaluate  --eval_networks " in printed
+    # Written down, it is taken, also where it is the default.
+    assert main(["distill", "--dry_run", *words, "--inner_steps=20", "--real_batch_size=256"]) == 0
+    assert "by the data  " not in capsys.readouterr().out
 
 
 def test_settings_are_spelled_as_options(tmp_path, capsys, digits):
