@@ -4,10 +4,10 @@
 
 A case is a network, a number of inner steps K of SGD, and a tool (see `tools`) that takes the
 gradient of the outer loss for the inner images, which are the same in every step. Both losses are
-taken in train mode, so that all differentiate the same function. What the trainer does by itself has
-a row for each stage of a run: traced at first, then with 1 GiB for activations and channels last,
-in the end compiled. "bf16" is the last of them under autocast. All keep freed memory. Large networks
-take ten minutes to compile, so their last stage is the traced one.
+taken in train mode, so that all differentiate the same function. What the trainer does by itself
+has a row for each stage of a run: traced at first, then with 1 GiB for activations and channels
+last, in the end compiled. "bf16" is the last of them under autocast. All keep freed memory. Large
+networks take ten minutes to compile, so their last stage is the traced one.
 
 The tools of a network and K are in processes of their own and take turns, round after round, so
 that a ratio is taken between neighbors in time and its median is not moved by what else a machine
