@@ -71,13 +71,17 @@ def has_failed(problem: BilevelProblem, way: Way) -> bool:
 
 
 def traced_operations(problem: BilevelProblem) -> int:
-    """Return the number of operations in the functions that a problem has traced."""
-    return sum(
-        len(function.graph.graph.nodes)
-        for each in _with_batched(problem)
-        for function in _traced(each).values()
-        if isinstance(function, CompiledFunction)
-    )
+    """Return the number of operations in the functions that a problem has traced.
+
+    Where activations are kept, the halves of a step stand for the whole.
+    """
+    total = 0
+    for each in _with_batched(problem):
+        traced = _traced(each)
+        is_cut = any(key[0] == "halves" for key in traced)
+        whole = ("gradient", "sweep") if is_cut else ()
+        total += sum(len(f.graph.graph.nodes) for key, f in traced.items() if key[0] not in whole)
+    return total
 
 
 def fingerprint(problem: BilevelProblem) -> str:
@@ -86,8 +90,7 @@ def fingerprint(problem: BilevelProblem) -> str:
     for each in _with_batched(problem):
         for key, function in sorted(_traced(each).items(), key=str):
             digest.update(f"{key}{function.signature.tensors}".encode())
-            if isinstance(function, CompiledFunction):
-                digest.update(function.graph.code.encode())
+            digest.update(function.graph.code.encode())
     return digest.hexdigest()
 
 
@@ -110,9 +113,9 @@ def compile_ahead(work: Work, optimizer: Optimizer) -> None:
     problem.optimizer, problem.compile = optimizer, True
     left_out: set[str] = {"halves"}
     with problem.model.ready(), torch.no_grad():
-        sweeps = [signature for name, signature in work.functions if name == "sweep"]
-        if work.kept.memory and sweeps:
-            each = max(_call_halves(problem, signature.example()) for signature in sweeps)
+        steps = {str(s.tensors): s for name, s in work.functions if name in ("sweep", "halves")}
+        if work.kept.memory and steps:
+            each = max(_call_halves(problem, step.example()) for step in steps.values())
             if each * work.kept.window <= work.kept.memory:
                 # All activations are kept, so no step is computed twice.
                 left_out.add("sweep")

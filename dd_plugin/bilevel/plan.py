@@ -22,8 +22,9 @@ from dd_plugin.bilevel.inputs import Schedule
 from dd_plugin.bilevel.messages import integer
 from dd_plugin.bilevel.optimizers import Tensors
 from dd_plugin.bilevel.problem import BilevelProblem
-from dd_plugin.bilevel.step_values import Noise, RunState
+from dd_plugin.bilevel.step_values import Noise, RunState, leaves_of, rebuilt
 from dd_plugin.bilevel.steps import Steps
+from dd_plugin.bilevel.tracing.way import laid_out
 from dd_plugin.bilevel.trajectory import Device, Storage
 from dd_plugin.bilevel.windows import Window
 from dd_plugin.seeds import InnerPurpose, mix, nth_seed, untouched_generators
@@ -204,6 +205,10 @@ def started(
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         plan.batches.check(plan.outer_batches)
         state, constants = starting_state(problem, initial, start)
+        if problem.channels_last and any(key[1] == problem.way for key in problem.compiled):
+            # Once, instead of in each function that takes the first state. Functions that were
+            # traced do not go on eagerly, where a model may need contiguous tensors.
+            state = rebuilt(state, iter([laid_out(t, True) for t in leaves_of(state)]))
         steps = Steps(problem, constants)
         if problem.compiling and not problem.compiled:
             # Eagerly once: an error of the model or the loss then points at the call that it

@@ -38,6 +38,7 @@ from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.storage_choice import (
     choose_activations,
     forget_activations,
+    keep_activations,
     kept_when_compiled,
 )
 from dd_plugin.distiller.way_trial import Trial, timed_in_turns
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 CHOICES = ".choices.json"
 # Steps that are timed before anything is decided.
 _STEPS = 3
-_Next = Next | Literal["lay out", "keep layout"]
+_Next = Next | Literal["settle", "go on"]
 _MODES: dict[str, Compile] = {"trace": "trace", "inductor": True}
 
 
@@ -103,16 +104,14 @@ class AutoCompile:
         self._filling: Filling | None = None
         self._problems: list[BilevelProblem] = []
         self._may_compile = run.config.compile == "auto"
-        self._channels_last, self._may_lay_out = False, False
+        self._channels_last, self._may_settle = False, False
         networks, kinds = state.networks, ("cpu", "cuda")
         if run.config.compile in ("auto", "trace") and not isinstance(networks, HeadCourse):
             traced = all(problem.compile == "trace" for problem in networks.problems)
             if traced and run.config.method == "mixed" and self._device.type in kinds:
                 self._problems = networks.problems
                 self._channels_last = networks.problems[0].channels_last
-                self._may_lay_out = self._device.type == "cpu" and layout_choice.is_tried(
-                    run.config, networks.problems
-                )
+                self._may_settle = self._device.type == "cpu"
 
     def __enter__(self) -> Self:
         """Take over the choice of the run so far."""
@@ -152,8 +151,8 @@ class AutoCompile:
         """
         if not self._problems:
             return step()
-        self._may_lay_out = self._may_lay_out and self.layout is None
-        is_open = self.choice is None and (self._may_compile or self._may_lay_out)
+        self._may_settle = self._may_settle and self.layout is None
+        is_open = self.choice is None and (self._may_compile or self._may_settle)
         if is_open:
             self._decide()
         at = self._state.position.global_step
@@ -172,9 +171,9 @@ class AutoCompile:
     def _decide(self) -> None:
         """Do what is next, alike on all processes: nothing yet, fill the cache, try, or choose."""
         action, choice = self._run.from_main(self._next() if self._is_main else (None, None))
-        if action in ("lay out", "keep layout"):
-            self._lay_out(tries=action == "lay out")
-            if action == "lay out":
+        if action in ("settle", "go on"):
+            self._settle(is_long=action == "settle")
+            if action == "settle":
                 return
             action, choice = self._run.from_main(self._next() if self._is_main else (None, None))
         if action is not None:
@@ -202,8 +201,8 @@ class AutoCompile:
         all_traced = all(problem.compiled for problem in self._problems)
         if len(self._seconds) < _STEPS or not all_traced:
             return None, None
-        if self._may_lay_out:
-            return "lay out" if layout_choice.may_pay(self._measured()) else "keep layout", None
+        if self._may_settle:
+            return "settle" if layout_choice.may_pay(self._measured()) else "go on", None
         if not self._may_compile:
             return None, None
         if self._filling is not None:
@@ -258,33 +257,45 @@ class AutoCompile:
             self._problems, ways, self._try_out, clock=self._clock, device=self._device
         )
 
-    def _lay_out(self, *, tries: bool) -> None:
-        """Choose the memory layout of the steps that follow, all processes together."""
-        self._may_lay_out = False
+    def _settle(self, *, is_long: bool) -> None:
+        """Choose what traced steps keep and how tensors lie from here on, all processes together.
+
+        Args:
+            is_long: the rest of the run is long enough for a trial, and for other bits than those
+                of a short run.
+        """
+        self._may_settle = False
         position, most = self._state.position, self._run.config.max_steps
-        if not tries:
-            choice = LayoutChoice(False, position.global_step, most, "the run is short")
+        step, layout = position.global_step, self._channels_last
+        if not is_long:
+            choice = LayoutChoice(layout, step, most, "the run is short")
             position.choices[layout_choice.CHOICE] = choice.to_json()
             return
+        keep_activations(self._run, self._state)
+        choice = LayoutChoice(layout, step, most, "both layouts are not tried here")
+        is_tried = layout_choice.is_tried(self._run.config, self._problems)
+        if is_tried:
+            choice = self._tried_layouts()
+        values = self._run.from_main(choice.to_json())
+        self._keep(layout_choice.CHOICE, values, LayoutChoice(**values).line() if is_tried else "")
+        # What was timed otherwise says nothing about the steps from here on.
+        self._seconds.clear()
+
+    def _tried_layouts(self) -> LayoutChoice:
+        step, most = self._state.position.global_step, self._run.config.max_steps
         trial = self._timed((Way("trace"), Way("trace", channels_last=True)))
         # A process that cannot compute so would hold up the others.
         if failures := [text for text in self._gathered(trial.failure) if text]:
             logger.info("channels last could not be tried: %s", failures[0])
             reason = "the network does not compute with channels last"
-            choice = LayoutChoice(False, position.global_step, most, reason)
-        else:
-            choice = layout_choice.faster(position.global_step, most, trial)
-        values = self._run.from_main(choice.to_json())
-        self._keep(layout_choice.CHOICE, values, LayoutChoice(**values).line())
-        # What was timed in another layout says nothing about this one.
-        self._seconds.clear()
+            return LayoutChoice(False, step, most, reason)
+        return layout_choice.faster(step, most, trial)
 
     def _way(self, how: Literal["trace", "inductor"]) -> Way:
         """Return a way of running the next step, in the memory layout that is chosen for it."""
-        layout = self.layout
-        if layout is None:
-            return Way(_MODES[how], self._channels_last)
-        return Way(_MODES[how], layout.at(self._state.position.global_step))
+        step, layout = self._state.position.global_step, self.layout
+        last = self._channels_last or (layout is not None and layout.at(step))
+        return Way(_MODES[how], last)
 
     def _set(self, way: Way) -> None:
         for problem in self._problems:
@@ -320,13 +331,15 @@ class AutoCompile:
         """Note a choice for the next step and those after it, which are run as it says."""
         position = self._state.position
         position.choices[name] = choice
-        position.log_history.append({"step": position.global_step, name: line})
+        if line:
+            position.log_history.append({"step": position.global_step, name: line})
         self._set(self._way(self.choice.at(position.global_step) if self.choice else "trace"))
         for problem in self._problems:
             forget_others(problem)
         if self._is_main:
             self._write()
-            tell(f"{name}: {line}")
+            if line:
+                tell(f"{name}: {line}")
 
     def _write(self) -> None:
         """Write the choices before the first step that obeys it."""

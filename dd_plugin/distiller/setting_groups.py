@@ -341,7 +341,8 @@ class ComputingSettings:
         None,
         "GiB of memory for the activations of the last inner steps, which are then not computed "
         "again on the way back. It needs compile=trace or inductor; 0 keeps none; by default a "
-        "quarter of the free memory in compiled steps.",
+        "quarter of the free memory in compiled steps, and in traced ones of a run of more than "
+        "two minutes on a processor.",
     )
     batch_networks: bool = _option(
         False,

@@ -3,12 +3,14 @@
 Chosen in `resuming`, once a checkpoint is loaded, and looked up by `distiller` at every step. Where
 the trajectory lies changes no result. Kept activations do, by rounding, so their memory goes into
 the state of the run and a resumed run obeys it. They save a tenth of a step, traced or compiled
-(`tests.benchmarks.kept_activations`). Only compiled steps have them by default, so that traced runs
-need no more memory and end with the same bits as before.
+(`tests.benchmarks.kept_activations`). By default compiled steps have them, and traced ones of a
+long run on a processor from a step on (`auto_compile`), so that short runs end with the same bits
+whatever memory is free.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,9 +56,19 @@ def choose_activations(run: Run, state: TrainState) -> None:
     _note(run, state, chosen)
 
 
+def keep_activations(run: Run, state: TrainState) -> None:
+    """Keep activations in traced steps too, from the next one on."""
+    choose_activations(run, state)
+    chosen = state.position.choices.get("storage", {})
+    if "activation_memory" in chosen:
+        chosen["activations_from"] = state.position.global_step
+
+
 def forget_activations(state: TrainState) -> None:
-    """Drop the memory for activations from the state of a run that is never compiled."""
-    state.position.choices.get("storage", {}).pop("activation_memory", None)
+    """Drop the memory for activations from the state of a run that keeps none when traced."""
+    chosen = state.position.choices.get("storage", {})
+    if "activations_from" not in chosen:
+        chosen.pop("activation_memory", None)
 
 
 def _note(run: Run, state: TrainState, chosen: dict[str, Any]) -> None:
@@ -82,7 +94,8 @@ def storage_of(run: Run, state: TrainState, *, compiled: bool | None = None) -> 
     kind = chosen.get("storage", "device") if config.storage == "auto" else config.storage
     memory = config.activation_memory
     if memory is None:
-        memory = chosen.get("activation_memory", 0.0) if compiled else 0.0
+        keeps = compiled or state.position.global_step >= chosen.get("activations_from", math.inf)
+        memory = chosen.get("activation_memory", 0.0) if keeps else 0.0
     activations = int(memory * _GIB)
     storages: Mapping[str, Storage] = {
         "device": Device(activations=activations),

@@ -4,9 +4,10 @@
 
 A case is a network, a number of inner steps K of SGD, and a tool (see `tools`) that takes the
 gradient of the outer loss for the inner images, which are the same in every step. Both losses are
-taken in train mode, so that all differentiate the same function. "default" is what the trainer does
-by itself at the start of a run, traced with freed memory kept; "best" is compiled with 1 GiB for
-activations, "best bf16" the same under autocast.
+taken in train mode, so that all differentiate the same function. What the trainer does by itself
+has a row for each stage of a run: traced at first, then with 1 GiB for activations and channels
+last, in the end compiled. "bf16" is the last of them under autocast. All keep freed memory. Large
+networks take ten minutes to compile, so their last stage is the traced one.
 
 The tools of a network and K are in processes of their own and take turns, round after round, so
 that a ratio is taken between neighbors in time and its median is not moved by what else a machine
@@ -57,16 +58,22 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }
 STEPS = (5, 20)
-TOOLS = {
-    "default": "ours traced",
-    "best": "ours keeping",
-    "best bf16": "ours keeping bf16",
+_OURS = {"at first": "ours traced", "long runs": "ours traced keeping last"}
+_COMPILED = {"compiled": "ours keeping last", "bf16": "ours keeping last bf16"}
+_TRACED = {"bf16": "ours traced keeping last bf16"}
+_OTHERS = {
     "higher": "higher",
     "torchopt": "torchopt",
     "mixflow by hand": "mixflow",
     "plain training": "plain eager",
 }
 KEYS = ("network", "steps", "tool")
+
+
+def tools_of(network: str) -> dict[str, str]:
+    """The rows of a network, and the tools behind them."""
+    is_small = NETWORKS[network]["model"] == "convnet"
+    return {**_OURS, **(_COMPILED if is_small else _TRACED), **_OTHERS}
 
 
 # --- one case, in a process of its own -----------------------------------------------------------
@@ -97,7 +104,7 @@ def serve(case: dict[str, Any], threads: int, gradient_file: str) -> None:
 
 
 def _floor(case: dict[str, Any]) -> dict[str, float]:
-    if case["tool"] not in ("ours traced", "ours keeping"):
+    if not case["tool"].startswith("ours") or "bf16" in case["tool"]:
         return {}
     model, (x, _), (real, _) = make(case, "cpu")
     each = floor_of(model, x, kept="keeping" in case["tool"])
@@ -124,7 +131,7 @@ def measure(network: str, steps: int, repeats: int, threads: int) -> list[dict[s
     children: dict[str, Child] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, tool in TOOLS.items():
+        for name, tool in tools_of(network).items():
             case = {**NETWORKS[network], "optimizer": "sgd", "steps": steps, "tool": tool}
             try:
                 children[name] = Child(case, threads, Path(folder))

@@ -5,9 +5,9 @@ case is a dictionary: ``model``, ``optimizer``, ``steps``, ``tool``, and where t
 defaults of `make`, ``width``, ``images`` and ``outer_images``.
 
 "ours eager", "ours traced" and "ours compiled" are the engine with ``compile=False``, ``"trace"``
-and True, "keeping" has 1 GiB for activations, "bf16" computes under autocast. "mixflow" is
-forward-over-reverse written by hand with `torch.func`, as its authors do in JAX (arXiv 2505.00793).
-"plain" is inner training alone: a model, `torch.optim`, no outer gradient.
+and True, "keeping" has 1 GiB for activations, "last" has channels last, "bf16" computes under
+autocast. "mixflow" is forward-over-reverse written by hand with `torch.func`, as its authors do in
+JAX (arXiv 2505.00793). "plain" is inner training alone: a model, `torch.optim`, no outer gradient.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def _ours(case: dict[str, Any], device: str, name: str, how: list[str]) -> Run:
         outer_training=True,
         compile="trace" if "traced" in how else keeping or "compiled" in how,
         autocast=torch.bfloat16 if "bf16" in how else None,
+        channels_last="last" in how,
     )
 
     def run() -> tuple[Any, dict[str, Any]]:

@@ -383,7 +383,25 @@ def test_short_runs_try_no_layout_until_they_are_extended(tmp_path, capfd):
 @pytest.mark.parametrize(
     "settings", [{"memory_format": "contiguous"}, {"batch_networks": True}, {"last": None}]
 )
-def test_where_no_layout_is_asked_for_none_is_tried(tmp_path, settings):
+def test_where_no_layout_is_asked_for_none_is_tried(tmp_path, settings, capfd):
     machine = Machine(tmp_path, steps=60, **{"last": 40.0, **settings})
     machine.go()
-    assert "memory_format" not in machine.state.position.choices
+    assert machine.state.position.choices["memory_format"]["channels_last"] is False
+    assert set(machine.ways) == {TRACE, COMPILED}
+    assert "memory_format" not in capfd.readouterr().err
+
+
+def test_a_layout_that_is_asked_for_stays(tmp_path):
+    machine = Machine(tmp_path, steps=60, last=40.0, memory_format="channels_last", compile="trace")
+    machine.problem.channels_last = True
+    machine.go()
+    assert set(machine.ways) == {LAST}
+
+
+@pytest.mark.parametrize(("steps", "keeps"), [(60, True), (30, False)])
+def test_traced_steps_of_a_long_run_keep_activations(tmp_path, steps, keeps):
+    machine = Machine(tmp_path, steps=steps, compile="trace")
+    machine.go()
+    storage = machine.state.position.choices.get("storage", {})
+    assert ("activation_memory" in storage) == keeps
+    assert storage.get("activations_from") == (3 if keeps else None)

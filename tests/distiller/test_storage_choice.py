@@ -11,6 +11,7 @@ from dd_plugin.distiller.storage_choice import (
     choose_activations,
     choose_storage,
     forget_activations,
+    keep_activations,
     kept_when_compiled,
     storage_of,
     trajectory_bytes,
@@ -77,6 +78,27 @@ def test_activations_are_kept_in_compiled_steps_alone(tmp_path, memory):
     assert kept_when_compiled(run, state) == (2 * GIB, 3, 3)
     forget_activations(state)
     assert state.position.choices["storage"] == {"storage": "device"}
+
+
+def test_traced_steps_keep_activations_from_a_step_on(tmp_path, memory):
+    memory(8 * GIB)
+    distiller = toy_distiller(tmp_path, compile="trace")
+    chosen(distiller)
+    run, state = distiller._run, distiller._train_state
+    state.position.global_step = 3
+    keep_activations(run, state)
+    forget_activations(state)  # as a run does that is not compiled
+    for step, expected in ((2, 0), (3, 2 * GIB), (4, 2 * GIB)):
+        state.position.global_step = step
+        assert storage_of(run, state) == Device(activations=expected)
+
+
+def test_no_memory_is_chosen_where_it_is_named(tmp_path, memory):
+    memory(8 * GIB)
+    distiller = toy_distiller(tmp_path, compile="trace", activation_memory=0)
+    chosen(distiller)
+    keep_activations(distiller._run, distiller._train_state)
+    assert storage_of(distiller._run, distiller._train_state) == Device()
 
 
 def test_processes_share_the_memory_of_their_machine(tmp_path, memory, monkeypatch):

@@ -261,6 +261,7 @@ class CompiledHalves:
         pool: the memory of recordings on a GPU; by default one of its own.
 
     Attributes:
+        graph: of both together.
         kept_bytes: what a first call leaves for its second.
         signature: the kind of arguments that the function takes.
 
@@ -289,7 +290,7 @@ class CompiledHalves:
         halves = split(graph, known, self._first_results)
         if halves is None:
             raise ValueError("the function cannot be cut into two halves")
-        self.kept_bytes = halves.kept_bytes
+        self.graph, self.kept_bytes = graph, halves.kept_bytes
         self._traced, self.signature = traced, traced.signature
         self._run_first = runner(halves.first, traced.on_cuda, way.compile, pool)
         self._run_second = runner(halves.second, traced.on_cuda, way.compile, pool)

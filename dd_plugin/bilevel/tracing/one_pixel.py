@@ -112,13 +112,13 @@ def _replace_gradients(graph: Graph, node: Node, window: _Window) -> None:
             g = call_node(graph, aten.reshape.default, slope, [n, out])
             if user.args[1] == 0:
                 part = call_node(graph, aten.mm.default, g, _on_kernel(graph, kernel, window))
-                part = call_node(graph, aten.view.default, part, [n, channels, h, w])
+                part = _unfolded(graph, part, [n, channels, h, w], like=images)
                 pads = [0, width - w, 0, height - h]
             elif user.args[1] == 1:
                 rows_of_g = call_node(graph, aten.t.default, g)
                 x = _on_image(graph, images, window)
                 part = call_node(graph, aten.mm.default, rows_of_g, x)
-                part = call_node(graph, aten.view.default, part, [out, channels, h, w])
+                part = _unfolded(graph, part, [out, channels, h, w], like=kernel)
                 pads = [left, columns - left - w, top, rows - top - h]
             else:
                 part, pads = call_node(graph, aten.sum.dim_IntList, g, [0]), []
@@ -159,6 +159,19 @@ def _on_kernel(graph: Graph, kernel: Any, window: _Window) -> Node:
     """Return the part of the kernel of each result as a row ``(out, C * size)``."""
     part = _cut(graph, kernel, window.begin, window.size)
     return call_node(graph, aten.reshape.default, part, [window.kernel[0], -1])
+
+
+def _unfolded(graph: Graph, rows: Node, shape: list[int], *, like: Any) -> Node:
+    """Return rows ``(N, C * size)`` as a tensor ``(N, C, height, width)``.
+
+    Where the other tensor has channels last, so has what is padded to its size: a single place of
+    each kernel is then one piece of memory for all channels.
+    """
+    n, c, h, w = shape
+    if (h, w) == (1, 1) and like.meta["val"].is_contiguous(memory_format=torch.channels_last):
+        places = call_node(graph, aten.view.default, rows, [n, 1, 1, c])
+        return call_node(graph, aten.permute.default, places, [0, 3, 1, 2])
+    return call_node(graph, aten.view.default, rows, shape)
 
 
 def _cut(graph: Graph, node: Any, begin: tuple[int, int], size: tuple[int, int]) -> Node:

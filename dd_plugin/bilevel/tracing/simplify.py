@@ -9,6 +9,7 @@ All are exact to the bit:
 
 - `drop_copies`: aliases, copies and expansions that change nothing, products with ones;
 - `share`: one node for equal operations on the same values;
+- `negate_the_smaller`: the sign of the smaller factor of a product;
 - `negate_after_sum`: the sign of a sum instead of the signs of its terms;
 - `repeat_pooling_gradients`, on a GPU: the gradient of average pooling as a copy.
 
@@ -22,7 +23,7 @@ timm's resnet10t and on a small ResNet of transformers, and 0.96 on a small Dens
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ _SAME_VALUES = operations(
 def simplify(graph_module: GraphModule) -> GraphModule:
     """Apply the passes, in place."""
     repeat_pooling_gradients(graph_module)
+    negate_the_smaller(graph_module)
     negate_after_sum(graph_module)
     drop_copies(graph_module)
     share(graph_module)
@@ -99,6 +101,47 @@ def share(graph_module: GraphModule) -> None:
         if first is not node and not (node in results and first in results):
             node.replace_all_uses_with(first)
     graph.eliminate_dead_code()
+
+
+def negate_the_smaller(graph_module: GraphModule) -> None:
+    """(-x) * y as x * (-y) where y is smaller, and as -(x * y) where a sum over that is taken.
+
+    The step back through an optimizer has both, for every weight.
+    """
+    graph = graph_module.graph
+    shaky, sums = unsteady(graph), (aten.sum.default, aten.sum.dim_IntList)
+    for node in list(graph.nodes):
+        if node.target is not aten.mul.Tensor or node in shaky or node.kwargs:
+            continue
+        first, second = node.args
+        negative, other = (first, second) if _is_negative(first) else (second, first)
+        if not _is_negative(negative) or not isinstance(other, Node):
+            continue
+        x = negative.args[0]
+        if shaky.intersection((negative, other, x)) or _size(x) != _size(node):
+            continue
+        with graph.inserting_before(node):
+            if _size(other) < _size(x):
+                product = call_node(
+                    graph, aten.mul.Tensor, x, call_node(graph, aten.neg.default, other)
+                )
+            elif all(user.target in sums for user in node.users):
+                product = call_node(
+                    graph, aten.neg.default, call_node(graph, aten.mul.Tensor, x, other)
+                )
+            else:
+                continue
+        node.replace_all_uses_with(product)
+    graph.eliminate_dead_code()
+
+
+def _is_negative(node: Any) -> TypeGuard[Node]:
+    return isinstance(node, Node) and node.target is aten.neg.default
+
+
+def _size(node: Any) -> int:
+    size: int = node.meta["val"].numel()
+    return size
 
 
 def negate_after_sum(graph_module: GraphModule) -> None:

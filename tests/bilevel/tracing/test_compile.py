@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dd_plugin.bilevel.tracing.compile import CompiledFunction, CompiledHalves
+from dd_plugin.bilevel.tracing.way import Way
 
 
 @pytest.mark.parametrize("how", [True, "trace"])
@@ -14,7 +15,7 @@ def test_what_was_traced_with_is_not_held_on_to(monkeypatch, how):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     images = torch.ones(3)
     gone = weakref.ref(images)
-    function = CompiledFunction(lambda x: x * 2, (images,), how)
+    function = CompiledFunction(lambda x: x * 2, (images,), Way(how))
     assert torch.equal(function(images), images * 2)
     del images
     gc.collect()

@@ -85,6 +85,28 @@ def test_the_sign_is_taken_of_the_sum():
     assert sorted(n.meta["val"].numel() for n in signs) == [1, 4]
 
 
+def test_the_sign_is_taken_of_the_smaller_factor():
+    def function(x, y, small):
+        negative = -x
+        return [negative * small, small[0] * negative, (negative * y).sum(), (y * negative).sum(0)]
+
+    x, y, small = torch.randn(3, 4), torch.randn(3, 4), torch.randn(4)
+    graph = _simplified(function, x, y, small)
+    assert all(map(torch.equal, graph(x, y, small), function(x, y, small)))
+    signs = [n for n in graph.graph.nodes if n.target is torch.ops.aten.neg.default]
+    assert max(n.meta["val"].numel() for n in signs) == 4
+
+
+def test_the_sign_stays_where_it_is_needed():
+    def function(x, y, row):
+        negative, product = -x, -x * y
+        return [negative, negative * y, product, product.sum(), -row * x, (-row * x).sum()]
+
+    x, y, row = torch.randn(3, 4), torch.randn(3, 4), torch.randn(4)
+    graph = _simplified(function, x, y, row)
+    assert all(map(torch.equal, graph(x, y, row), function(x, y, row)))
+
+
 @pytest.mark.parametrize(
     ("pool", "replaced"),
     [

@@ -98,3 +98,36 @@ def test_a_resumed_run_obeys_and_measures_nothing(tmp_path, monkeypatch, killed_
     if has_chosen:
         assert step == 6
         assert (injected.trials, len(injected.begun)) == (trials, begun)
+
+
+# Of a long run: the layout and kept activations from step 4 on, compiled from step 9 on.
+LONG = {**AUTO, "max_steps": 46, "save_steps": 4, "model": "timm/dd_convnet"}
+LONG |= {"model_args": {"width": 2, "depth": 2, "norm_layer": "batchnorm2d"}}
+
+
+@pytest.mark.parametrize("killed_at", [5, 11])
+def test_a_long_run_with_every_choice_is_resumed_to_the_bit(tmp_path, monkeypatch, killed_at):
+    monkeypatch.setattr("dd_plugin.distiller.storage_choice.free_memory", lambda _: 8 << 30)
+    injected = Injected(monkeypatch, last=20.0)
+    whole = toy_distiller(tmp_path / "whole", **LONG)
+    whole.train()
+    choices = whole.state.choices
+    assert choices["memory_format"]["channels_last"]
+    assert choices["memory_format"]["from_step"] == choices["storage"]["activations_from"] == 4
+    assert (choices["compile"]["compile"], choices["compile"]["from_step"]) == ("inductor", 9)
+    (problem,) = whole.architectures.problems
+    assert problem.way == Way(True, channels_last=True)
+    killed = toy_distiller(tmp_path / "killed", callbacks=[StopsAt(killed_at)], **LONG)
+    killed.train()
+    killed._files.lock.release()
+    # It would choose otherwise now, as far as it has chosen.
+    injected.times = {"last": 20.0} if killed_at < 11 else {"last": -100.0, "compiled": 200.0}
+    resumed = toy_distiller(tmp_path / "killed", **LONG)
+    resumed.train(resume_from_checkpoint="latest")
+    if killed_at == 11:
+        assert resumed.state.choices == choices
+        check_same(whole.synthetic.state_dict(), resumed.synthetic.state_dict())
+    else:
+        # Between the choices steps are timed anew, so compiling begins later.
+        assert resumed.state.choices["memory_format"] == choices["memory_format"]
+        assert resumed.state.choices["compile"]["from_step"] >= 9
