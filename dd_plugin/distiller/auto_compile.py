@@ -283,6 +283,8 @@ class AutoCompile:
 
     def _tried_layouts(self) -> LayoutChoice:
         step, most = self._state.position.global_step, self._run.config.max_steps
+        if self._is_main:
+            tell("memory_format: timing a step in both layouts")
         trial = self._timed((Way("trace"), Way("trace", channels_last=True)))
         # A process that cannot compute so would hold up the others.
         if failures := [text for text in self._gathered(trial.failure) if text]:

@@ -65,6 +65,14 @@ def processor(device: torch.device) -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for products in bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def _groups(cgroups: Path, proc: Path) -> Iterator[Path]:
     """Yield the folders of this process's control group and of those around it."""
     for line in _text(proc / "self" / "cgroup").splitlines():

@@ -18,7 +18,7 @@ from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.defaults import default_arguments
 from dd_plugin.distiller.head_course import HeadCourse
-from dd_plugin.distiller.machine import free_memory
+from dd_plugin.distiller.machine import free_memory, has_bfloat16
 from dd_plugin.distiller.measuring import Measured
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.settings import Settings
@@ -111,7 +111,17 @@ class Plan:
             saved["`final_eval_networks` 1"] = times.comparison - networks
         worth = [(text, s) for text, s in saved.items() if s >= _LEAST_SHARE * times.total]
         worth.sort(key=lambda pair: -pair[1])
-        return [f"{text} saves {duration(seconds)}" for text, seconds in worth]
+        advice = [f"{text} saves {duration(seconds)}" for text, seconds in worth]
+        return [*advice, *self._precision(times)]
+
+    def _precision(self, times: Times) -> Iterator[str]:
+        """What half precision would do; it was not measured here, so no seconds are told."""
+        config, device = self.run.config, self.run.accelerator.device
+        is_single = config.mixed_precision == "no" and config.dtype == "float32"
+        if isinstance(self.state.networks, HeadCourse) or not is_single:
+            return
+        if times.run > times.total / 2 and has_bfloat16(device):
+            yield "`mixed_precision` bf16 computes steps in half precision, mostly faster; try it"
 
     @property
     def times(self) -> Times | None:

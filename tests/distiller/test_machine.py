@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from dd_plugin.distiller.machine import free_memory, processor, usable_cores
+from dd_plugin.distiller.machine import free_memory, has_bfloat16, processor, usable_cores
 
 CPU = torch.device("cpu")
 
@@ -58,3 +58,17 @@ def test_a_system_that_does_not_tell(tmp_path):
 
 def test_the_processor_has_a_name_that_stays():
     assert processor(CPU) == processor(CPU) != ""
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, False),
+    ],
+)
+def test_products_in_bfloat16(monkeypatch, known, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert has_bfloat16(torch.device("cpu")) is expected

@@ -110,6 +110,25 @@ def test_a_long_run_is_told_what_shortens_it_and_by_how_much(tmp_path):
     assert plan_of(often).advice()[0].startswith("`eval_networks` 1 saves")
 
 
+@pytest.mark.parametrize(
+    ("has", "settings", "is_told"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"mixed_precision": "bf16"}, False),
+        (True, {"dtype": "float64"}, False),
+        (True, {"max_steps": 100}, False),
+    ],
+)
+def test_half_precision_is_an_advice_where_the_processor_has_it(
+    tmp_path, monkeypatch, has, settings, is_told
+):
+    monkeypatch.setattr("dd_plugin.distiller.plan.has_bfloat16", lambda _: has)
+    settings = {"max_steps": 3000, "dtype": "float32", **settings}
+    advice = plan_of(toy_distiller(tmp_path, **settings)).advice()
+    assert any("bf16" in text for text in advice) == is_told
+
+
 def test_what_an_advice_saves_is_what_the_other_plan_takes_less(tmp_path):
     options = {"max_steps": 3000, "final_eval_networks": 5, "baselines": True}
     times = plan_of(toy_distiller(tmp_path, **options)).times
