@@ -93,6 +93,7 @@ BLOCKS = (
         "python -m tests.benchmarks.hypergradient",
         plot="Time of a hypergradient by each tool, as a multiple of that of higher",
     ),
+    Block("first-hour", costs.first_hour, "python -m tests.benchmarks.first_hour"),
     Block("one-pixel", costs.one_pixel, "python -m tests.benchmarks.one_pixel"),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
     Block(

@@ -157,6 +157,25 @@ def hypergradient(report: Any) -> str:
     return f"{about}\n\n{table(head, cells, 'llrrrrr')}"
 
 
+def first_hour(report: Any) -> str:
+    """First runs on one's own images, with nothing but the data given."""
+    cells = []
+    for row in report["rows"]:
+        picture = row["minutes_to_first_picture"]
+        minutes = (row["minutes_to_end_of_run"], row["minutes_to_end"])
+        cells.append(
+            [
+                row["case"],
+                "" if picture is None else f"{picture:.1f}",
+                *(f"{value:.1f}" for value in minutes),
+                f"{row['longest_silence_seconds']:.0f}",
+            ]
+        )
+    head = ["data", "min to a picture", "min to the set", "min to the table", "silent, s"]
+    about = f"{report['hardware']}, torch {report['torch']}."
+    return f"{about}\n\n{table(head, cells, 'lrrrr')}"
+
+
 def one_pixel(report: Any) -> str:
     """Convolutions to one pixel, by torch and as products."""
     cells = [

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.benchmarks.measuring import ROOT, Results
 
 # Name -> classes, images of each, side in pixels, whether they are gray.
@@ -53,7 +55,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "the 64x64 ones as `datasets` objects": (_COLOR, "None"),
     "the same, and a network of transformers": (_COLOR, "model"),
 }
-_WORDS_OF_THE_END = "written to"
+_WORDS_OF_THE_END = b"written to"
 
 
 def make_folder(name: str, cifar10: Path, folder: Path) -> None:
@@ -106,21 +108,20 @@ def measure(case: str, cifar10: Path) -> dict[str, Any]:
         )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        selector = selectors.DefaultSelector()
-        selector.register(process.stdout, selectors.EVENT_READ)
         said, last, silence = b"", began, 0.0
         first_picture = end_of_run = None
-        while True:
-            selector.select(timeout=0.5)
-            now, words = time.monotonic(), process.stdout.read()
-            if words:
-                silence, last, said = max(silence, now - last), now, said + words
-            if first_picture is None and (out / "preview.png").exists():
-                first_picture = now - began
-            if end_of_run is None and _WORDS_OF_THE_END.encode() in said:
-                end_of_run = now - began
-            if words == b"":
-                break
+        with process.stdout as stream, selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            words: bytes | None = None
+            while words != b"":
+                selector.select(timeout=0.5)
+                now, words = time.monotonic(), stream.read()
+                if words:
+                    silence, last, said = max(silence, now - last), now, said + words
+                if first_picture is None and (out / "preview.png").exists():
+                    first_picture = now - began
+                if end_of_run is None and _WORDS_OF_THE_END in said:
+                    end_of_run = now - began
         text = said.decode(errors="replace")
         if process.wait() != 0 or end_of_run is None:
             raise RuntimeError(f"{case} failed: {text[-2000:]}")
@@ -140,6 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
     args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # as in the processes, for what is noted of the machine
     command = "python -m tests.benchmarks.first_hour --cifar10 FOLDER --json FILE"
     results = Results(args.json, command, ("case",))
     for case in args.cases:
