@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def measure(case: str, cifar10: Path) -> dict[str, Any]:
         )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        said, last, silence = b"", began, 0.0
+        said, last, silence, silent_after = b"", began, 0.0, b""
         first_picture = end_of_run = None
         with process.stdout as stream, selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)
@@ -117,7 +118,9 @@ def measure(case: str, cifar10: Path) -> dict[str, Any]:
                 selector.select(timeout=0.5)
                 now, words = time.monotonic(), stream.read()
                 if words:
-                    silence, last, said = max(silence, now - last), now, said + words
+                    if now - last > silence:
+                        silence, silent_after = now - last, said
+                    last, said = now, said + words
                 if first_picture is None and (out / "preview.png").exists():
                     first_picture = now - began
                 if end_of_run is None and _WORDS_OF_THE_END in said:
@@ -131,8 +134,15 @@ def measure(case: str, cifar10: Path) -> dict[str, Any]:
             "minutes_to_end_of_run": end_of_run / 60,
             "minutes_to_end": (last - began) / 60,
             "longest_silence_seconds": silence,
+            "silent_after": _last_words(silent_after.decode(errors="replace")),
             "table": [line for line in text.splitlines() if line.startswith("|")],
         }
+
+
+def _last_words(text: str) -> str:
+    """Return the last line that is not empty, without what a bar has overwritten."""
+    lines = [line.strip() for line in re.split(r"[\r\n]", text)]
+    return next((line for line in reversed(lines) if line), "")[:80]
 
 
 def main(argv: list[str] | None = None) -> None:
