@@ -34,6 +34,7 @@ from dd_plugin.distiller.compile_choice import (
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.layout_choice import LayoutChoice
 from dd_plugin.distiller.machine import processor, usable_cores
+from dd_plugin.distiller.moving_bar import MovingBar
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.storage_choice import (
     choose_activations,
@@ -41,7 +42,7 @@ from dd_plugin.distiller.storage_choice import (
     keep_activations,
     kept_when_compiled,
 )
-from dd_plugin.distiller.way_trial import Trial, timed_in_turns
+from dd_plugin.distiller.way_trial import Trial, steps_of_a_trial, timed_in_turns
 from dd_plugin.files import write_whole
 from dd_plugin.text import first_line
 
@@ -253,8 +254,15 @@ class AutoCompile:
     # The trials.
 
     def _timed(self, ways: tuple[Way, Way]) -> Trial:
+        steps, is_quiet = steps_of_a_trial(self._device), self._run.config.disable_tqdm
+        words = "time a step in two ways: {done} of {all}"
         return timed_in_turns(
-            self._problems, ways, self._try_out, clock=self._clock, device=self._device
+            self._problems,
+            ways,
+            self._try_out,
+            clock=self._clock,
+            device=self._device,
+            bar=MovingBar([1.0] * steps, words, shown=self._is_main and not is_quiet),
         )
 
     def _settle(self, *, is_long: bool) -> None:
@@ -283,8 +291,6 @@ class AutoCompile:
 
     def _tried_layouts(self) -> LayoutChoice:
         step, most = self._state.position.global_step, self._run.config.max_steps
-        if self._is_main:
-            tell("memory_format: timing a step in both layouts")
         trial = self._timed((Way("trace"), Way("trace", channels_last=True)))
         # A process that cannot compute so would hold up the others.
         if failures := [text for text in self._gathered(trial.failure) if text]:

@@ -20,7 +20,7 @@ from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.baseline_names import chosen_baselines
 from dd_plugin.distiller.head_course import HeadCourse
-from dd_plugin.distiller.network_bar import NetworkBar
+from dd_plugin.distiller.moving_bar import MovingBar
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.parts import Parts
 from dd_plugin.distiller.results import Results
@@ -182,7 +182,8 @@ class Evaluator:
         mine = shared_out(costs, accelerator.num_processes)[accelerator.process_index]
         is_shown = accelerator.is_main_process and not self.run.config.disable_tqdm
         measured: list[tuple[int, float]] = []
-        with NetworkBar([costs[index] for index in mine], shown=is_shown) as bar:
+        words = "evaluate: {done} of {all} networks"
+        with MovingBar([costs[index] for index in mine], words, shown=is_shown) as bar:
             for index in mine:
                 measured.append((index, jobs[index].row.measure(jobs[index].seed)))
                 bar.add()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from dd_plugin.bilevel import BilevelProblem, CompileWarning
 from dd_plugin.bilevel.ahead import has_failed, run_as
 from dd_plugin.bilevel.tracing.way import Way
+from dd_plugin.distiller.moving_bar import MovingBar
 from dd_plugin.text import first_line
 
 
@@ -39,6 +40,7 @@ def timed_in_turns(
     *,
     clock: Callable[[], float],
     device: torch.device,
+    bar: MovingBar | None = None,
 ) -> Trial:
     """Return how long a step takes in either way.
 
@@ -48,15 +50,16 @@ def timed_in_turns(
         try_out: computes a step, and drops it.
         clock: seconds.
         device: of the step.
+        bar: over as many steps as `steps_of_a_trial` says.
     """
     first, second = ways
     taken: dict[Way, list[float]] = {first: [], second: []}
     try:
-        with _failures() as failures:
+        with _failures() as failures, bar or nullcontext():
             _set(problems, second)
-            # A GPU's second run is recorded, and the third the first to be replayed.
-            for _ in range(3 if device.type == "cuda" else 1):
+            for _ in range(_warming_up(device)):
                 try_out()
+                _move(bar)
             # Each way twice, against drift of the machine.
             for way in (first, second, second, first):
                 _set(problems, way)
@@ -65,12 +68,28 @@ def timed_in_turns(
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 taken[way].append(clock() - began)
+                _move(bar)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on without
         return Trial(0.0, 0.0, first_line(error))
     if any(has_failed(problem, second) for problem in problems):
         return Trial(0.0, 0.0, next(iter(failures), "no reason is known"))
     # The faster of two: what else the machine does only adds.
     return Trial(min(taken[first]), min(taken[second]))
+
+
+def steps_of_a_trial(device: torch.device) -> int:
+    """Return how often a trial computes the step."""
+    return _warming_up(device) + 4
+
+
+def _warming_up(device: torch.device) -> int:
+    # A GPU's second run is recorded, and the third the first to be replayed.
+    return 3 if device.type == "cuda" else 1
+
+
+def _move(bar: MovingBar | None) -> None:
+    if bar is not None:
+        bar.add()
 
 
 def _set(problems: Sequence[BilevelProblem], way: Way) -> None:

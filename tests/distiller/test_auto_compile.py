@@ -59,6 +59,7 @@ class Machine:
             compile="auto",
             memory_format="auto",
             batch_networks=False,
+            disable_tqdm=True,
             method="mixed",
             max_steps=steps,
             save_steps=5,

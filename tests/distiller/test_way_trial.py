@@ -8,7 +8,7 @@ import torch
 
 from dd_plugin.bilevel.tracing.compile import warn_of_failure
 from dd_plugin.bilevel.tracing.way import Way
-from dd_plugin.distiller.way_trial import Trial, timed_in_turns
+from dd_plugin.distiller.way_trial import Trial, steps_of_a_trial, timed_in_turns
 
 FIRST, SECOND = Way("trace"), Way("trace", channels_last=True)
 
@@ -27,13 +27,14 @@ class Steps:
         self.ways.append(way)
         self.now += {FIRST: 2.0, SECOND: 1.0}[way] + next(self.noise, 0.0)
 
-    def trial(self):
+    def trial(self, bar=None):
         return timed_in_turns(
             [self.problem],
             (FIRST, SECOND),
             self.try_out,
             clock=lambda: self.now,
             device=torch.device("cpu"),
+            bar=bar,
         )
 
 
@@ -41,6 +42,24 @@ def test_each_way_is_timed_twice_and_the_faster_time_counts():
     steps = Steps(0.0, 5.0, 0.0, 7.0, 0.0)
     assert steps.trial() == Trial(2.0, 1.0)
     assert steps.ways == [SECOND, FIRST, SECOND, SECOND, FIRST]
+
+
+def test_a_bar_counts_the_steps():
+    class Bar:
+        entered = added = 0
+
+        def __enter__(self):
+            self.entered += 1
+
+        def __exit__(self, *_):
+            assert self.added == steps_of_a_trial(torch.device("cpu")) == 5
+
+        def add(self):
+            self.added += 1
+
+    bar = Bar()
+    assert Steps().trial(bar) == Trial(2.0, 1.0)
+    assert bar.entered == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError("no memory"), ValueError("no memory")])

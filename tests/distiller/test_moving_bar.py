@@ -1,4 +1,4 @@
-"""`dd_plugin.distiller.network_bar`: a bar over the networks of an evaluation."""
+"""`dd_plugin.distiller.moving_bar`: a bar over networks or steps, which moves by itself."""
 
 import re
 import threading
@@ -6,13 +6,15 @@ import time
 
 import pytest
 
-from dd_plugin.distiller.network_bar import NetworkBar
+from dd_plugin.distiller.moving_bar import MovingBar
 from tests.distiller.toy import toy_distiller
 from tests.evaluation.short import shorten
 
+WORDS = "evaluate: {done} of {all} networks"
+
 
 def test_the_bar_counts_networks_and_shows_their_share_of_the_work(capsys):
-    with NetworkBar([30, 10], shown=True) as bar:
+    with MovingBar([30, 10], WORDS, shown=True) as bar:
         bar.add()
         bar.add()
     states = re.findall(r"(\d) of 2 networks: +(\d+)%", capsys.readouterr().err)
@@ -21,7 +23,7 @@ def test_the_bar_counts_networks_and_shows_their_share_of_the_work(capsys):
 
 
 def test_the_time_goes_on_while_a_network_is_trained(capsys):
-    with NetworkBar([1], shown=True, tick=0.01) as bar:
+    with MovingBar([1], WORDS, shown=True, tick=0.01) as bar:
         written = len(capsys.readouterr().err)
         for _ in range(500):
             time.sleep(0.01)
@@ -35,16 +37,16 @@ def test_the_time_goes_on_while_a_network_is_trained(capsys):
 
 def test_a_bar_ends_with_its_thread_also_after_an_error():
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), NetworkBar([1], shown=True, tick=60) as bar:
+    with pytest.raises(KeyboardInterrupt), MovingBar([1], WORDS, shown=True, tick=60) as bar:
         raise KeyboardInterrupt
     assert threading.active_count() == before
     assert bar is not None
 
 
 def test_without_a_bar_nothing_is_written(capsys):
-    with NetworkBar([1, 2], shown=False) as bar:
+    with MovingBar([1, 2], WORDS, shown=False) as bar:
         bar.add()
-    with NetworkBar([], shown=True):
+    with MovingBar([], WORDS, shown=True):
         pass
     assert capsys.readouterr().err == ""
 

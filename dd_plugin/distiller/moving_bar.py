@@ -1,7 +1,7 @@
-"""A bar over the networks of an evaluation: how many are done, and how long the rest takes.
+"""A bar over few pieces of work that take long: how many are done, and how long the rest takes.
 
-Used by `evaluating`. Training one network may take a minute, so the time on the bar goes on by
-itself meanwhile.
+Used by `evaluating` for networks and by `way_trial` for steps. One of them may take a minute, so
+the time on the bar goes on by itself meanwhile.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from typing import Any, Final
 _TICK: Final = 2.0
 
 
-class NetworkBar:
+class MovingBar:
     """A progress bar, which is gone afterwards; a context manager.
 
     Args:
-        costs: of the networks, in any unit.
+        costs: of the pieces, in any unit.
+        words: what is said, with ``{done}`` and ``{all}`` for the numbers of pieces.
         shown: whether there is a bar at all.
         tick: seconds between two movements of the time.
     """
 
-    def __init__(self, costs: Sequence[float], *, shown: bool, tick: float = _TICK) -> None:
+    def __init__(
+        self, costs: Sequence[float], words: str, *, shown: bool, tick: float = _TICK
+    ) -> None:
+        self._template = words
         self._costs, self._shown, self._tick = costs, shown and bool(costs), tick
         self._bar: Any = None
         self._done = 0
         self._ended = threading.Event()
         self._ticking: threading.Thread | None = None
 
-    def __enter__(self) -> NetworkBar:
+    def __enter__(self) -> MovingBar:
         """Show the bar."""
         if not self._shown:
             return self
@@ -50,7 +54,7 @@ class NetworkBar:
         return self
 
     def add(self) -> None:
-        """Note that the next network is done."""
+        """Note that the next piece is done."""
         cost, self._done = self._costs[self._done], self._done + 1
         if self._bar is not None:
             with suppress(OSError):
@@ -72,7 +76,7 @@ class NetworkBar:
                 self._bar.close()
 
     def _words(self) -> str:
-        return f"evaluate: {self._done} of {len(self._costs)} networks"
+        return self._template.format(done=self._done, all=len(self._costs))
 
     def _keep_moving(self) -> None:
         while not self._ended.wait(self._tick):
