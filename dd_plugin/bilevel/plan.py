@@ -205,7 +205,8 @@ def started(
     with untouched_generators(), problem.model.ready(), torch.no_grad():
         plan.batches.check(plan.outer_batches)
         state, constants = starting_state(problem, initial, start)
-        if problem.channels_last and any(key[1] == problem.way for key in problem.compiled):
+        is_traced = any(key[1] == problem.way for key in problem.compiled)
+        if problem.channels_last and problem.compiling and is_traced:
             # Once, instead of in each function that takes the first state. Functions that were
             # traced do not go on eagerly, where a model may need contiguous tensors.
             state = rebuilt(state, iter([laid_out(t, True) for t in leaves_of(state)]))

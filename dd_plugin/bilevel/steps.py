@@ -24,6 +24,7 @@ from dd_plugin.bilevel.step_values import (
     StepInputs,
     SweepResult,
     leaves_of,
+    rebuilt,
 )
 from dd_plugin.bilevel.tracing.compile import (
     CompiledFunction,
@@ -67,7 +68,7 @@ class Steps:
         """
         problem = self.problem
         if not problem.compiling:
-            return eager(*args)
+            return self._eagerly(eager, *args)
         # The outer loss is compiled in eval mode, where models draw nothing.
         drawn = tuple(
             self._drawn(arg, none=name == "outer") if isinstance(arg, StepInputs) else arg
@@ -85,7 +86,14 @@ class Steps:
                 )
             return problem.compiled[key].of_leaves(leaves)
 
-        return self._or_eagerly(name, compiled, lambda: eager(*args))
+        return self._or_eagerly(name, compiled, lambda: self._eagerly(eager, *args))
+
+    def _eagerly(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function as it is. A model may be written for contiguous tensors."""
+        if self.problem.channels_last and self.problem.compile:
+            leaves = (t.contiguous() if isinstance(t, Tensor) else t for t in leaves_of(args))
+            args = rebuilt(args, leaves)
+        return function(*args)
 
     def _or_eagerly(self, name: str, compiled: Callable[[], Any], eager: Callable[[], Any]) -> Any:
         try:
@@ -142,7 +150,7 @@ class Steps:
         return self._or_eagerly(
             "gradient",
             lambda: halves.first(self._drawn(inputs)),
-            lambda: (self.problem.gradient_eager(inputs), []),
+            lambda: (self._eagerly(self.problem.gradient_eager, inputs), []),
         )
 
     def sweep_kept(
@@ -153,7 +161,7 @@ class Steps:
         return self._or_eagerly(
             "sweep",
             lambda: halves.second(kept, self._drawn(inputs), g_bar, s_bar),
-            lambda: self.problem.sweep(inputs, g_bar, s_bar),
+            lambda: self._eagerly(self.problem.sweep, inputs, g_bar, s_bar),
         )
 
     def update(
@@ -197,7 +205,7 @@ class Steps:
         problem = self.problem
         if problem.outer_training and any(draws for _, draws in problem.probes.values()):
             # The random numbers that were noted have the shape of an inner batch.
-            return self.problem.outer_eager(inputs)
+            return self._eagerly(self.problem.outer_eager, inputs)
         return self._run("outer", self.problem.outer_eager, inputs)
 
     def _drawn(self, inputs: StepInputs, none: bool = False) -> StepInputs:

@@ -105,13 +105,16 @@ class AutoCompile:
         self._filling: Filling | None = None
         self._problems: list[BilevelProblem] = []
         self._may_compile = run.config.compile == "auto"
-        self._channels_last, self._may_settle = False, False
+        self._channels_last = self._may_settle = False
         networks, kinds = state.networks, ("cpu", "cuda")
         if run.config.compile in ("auto", "trace") and not isinstance(networks, HeadCourse):
+            self._channels_last = run.config.memory_format == "channels_last"
+            for problem in networks.problems:
+                if problem.compile:  # as an earlier run of the same trainer has left it
+                    run_as(problem, Way("trace", self._channels_last))
             traced = all(problem.compile == "trace" for problem in networks.problems)
             if traced and run.config.method == "mixed" and self._device.type in kinds:
                 self._problems = networks.problems
-                self._channels_last = networks.problems[0].channels_last
                 self._may_settle = self._device.type == "cpu"
 
     def __enter__(self) -> Self:

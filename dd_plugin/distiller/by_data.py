@@ -23,11 +23,19 @@ class Word(ByData, str):
 
 
 class Arguments(ByData, dict[str, Any]):
-    """Arguments of a network that nobody wrote down."""
+    """Arguments of a network that nobody wrote down, unless they were changed since."""
+
+    def __init__(self, *values: Any) -> None:
+        super().__init__(*values)
+        self.as_made = dict(self)
 
 
 class Names(ByData, list[Any]):
-    """Names that nobody wrote down."""
+    """Names that nobody wrote down, unless they were changed since."""
+
+    def __init__(self, *values: Any) -> None:
+        super().__init__(*values)
+        self.as_made = list(self)
 
 
 _PLAIN: Final[dict[type, type]] = {Number: int, Word: str, Arguments: dict, Names: list}
@@ -35,6 +43,8 @@ _PLAIN: Final[dict[type, type]] = {Number: int, Word: str, Arguments: dict, Name
 
 def is_left_alone(value: Any) -> bool:
     """Return whether nobody wrote a value down, so that it may be chosen by the data."""
+    if isinstance(value, (Arguments, Names)):
+        return bool(value == value.as_made)
     return isinstance(value, ByData)
 
 
@@ -46,4 +56,4 @@ def marked(value: Any) -> Any:
 
 def plain(value: Any) -> Any:
     """Return a value without the mark."""
-    return _PLAIN[type(value)](value) if is_left_alone(value) else value
+    return _PLAIN[type(value)](value) if isinstance(value, ByData) else value

@@ -138,7 +138,7 @@ def chosen_settings(config: Settings, amounts: Amounts) -> dict[str, Any]:
     """
     chosen = _Rule(config, amounts).chosen()
     return {
-        name: marked(value) if is_left_alone(getattr(config, name)) else value
+        name: value if value is None or not is_left_alone(getattr(config, name)) else marked(value)
         for name, value in chosen.items()
         if value != getattr(config, name)
     }
@@ -179,7 +179,7 @@ class _Rule:
             may_choose.pop("real_batch_size", None)  # a step takes all of them anyway
         may_choose |= {name: self._between(course, name) for name in ("eval_steps", "save_steps")}
         if self.config.trainable == "head":
-            return may_choose
+            return {**may_choose, **self._batching(course.inner_steps)}
         return {**may_choose, **self._batching(course.inner_steps), **self._networks(course)}
 
     def _around_settings(self, course: Course) -> Course:
@@ -271,17 +271,20 @@ class _Rule:
     def _batching(self, inner_steps: int) -> dict[str, Any]:
         """Groups for many images, or minibatches where the images of a class do not divide."""
         config, images = self.config, self._synthetic
-        is_said = config.groups != 1 or config.batch_size is not None
-        if not is_left_alone(config.batching) or is_said or config.trainable == "head":
+        is_said = any(
+            value not in (1, None) and not is_left_alone(value)
+            for value in (config.groups, config.batch_size)
+        )
+        if not is_left_alone(config.batching) or is_said:
             return {}
         largest = max(_LARGEST_STEP, math.ceil(_FEWEST_TURNS * images / inner_steps))
-        if images <= largest:
-            return {"batching": "all"}
+        if images <= largest or config.trainable == "head":
+            return {"batching": "all", "groups": 1, "batch_size": None}
         per_class = config.trained_per_class
         for groups in range(2, min(per_class, inner_steps // _FEWEST_TURNS) + 1):
             if per_class % groups == 0 and images / groups <= largest:
-                return {"batching": "groups", "groups": groups}
-        return {"batching": "minibatches", "batch_size": largest}
+                return {"batching": "groups", "groups": marked(groups), "batch_size": None}
+        return {"batching": "minibatches", "groups": 1, "batch_size": marked(largest)}
 
     def _networks(self, course: Course) -> dict[str, Any]:
         """The networks of the evaluations, and the real images that they compare with."""

@@ -19,7 +19,6 @@ from dd_plugin.distiller.architectures import (
 from dd_plugin.distiller.by_data import plain
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.json_settings import dictionary
-from dd_plugin.distiller.layout_choice import begins_with_channels_last
 from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.published_names import network_record
 from dd_plugin.networks.fresh import ModelInit
@@ -41,15 +40,15 @@ def give_problems(
     """
     recipe = _recipe(config, architectures, train, model_init, custom_loss=losses.custom_inner)
     for networks in architectures.members:
-        problem = networks.problem(
+        networks.problem(
             recipe.make_optimizer(),
             inner_loss=losses.inner,
             outer_loss=losses.outer,
             compile=_compile(config, losses.any_custom or model_init is not None),
+            channels_last=config.memory_format == "channels_last",
             autocast=recipe.autocast,
             verify=config.verify,
         )
-        problem.channels_last = begins_with_channels_last(config, problem, device)
     if config.step_sizes == "per_layer":
         parameters = architectures.problems[0].model.parameters
         recipe = replace(recipe, step_size_parameters=tuple(parameters))

@@ -132,7 +132,7 @@ def _with_defaults(
     networks: int,
     device: torch.device,
 ) -> DistillerConfig:
-    """Return the settings with those that were left alone as the data decide.
+    """Return a copy of the settings, with those that were left alone as the data decide.
 
     The user's object stays as it is: it may serve other data too.
     """
@@ -150,8 +150,6 @@ def _with_defaults(
         # Those of the digits, which need not be what is distilled.
         arguments = default_arguments(real.train.shape, real.train.num_classes)
         chosen |= {} if arguments == config.model_args else {"model_args": marked(arguments)}
-    if not chosen:
-        return config
     config = copy.copy(config)
     vars(config).update(chosen)
     return config

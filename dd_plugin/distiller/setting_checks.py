@@ -13,6 +13,7 @@ from dataclasses import fields
 
 from dd_plugin.data.recipe_values import check_amounts
 from dd_plugin.data.stored_sizes import check_factor, level_sizes
+from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.json_settings import dictionary
 from dd_plugin.distiller.settings import SECRETS, Settings
 
@@ -111,7 +112,8 @@ def check_combinations(config: Settings) -> None:
         )
     if config.batch_networks and config.trainable == "all":
         _check_batched(config)
-    if config.batching == "groups" and config.trained_per_class % config.groups:
+    is_said = not is_left_alone(config.groups)  # else they are chosen once more
+    if config.batching == "groups" and is_said and config.trained_per_class % config.groups:
         what = "`images_per_class`"
         if config.parametrization == "upsampled":
             what += " * `upsample_factor` ** 2"
@@ -208,7 +210,7 @@ def _check_head(config: Settings) -> None:
             f"`feature_copies` must be 1 without augmentation, got {config.feature_copies}; give "
             "`augmentation`"
         )
-    if config.batching != "all":
+    if config.batching != "all" and not is_left_alone(config.batching):
         raise ValueError(
             f'`batching` must be "all" with trainable="head", got {config.batching!r}; a head is '
             "trained on all images at once"
@@ -282,7 +284,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "run_name": not config.report_to,
     }
     for name, idle in unused.items():
-        if idle and getattr(config, name) not in (default[name], {}):
+        said = getattr(config, name)
+        if idle and said not in (default[name], {}) and not is_left_alone(said):
             value = "" if name in SECRETS else f" = {getattr(config, name)!r}"
             warnings.warn(
                 f"`{name}`{value} has no effect with the other settings",

@@ -361,8 +361,7 @@ class ComputingSettings:
         "auto",
         "How images and convolutions lie in memory in traced and compiled steps; results differ by "
         "rounding. auto: on a processor both are timed in a run of more than two minutes, and the "
-        "faster one is taken from then on; compiled from the first step on (compile=inductor), "
-        "channels_last with bf16; contiguous elsewhere.",
+        "faster one is taken from then on; contiguous elsewhere, and with compile=inductor.",
     )
     mixed_precision: Precision = _option(
         "no", "Precision of training: no, or bf16. Networks are tested in full precision."

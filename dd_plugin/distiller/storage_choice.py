@@ -61,7 +61,7 @@ def keep_activations(run: Run, state: TrainState) -> None:
     choose_activations(run, state)
     chosen = state.position.choices.get("storage", {})
     if "activation_memory" in chosen:
-        chosen["activations_from"] = state.position.global_step
+        chosen.setdefault("activations_from", state.position.global_step)
 
 
 def forget_activations(state: TrainState) -> None:

@@ -406,3 +406,11 @@ def test_traced_steps_of_a_long_run_keep_activations(tmp_path, steps, keeps):
     storage = machine.state.position.choices.get("storage", {})
     assert ("activation_memory" in storage) == keeps
     assert storage.get("activations_from") == (3 if keeps else None)
+
+
+def test_an_earlier_run_of_the_trainer_leaves_no_layout_behind(tmp_path):
+    machine = Machine(tmp_path, steps=60, last=40.0)
+    machine.problem.compile, machine.problem.channels_last = COMPILED
+    machine.problem.channels_last = True
+    machine.go()
+    assert machine.ways[:3] == [TRACE] * 3

@@ -64,3 +64,15 @@ def test_settings_in_files_have_no_marks():
     values = DistillerConfig().to_dict()
     assert not any(map(is_left_alone, values.values()))
     assert values == DistillerConfig(**values).to_dict()
+
+
+def test_what_was_changed_in_place_was_written_down():
+    arguments, names = marked({"width": 32}), marked(["auto"])
+    assert is_left_alone(arguments)
+    assert is_left_alone(copy.deepcopy(arguments))
+    assert is_left_alone(pickle.loads(pickle.dumps(names)))
+    arguments["width"] = 8
+    names[:] = ["herding"]
+    for changed in (arguments, names, copy.copy(arguments), pickle.loads(pickle.dumps(names))):
+        assert not is_left_alone(changed)
+        assert type(plain(changed)) in (dict, list)

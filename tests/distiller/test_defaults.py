@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dd_plugin.distiller import Distiller, DistillerConfig
-from dd_plugin.distiller.by_data import is_left_alone
+from dd_plugin.distiller.by_data import is_left_alone, marked
 from dd_plugin.distiller.defaults import (
     A_SECOND,
     BUDGET,
@@ -249,7 +249,7 @@ def test_a_resumed_run_goes_on_with_what_was_chosen(tmp_path, monkeypatch):
     assert saved.inner_steps == 5
     assert not is_left_alone(saved.inner_steps)
     resumed = Distiller(None, saved, toy_dataset())
-    assert resumed.config is saved
+    assert resumed.config == saved
     with pytest.warns(UserWarning, match="goes back to step 2"):
         resumed.train()
     assert torch.equal(resumed.synthetic.images(), whole.synthetic.images())
@@ -266,3 +266,18 @@ def test_images_that_are_passed_have_their_own_network(tmp_path):
     arguments = default_arguments((1, 16, 16), 3)
     assert dict(distiller.synthetic.recipe.model_args) == arguments
     assert distiller.config.model_args == arguments
+
+
+def test_what_was_chosen_for_some_data_is_chosen_anew_for_others():
+    many = replace(CIFAR, classes=150)
+    config = with_chosen(many)
+    assert config.batching == "minibatches"
+    chosen_again = chosen_settings(config, DIGITS)
+    assert chosen_again["batching"] == "all"
+    assert chosen_again["batch_size"] is None
+    # Neither is held against a user who changes another setting.
+    for changes in ({"images_per_class": 3}, {"trainable": "head"}):
+        replace(config, **changes)
+    grouped = replace(DistillerConfig(images_per_class=20), batching=marked("groups"))
+    grouped.groups = marked(2)
+    assert replace(grouped, images_per_class=21).images_per_class == 21

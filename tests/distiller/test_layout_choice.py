@@ -2,20 +2,14 @@
 
 from types import SimpleNamespace
 
-import pytest
-import torch
-
 from dd_plugin.distiller.compile_choice import Measured
 from dd_plugin.distiller.layout_choice import (
     LayoutChoice,
-    begins_with_channels_last,
     faster,
     is_tried,
     may_pay,
 )
 from dd_plugin.distiller.way_trial import Trial
-
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def config_of(**settings):
@@ -53,30 +47,6 @@ def test_it_is_tried_for_several_convolutions_by_itself():
     assert not is_tried(config_of(batch_networks=True), both)
     for given in ("contiguous", "channels_last"):
         assert not is_tried(config_of(memory_format=given), both)
-
-
-@pytest.mark.parametrize(
-    ("settings", "convolutions", "device", "expected"),
-    [
-        ({}, 4, CPU, False),
-        ({"compile": "inductor"}, 4, CPU, False),
-        ({"compile": "inductor", "mixed_precision": "bf16"}, 4, CPU, True),
-        ({"compile": "inductor", "mixed_precision": "bf16"}, 1, CPU, False),
-        ({"compile": "inductor", "mixed_precision": "bf16"}, 4, CUDA, False),
-        ({"compile": "inductor", "mixed_precision": "bf16", "batch_networks": True}, 4, CPU, False),
-        ({"compile": "trace", "mixed_precision": "bf16"}, 4, CPU, False),
-        ({"memory_format": "channels_last"}, 0, CUDA, True),
-        (
-            {"memory_format": "contiguous", "compile": "inductor", "mixed_precision": "bf16"},
-            4,
-            CPU,
-            False,
-        ),
-    ],
-)
-def test_the_layout_of_the_first_step(settings, convolutions, device, expected):
-    config = config_of(**settings)
-    assert begins_with_channels_last(config, problem_of(convolutions), device) is expected
 
 
 def test_a_small_gain_may_be_noise():

@@ -88,6 +88,8 @@ def test_traced_steps_keep_activations_from_a_step_on(tmp_path, memory):
     state.position.global_step = 3
     keep_activations(run, state)
     forget_activations(state)  # as a run does that is not compiled
+    state.position.global_step = 9
+    keep_activations(run, state)  # as a run does that was made longer
     for step, expected in ((2, 0), (3, 2 * GIB), (4, 2 * GIB)):
         state.position.global_step = step
         assert storage_of(run, state) == Device(activations=expected)

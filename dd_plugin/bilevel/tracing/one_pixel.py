@@ -30,7 +30,8 @@ def multiply_single_pixels(graph_module: GraphModule) -> None:
             window = _window(node.meta.get("val"), *node.args[:2], *node.args[3:9])
             if window is not None:
                 with graph.inserting_before(node):
-                    node.replace_all_uses_with(_forward(graph, node, window))
+                    product = _as_laid_out(graph, _forward(graph, node, window), node)
+                    node.replace_all_uses_with(product)
         elif node.target is aten.convolution_backward.default:
             window = _window(_value(node.args[0]), *node.args[1:3], *node.args[4:10])
             if window is not None:
@@ -124,6 +125,7 @@ def _replace_gradients(graph: Graph, node: Node, window: _Window) -> None:
                 part, pads = call_node(graph, aten.sum.dim_IntList, g, [0]), []
             if any(pads):
                 part = call_node(graph, aten.constant_pad_nd.default, part, pads, 0.0)
+            part = _as_laid_out(graph, part, user)
         user.replace_all_uses_with(part)
         graph.erase_node(user)
 
@@ -172,6 +174,17 @@ def _unfolded(graph: Graph, rows: Node, shape: list[int], *, like: Any) -> Node:
         places = call_node(graph, aten.view.default, rows, [n, 1, 1, c])
         return call_node(graph, aten.permute.default, places, [0, 3, 1, 2])
     return call_node(graph, aten.view.default, rows, shape)
+
+
+def _as_laid_out(graph: Graph, node: Node, before: Node) -> Node:
+    """Return a value that lies in memory as the one before it, which views of it rely on."""
+    value, wanted = node.meta["val"], before.meta.get("val")
+    last = torch.channels_last
+    if value.dim() != 4 or wanted is None or not wanted.is_contiguous(memory_format=last):
+        return node
+    if value.is_contiguous(memory_format=last) or wanted.is_contiguous():
+        return node
+    return call_node(graph, aten.clone.default, node, memory_format=last)
 
 
 def _cut(graph: Graph, node: Any, begin: tuple[int, int], size: tuple[int, int]) -> Node:

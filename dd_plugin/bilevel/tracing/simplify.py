@@ -120,6 +120,8 @@ def negate_the_smaller(graph_module: GraphModule) -> None:
         x = negative.args[0]
         if shaky.intersection((negative, other, x)) or _size(x) != _size(node):
             continue
+        if not _has_sign(x) or not _has_sign(other):
+            continue
         with graph.inserting_before(node):
             if _size(other) < _size(x):
                 product = call_node(
@@ -137,6 +139,12 @@ def negate_the_smaller(graph_module: GraphModule) -> None:
 
 def _is_negative(node: Any) -> TypeGuard[Node]:
     return isinstance(node, Node) and node.target is aten.neg.default
+
+
+def _has_sign(node: Any) -> bool:
+    """Whether the sign may be taken: not of masks."""
+    has_sign: bool = node.meta["val"].is_floating_point()
+    return has_sign
 
 
 def _size(node: Any) -> int:

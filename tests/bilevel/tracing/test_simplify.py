@@ -107,6 +107,16 @@ def test_the_sign_stays_where_it_is_needed():
     assert all(map(torch.equal, graph(x, y, row), function(x, y, row)))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64])
+def test_masks_have_no_sign(dtype):
+    def function(x, mask):
+        return [-x * mask[0], (-x * mask).sum(), (mask * -x).sum(1)]
+
+    x, mask = torch.randn(3, 4), (torch.arange(12).reshape(3, 4) % 3).to(dtype)
+    graph = _simplified(function, x, mask)
+    assert all(map(torch.equal, graph(x, mask), function(x, mask)))
+
+
 @pytest.mark.parametrize(
     ("pool", "replaced"),
     [

@@ -133,6 +133,67 @@ def test_a_network_for_contiguous_tensors_goes_on_eagerly_and_says_so():
     assert worst_error(result, again)[0] < 1e-9
 
 
+class ViewsWhenJudged(Views):
+    """A network that is written for contiguous tensors in eval mode alone."""
+
+    def forward(self, x):
+        features = torch.tanh(self.convolution(x))
+        return self.head(features.flatten(1) if self.training else features.view(len(x), -1))
+
+
+def test_a_network_whose_outer_loss_needs_contiguous_tensors_goes_on_eagerly():
+    batches, outer = soft_batches(2, shape=(3, 8, 8)), hard_batch(shape=(3, 8, 8))
+    torch.manual_seed(0)
+    problem = BilevelProblem(ViewsWhenJudged().double(), compile="trace", channels_last=True)
+    with pytest.warns(CompileWarning, match="view"):
+        result = hypergradient(problem, batches, outer, step_size=0.1)
+    again = hypergradient(problem, batches, outer, step_size=0.1)
+    oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
+    assert worst_error(result, oracle)[0] < 1e-9
+    assert worst_error(again, oracle)[0] < 1e-9
+
+
+def test_each_way_is_verified(monkeypatch):
+    verified = []
+    monkeypatch.setattr(
+        "dd_plugin.bilevel.host_reads.verify", lambda problem, **_: verified.append(problem.way)
+        or True,
+    )  # fmt: skip
+    problem = BilevelProblem(convnet(blocks=1), compile="trace")
+    batches, outer = soft_batches(2), hard_batch()
+    for last in (False, True, False):
+        problem.channels_last = last
+        for activations in (0, 1 << 30, 1 << 30):
+            storage = Device(activations=activations)
+            hypergradient(problem, batches, outer, step_size=0.1, storage=storage)
+    # Each layout, and its halves.
+    assert verified == [Way("trace")] * 2 + [Way("trace", True)] * 2
+
+
+class Patches(nn.Module):
+    """A convolution to one pixel between permutations, as in a ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 6, 2)
+        self.norm, self.head = nn.LayerNorm(4), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.norm(self.first(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(torch.tanh(self.last(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_products_lie_as_the_convolutions_did(last):
+    torch.manual_seed(0)
+    problem = BilevelProblem(Patches().double(), compile="trace", channels_last=last)
+    batches, outer = soft_batches(2, shape=(3, 8, 8)), hard_batch(shape=(3, 8, 8))
+    result = hypergradient(problem, batches, outer, step_size=0.1)
+    assert problem.compiling == "trace"
+    oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
+    assert worst_error(result, oracle)[0] < 1e-9
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True])
 def test_compiled_in_bfloat16_nothing_is_lost(last):
