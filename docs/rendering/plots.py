@@ -79,7 +79,8 @@ def hypergradient(report: Any) -> Figure | None:
         ]
         axis.plot(*zip(*points, strict=True), "o", color=color, markersize=7, label=tool)
     axis.axvline(1, linewidth=1.5, color="gray")
-    axis.set(title="Time of a hypergradient, times that of higher", xscale="log")
+    axis.set(xscale="log")
+    figure.suptitle("Time of a hypergradient, times that of higher")
     ticks = (0.25, 0.5, 1, 2)
     axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axis.minorticks_off()
