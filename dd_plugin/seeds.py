@@ -56,6 +56,7 @@ class Purpose(IntEnum):
     HEAD_COPIES = 28
     HELD_OUT = 29
     MEASURED_STEPS = 30
+    COUNTED_WORK = 31
 
 
 @unique

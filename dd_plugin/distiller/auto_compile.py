@@ -160,7 +160,7 @@ class AutoCompile:
         if is_open:
             self._decide()
         at = self._state.position.global_step
-        if self.choice or self.layout:
+        if self.choice or (self.layout and self.layout.channels_last):
             self._set(self._way(self.choice.at(at) if self.choice else "trace"))
         if self.choice is not None or not is_open:
             return step()

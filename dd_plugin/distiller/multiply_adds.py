@@ -28,7 +28,7 @@ def of_architectures(architectures: Architectures, shape: tuple[int, int, int]) 
     with untouched_generators():
         counts = []
         for networks in architectures.members:
-            model = networks.new_model(mix(networks.seed, Purpose.MEASURED_STEPS))
+            model = networks.new_model(mix(networks.seed, Purpose.COUNTED_WORK))
             counts.append(_of_forward(model, shape, networks.device, networks.dtype))
     return sum(counts) / len(counts)
 
