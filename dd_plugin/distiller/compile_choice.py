@@ -8,12 +8,12 @@ Compiled ones take about half the time, after a minute or more of compiling. Wha
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 # Expected before it is measured: 0.45 on ConvNets, 0.1 to 0.2 on ResNet-18.
 _GAIN = 0.3
 # A gain below this one may be noise.
-_LEAST_GAIN = 0.05
+LEAST_GAIN: Final = 0.05
 # Seconds of compiling per traced operation and beside them, without and with a filled cache.
 _COLD = (0.06, 5.0)
 _WARM = (0.005, 4.0)
@@ -65,7 +65,21 @@ def _seconds(cost: tuple[float, float], measured: Measured) -> float:
 
 
 @dataclass(frozen=True)
-class Choice:
+class StoredChoice:
+    """What a run has chosen by itself, as a checkpoint holds it."""
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self | None:
+        """Return the choice that a checkpoint holds; None if it holds none."""
+        return cls(**values) if values else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a checkpoint holds it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Choice(StoredChoice):
     """How the steps of a run are run, and why; a checkpoint holds it and a resumed run obeys it.
 
     Attributes:
@@ -81,15 +95,6 @@ class Choice:
     max_steps: int
     processor: str
     reason: str
-
-    @classmethod
-    def from_json(cls, values: Any) -> Self | None:
-        """Return the choice that a checkpoint holds; None if it holds none."""
-        return cls(**values) if values else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a checkpoint holds it."""
-        return asdict(self)
 
     def binds(self, max_steps: int) -> bool:
         """Return whether a run of that many steps has to obey it."""
@@ -119,7 +124,7 @@ def faster(step: int, max_steps: int, *, traced: float, compiled: float, process
         processor: that it was compiled for.
     """
     reason = f"a step takes {compiled:.3g} s compiled and {traced:.3g} s traced"
-    pays = compiled <= (1 - _LEAST_GAIN) * traced
+    pays = compiled <= (1 - LEAST_GAIN) * traced
     return Choice(
         compile="inductor" if pays else "trace",
         from_step=step,

@@ -8,11 +8,11 @@ so the choice goes into the state of the run, and short runs never depend on a c
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 from dd_plugin.bilevel import BilevelProblem
-from dd_plugin.distiller.compile_choice import Measured
+from dd_plugin.distiller.compile_choice import LEAST_GAIN, Measured, StoredChoice
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.way_trial import Trial
 
@@ -22,8 +22,6 @@ CHOICE: Final = "memory_format"
 _LEAST_LEFT: Final = 120.0
 # Expected before it is measured.
 _GAIN: Final = 0.15
-# A gain below this one may be noise.
-_LEAST_GAIN: Final = 0.05
 # Seconds of tracing anew, per traced operation.
 _TRACING: Final = 0.006
 # Steps whose time a trial takes: one to trace, two each way.
@@ -31,7 +29,7 @@ _TRIAL: Final = 5
 
 
 @dataclass(frozen=True)
-class LayoutChoice:
+class LayoutChoice(StoredChoice):
     """The memory layout of a run, and why; a checkpoint holds it and a resumed run obeys it.
 
     Attributes:
@@ -45,15 +43,6 @@ class LayoutChoice:
     from_step: int
     max_steps: int
     reason: str
-
-    @classmethod
-    def from_json(cls, values: Any) -> Self | None:
-        """Return the choice that a checkpoint holds; None if it holds none."""
-        return cls(**values) if values else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a checkpoint holds it."""
-        return asdict(self)
 
     def binds(self, max_steps: int) -> bool:
         """Return whether a run of that many steps has to obey it."""
@@ -96,7 +85,7 @@ def faster(step: int, max_steps: int, trial: Trial) -> LayoutChoice:
     """
     contiguous, last = trial.first, trial.second
     reason = f"a step takes {last:.3g} s with channels last and {contiguous:.3g} s without"
-    return LayoutChoice(last <= (1 - _LEAST_GAIN) * contiguous, step, max_steps, reason)
+    return LayoutChoice(last <= (1 - LEAST_GAIN) * contiguous, step, max_steps, reason)
 
 
 def _has_convolutions(problem: BilevelProblem) -> bool:
