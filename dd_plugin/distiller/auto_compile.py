@@ -42,7 +42,7 @@ from dd_plugin.distiller.storage_choice import (
     keep_activations,
     kept_when_compiled,
 )
-from dd_plugin.distiller.way_trial import Trial, steps_of_a_trial, timed_in_turns
+from dd_plugin.distiller.way_trial import Trial, run_all_as, steps_of_a_trial, timed_in_turns
 from dd_plugin.files import write_whole
 from dd_plugin.text import first_line
 
@@ -159,9 +159,8 @@ class AutoCompile:
         is_open = self.choice is None and (self._may_compile or self._may_settle)
         if is_open:
             self._decide()
-        at = self._state.position.global_step
         if self.choice or (self.layout and self.layout.channels_last):
-            self._set(self._way(self.choice.at(at) if self.choice else "trace"))
+            self._obey()
         if self.choice is not None or not is_open:
             return step()
         functions, began = self._functions(), self._clock()
@@ -308,10 +307,10 @@ class AutoCompile:
         last = self._channels_last or (layout is not None and layout.at(step))
         return Way(_MODES[how], last)
 
-    def _set(self, way: Way) -> None:
-        for problem in self._problems:
-            if problem.way != way:
-                run_as(problem, way)
+    def _obey(self) -> None:
+        """Run the next step as it was chosen."""
+        step = self._state.position.global_step
+        run_all_as(self._problems, self._way(self.choice.at(step) if self.choice else "trace"))
 
     def _functions(self) -> int:
         return sum(len(problem.compiled) for problem in self._problems)
@@ -344,7 +343,10 @@ class AutoCompile:
         position.choices[name] = choice
         if line:
             position.log_history.append({"step": position.global_step, name: line})
-        self._set(self._way(self.choice.at(position.global_step) if self.choice else "trace"))
+        run_all_as(
+            self._problems,
+            self._way(self.choice.at(position.global_step) if self.choice else "trace"),
+        )
         for problem in self._problems:
             forget_others(problem)
         if self._is_main:

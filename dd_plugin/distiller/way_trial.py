@@ -56,13 +56,13 @@ def timed_in_turns(
     taken: dict[Way, list[float]] = {first: [], second: []}
     try:
         with _failures() as failures, bar or nullcontext():
-            _set(problems, second)
+            run_all_as(problems, second)
             for _ in range(_warming_up(device)):
                 try_out()
                 _move(bar)
             # Each way twice, against drift of the machine.
             for way in (first, second, second, first):
-                _set(problems, way)
+                run_all_as(problems, way)
                 began = clock()
                 try_out()
                 if device.type == "cuda":
@@ -92,7 +92,8 @@ def _move(bar: MovingBar | None) -> None:
         bar.add()
 
 
-def _set(problems: Sequence[BilevelProblem], way: Way) -> None:
+def run_all_as(problems: Sequence[BilevelProblem], way: Way) -> None:
+    """Let all problems of a step run in a way from here on."""
     for problem in problems:
         run_as(problem, way)
 
