@@ -1,5 +1,7 @@
 """The functions of a step, eager or compiled: one result, one compilation, what failing does."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -166,6 +168,18 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(how):
     assert caught[0].filename == __file__
     oracle = hypergradient(problem, batches, outer, step_size=0.1, method="autograd")
     assert worst_error(result, oracle)[0] < 1e-9
+
+
+def test_where_warnings_are_errors_the_failure_is_the_cause():
+    problem = BilevelProblem(nn.Sequential(*convnet(blocks=1), _Branching()), compile="trace")
+    batches, outer = soft_batches(2), hard_batch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompileWarning)
+        with pytest.raises(CompileWarning) as caught:
+            hypergradient(problem, batches, outer, step_size=0.1)
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert type(cause).__name__ in str(caught.value)
 
 
 class _Raising(nn.Module):

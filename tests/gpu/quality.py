@@ -102,7 +102,8 @@ class Watch(DistillerCallback):
     def on_step_end(self, config: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._count()
         over = time.monotonic() + self._overhead > self._until
-        if self.seconds >= self._next or over:
+        last = state.global_step >= state.max_steps
+        if self.seconds >= self._next or over or last:
             control.should_evaluate = control.should_save = True
             while self._next <= self.seconds:
                 self._next *= _GROWTH

@@ -213,7 +213,9 @@ class Part:
         over = {name for name in RECIPES if not re.search(self.options.match, name)}
         while until - time.monotonic() > _SHORTEST_SLICE and len(over) < len(RECIPES):
             left = until - time.monotonic()
-            seconds = _TOY_SLICE if toy else min(left, max(_SHORTEST_SLICE, left / 2))
+            alone = len(over) == len(RECIPES) - 1
+            shared = left if alone else min(left, max(_SHORTEST_SLICE, left / 2))
+            seconds = _TOY_SLICE if toy else shared
             recipe = furthest_behind(self.journal, over)
             succeeded = self._slice(recipe, compile, seconds)
             if toy or not succeeded:
@@ -227,7 +229,7 @@ class Part:
             "recipe": recipe,
             "seconds": seconds,
             "before": curve[-1]["seconds"] if curve else 0.0,
-            "compile": curve[0]["compile"] if curve else compile,
+            "compile": curve[-1]["compile"] if curve and not self.options.compile else compile,
             "data": str(self.options.data.resolve()) if self.options.data else None,
             "out": str(self.options.out.resolve()),
         }

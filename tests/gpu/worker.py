@@ -62,9 +62,16 @@ def result_of(check: Check, case: Mapping[str, Any], device: str, size: str) -> 
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the result
         row = {
             "error": f"{type(error).__name__}: {error}"[:600],
-            "traceback": traceback.format_exc()[-_TRACE:],
+            "traceback": _ends_of_chain(error),
         }
     return {**row, "case_seconds": round(time.monotonic() - began, 2)}
+
+
+def _ends_of_chain(error: BaseException) -> str:
+    """The ends of the tracebacks of an error and of what caused it, the first cause first."""
+    text = "".join(traceback.format_exception(error, chain=False))[-_TRACE:]
+    cause = error.__cause__
+    return text if cause is None else f"{_ends_of_chain(cause)}\n{text}"
 
 
 def _say(line: str) -> None:

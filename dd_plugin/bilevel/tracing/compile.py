@@ -350,10 +350,13 @@ _NOT_THE_USERS = sysconfig.get_paths()["stdlib"]
 
 def warn_of_failure(name: str, error: BaseException) -> None:
     """Say once that a problem goes on eagerly, and why."""
-    warnings.warn(
-        f"compiling the {name} of this problem failed ({type(error).__name__}: "
-        f"{first_line(error)}); it runs eagerly from here on. Pass "
-        "compile=False to run it so without this warning.",
-        CompileWarning,
-        stacklevel=level_of_caller(),
-    )
+    try:
+        warnings.warn(
+            f"compiling the {name} of this problem failed ({type(error).__name__}: "
+            f"{first_line(error)}); it runs eagerly from here on. Pass "
+            "compile=False to run it so without this warning.",
+            CompileWarning,
+            stacklevel=level_of_caller(),
+        )
+    except CompileWarning as warning:  # where warnings are errors
+        raise warning from error
