@@ -314,9 +314,7 @@ def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     idle = dict.fromkeys(of_networks.split(), head)
     idle |= dict.fromkeys(["compile", "method", "storage"], head)
     idle |= dict.fromkeys(["activation_memory", "batch_networks", "memory_format"], head)
-    of_unrolled = (
-        "inner_steps inner_optimizer inner_optimizer_args inner_lr inner_schedule step_sizes"
-    )
-    idle |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
+    of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
+    idle |= dict.fromkeys([*of_unrolled.split(), "inner_schedule"], head and not unrolled)
     of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"
     return idle | dict.fromkeys(of_heads.split(), not head)

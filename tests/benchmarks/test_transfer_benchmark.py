@@ -15,7 +15,7 @@ from tests.gpu.runs import CLASSES, pictures
 
 
 @pytest.mark.parametrize("way", transfer_ways.WAYS)
-@pytest.mark.parametrize("size", ["full", "toy"])
+@pytest.mark.parametrize("size", transfer_ways.SIZES)
 @pytest.mark.parametrize("per_class", [1, 10])
 def test_ways_are_possible_and_have_no_idle_setting(way, size, per_class):
     # Warnings are errors here: a setting without effect would fail.
@@ -28,13 +28,15 @@ def test_ways_are_possible_and_have_no_idle_setting(way, size, per_class):
         assert config.inner_steps >= 2 * config.groups or config.groups == 1
 
 
-def test_networks_that_are_tested_take_small_images_and_are_not_distilled_with():
-    for name, network in transfer_ways.TESTED.items():
+@pytest.mark.parametrize("size", transfer_ways.SIZES)
+def test_networks_take_small_images_and_are_not_distilled_with(size):
+    networks = transfer_ways.SIZES[size]
+    for name, network in networks.tested.items():
+        for sources in (networks.widths, networks.kinds):
+            assert (network in sources) == (name == transfer_ways.CONVNET)
+    for network in (*networks.tested.values(), *networks.widths, *networks.kinds):
         model = load_model(network.name, num_classes=10, img_size=32, **network.arguments)
         assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-        is_source = name == transfer_ways.CONVNET
-        for sources in (transfer_ways.WIDTHS, transfer_ways.KINDS):
-            assert (network in sources) == is_source
 
 
 def test_png_files_of_a_set_hold_what_is_stored(tmp_path):

@@ -33,8 +33,8 @@ from dd_plugin.evaluation.real_coresets import RealCoresets
 from dd_plugin.models import load_model
 from dd_plugin.seeds import nth_seed, seeded_generators
 from tests.benchmarks import transfer_sets as sets
-from tests.benchmarks.transfer_ways import WAYS, Network, networks, settings
-from tests.gpu.pack import class_names, pack, read_pack
+from tests.benchmarks.transfer_ways import SIZES, WAYS, Network, settings
+from tests.gpu.pack import pack, read_pack
 
 Row = dict[str, Any]
 _BATCH = 64
@@ -123,10 +123,8 @@ class Comparison:
         self.device = torch.device(options.device)
         packed = self._packed()
         self.train_set, test = self._images(packed)
-        names = class_names(packed)
-        about = {} if names is None else {"class_names": names}
-        self.train = load_real(self.train_set, device=self.device, **about)
-        self.test = load_real(test, device=self.device, **about)
+        self.train = load_real(self.train_set, device=self.device)
+        self.test = load_real(test, device=self.device)
         self.transform = Normalization.from_data(self.train).to(self.device)
         self.coresets = RealCoresets(self.train)
 
@@ -185,7 +183,7 @@ class Comparison:
             per_class = self.options.per_class
             return sets.real(self.coresets, self.train, name, per_class, network_seed)
 
-        network = networks(self.options.size)[row["network"]]
+        network = SIZES[self.options.size].tested[row["network"]]
         began = time.monotonic()
         scores = measured(network, of_network, self.test, self.transform, protocol)
         spent = {"test_seconds": round(time.monotonic() - began, 1)}
@@ -280,10 +278,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--compile", default="trace", choices=["no", "trace", "inductor"])
     add("--mixed_precision", default="no", choices=["no", "bf16"])
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--size", default="full", choices=["full", "toy"])
+    add("--size", default="full", choices=list(SIZES), help="of the networks")
     add("--json", type=Path, help="file for the rows")
     options = parser.parse_args(arguments)
-    known = list(networks(options.size))
+    known = list(SIZES[options.size].tested)
     options.networks = options.networks or known
     if unknown := set(options.networks) - set(known):
         parser.error(f"--networks must be of {', '.join(known)}, got {', '.join(unknown)}")

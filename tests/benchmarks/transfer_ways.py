@@ -6,6 +6,7 @@ storage, classes for labels, and the augmentation of the test.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 
@@ -25,22 +26,66 @@ def _vit(patch: int, width: int, depth: int, heads: int) -> Network:
     return Network("timm/vit_tiny_patch16_224", arguments)
 
 
-# For images of 28x28 and 32x32. The first is the one that most ways distill with.
+# The network that most ways distill with.
 CONVNET: Final = "convnet"
-TESTED: Final[dict[str, Network]] = {
-    CONVNET: _convnet(32, 3, "batchnorm"),
-    "resnet18": Network("timm/resnet18", {}),
-    "convnext": Network(
-        "timm/convnext_atto",
-        {"depths": [2, 2, 2, 2], "dims": [32, 64, 128, 256], "patch_size": 2},
-    ),
-    "vit": _vit(4, 96, 4, 3),
-}
 
-# The same kind of network in several widths, depths and norms; and three kinds of networks. No
-# tested network but the first is among them.
-WIDTHS: Final = (TESTED[CONVNET], _convnet(16, 2, "instancenorm"), _convnet(48, 4, "batchnorm"))
-KINDS: Final = (TESTED[CONVNET], Network("timm/resnet10t", {}), _vit(8, 64, 2, 2))
+
+class Networks(NamedTuple):
+    """The networks of a comparison, for images of 28x28 and 32x32.
+
+    Attributes:
+        tested: those that are trained on every set, by the name of their column.
+        widths: to distill with: one kind of network in several widths, depths and norms.
+        kinds: to distill with: several kinds of networks.
+    """
+
+    tested: dict[str, Network]
+    widths: tuple[Network, ...]
+    kinds: tuple[Network, ...]
+
+
+def _convnext(*widths: int, depth: int) -> Network:
+    arguments = {"depths": [depth] * len(widths), "dims": list(widths), "patch_size": 2}
+    return Network("timm/convnext_atto", arguments)
+
+
+def _of_size(tested: dict[str, Network], *others: Network, kinds: Sequence[Network]) -> Networks:
+    own = tested[CONVNET]
+    return Networks(tested, (own, *others), (own, *kinds))
+
+
+_RESNET18: Final = Network("timm/resnet18", {})
+# No tested network but the ConvNet is distilled with. "small" is for a processor.
+SIZES: Final[dict[str, Networks]] = {
+    "full": _of_size(
+        {
+            CONVNET: _convnet(32, 3, "batchnorm"),
+            "resnet18": _RESNET18,
+            "convnext": _convnext(32, 64, 128, 256, depth=2),
+            "vit": _vit(4, 96, 4, 3),
+        },
+        _convnet(16, 2, "instancenorm"),
+        _convnet(48, 4, "batchnorm"),
+        kinds=(Network("timm/resnet10t", {}), _vit(8, 64, 2, 2)),
+    ),
+    "small": _of_size(
+        {
+            CONVNET: _convnet(16, 3, "batchnorm"),
+            "resnet18": _RESNET18,
+            "convnext": _convnext(16, 32, 64, 128, depth=1),
+            "vit": _vit(8, 64, 3, 2),
+        },
+        _convnet(12, 2, "instancenorm"),
+        _convnet(24, 4, "batchnorm"),
+        kinds=(Network("timm/dd_lenet", {}), _vit(8, 32, 1, 2)),
+    ),
+    "toy": _of_size(
+        {CONVNET: _convnet(4, 2, "batchnorm"), "vit": _vit(8, 8, 1, 1)},
+        _convnet(5, 2, "batchnorm"),
+        _convnet(4, 1, "instancenorm"),
+        kinds=(_convnet(4, 1, "batchnorm"),),
+    ),
+}
 
 # As in the recipe mnist_transfer_ipc10: thirty steps of SGD, whose sizes are learned.
 _SHORT: Final[dict[str, Any]] = {
@@ -69,27 +114,19 @@ _MORE_IMAGES: Final = {"parametrization": "upsampled"}
 WAYS: Final[dict[str, dict[str, Any]]] = {
     "short": _SHORT,
     "plain": _PLAIN,
-    "plain+widths": {**_PLAIN, "networks": WIDTHS},
-    "plain+kinds": {**_PLAIN, "networks": KINDS},
+    "plain+widths": {**_PLAIN, "networks": "widths"},
+    "plain+kinds": {**_PLAIN, "networks": "kinds"},
     "plain+pyramid": {**_PLAIN, **_PYRAMID},
     "plain+copies": {**_PLAIN, "batch_size": 32, "augmentations_per_step": 4},
     "plain+upsampled": {**_PLAIN, **_MORE_IMAGES},
     "short+pyramid": {**_SHORT, **_PYRAMID},
     "short+copies": {**_SHORT, "augmentations_per_step": 4},
     "short+upsampled": {**_SHORT, **_MORE_IMAGES},
-    "short+widths": {**_SHORT, "networks": WIDTHS},
-    "short+kinds": {**_SHORT, "networks": KINDS},
-    "short+upsampled+widths": {**_SHORT, **_MORE_IMAGES, "networks": WIDTHS},
-    "short+upsampled+kinds": {**_SHORT, **_MORE_IMAGES, "networks": KINDS},
+    "short+widths": {**_SHORT, "networks": "widths"},
+    "short+kinds": {**_SHORT, "networks": "kinds"},
+    "short+upsampled+widths": {**_SHORT, **_MORE_IMAGES, "networks": "widths"},
+    "short+upsampled+kinds": {**_SHORT, **_MORE_IMAGES, "networks": "kinds"},
 }
-
-# In runs of tests: small networks, few steps.
-_TOY_TESTED: Final = {CONVNET: _convnet(4, 2, "batchnorm"), "vit": _vit(8, 8, 1, 1)}
-
-
-def networks(size: str) -> dict[str, Network]:
-    """Return the networks that are trained on every set, by the name of their column."""
-    return _TOY_TESTED if size == "toy" else TESTED
 
 
 def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, Any]:
@@ -99,12 +136,13 @@ def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, An
         way: a name of `WAYS`.
         per_class: stored images of each class.
         steps: of the training that sets are tested by.
-        size: "full" or "toy".
+        size: of the networks, one of `SIZES`.
     """
     chosen = dict(WAYS[way])
-    learners = chosen.pop("networks", (TESTED[CONVNET],))
+    networks = SIZES[size]
+    several = {"widths": networks.widths, "kinds": networks.kinds}
+    learners = several.get(chosen.pop("networks", ""), (networks.tested[CONVNET],))
     if size == "toy":
-        learners = [_convnet(4 + place, 2, "batchnorm") for place in range(len(learners))]
         chosen["inner_steps"] = 4
         chosen |= {"window_length": 2, "pool_size": 1} if "window" in chosen else {}
     trained = per_class * (4 if chosen.get("parametrization") == "upsampled" else 1)

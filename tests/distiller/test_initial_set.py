@@ -68,6 +68,7 @@ def test_a_cosine_of_a_pool_takes_its_whole_training(tmp_path):
 def test_a_cosine_of_step_sizes_per_layer_is_alike_in_all_layers(tmp_path):
     settings = {"inner_schedule": "cosine", "step_sizes": "per_layer", "inner_lr": 0.2}
     sizes = toy_distiller(tmp_path, inner_steps=4, **settings).synthetic.step_sizes().detach()
-    assert sizes.shape[0] == 4 and sizes.shape[1] > 1
+    assert sizes.shape[0] == 4
+    assert sizes.shape[1] > 1
     assert torch.equal(sizes, sizes[:, :1].expand_as(sizes))
     assert float(sizes[2, 0]) == pytest.approx(0.1)
