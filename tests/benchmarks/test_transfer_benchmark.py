@@ -65,12 +65,13 @@ def test_a_run_ends_in_time_with_its_rates_at_the_end_of_a_cosine(tmp_path, monk
             return super().training_step()
 
     monkeypatch.setattr(transfer_sets, "TimedDistiller", Stepped)
-    monkeypatch.setattr(transfer_sets.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transfer_sets, "seconds_now", lambda on_processor: now[0])
     about = transfer_sets.distilled(tmp_path / "set", chosen, pictures(40, 0), 3.5)
-    assert about["outer_steps"] == 4
+    # One before the clock starts, and four of one second each.
+    assert about["outer_steps"] == 5
     assert about["factor"] == 2
-    # After 0, 1, 2 and 3 of 3.5 seconds.
-    expected = [0.01, 0.00811745, 0.00388740, 0.00049516]
+    # Before the clock, and after 0, 1, 2 and 3 of 3.5 seconds.
+    expected = [0.01, 0.01, 0.00811745, 0.00388740, 0.00049516]
     assert rates == pytest.approx(expected, rel=1e-5)
     images, labels = transfer_sets.read(tmp_path / "set")
     assert images.shape == (4 * CLASSES, 3, 16, 16)
@@ -125,6 +126,23 @@ def test_random_images_are_drawn_for_each_network_and_chosen_ones_are_not(tmp_pa
         one, other = (transfer_sets.real(coresets, data, name, 2, seed) for seed in (0, 1))
         assert torch.equal(one[0], other[0])
         assert one[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["random", "herding"])
+def test_images_of_half_size_are_four_times_as_many_in_the_same_storage(name):
+    data = transfer.load_real(pictures(40, 0))
+    coresets = transfer.RealCoresets(data)
+    control = f"{name}{transfer_sets.HALF_SIZE}"
+    assert control in transfer_sets.CONTROLS
+    half, labels = transfer_sets.real(coresets, data, control, 2, 3)
+    full, of_full = transfer_sets.real(coresets, data, name, 8, 3)
+    assert torch.equal(labels, of_full)
+    small = torch.nn.functional.avg_pool2d(full, 2)
+    small = (small * 255).round() / 255
+    expected = torch.nn.functional.interpolate(
+        small, (16, 16), mode="bilinear", align_corners=False
+    )
+    assert torch.allclose(half, expected, atol=1e-6)
 
 
 def test_a_table_takes_seeds_together():

@@ -3,10 +3,12 @@
     python -m tests.benchmarks.transfer DATA --out FOLDER [--seconds 60] [--ways plain short]
 
 DATA is a folder with ``train*.parquet`` and ``validation*.parquet``, or a file of `tests.gpu.pack`.
-Every way (`transfer_ways`) has the same seconds of outer steps. Each set is written as PNG files.
+Every way (`transfer_ways`) has the same seconds of outer steps (on a processor those of the process,
+so that others on the machine do not count). Each set is written as PNG files.
 Networks are then trained on the files and their classes as one trains on real images, with the same
 augmentation, AdamW and steps for all sets, and tested on validation images. Controls of the same
-storage are random real images, drawn for each network, and those that rules choose.
+storage are random real images, drawn for each network, and those that rules choose; and four times
+as many of them at half the height and width, which is what upsampled sets have to beat.
 
 A row is a set and a network. FOLDER keeps every row and set, so the same command continues where it
 stopped. ``--minutes`` ends it in time. No network and no `datasets` are needed.
@@ -200,6 +202,7 @@ class Comparison:
             )
             chosen |= {
                 "augmentation": options.augmentation,
+                "learning_rate": options.learning_rate,
                 "compile": options.compile,
                 "mixed_precision": options.mixed_precision,
                 "seed": seed,
@@ -264,13 +267,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("data", type=Path)
     add("--out", type=Path, required=True, help="folder of rows and sets")
     add("--ways", nargs="*", choices=list(WAYS), default=list(WAYS), metavar="WAY")
-    controls = [sets.RANDOM, *sets.CHOSEN]
+    controls = sets.CONTROLS
     add("--controls", nargs="*", choices=controls, default=controls, metavar="CONTROL")
     add("--networks", nargs="*", metavar="NETWORK", help="all by default")
     add("--seconds", type=float, default=60, help="of outer steps of each way")
     add("--seeds", type=int, nargs="+", default=[0])
     add("--repeats", type=int, default=3, help="networks of each row")
     add("--steps", type=int, default=400, help="of the training that measures a set")
+    add("--learning_rate", type=float, default=0.01, help="of the distilled images, at first")
     add("--augmentation", default="color+crop+flip+scale+rotate")
     add("--per_class", type=int, default=10)
     add("--test_images", type=int, help="the first validation images; all by default")
