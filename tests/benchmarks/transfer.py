@@ -3,9 +3,9 @@
     python -m tests.benchmarks.transfer DATA --out FOLDER [--seconds 60] [--ways plain short]
 
 DATA is a folder with ``train*.parquet`` and ``validation*.parquet``, or a file of `tests.gpu.pack`.
-Every way (`transfer_ways`) has the same seconds of outer steps (on a processor those of the process,
-so that others on the machine do not count). Each set is written as PNG files.
-Networks are then trained on the files and their classes as one trains on real images, with the same
+Every way (`transfer_ways`) has the same seconds of outer steps. On a processor they are those of
+the process, so that others on the machine do not count. Each set is written as PNG files. Networks
+are then trained on the files and their classes as one trains on real images, with the same
 augmentation, AdamW and steps for all sets, and tested on validation images. Controls of the same
 storage are random real images, drawn for each network, and those that rules choose; and four times
 as many of them at half the height and width, which is what upsampled sets have to beat.
