@@ -39,6 +39,16 @@ def test_networks_take_small_images_and_are_not_distilled_with(size):
         assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_a_way_is_the_recipe_of_the_package():
+    way = transfer_ways.settings("short+upsampled", per_class=10, steps=400, size="full")
+    recipe = DistillerConfig.from_recipe("cifar10_transfer_ipc10")
+    given = DistillerConfig(**way, augmentation=transfer.AUGMENTATION, dataset="cifar10")
+    for name in way.keys() - {"model_args"}:
+        assert getattr(given, name) == getattr(recipe, name)
+    assert given.networks == recipe.networks
+    assert given.augmentation == recipe.augmentation
+
+
 def test_png_files_of_a_set_hold_what_is_stored(tmp_path):
     labels = torch.arange(6).sort().values // 2
     stored = torch.rand(6, 3, 4, 4)

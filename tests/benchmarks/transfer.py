@@ -39,6 +39,7 @@ from tests.benchmarks.transfer_ways import SIZES, WAYS, Network, settings
 from tests.gpu.pack import pack, read_pack
 
 Row = dict[str, Any]
+AUGMENTATION = "color+crop+flip+scale+rotate"
 _BATCH = 64
 
 
@@ -275,7 +276,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=3, help="networks of each row")
     add("--steps", type=int, default=400, help="of the training that measures a set")
     add("--learning_rate", type=float, default=0.01, help="of the distilled images, at first")
-    add("--augmentation", default="color+crop+flip+scale+rotate")
+    add("--augmentation", default=AUGMENTATION)
     add("--per_class", type=int, default=10)
     add("--test_images", type=int, help="the first validation images; all by default")
     add("--minutes", type=float, default=float("inf"), help="start no row that would end later")
