@@ -10,8 +10,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 import yaml
 from timm.models.resnet import ResNet
+from torch import nn
 
 from dd_plugin.cli import main
 from dd_plugin.hub.exports import export_image_folder
@@ -135,6 +137,23 @@ def test_the_policies_script_trains_the_network_and_step_size_asked_for(
     config, make_model = script.make(key, "digits", "out")
     assert (config.inner_lr, config.inner_optimizer_args) == (inner_lr, {"momentum": 0.9})
     assert isinstance(make_model(), made)
+
+
+@pytest.mark.parametrize(("share", "like"), [(50.0, "batchnorm2d"), (-50.0, "instancenorm2d")])
+def test_tasknorm_lies_between_batch_and_image(monkeypatch, share, like):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "reproduce"))
+    layer = importlib.import_module("batchnorm_policies").TaskNorm(3).double()
+    other = {"batchnorm2d": nn.BatchNorm2d(3), "instancenorm2d": nn.InstanceNorm2d(3)}[
+        like
+    ].double()
+    layer.share.data.fill_(share)
+    x = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), other(x))
+    if like == "batchnorm2d":
+        torch.testing.assert_close(layer.running_mean, other.running_mean)
+        # torch's layer keeps the unbiased variance of 80 values.
+        expected = 0.9 + (other.running_var - 0.9) * 79 / 80
+        torch.testing.assert_close(layer.running_var, expected)
 
 
 def test_reproduce_recipes(tmp_path, run_here, monkeypatch, capfd):
