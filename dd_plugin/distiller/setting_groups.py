@@ -204,6 +204,11 @@ class NetworkSettings:
 class SyntheticSettings:
     """What is learned: the images and their labels."""
 
+    start_from: str | None = _option(
+        None,
+        "Distilled set to start from: a folder or an id on the Hub. What was learned of its "
+        "classes stays; new classes and images begin as image_init says.",
+    )
     images_per_class: int = _option(1, "Stored images per class.")
     image_init: Literal["real", "noise", "mean"] = _option(
         "real",
