@@ -80,9 +80,7 @@ class SyntheticSet(nn.Module):
             others = (1 - OWN_CLASS) / max(recipe.num_classes - 1, 1)
             self.learned_labels = nn.Parameter(torch.empty_like(one_hot))
             self.set_targets(
-                one_hot
-                if self.label_form == "weights"
-                else one_hot * (OWN_CLASS - others) + others
+                one_hot if self.label_form == "weights" else one_hot * (OWN_CLASS - others) + others
             )
         self._constant_names = list(constants or {})
         self._constants = nn.ParameterList(

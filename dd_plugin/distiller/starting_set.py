@@ -89,8 +89,8 @@ class StartingSet:
         missing = [name for name in names if name not in train.class_names]
         if missing:
             raise ValueError(
-                f"`start_from` {self.name!r} has the classes {_listed(missing)}, of which there are "
-                f"no real images: theirs are {_listed(train.class_names)}. Add real images of "
+                f"`start_from` {self.name!r} has the classes {_listed(missing)}, of which there "
+                f"are no real images: theirs are {_listed(train.class_names)}. Add real images of "
                 "these classes, under the same names; or distill the new classes alone and put "
                 "both sets together with `dd-plugin merge`"
             )
@@ -103,9 +103,9 @@ class StartingSet:
         if clashing:
             old, new = clashing[0]
             raise ValueError(
-                f"`start_from` {self.name!r} has the class {old!r} and the real images have {new!r} "
-                "as another one; give both the same name, or names that differ by more than case "
-                "and spaces"
+                f"`start_from` {self.name!r} has the class {old!r} and the real images have "
+                f"{new!r} as another one; give both the same name, or names that differ by "
+                "more than case and spaces"
             )
 
     def _check_labels(self, config: DistillerConfig) -> None:
@@ -208,9 +208,7 @@ class StartingSet:
         targets[here.to(targets.device)] = old[there].to(targets)
         synthetic.set_targets(targets)
 
-    def step_sizes(
-        self, config: DistillerConfig, recipe: Recipe, fresh: Tensor
-    ) -> Tensor:
+    def step_sizes(self, config: DistillerConfig, recipe: Recipe, fresh: Tensor) -> Tensor:
         """Return the step sizes that a run begins with.
 
         Args:
