@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dd_plugin.bilevel import Full, Last, Random, Window
+from dd_plugin.bilevel import Adaptive, Full, Last, Random, Window
 from dd_plugin.data import Normalization, RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.distiller.architectures import Architectures, make_architectures
 from dd_plugin.distiller.by_data import is_left_alone, marked
@@ -179,4 +179,5 @@ def make_window(config: DistillerConfig) -> Window:
     if config.window == "full":
         return Full()
     assert config.window_length is not None
-    return (Last if config.window == "last" else Random)(config.window_length)
+    kinds = {"last": Last, "random": Random, "adaptive": Adaptive}
+    return kinds[config.window](config.window_length)

@@ -269,12 +269,13 @@ class InnerSettings:
         "Which step sizes are learned. per_step: one per step; per_layer: one per step and "
         "parameter tensor of the network, as in MAML++; shared: one for all; constant: none.",
     )
-    window: Literal["full", "last", "random"] = _option(
+    window: Literal["full", "last", "random", "adaptive"] = _option(
         "full",
         "Inner steps that are differentiated. full: all; last: the last ones; random: those of a "
-        "window at a random place.",
+        "window at a random place; adaptive: of one where training moves fast at first, anywhere "
+        "later, and where it moves slowly in the end.",
     )
-    window_length: int | None = _option(None, "Steps of the window, for last and random.")
+    window_length: int | None = _option(None, "Steps of the window, unless it is full.")
     augmentation: str = _option(
         "",
         "Differentiable augmentation of synthetic and real images. With `_` a step does one of "
