@@ -7,8 +7,7 @@ FOLDER is a data set that `load_dataset` reads, such as MNIST. The classes come 
 each task, fresh networks are trained on what is stored by then, and tested on all classes so far.
 Every way of keeping a set stores the same number of real or distilled images of each class:
 
-- grown: distilled from the real images of all classes so far, from the set of the task before;
-- replayed: the same, but the stored images stand in for the real ones of earlier tasks;
+- grown: distilled from the real images of all classes so far, starting from the set before;
 - merged: each task is distilled alone, and its set is merged with the others;
 - herding, random: real images of each task, chosen by their pixels or drawn.
 
@@ -37,7 +36,7 @@ from dd_plugin.evaluation import herding, random_rows
 from dd_plugin.evaluation.real_coresets import pixel_features, rows_of
 from dd_plugin.hub import write_set
 
-DISTILLED = ("grown", "replayed", "merged")
+DISTILLED = ("grown", "merged")
 
 
 class Rows(list[tuple[Any, int]]):
@@ -88,8 +87,6 @@ class Keeper:
         before, here = self.kept, self.folder / f"task-{task}"
         if self.way == "grown":
             self.kept = self._distilled(here, so_far, before)
-        elif self.way == "replayed":
-            self.kept = self._distilled(here, _replayed(before, new), before)
         else:
             alone = self.folder / f"alone-{task}"
             if self.way == "merged":
@@ -154,27 +151,6 @@ class Keeper:
         return DistilledDataset.from_pretrained(target)
 
 
-def _replayed(kept: DistilledDataset | None, new: Rows) -> Rows:
-    """Return the real images of a task, with the stored ones in the place of earlier ones."""
-    if kept is None:
-        return new
-    names = [*kept.class_names, *new.classes]
-    stored = list(zip(kept.images, kept.labels.tolist(), strict=True))
-    moved = [(image, names.index(new.classes[label])) for image, label in new]
-    size = kept.recipe.shape
-    return Rows([(_tensor(image, size), label) for image, label in [*stored, *moved]], names)
-
-
-def _tensor(image: Any, size: tuple[int, int, int]) -> torch.Tensor:
-    """Return an image as 8-bit values of one kind, whatever it was."""
-    if isinstance(image, torch.Tensor):
-        return (image * 255).round().to(torch.uint8)
-    import numpy as np
-
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if size[0] == 1 else pixels.permute(2, 0, 1)
-
-
 def run(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Go through the tasks, and return a row for each way of keeping and of training."""
     train, test = (read(args.data, split) for split in (args.train_split, args.test_split))
@@ -224,12 +200,12 @@ def main() -> None:
     parser.add_argument("--train_split", default="train")
     parser.add_argument("--test_split", default="validation")
     parser.add_argument("--ways", nargs="+", default=[*DISTILLED, "herding", "random"])
-    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--compile", default="trace")
     for name, default in {
         "tasks": 5,
-        "images_per_class": 5,
+        "images_per_class": 2,
         "real_images": 1000,
-        "real_batch_size": 128,
+        "real_batch_size": 64,
         "max_steps": 60,
         "inner_steps": 10,
         "width": 16,

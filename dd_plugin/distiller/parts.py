@@ -179,5 +179,6 @@ def make_window(config: DistillerConfig) -> Window:
     if config.window == "full":
         return Full()
     assert config.window_length is not None
-    kinds = {"last": Last, "random": Random, "adaptive": Adaptive}
-    return kinds[config.window](config.window_length)
+    if config.window == "adaptive":
+        return Adaptive(config.window_length)
+    return (Last if config.window == "last" else Random)(config.window_length)

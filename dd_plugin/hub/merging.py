@@ -8,7 +8,7 @@ sets are merged at once or two by two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,7 @@ def _merged(sets: Sequence[StoredSet], names: tuple[str, ...]) -> SyntheticSet:
     dtype = first.step_sizes().dtype
     places = [[names.index(name) for name in part.recipe.class_names] for part in parts]
     order = _order(parts)
+    weights = [len(part.labels) for part in parts]
     pixels = torch.cat([part.parametrization.stored().detach().to(dtype) for part in parts])[order]
     factor = first.parametrization.factor
     images: Parametrization = Pixels(pixels) if factor == 1 else Upsampled.of_stored(pixels, factor)
@@ -182,12 +183,12 @@ def _merged(sets: Sequence[StoredSet], names: tuple[str, ...]) -> SyntheticSet:
         Recipe.from_dict({**first.recipe.to_dict(), "class_names": list(names)}),
         images,
         labels,
-        _mean(parts, lambda part: part.step_sizes().log()).exp().to(dtype),
+        _mean([part.step_sizes().log() for part in parts], weights).exp().to(dtype),
         transform=first.transform,
         soft_labels=first.label_form or False,
         learn_step_sizes=any(stored.record.images.learned_step_sizes for stored in sets),
         constants={
-            name: _mean(parts, lambda part, name=name: part.constants()[name]).to(value)
+            name: _mean([part.constants()[name] for part in parts], weights).to(value)
             for name, value in first.constants().items()
         },
     )
@@ -215,10 +216,10 @@ def _order(parts: Sequence[SyntheticSet]) -> Tensor:
     return torch.argsort(torch.cat(group), stable=True)
 
 
-def _mean(parts: Sequence[SyntheticSet], of: Callable[[SyntheticSet], Tensor]) -> Tensor:
-    """Return the mean of a tensor of each set, weighted by images, in float64."""
-    total = sum(len(part.labels) for part in parts)
-    weighted = [of(part).detach().double() * (len(part.labels) / total) for part in parts]
+def _mean(tensors: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
+    """Return the weighted mean of tensors, in float64."""
+    total = sum(weights)
+    weighted = [t.detach().double() * (w / total) for t, w in zip(tensors, weights, strict=True)]
     return torch.stack(weighted).sum(0)
 
 
