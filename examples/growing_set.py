@@ -29,11 +29,8 @@ from typing import Any
 import torch
 
 from dd_plugin import DistilledDataset, Distiller, DistillerConfig
-from dd_plugin.data import load_digits, load_real
-from dd_plugin.data.parametrization import Pixels
-from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.data import Pixels, SyntheticSet, load_digits, load_real
 from dd_plugin.evaluation import herding, random_rows
-from dd_plugin.evaluation.real_coresets import pixel_features, rows_of
 from dd_plugin.hub import write_set
 
 DISTILLED = ("grown", "merged")
@@ -130,7 +127,8 @@ class Keeper:
     def _chosen(self, folder: Path, rows: Rows) -> DistilledDataset:
         """Write real images as a set, with the network and normalization of the distilled ones."""
         data, count = load_real(rows), self.args.images_per_class
-        features, labels = pixel_features(data), data.labels()
+        images, labels = map(torch.cat, zip(*data.batches(500), strict=True))
+        features = images.flatten(1)
         if self.way == "herding":
             chosen = herding(features, labels, count)
         else:
@@ -138,16 +136,16 @@ class Keeper:
         chosen = chosen.sort().values
         config = self.config(folder, None)
         like = Distiller(None, config, rows).synthetic
-        images = SyntheticSet(
+        synthetic = SyntheticSet(
             like.recipe,
-            Pixels(rows_of(data, chosen, 500)),
+            Pixels(images[chosen]),
             labels[chosen],
             like.step_sizes().detach(),
             transform=like.transform,
             constants=like.constants(),
         )
         target = folder.with_name(f"chosen-{folder.name}")
-        write_set(target, images)
+        write_set(target, synthetic)
         return DistilledDataset.from_pretrained(target)
 
 

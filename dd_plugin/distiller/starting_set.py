@@ -20,7 +20,6 @@ from dd_plugin.data.growing import grown_labels, grown_step_sizes, in_words, sam
 from dd_plugin.data.parametrization import Upsampled
 from dd_plugin.distiller.checkpoint import find_checkpoint
 from dd_plugin.distiller.config import DistillerConfig
-from dd_plugin.hub import DistilledDataset
 from dd_plugin.hub.folder import CORE
 from dd_plugin.hub.reading import TENSORS, read_set
 
@@ -53,6 +52,8 @@ class StartingSet:
             return None
         if (core := _core_of(config)) is not None:
             return cls(config.start_from, read_set(core, names=(TENSORS,)).synthetic)
+        from dd_plugin.hub import DistilledDataset  # with the client of the Hub
+
         opened = DistilledDataset.from_pretrained(config.start_from, token=config.hub_token)
         return cls(config.start_from, opened.synthetic("exact"))
 
