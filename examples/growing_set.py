@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 from dd_plugin import DistilledDataset, Distiller, DistillerConfig
-from dd_plugin.data import Pixels, SyntheticSet, load_digits, load_real
+from dd_plugin.data import SyntheticSet, load_digits, load_real
+from dd_plugin.data.parametrization import Pixels
 from dd_plugin.evaluation import herding, random_rows
 from dd_plugin.hub import write_set
 

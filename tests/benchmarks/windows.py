@@ -62,30 +62,7 @@ def measure(args: argparse.Namespace, window: str, seed: int) -> dict[str, Any]:
     """Make one run, and return its row."""
     clock = ByClock(args.seconds)
     with tempfile.TemporaryDirectory() as folder:
-        config = DistillerConfig(
-            output_dir=folder,
-            dataset=args.data,
-            eval_split="validation",
-            window=window,
-            window_length=args.window_length,
-            inner_steps=args.inner_steps,
-            images_per_class=args.images_per_class,
-            batching="all",
-            model_args={"width": args.width, "depth": args.depth, "norm_layer": "batchnorm2d"},
-            real_batch_size=args.real_batch_size,
-            augmentation=args.augmentation,
-            max_steps=1_000_000,
-            lr_scheduler_type="constant",  # `ByClock` lowers the rates
-            eval_steps=0,
-            save_steps=0,
-            logging_steps=1_000_000,
-            final_eval_networks=args.networks,
-            baselines=False,
-            compile=args.compile,
-            **({} if args.compile == "no" else {"memory_format": "contiguous"}),
-            disable_tqdm=True,
-            seed=seed,
-        )
+        config = DistillerConfig(output_dir=folder, **_settings(args, window, seed))
         distiller = Distiller(config=config, callbacks=[clock])
         state = distiller.train()
         if state.interrupted:
@@ -106,6 +83,30 @@ def measure(args: argparse.Namespace, window: str, seed: int) -> dict[str, Any]:
         "width": args.width,
         "depth": args.depth,
         "accuracies": list(scores.accuracies),
+    }
+
+
+def _settings(args: argparse.Namespace, window: str, seed: int) -> dict[str, Any]:
+    of_args = "window_length inner_steps images_per_class real_batch_size augmentation compile"
+    # Not what a trial happens to choose.
+    of_layout = {} if args.compile == "no" else {"memory_format": "contiguous"}
+    return {
+        "dataset": args.data,
+        "eval_split": "validation",
+        "window": window,
+        **{name: getattr(args, name) for name in of_args.split()},
+        "batching": "all",
+        "model_args": {"width": args.width, "depth": args.depth, "norm_layer": "batchnorm2d"},
+        "max_steps": 1_000_000,
+        "lr_scheduler_type": "constant",  # `ByClock` lowers the rates
+        "eval_steps": 0,
+        "save_steps": 0,
+        "logging_steps": 1_000_000,
+        "final_eval_networks": args.networks,
+        "baselines": False,
+        **of_layout,
+        "disable_tqdm": True,
+        "seed": seed,
     }
 
 
