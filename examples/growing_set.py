@@ -8,11 +8,12 @@ each task, fresh networks are trained on what is stored by then, and tested on a
 Every way of keeping a set stores the same number of real or distilled images of each class:
 
 - grown: distilled from the real images of all classes so far, starting from the set before;
+- anew: the same, in as many outer steps, but not from the set before;
 - merged: each task is distilled alone, and its set is merged with the others;
 - herding, random: real images of each task, chosen by their pixels or drawn.
 
-Only "grown" keeps the earlier real images. "by the recipe" trains with the learned step sizes,
-"plain" with AdamW, as one trains on real images.
+Only "grown" and "anew" keep the earlier real images. "by the recipe" trains with the learned step
+sizes, "plain" with AdamW, as one trains on real images.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from dd_plugin.data.parametrization import Pixels
 from dd_plugin.evaluation import herding, random_rows
 from dd_plugin.hub import write_set
 
-DISTILLED = ("grown", "merged")
+DISTILLED = ("grown", "anew", "merged")
+WAYS = (*DISTILLED, "herding", "random")
 
 
 class Rows(list[tuple[Any, int]]):
@@ -85,6 +87,8 @@ class Keeper:
         before, here = self.kept, self.folder / f"task-{task}"
         if self.way == "grown":
             self.kept = self._distilled(here, so_far, before)
+        elif self.way == "anew":
+            self.kept = self._distilled(here, so_far, None)
         else:
             alone = self.folder / f"alone-{task}"
             if self.way == "merged":
@@ -198,7 +202,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the rows")
     parser.add_argument("--train_split", default="train")
     parser.add_argument("--test_split", default="validation")
-    parser.add_argument("--ways", nargs="+", default=[*DISTILLED, "herding", "random"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--compile", default="trace")
     for name, default in {
         "tasks": 5,
@@ -219,16 +223,29 @@ def main() -> None:
         rows = run(args, Path(folder))
     print(f"\n{table(rows)}")
     if args.json is not None:
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "data", "compile")}
-        report = {
-            "command": "python examples/growing_set.py",
-            "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
-            "torch": torch.__version__,
-            "minutes": round((time.perf_counter() - began) / 60, 1),
-            "settings": settings,
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        write(args, rows, (time.perf_counter() - began) / 60)
+
+
+def write(args: argparse.Namespace, rows: list[dict[str, Any]], minutes: float) -> None:
+    """Write the rows into a file, beside those of other ways that were made with these settings."""
+    left_out = ("json", "data", "compile", "ways")
+    settings = {k: v for k, v in vars(args).items() if k not in left_out}
+    if args.json.exists():
+        before = json.loads(args.json.read_text())
+        if before["settings"] != settings:
+            raise SystemExit(f"{args.json} was made with other settings; move it away")
+        rows = [row for row in before["rows"] if row["way"] not in args.ways] + rows
+        rows.sort(key=lambda row: WAYS.index(row["way"]))
+        minutes += before["minutes"]
+    report = {
+        "command": "python examples/growing_set.py",
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "torch": torch.__version__,
+        "minutes": round(minutes, 1),
+        "settings": settings,
+        "rows": rows,
+    }
+    args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -85,11 +85,18 @@ def test_growing_set(tmp_path, run_here, capsys):
     rows = json.loads(results.read_text())["rows"]
     ways = [(row["way"], row["training"]) for row in rows]
     assert ways[:2] == [("grown", "by the recipe"), ("grown", "plain")]
-    assert {way for way, _ in ways} == {"grown", "merged", "herding", "random"}
+    assert {way for way, _ in ways} == {"grown", "anew", "merged", "herding", "random"}
     # Equal storage: two images of each of four classes.
     assert {row["images"] for row in rows} == {8}
     assert all(len(row["tasks"]) == 2 for row in rows)
     assert capsys.readouterr().out.count("| herding | plain |") == 1
+    # One way can be added or measured again, with the same settings alone.
+    again = [*words, "--real_images", 30, "--compile", "no", "--json", results]
+    run_here("growing_set.py", *again, "--ways", "random")
+    both = [(row["way"], row["training"]) for row in json.loads(results.read_text())["rows"]]
+    assert both == ways
+    with pytest.raises(SystemExit, match="was made with other settings"):
+        run_here("growing_set.py", *again, "--ways", "random", "--seed", 1)
 
 
 class OneThread(ThreadPoolExecutor):
