@@ -4,7 +4,7 @@
 
 FOLDER is a data set that `load_dataset` reads, with the splits train and validation, such as MNIST
 or CIFAR-10; "digits" is that of scikit-learn. Every run has the same settings and the same number
-of seconds on one thread, counted from the end of its first outer step, before which steps are
+of seconds of one core's time, counted from the end of its first outer step, before which steps are
 traced. The learning rates fall along half a cosine of these seconds. Reported are outer steps, the
 phase in which each step was, and the accuracies of fresh networks on the validation images. A run
 that is in the file is not made again.
@@ -35,10 +35,10 @@ class ByClock(DistillerCallback):
 
     Args:
         seconds: from the end of the first outer step.
-        clock: the time.
+        clock: the time; by default that of the processor, which other work does not change.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.process_time) -> None:
         self.seconds, self._clock = seconds, clock
         self._began: float | None = None
         self._rates: list[float] = []
