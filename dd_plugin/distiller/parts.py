@@ -89,7 +89,7 @@ def make_parts(
     if config.trainable == "head":
         # Before the data, which may take minutes to read.
         backbones = load_backbones(config, model_init, device, dtype)
-        real = _real_images(config, train_dataset, eval_dataset, device, start)
+        real = _real_images(config, train_dataset, eval_dataset, device=device, start=start)
         count = of_backbones(backbones, real.train.shape)
         config = _with_defaults(config, real, count, len(backbones), device)
         networks, recipe = make_head_course(config, backbones, real, losses)
@@ -97,7 +97,7 @@ def make_parts(
         channels = real.train.shape[0]
         transform: Transform = Normalization([0.0] * channels, [1.0] * channels)
     else:
-        real = _real_images(config, train_dataset, eval_dataset, device, start)
+        real = _real_images(config, train_dataset, eval_dataset, device=device, start=start)
         networks = make_architectures(config, model_init, real.train, device=device, dtype=dtype)
         count = of_architectures(networks, real.train.shape)
         config = _with_defaults(config, real, count, len(networks.members), device)
@@ -134,6 +134,7 @@ def _real_images(
     config: DistillerConfig,
     train_dataset: Any,
     eval_dataset: Any,
+    *,
     device: torch.device,
     start: StartingSet | None,
 ) -> RealImages:
