@@ -205,9 +205,7 @@ class SyntheticSettings:
     """What is learned: the images and their labels."""
 
     start_from: str | None = _option(
-        None,
-        "Distilled set to start from: a folder or an id on the Hub. What was learned of its "
-        "classes stays; new classes and images begin as image_init says.",
+        None, "Distilled set (folder or Hub id) to start from; what is new begins by image_init."
     )
     images_per_class: int = _option(1, "Stored images per class.")
     image_init: Literal["real", "noise", "mean"] = _option(
@@ -264,6 +262,11 @@ class InnerSettings:
         "'{\"momentum\": 0.9}'.",
     )
     inner_lr: float = _option(0.02, "Step size, or its initial value where it is learned.")
+    inner_schedule: Literal["constant", "cosine"] = _option(
+        "constant",
+        "Course of inner_lr over inner training. cosine: it falls to 0 along half a cosine, as in "
+        "usual training with AdamW. With init=pool that takes pool_max_steps.",
+    )
     step_sizes: Literal["per_step", "per_layer", "shared", "constant"] = _option(
         "per_step",
         "Which step sizes are learned. per_step: one per step; per_layer: one per step and "
@@ -272,8 +275,7 @@ class InnerSettings:
     window: Literal["full", "last", "random", "adaptive"] = _option(
         "full",
         "Inner steps that are differentiated. full: all; last: the last ones; random: those of a "
-        "window at a random place; adaptive: of one where training moves fast at first, anywhere "
-        "later, and where it moves slowly in the end.",
+        "window at a random place; adaptive: at one that follows the speed of training.",
     )
     window_length: int | None = _option(None, "Steps of the window, unless it is full.")
     augmentation: str = _option(

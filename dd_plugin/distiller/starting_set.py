@@ -224,12 +224,15 @@ class StartingSet:
         alike = old.trainable == recipe.trainable and old.optimizer == recipe.optimizer
         if learned.dim() == 2:
             alike &= old.step_size_parameters == recipe.step_size_parameters
+        if config.inner_schedule == "cosine":
+            # Its last steps are small: none of them is to be repeated, or left out.
+            alike &= learned.dim() > 0 and old.steps == recipe.steps
         if "ridge" in (recipe.head, old.head):
             return fresh
         if not alike:
             logger.warning(
-                "the step sizes of %r are for another optimizer or network: those of this run "
-                "begin at inner_lr",
+                "the step sizes of %r are for another optimizer, network or schedule: those of "
+                "this run begin at inner_lr",
                 self.name,
             )
             return fresh

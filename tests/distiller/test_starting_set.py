@@ -177,7 +177,12 @@ def test_step_sizes_of_another_optimizer_begin_anew(tmp_path, plain, caplog):
     distiller = started(tmp_path, plain, inner_optimizer="adam", inner_lr=0.03)
     sizes = distiller.synthetic.step_sizes()
     assert torch.allclose(sizes, torch.full_like(sizes, 0.03))
-    assert "are for another optimizer or network" in caplog.text
+    assert "are for another optimizer, network or schedule" in caplog.text
+    cosine = {"inner_schedule": "cosine", "step_sizes": "constant", "inner_lr": 0.03}
+    longer = started(tmp_path / "longer", plain, inner_steps=5, **cosine).synthetic.step_sizes()
+    assert longer[-1] < longer[0] == pytest.approx(0.03)
+    same = started(tmp_path / "same", plain, **cosine).synthetic.step_sizes()
+    assert torch.allclose(same, plain.step_sizes)
     constant = started(tmp_path / "c", plain, step_sizes="constant")
     assert torch.allclose(constant.synthetic.step_sizes(), plain.step_sizes)
     assert not constant.synthetic.log_step_sizes.requires_grad
