@@ -93,6 +93,8 @@ BLOCKS = (
         "python -m tests.benchmarks.hypergradient",
         plot="Time of a hypergradient by each tool, as a multiple of that of higher",
     ),
+    Block("five-tasks", quality.five_tasks, "examples/growing_set.py"),
+    Block("windows", quality.windows, "python -m tests.benchmarks.windows"),
     Block("first-hour", costs.first_hour, "python -m tests.benchmarks.first_hour"),
     Block("one-pixel", costs.one_pixel, "python -m tests.benchmarks.one_pixel"),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),

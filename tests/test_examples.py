@@ -78,6 +78,29 @@ def test_distill_your_own_launched(tmp_path, launcher):
     assert (tmp_path / "out" / "preview.png").exists()
 
 
+def test_growing_set(tmp_path, run_here, capsys):
+    pytest.importorskip("sklearn", reason="the digits come with the extra demo")
+    results = tmp_path / "five.json"
+    size = {"tasks": 2, "max_steps": 1, "inner_steps": 2, "width": 4, "depth": 1, "networks": 1}
+    words = [word for name, value in size.items() for word in (f"--{name}", value)]
+    run_here("growing_set.py", *words, "--real_images", 30, "--compile", "no", "--json", results)
+    rows = json.loads(results.read_text())["rows"]
+    ways = [(row["way"], row["training"]) for row in rows]
+    assert ways[:2] == [("grown", "by the recipe"), ("grown", "plain")]
+    assert {way for way, _ in ways} == {"grown", "anew", "merged", "herding", "random"}
+    # Equal storage: two images of each of four classes.
+    assert {row["images"] for row in rows} == {8}
+    assert all(len(row["tasks"]) == 2 for row in rows)
+    assert capsys.readouterr().out.count("| herding | plain |") == 1
+    # One way can be added or measured again, with the same settings alone.
+    again = [*words, "--real_images", 30, "--compile", "no", "--json", results]
+    run_here("growing_set.py", *again, "--ways", "random")
+    both = [(row["way"], row["training"]) for row in json.loads(results.read_text())["rows"]]
+    assert both == ways
+    with pytest.raises(SystemExit, match="was made with other settings"):
+        run_here("growing_set.py", *again, "--ways", "random", "--seed", 1)
+
+
 class OneThread(ThreadPoolExecutor):
     """Runs what would be run in processes, which take longer to start than to run."""
 

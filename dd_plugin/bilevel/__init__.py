@@ -8,6 +8,7 @@ prepares ordinary models for it. The engine knows tensors and modules; images, d
 processes belong to other parts.
 """
 
+from dd_plugin.bilevel.adaptive_window import AdaptingWindow, Adaptive
 from dd_plugin.bilevel.adjoints import MissingRuleWarning
 from dd_plugin.bilevel.ensembles import EnsembleHypergradient, hypergradients, initial_state
 from dd_plugin.bilevel.foreign_models.second_order import (
@@ -30,6 +31,8 @@ from dd_plugin.bilevel.verification import VerificationError, VerificationWarnin
 from dd_plugin.bilevel.windows import Full, Last, Random, Window
 
 __all__ = [
+    "AdaptingWindow",
+    "Adaptive",
     "BatchGradient",
     "BilevelProblem",
     "CompileCacheWarning",

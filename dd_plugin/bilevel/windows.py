@@ -20,7 +20,13 @@ class Window(Protocol):
         ...
 
 
-def _check(length: int, steps: int) -> None:
+def check_length(length: int, steps: int) -> None:
+    """Check that a window fits into a run.
+
+    Raises:
+        TypeError: its length is no integer.
+        ValueError: it is longer than the run, or empty.
+    """
     if not isinstance(length, int):
         raise TypeError(f"the length of a window must be an integer, got {length!r}")
     if length < 1:
@@ -38,7 +44,7 @@ class Full:
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
         """Return ``(0, steps)``."""
-        _check(steps, steps)
+        check_length(steps, steps)
         return 0, steps
 
 
@@ -50,7 +56,7 @@ class Last:
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
         """Return ``(steps - length, steps)``."""
-        _check(self.length, steps)
+        check_length(self.length, steps)
         return steps - self.length, steps
 
 
@@ -66,7 +72,7 @@ class Random:
 
     def bounds(self, steps: int, seed: int) -> tuple[int, int]:
         """Return ``(end - length, end)`` with the end drawn from ``seed``."""
-        _check(self.length, steps)
+        check_length(self.length, steps)
         generator = torch.Generator().manual_seed(seed)
         end = self.length + int(torch.randint(steps - self.length + 1, (), generator=generator))
         return end - self.length, end

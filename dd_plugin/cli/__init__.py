@@ -24,6 +24,7 @@ _COMMANDS = {
     "evaluate": "train fresh networks on distilled sets, and test them",
     "compare": "show runs side by side: settings, accuracies, minutes",
     "push": "publish a distilled set on the Hub",
+    "merge": "put distilled sets together into one",
     "export": "write a distilled set in the form of another tool",
     "recipes": "list, show or copy the settings of published runs",
     "inspect": "show what convert_bn would convert in a model",

@@ -22,7 +22,7 @@ from dd_plugin.private import version_of
 from dd_plugin.seeds import InnerPurpose, mix
 
 # Probability that a soft label starts with on its own class.
-_OWN_CLASS = 0.9
+OWN_CLASS = 0.9
 
 
 class SyntheticSet(nn.Module):
@@ -77,12 +77,10 @@ class SyntheticSet(nn.Module):
         if soft_labels:
             self.label_form = "probabilities" if soft_labels is True else soft_labels
             one_hot = F.one_hot(labels, recipe.num_classes).to(step_sizes.dtype)
-            others = (1 - _OWN_CLASS) / max(recipe.num_classes - 1, 1)
+            others = (1 - OWN_CLASS) / max(recipe.num_classes - 1, 1)
             self.learned_labels = nn.Parameter(torch.empty_like(one_hot))
             self.set_targets(
-                one_hot
-                if self.label_form == "weights"
-                else one_hot * (_OWN_CLASS - others) + others
+                one_hot if self.label_form == "weights" else one_hot * (OWN_CLASS - others) + others
             )
         self._constant_names = list(constants or {})
         self._constants = nn.ParameterList(

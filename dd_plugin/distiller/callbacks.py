@@ -38,6 +38,7 @@ class DistillerState:
         best_step: the outer step of that evaluation.
         losses: finite outer losses since the last line of the log.
         choices: what settings of ``auto`` stand for in this run; a resumed run obeys it.
+        window: what an adaptive window has seen.
     """
 
     global_step: int = 0
@@ -52,6 +53,7 @@ class DistillerState:
     best_step: int | None = None
     losses: list[float] = field(default_factory=list)
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    window: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return a line on the run; its lists are attributes."""

@@ -69,6 +69,10 @@ def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: 
     here = settings_then["dataset"], settings["dataset"]
     if "dataset" in changed and (known or _same_place(saved.get("directory"), *here)):
         changed.remove("dataset")
+    if "start_from" in changed and settings["start_from"] is not None:
+        places = settings_then["start_from"] or "", settings["start_from"]
+        if _same_place(saved.get("directory"), *places):
+            changed.remove("start_from")
     if "max_steps" in changed:
         changed.remove("max_steps")
         _check_max_steps(folder, saved, settings_then["max_steps"], run.config)

@@ -16,6 +16,7 @@ from dd_plugin.data import RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.data.colors import decorrelating_basis
 from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.starting_set import StartingSet
 from dd_plugin.seeds import Purpose, mix
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def make_initial_set(
     *,
     transform: Transform,
     constants: dict[str, Tensor],
+    start: StartingSet | None = None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> SyntheticSet:
@@ -39,25 +41,37 @@ def make_initial_set(
         train: the real images.
         transform: from pixels to what a network takes.
         constants: what is learned beside images, labels and step sizes, by name.
+        start: the set that the run starts from, if any.
         device: where the set lives.
         dtype: of everything that is learned.
     """
     images, labels = _initial_images(config, recipe, train)
+    if start is not None:
+        here, there = start.rows(list(recipe.class_names), labels)
+        images = images.to(dtype)
+        images[here.to(images.device)] = start.synthetic.images().detach()[there].to(images)
     images, labels = images.to(device, dtype), labels.to(device)
     # Sorted by class so far; a group takes its share of every class.
     per_class = config.trained_per_class
     place = torch.arange(len(labels), device=device) % per_class
     order = torch.argsort(place * recipe.groups // per_class, stable=True)
-    return SyntheticSet(
+    step_sizes = _step_sizes(config, recipe).to(device, dtype)
+    if start is not None:
+        step_sizes = start.step_sizes(config, recipe, step_sizes)
+        constants = start.constants(constants)
+    synthetic = SyntheticSet(
         recipe,
         _parametrization(config, images[order], train),
         labels[order],
-        _step_sizes(config, recipe).to(device, dtype),
+        step_sizes,
         transform=transform,
         soft_labels=config.label_form if config.soft_labels else False,
         learn_step_sizes=config.step_sizes != "constant" and recipe.head != "ridge",
         constants={name: t.to(device, dtype) for name, t in constants.items()},
     )
+    if start is not None:
+        start.take_over(synthetic, config)
+    return synthetic
 
 
 def _initial_images(

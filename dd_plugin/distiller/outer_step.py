@@ -16,7 +16,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from dd_plugin.bilevel import Hypergradient, Storage, Window, hypergradient, hypergradients
+from dd_plugin.bilevel import (
+    AdaptingWindow,
+    Hypergradient,
+    Storage,
+    Window,
+    hypergradient,
+    hypergradients,
+)
 from dd_plugin.bilevel.batches import Batch
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.clipping import clip_by_moving_norm, gradient_norms
@@ -39,12 +46,14 @@ class _Average:
         gradients: for the leaves, in their order.
         outer_loss: 0-d.
         finite: whether every loss and every gradient is.
+        inner_losses: of each inner step that was run, if the window adapts to them; else empty.
         stop: whether a process was asked to end.
     """
 
     gradients: list[Tensor]
     outer_loss: Tensor
     finite: bool
+    inner_losses: Tensor
     stop: bool
 
 
@@ -100,6 +109,9 @@ class OuterStep:
             position.gradient_norms,
             self.run.config.max_grad_norm,
         )
+        if average.finite and isinstance(window := self.window_now, AdaptingWindow):
+            seen = window.after(average.inner_losses.tolist(), float(outer_loss))
+            position.window = seen.state_dict()
         # Without gradients, after a step that was left out, nothing moves.
         state.optimizer.step()
         state.optimizer.zero_grad()
@@ -126,7 +138,8 @@ class OuterStep:
         total = [torch.zeros_like(leaf) for leaf in leaves]
         device = self.run.accelerator.device
         outer_loss = torch.zeros((), dtype=self.run.dtype, device=device)
-        finite = True
+        inner_losses = torch.zeros(0, dtype=self.run.dtype, device=device)
+        adapts, finite = isinstance(self.window, AdaptingWindow), True
         for indices in self._groups(step, self.run.share(count)):
             if len(indices) == 1:
                 mean = self.gradient(step, indices[0], leaves)
@@ -135,8 +148,12 @@ class OuterStep:
             finite &= mean.finite
             size = len(indices)
             outer_loss += mean.outer_loss * size / count
+            if adapts and isinstance(mean, Hypergradient):
+                # Of each network where several were run as one.
+                part = mean.inner_losses.reshape(mean.stop, -1).mean(1) * size / count
+                inner_losses = inner_losses + part if len(inner_losses) else part
             total = [sum_ + g * size / count for sum_, g in zip(total, mean.leaves, strict=True)]
-        return _Average(total, outer_loss, finite, stop=signal.name is not None)
+        return _Average(total, outer_loss, finite, inner_losses, stop=signal.name is not None)
 
     def _groups(self, step: int, indices: Sequence[int]) -> list[list[int]]:
         """Some networks of a step, those together that are run as one."""
@@ -157,12 +174,20 @@ class OuterStep:
             [not part.finite, part.stop], dtype=self.run.dtype, device=accelerator.device
         )
         gradients = (g.flatten() for g in part.gradients)
-        flat = torch.cat([flags, part.outer_loss.reshape(1), *gradients])
+        flat = torch.cat([flags, part.outer_loss.reshape(1), part.inner_losses, *gradients])
         flat = torch.as_tensor(accelerator.reduce(flat, reduction="sum"))
         unusable, stop = (flat[:2] > 0).tolist()
-        pieces = flat[3:].split([g.numel() for g in part.gradients])
+        sizes = [len(part.inner_losses), *(g.numel() for g in part.gradients)]
+        inner_losses, *pieces = flat[3:].split(sizes)
         total = [p.view_as(g) for p, g in zip(pieces, part.gradients, strict=True)]
-        return _Average(total, flat[2], finite=not unusable, stop=stop)
+        return _Average(total, flat[2], not unusable, inner_losses, stop=stop)
+
+    @property
+    def window_now(self) -> Window:
+        """The window of the step: an adaptive one with what it has seen so far."""
+        if isinstance(self.window, AdaptingWindow):
+            return self.window.with_state(self.state.position.window)
+        return self.window
 
     def gradient(self, step: int, index: int, leaves: Sequence[Tensor]) -> Hypergradient | HeadStep:
         """Return the gradient of one network's outer loss for some leaves of the set.
@@ -260,7 +285,7 @@ class OuterStep:
         return {
             "step_size": synthetic.step_size(age, config.inner_steps),
             "steps": config.inner_steps,
-            "window": self.window,
+            "window": self.window_now,
             "method": config.method,
             "storage": self.storage,
             "seed": self._seed(step),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dd_plugin.bilevel import Full, Last, Random, Window
+from dd_plugin.bilevel import Adaptive, Full, Last, Random, Window
 from dd_plugin.data import Normalization, RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.distiller.architectures import Architectures, make_architectures
 from dd_plugin.distiller.by_data import is_left_alone, marked
@@ -28,6 +28,7 @@ from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.multiply_adds import of_architectures, of_backbones
 from dd_plugin.distiller.network_parts import choose_transform, give_problems
 from dd_plugin.distiller.real_images import RealImages, read_real_images
+from dd_plugin.distiller.starting_set import StartingSet
 from dd_plugin.networks.fresh import ModelInit
 
 
@@ -84,10 +85,11 @@ def make_parts(
     """
     networks: Architectures | HeadCourse
     recipe: Recipe
+    start = StartingSet.of(config)
     if config.trainable == "head":
         # Before the data, which may take minutes to read.
         backbones = load_backbones(config, model_init, device, dtype)
-        real = read_real_images(config, train_dataset, eval_dataset, device)
+        real = _real_images(config, train_dataset, eval_dataset, device=device, start=start)
         count = of_backbones(backbones, real.train.shape)
         config = _with_defaults(config, real, count, len(backbones), device)
         networks, recipe = make_head_course(config, backbones, real, losses)
@@ -95,7 +97,7 @@ def make_parts(
         channels = real.train.shape[0]
         transform: Transform = Normalization([0.0] * channels, [1.0] * channels)
     else:
-        real = read_real_images(config, train_dataset, eval_dataset, device)
+        real = _real_images(config, train_dataset, eval_dataset, device=device, start=start)
         networks = make_architectures(config, model_init, real.train, device=device, dtype=dtype)
         count = of_architectures(networks, real.train.shape)
         config = _with_defaults(config, real, count, len(networks.members), device)
@@ -103,6 +105,8 @@ def make_parts(
             config, networks, model_init, real.train, losses=losses, device=device
         )
         transform = choose_transform(config, networks, real.train)
+    if start is not None:
+        transform = start.transform(config, transform)
     transform = transform.to(device)
     synthetic = make_initial_set(
         config,
@@ -110,6 +114,7 @@ def make_parts(
         real.train,
         transform=transform,
         constants=networks.constants(),
+        start=start,
         device=device,
         dtype=dtype,
     )
@@ -123,6 +128,21 @@ def make_parts(
         eval_split=real.eval_split,
     )
     return parts, config
+
+
+def _real_images(
+    config: DistillerConfig,
+    train_dataset: Any,
+    eval_dataset: Any,
+    *,
+    device: torch.device,
+    start: StartingSet | None,
+) -> RealImages:
+    """Read the real images, and check that the set to start from goes with them."""
+    real = read_real_images(config, train_dataset, eval_dataset, device)
+    if start is not None:
+        start.check(config, real.train)
+    return real
 
 
 def _with_defaults(
@@ -160,4 +180,6 @@ def make_window(config: DistillerConfig) -> Window:
     if config.window == "full":
         return Full()
     assert config.window_length is not None
+    if config.window == "adaptive":
+        return Adaptive(config.window_length)
     return (Last if config.window == "last" else Random)(config.window_length)

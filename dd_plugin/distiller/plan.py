@@ -188,6 +188,8 @@ class Plan:
             images = "a stream" if number is None else count(number, "image")
             split = f" of the split {self.eval_split}" if self.eval_split else ""
             yield "tested on", images + split
+        if self.run.config.start_from is not None:
+            yield "starts from", self.run.config.start_from
         channels, height, width = train.shape
         why = "as they are"
         if self.run.config.image_size is not None:

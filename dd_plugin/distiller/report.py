@@ -287,6 +287,8 @@ def _published(config: DistillerConfig, recipe: Recipe, dataset: str | None) -> 
     """Return the settings for the record, without those of one machine alone."""
     settings = {name: v for name, v in config.to_dict().items() if name not in _OF_ONE_MACHINE}
     settings["dataset"] = dataset
+    if config.start_from is None or Path(config.start_from).exists():
+        settings.pop("start_from")  # a folder of this machine says nothing to others
     settings["model"], settings["model_args"] = recipe.model, dict(recipe.model_args)
     if recipe.networks:
         settings["model"] = [one.model for one in recipe.networks]

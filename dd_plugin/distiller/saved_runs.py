@@ -58,7 +58,7 @@ FREE = frozenset(
     }
 )
 # Settings that may hold the path of something that is read.
-_PATHS = ("dataset", "feature_dir", "rescue_dir")
+_PATHS = ("dataset", "feature_dir", "rescue_dir", "start_from")
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -140,8 +140,8 @@ def check_combinations(config: Settings) -> None:
         raise ValueError('`batch_size` must be given with batching="minibatches"')
     if config.init == "pool" and config.window == "full":
         raise ValueError(
-            '`window` must be "last" or "random" with init="pool", got "full": a run from a partly '
-            "trained network is no full unroll; give a `window_length` too"
+            '`window` must be "last", "random" or "adaptive" with init="pool", got "full": a run '
+            "from a partly trained network is no full unroll; give a `window_length` too"
         )
     if config.load_best_model_at_end and not config.eval_steps:
         raise ValueError("`eval_steps` must not be 0 with load_best_model_at_end")

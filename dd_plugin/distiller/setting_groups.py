@@ -204,6 +204,9 @@ class NetworkSettings:
 class SyntheticSettings:
     """What is learned: the images and their labels."""
 
+    start_from: str | None = _option(
+        None, "Distilled set (folder or Hub id) to start from; what is new begins by image_init."
+    )
     images_per_class: int = _option(1, "Stored images per class.")
     image_init: Literal["real", "noise", "mean"] = _option(
         "real",
@@ -269,12 +272,12 @@ class InnerSettings:
         "Which step sizes are learned. per_step: one per step; per_layer: one per step and "
         "parameter tensor of the network, as in MAML++; shared: one for all; constant: none.",
     )
-    window: Literal["full", "last", "random"] = _option(
+    window: Literal["full", "last", "random", "adaptive"] = _option(
         "full",
         "Inner steps that are differentiated. full: all; last: the last ones; random: those of a "
-        "window at a random place.",
+        "window at a random place; adaptive: at one that follows the speed of training.",
     )
-    window_length: int | None = _option(None, "Steps of the window, for last and random.")
+    window_length: int | None = _option(None, "Steps of the window, unless it is full.")
     augmentation: str = _option(
         "",
         "Differentiable augmentation of synthetic and real images. With `_` a step does one of "

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dd_plugin.hub.dataset import DistilledDataset
     from dd_plugin.hub.folder import write_set
     from dd_plugin.hub.limits import DistilledFormatError
+    from dd_plugin.hub.merging import MergeError
     from dd_plugin.hub.remote.download import DownloadError, StaleSetWarning
     from dd_plugin.hub.remote.failures import PushError
     from dd_plugin.hub.remote.push import PushResult, push_folder
@@ -24,6 +25,7 @@ _HOMES = {
     "DistilledDataset": "dd_plugin.hub.dataset",
     "DistilledFormatError": "dd_plugin.hub.limits",
     "DownloadError": "dd_plugin.hub.remote.download",
+    "MergeError": "dd_plugin.hub.merging",
     "OtherWeightsWarning": "dd_plugin.hub.using.backbones",
     "PushError": "dd_plugin.hub.remote.failures",
     "PushResult": "dd_plugin.hub.remote.push",
@@ -37,6 +39,7 @@ __all__ = [
     "DistilledDataset",
     "DistilledFormatError",
     "DownloadError",
+    "MergeError",
     "OtherWeightsWarning",
     "PushError",
     "PushResult",

@@ -1,7 +1,7 @@
 """`DistilledDataset`: a distilled set from a folder or the Hub.
 
-Top of `hub`. What one does with a set is in `using`, `exports`, `copying` and `remote`, whose
-functions the methods call. The folder behind a set stays as it is.
+Top of `hub`. What one does with a set is in `using`, `merging` and `written`, whose functions the
+methods call. The folder behind a set stays as it is.
 """
 
 from __future__ import annotations
@@ -21,26 +21,24 @@ from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import HeadTest, InputBatches, Scores
 from dd_plugin.evaluation.preparation import input_batches, training_input
 from dd_plugin.evaluation.training_images import PixelKind, with_pixels
-from dd_plugin.hub.contents import SetContents
-from dd_plugin.hub.copying import copy_set
-from dd_plugin.hub.exports import export_image_folder, export_set_for_dd_ranking
 from dd_plugin.hub.limits import Limits
+from dd_plugin.hub.merging import merge_sets
 from dd_plugin.hub.opening import open_set
 from dd_plugin.hub.reading import StoredSet
-from dd_plugin.hub.remote.push import PushResult, push_folder
 from dd_plugin.hub.using.backbones import OtherWeightsWarning, backbone_of, loaded
 from dd_plugin.hub.using.choosing import Protocol, TrainedBy, new_network, protocol_for
 from dd_plugin.hub.using.evaluating import head_test, network_scores, seeds_of
 from dd_plugin.hub.using.predicting import by_name, pixels_of, probabilities_of
 from dd_plugin.hub.using.real_images import real_images
 from dd_plugin.hub.using.training import FitOptions, fit_head, fit_network
+from dd_plugin.hub.written import WrittenSet
 from dd_plugin.networks import Backbone
 from dd_plugin.networks.fresh import ModelInit
 
 __all__ = ["DistilledDataset", "OtherWeightsWarning"]
 
 
-class DistilledDataset(SetContents):
+class DistilledDataset(WrittenSet):
     """A distilled data set with its recipe. Made by `from_pretrained`.
 
     Attributes:
@@ -116,6 +114,29 @@ class DistilledDataset(SetContents):
             local_files_only=local_files_only,
         )
         return cls(stored, folder)
+
+    def merge(
+        self, *others: DistilledDataset, folder: str | Path, same_classes: bool = False
+    ) -> DistilledDataset:
+        """Write a set with the classes and images of this one and of others.
+
+        The classes are in the order of this set, then the new ones of each other set. Images and
+        labels stay. Step sizes and BatchNorm statistics are means, weighted by images. A label that
+        was learned gets a small probability for each class of the other sets.
+
+        Args:
+            others: sets of the same image size, normalization, labels and recipe.
+            folder: where to write it, new or empty.
+            same_classes: classes of the same name are one class; by default they are refused.
+
+        Raises:
+            MergeError: the sets do not go together; it says in what, and what to do.
+            ValueError: the folder holds something.
+            OSError: the folder cannot be written; then nothing is left of it.
+        """
+        sets = {str(each.folder): each._stored for each in (self, *others)}
+        merge_sets(sets, Path(folder), same_classes=same_classes)
+        return type(self).from_pretrained(folder)
 
     # Training and testing: `using`.
 
@@ -341,58 +362,3 @@ class DistilledDataset(SetContents):
     def protocol_for(self, protocol: Protocol, model: ModelInit | None) -> TrainedBy:
         """Return the protocol that ``protocol="auto"`` of `fit` means for a network."""
         return protocol_for(self.recipe, protocol, model)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Copy the set's files into a folder, byte for byte, in the place of a set that is there.
-
-        Raises:
-            OSError: it cannot be written; it is as it was then.
-            PushError: a file of the set is missing, or is a link out of its folder.
-            ValueError: it is the folder that the set is in, or has files of the same names that
-                are not a set's.
-        """
-        copy_set(self.folder, Path(folder))
-        return Path(folder)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool = False,
-        token: str | bool | None = None,
-        **options: Any,
-    ) -> PushResult:
-        """Publish the set as a data set of the Hub, in one commit.
-
-        Args:
-            repo_id: ``"name"`` or ``"namespace/name"``; created where it is missing.
-            private: make a new repository private. One that exists stays as it is.
-            token: None or True for the one of the environment or of `hf auth login`.
-            **options: the others of `dd_plugin.hub.remote.push.push_folder`, such as ``revision``,
-                ``create_pr`` and ``license``.
-
-        Raises:
-            PushError: the Hub does not take it; see `dd_plugin.hub.remote.push.push_folder`.
-        """
-        return push_folder(self.folder, repo_id, private=private or None, token=token, **options)
-
-    def export_image_folder(self, folder: str | Path) -> None:
-        """Write the images as PNG files, one folder per class."""
-        export_image_folder(Path(folder), self.images, self.labels, self.class_names)
-
-    def export_dd_ranking(self, folder: str | Path, *, dataset: str | None = None) -> None:
-        """Write the three files that DD-Ranking is given; see `dd_plugin.hub.exports`.
-
-        Args:
-            folder: new or empty.
-            dataset: DD-Ranking's name of the real data, such as ``"CIFAR10"``, whose normalization
-                it tests with; without, images are written as this set's own networks see them.
-
-        Warns:
-            UserWarning: the set was distilled for another optimizer than SGD, of which DD-Ranking
-                takes the step size in ``lr.pt`` to be.
-
-        Raises:
-            ValueError: learned labels that are no probabilities, or a folder that holds something.
-            OSError: the folder cannot be written; then nothing is left of it.
-        """
-        export_set_for_dd_ranking(Path(folder), self._synthetic, dataset=dataset)

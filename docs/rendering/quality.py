@@ -283,3 +283,33 @@ def by_case(rows: list[Row]) -> dict[str, list[list[float]]]:
     for row in rows:
         found[row["case"]].append(row["accuracies"])
     return found
+
+
+def five_tasks(report: Any) -> str:
+    """Accuracies on all classes so far, after each task."""
+    rows = rows_of(report)
+    counts = range(len(rows[0]["tasks"]))
+    head = ["set", "training", *(f"{2 * task + 2} classes" for task in counts)]
+    cells = [[row["way"], row["training"], *map(percent, row["tasks"])] for row in rows]
+    settings = report["settings"]
+    about = (
+        f"{report['hardware']}, torch {report['torch']}, {report['minutes']} minutes in all; "
+        f"{settings['images_per_class']} images per class, {settings['networks']} networks each."
+    )
+    return f"{about}\n\n{table(head, cells, 'll' + 'r' * len(counts))}"
+
+
+def windows(report: Any) -> str:
+    """Windows at equal seconds: the mean accuracy of each seed's networks, over seeds."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows_of(report):
+        setting = (row["data"], row["images_per_class"], row["inner_steps"], row["window_length"])
+        groups[(*setting, row["seconds"], row["window"])].append(row)
+    cells = []
+    for (data, images, steps, length, seconds, window), rows in groups.items():
+        accuracy = percent([statistics.mean(row["accuracies"]) for row in rows])
+        outer = statistics.mean(row["outer_steps"] for row in rows)
+        place = f"{length} of {steps}"
+        cells.append([data, images, place, f"{seconds:,.0f}", window, f"{outer:,.0f}", accuracy])
+    head = ["data", "images per class", "window", "seconds", "place", "outer steps", "accuracy"]
+    return f"{report['hardware']}, torch {report['torch']}.\n\n{table(head, cells, 'lrlrlrr')}"

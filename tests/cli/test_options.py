@@ -107,7 +107,7 @@ def test_all_options_with_defaults_and_choices(capsys, spelled):
     text = capsys.readouterr().out
     assert set(setting_groups()) < set(options_in(text))
     assert re.findall(r"^([A-Z].*):$", text, re.MULTILINE) == list(GROUPS)
-    assert "--window {full,last,random}" in text
+    assert "--window {full,last,random,adaptive}" in text
     words = " ".join(text.split())
     for default in filter(None, setting_defaults().values()):
         assert f"(default: {default})" in words

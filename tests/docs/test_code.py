@@ -39,6 +39,7 @@ RUN = (
         "docs/tutorials/timm-and-transformers.md",
         "docs/tutorials/publish.md",
     ),
+    ("docs/tutorials/growing-sets.md",),
     ("docs/tutorials/outer-loop.md",),
     ("docs/tutorials/pretrained-backbone.md",),
     ("docs/guides/extend.md",),

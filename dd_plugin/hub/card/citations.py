@@ -67,6 +67,22 @@ RAT_BPTT = Paper(
     arxiv="2311.07025",
     venue="ICLR",
 )
+AT_BPTT = Paper(
+    key="li2025beyond",
+    method="window that adapts to the speed of training",
+    authors=(
+        "Li, Muquan",
+        "Gou, Hang",
+        "Zhang, Dongyang",
+        "Liang, Shuang",
+        "Xie, Xiurui",
+        "Ouyang, Deqiang",
+        "Qin, Ke",
+    ),
+    title="Beyond Random: Automatic Inner-loop Optimization in Dataset Distillation",
+    year=2025,
+    arxiv="2510.04838",
+)
 FREPO = Paper(
     key="zhou2022dataset",
     method="pool of partly trained networks",
@@ -162,6 +178,7 @@ def papers_of(record: Record) -> list[Paper]:
     through_training = recipe.trainable != "head" or (recipe.head == "unroll" and not matched)
     used = {
         RAT_BPTT: config.window == "random",
+        AT_BPTT: config.window == "adaptive",
         FREPO: recipe.init == "pool",
         DSA: bool(set(re.split("[_+]", augmentation)) - _NOT_OF_DSA),
         IDC: config.parametrization == "upsampled",

@@ -131,6 +131,8 @@ def _summary(record: Record) -> Markdown:
     if images.times_smaller > 1:
         stored = count(images.stored_count, "image")
         smaller = say("summary.stored_smaller", factor=images.upsample_factor, images=stored)
+    sets = record.about.merged or 1
+    merged = say("summary.merged", sets=count(sets)) if sets > 1 else Markdown()
     names = ", ".join(escaped(one_line(name, 40)) for name in recipe.class_names[:_MOST_NAMES])
     more = recipe.num_classes - _MOST_NAMES
     classes = say(
@@ -138,7 +140,7 @@ def _summary(record: Record) -> Markdown:
         names=Markdown(names),
         more=say("summary.more", number=count(more)) if more > 0 else "",
     )
-    return joined_words([summary, smaller, classes], "\n\n")
+    return joined_words([summary, smaller, merged, classes], "\n\n")
 
 
 def _origin(record: Record) -> Markdown:

@@ -209,6 +209,7 @@ class About(JsonPart):
         unfinished: whether the run had more steps to go when the set was written.
         network: what is known of the network.
         versions: of the packages, by their names.
+        merged: how many sets were merged, if it was not distilled as a whole.
     """
 
     recipe_name: Annotated[str | None, Key(text, left_out=True)] = None
@@ -221,6 +222,7 @@ class About(JsonPart):
         default_factory=lambda: NetworkClass.from_json({})
     )
     versions: Annotated[Mapping[str, str], Key(_versions)] = field(default_factory=dict)
+    merged: Annotated[int | None, Key(whole, left_out=True)] = None
 
 
 @dataclass(frozen=True, kw_only=True)

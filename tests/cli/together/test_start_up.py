@@ -85,7 +85,7 @@ def printed(code):
         (["--soft-labels=maybe"], "--soft-labels must be true or false, got 'maybe'"),
         (["recipe:cifar100"], "no recipe 'cifar100'"),
         (["recipe:mnist_random_ipc10", "--max_grad_norm=-1"], "--max_grad_norm must not be neg"),
-        (["--window=randon"], "one of full, last, random, got 'randon'; did you mean 'random'?"),
+        (["--window=randon"], "random, adaptive, got 'randon'; did you mean 'random'?"),
         (["--images_per_class=0"], "--images_per_class must be at least 1, got 0"),
         (["--inner_lr=1e-60"], "--inner_lr must be a number that float32 can hold"),
         (["--augmentation=flipp"], "did you mean 'flip'?"),

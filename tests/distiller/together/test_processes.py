@@ -68,6 +68,7 @@ OPTIONS = {
         "compile": "trace",
     },
     "pool": {"init": "pool", "window": "last", "window_length": 2, "pool_size": 2},
+    "adaptive": {"window": "adaptive", "window_length": 1},
     "pyramid": {
         "parametrization": "pyramid",
         "augmentation": "noise+flip",
