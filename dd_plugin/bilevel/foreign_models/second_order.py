@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dd_plugin.bilevel.foreign_models import patching
+from dd_plugin.bilevel.foreign_models.autocast import NORMALIZATIONS, replaced_normalizations
 from dd_plugin.bilevel.foreign_models.formulas import REPLACEMENTS
 from dd_plugin.bilevel.foreign_models.inspection import (
     drop_escaped,
@@ -102,13 +103,19 @@ def _true() -> bool:
 # id of the native function -> its replacement, for references that a model took earlier.
 _REPLACED: dict[int, Callable[..., Any]] = {
     id(getattr(home, name)): formula for home, name, formula in REPLACEMENTS
-} | {id(F.avg_pool2d): avg_pool2d, id(_native_checkpoint): _run_without_checkpoint}
+} | {
+    id(F.avg_pool2d): avg_pool2d,
+    id(_native_checkpoint): _run_without_checkpoint,
+    **dict(replaced_normalizations()),
+}
 
 
 def _global_patches() -> Iterator[Patch]:
     for home, name, formula in REPLACEMENTS:
         yield Patch(home, name, formula)
     yield Patch(F, "avg_pool2d", avg_pool2d)
+    for name, normalize in NORMALIZATIONS.items():
+        yield Patch(F, name, normalize)
     yield Patch(torch.Tensor, "requires_grad_", _requires_grad_)
     checkpoint = torch.utils.checkpoint
     yield Patch(checkpoint, "checkpoint", _run_without_checkpoint)
@@ -156,6 +163,7 @@ def second_order(model: nn.Module | None = None) -> Iterator[None]:
     - the operations of `formulas` are replaced by formulas that have every rule, with the same
       values, and average pooling by one that is faster on CPU; the fused inference path of
       `nn.MultiheadAttention` is off;
+    - normalizations compute in float32 under autocast, as they do on a GPU without this;
     - `torch.utils.checkpoint.checkpoint` runs its function plainly, keeping the activations;
     - `requires_grad_()` on an activation does nothing inside of a function transform, which would
       refuse it;
