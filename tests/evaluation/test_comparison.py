@@ -1,6 +1,7 @@
 """What a comparison trains on, with which seeds, and in which order."""
 
 import pytest
+import torch
 from torch import nn
 
 from dd_plugin.data import RealData
@@ -8,7 +9,7 @@ from dd_plugin.evaluation import Scores
 from dd_plugin.evaluation.comparison import Comparison, NetworkTest, compare
 from dd_plugin.evaluation.kept_baselines import KeptBaselines
 from dd_plugin.evaluation.preparation import input_batches
-from dd_plugin.evaluation.training_images import TrainingImages
+from dd_plugin.evaluation.training_images import TrainingImages, eight_bit_images
 from dd_plugin.seeds import seeded_generators
 from tests.distiller.toy import toy_dataset
 from tests.hub.toy import synthetic_set
@@ -45,12 +46,12 @@ def linear(seed):
 def network_test(synthetic, asked, **options):
     data = RealData.from_dataset(toy_dataset(30, seed=1))
 
-    def on_distilled(pixels, seeds):
-        asked.append((pixels, tuple(seeds)))
-        return Scores((0.75, 0.25))
+    def on_set(trained_on, seeds):
+        asked.append((trained_on, tuple(seeds)))
+        return Scores((0.75, 0.25)[: len(seeds)])
 
     return NetworkTest(
-        on_distilled=on_distilled,
+        on_set=on_set,
         new_network=linear,
         train=data,
         test=input_batches(synthetic, data, 10),
@@ -66,7 +67,10 @@ def test_distilled_images_come_first_and_all_real_ones_last(trained, full_data):
     rows = list(compare(comparison, network_test(synthetic, asked)))
     kinds = [TrainingImages.DISTILLED, TrainingImages.EIGHT_BIT, TrainingImages.RANDOM]
     assert [kind for kind, _ in rows] == kinds + [TrainingImages.ALL] * full_data
-    assert asked == [("exact", SEEDS), ("png", SEEDS)]
+    assert [seeds for _, seeds in asked] == [SEEDS, SEEDS]
+    exact, png = (one.images() for one, _ in asked)
+    assert torch.equal(exact, synthetic.images())
+    assert torch.equal(png, eight_bit_images(exact))
     assert rows[0][1] == Scores((0.75, 0.25))
     on_all = [("all", None, seed) for seed in SEEDS]
     assert trained == [("few", 1, seed) for seed in SEEDS] + on_all * full_data
@@ -78,7 +82,7 @@ def test_nothing_is_trained_on_real_images_without_baselines(trained):
     comparison = Comparison(synthetic=synthetic, seeds=SEEDS, pixels=("exact",), baselines=False)
     rows = list(compare(comparison, network_test(synthetic, asked)))
     assert [kind for kind, _ in rows] == [TrainingImages.DISTILLED]
-    assert (asked, trained) == ([("exact", SEEDS)], [])
+    assert ([seeds for _, seeds in asked], trained) == ([SEEDS], [])
 
 
 def test_a_baseline_says_how_much_work_it_is(trained):

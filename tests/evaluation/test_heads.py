@@ -7,7 +7,7 @@ from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.probe import fit_probe
-from dd_plugin.evaluation.training_images import REAL, TrainingImages
+from dd_plugin.evaluation.training_images import OF_HEADS, TrainingImages
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.head_solvers import RidgeHead
 from tests.distiller.toy import Small, toy_dataset
@@ -66,11 +66,11 @@ def test_controls_are_as_many_images_and_all(opened, judge):
     assert [len(scores.accuracies) for scores in controls.values()] == [3, 1, 1, 1, 1]
     # All images teach more than three of them.
     assert controls[TrainingImages.ALL].mean > controls[TrainingImages.RANDOM].mean
-    few = [kind for kind in REAL if kind is not TrainingImages.ALL]
+    few = [kind for kind in OF_HEADS if kind is not TrainingImages.ALL]
     again = dict(judge.controls(opened._synthetic, 1, [1, 2, 3], kinds=few))
     assert TrainingImages.ALL not in again
     assert again[TrainingImages.RANDOM] == controls[TrainingImages.RANDOM]
-    for kind in REAL:
+    for kind in OF_HEADS:
         assert dict(judge.controls(opened._synthetic, 1, [1, 2, 3], kinds=[kind])) == {
             kind: controls[kind]
         }
