@@ -26,8 +26,8 @@ LabelForm: TypeAlias = Literal["probabilities", "weights"]
 # Of a comparison: what stands beside the distilled images, in the order of its table.
 BaselineName: TypeAlias = Literal[
     "hard_labels",
-    "random_real",
     "learned_labels_on_random",
+    "random_real",
     "centroid",
     "herding",
     "k_center",

@@ -28,8 +28,8 @@ class TrainingImages(StrEnum):
     DISTILLED = "distilled"
     EIGHT_BIT = "distilled, 8-bit"
     HARD_LABELS = "distilled, hard labels"
-    RANDOM = "random real"
     LABELED_RANDOM = "random real, learned labels"
+    RANDOM = "random real"
     CENTROID = "nearest to the centroid"
     HERDING = "herding"
     K_CENTER = "k-center"
@@ -70,8 +70,8 @@ _PIXELS: dict[TrainingImages, PixelKind] = {
 }
 _BASELINES: dict[BaselineName, TrainingImages] = {
     "hard_labels": TrainingImages.HARD_LABELS,
-    "random_real": TrainingImages.RANDOM,
     "learned_labels_on_random": TrainingImages.LABELED_RANDOM,
+    "random_real": TrainingImages.RANDOM,
     "centroid": TrainingImages.CENTROID,
     "herding": TrainingImages.HERDING,
     "k_center": TrainingImages.K_CENTER,
@@ -93,8 +93,8 @@ _IN_WORDS = {
     TrainingImages.DISTILLED: "distilled images",
     TrainingImages.EIGHT_BIT: "distilled images",
     TrainingImages.HARD_LABELS: "distilled images, hard labels",
-    TrainingImages.RANDOM: "random real images",
     TrainingImages.LABELED_RANDOM: "random real images, learned labels",
+    TrainingImages.RANDOM: "random real images",
     TrainingImages.CENTROID: "real images nearest to the centroid",
     TrainingImages.HERDING: "real images by herding",
     TrainingImages.K_CENTER: "real images by k-center",
@@ -121,8 +121,8 @@ def row_labels(distilled: str, shown: str, stored: str, real: str) -> dict[str, 
         TrainingImages.DISTILLED: (distilled, as_set),
         TrainingImages.EIGHT_BIT: (f"{distilled}, as PNG files have them", shown),
         TrainingImages.HARD_LABELS: (f"{distilled}, hard labels", as_set),
-        TrainingImages.RANDOM: (few, stored),
         labeled: (labeled.in_words, as_set),
+        TrainingImages.RANDOM: (few, stored),
         **{images: (images.in_words, stored) for images in (*BY_PLACE, *BY_DIFFICULTY)},
         TrainingImages.ALL: (TrainingImages.ALL.in_words, real),
     }
