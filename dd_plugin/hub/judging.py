@@ -106,7 +106,7 @@ def judged(synthetic: SyntheticSet, hearing: Hearing) -> Judgement:
         label_scores = _label_scores(package, hearing, options, images)
         augmentation_scores = _augmentation_scores(package, hearing, options, images)
     return Judgement(
-        judge=f"{PACKAGE} {_version()}",
+        judge=f"{PACKAGE} {_release()}",
         dataset=hearing.dataset,
         model=hearing.model,
         epochs=hearing.epochs,
@@ -129,7 +129,7 @@ def _package() -> Any:
         ) from error
 
 
-def _version() -> str:
+def _release() -> str:
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
@@ -211,8 +211,8 @@ def _augmentation_scores(
             random_data_path=str(Path(options["save_path"]).parent / "images"),
             custom_train_trans=transforms.Compose(steps),
         )
-        # Both are asked for with hard labels, and made with soft ones or not at all. The two loaders
-        # have the same images, as there is no transform of our own.
+        # It asks for both with hard labels, and has made none. The two loaders have the same images,
+        # as there is no transform of our own.
         evaluator.teacher_models = None
         evaluator.test_loader_real = evaluator.test_loader_syn
         evaluator.compute_metrics(image_tensor=images)

@@ -51,3 +51,31 @@ def test_what_is_not_measured_is_not_spoken_of():
     assert "results" not in sections(card)
     assert "nan" not in card.lower()
     assert "accuracy above" not in card
+
+
+def test_scores_of_a_judge_have_a_table():
+    record = a_record()
+    before = card_of(record)
+    judged = {
+        "judge": "ddranking 0.2.0",
+        "dataset": "CIFAR10",
+        "model": "ConvNet-3",
+        "hard_label_recovery": [30.0, 40.0],
+        "improvement_over_random": [10.0, 20.0],
+        "augmented": [4.0, 4.0],
+        "plain": [2.0, 2.0],
+    }
+    # A stranger's record may lack anything.
+    record["judgements"] = [judged, {"judge": "x"}, {**judged, "hard_label_recovery": []}]
+    card = card_of(record)
+    assert rows(sections(card)["results"])[-1] == [
+        "ddranking 0.2.0 on `CIFAR10`",
+        "`ConvNet-3`",
+        "+35.0 ± 7.1 points",
+        "+15.0 ± 7.1 points",
+        "0.228 ± 0.000",
+        "0.282 ± 0.000",
+        "2",
+    ]
+    assert "Judged from outside" in card
+    assert "Judged" not in before
