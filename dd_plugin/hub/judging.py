@@ -211,8 +211,8 @@ def _augmentation_scores(
             random_data_path=str(Path(options["save_path"]).parent / "images"),
             custom_train_trans=transforms.Compose(steps),
         )
-        # It asks for both with hard labels, and has made none. The two loaders have the same images,
-        # as there is no transform of our own.
+        # It asks for both with hard labels, and has none then. Both loaders have the same images:
+        # there is no transform of our own.
         evaluator.teacher_models = None
         evaluator.test_loader_real = evaluator.test_loader_syn
         evaluator.compute_metrics(image_tensor=images)
