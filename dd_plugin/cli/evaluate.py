@@ -73,6 +73,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "real images; auto: by the recipe for the networks that the set was made for, and as on "
         "real images for others (default: auto)",
     )
+    _add_comparison_arguments(parser)
+    add_loading_arguments(parser)
+    parser.add_argument("--device", help="where to train (default: cuda if there is one, or cpu)")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the rows as JSON too. Rows that the file already has stay, unless they are "
+        "measured again",
+    )
+
+
+def _add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that choose what stands beside the set."""
     parser.add_argument(
         "--no_baselines", action="store_true", help="train on the distilled images only"
     )
@@ -88,15 +102,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no_full_data",
         action="store_true",
         help="train no networks on all real images, by far the slowest baseline",
-    )
-    add_loading_arguments(parser)
-    parser.add_argument("--device", help="where to train (default: cuda if there is one, or cpu)")
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help="write the rows as JSON too. Rows that the file already has stay, unless they are "
-        "measured again",
     )
 
 

@@ -150,7 +150,7 @@ def _networks_of(distilled: DistilledDataset, model: str, request: Request) -> _
                 warnings.simplefilter("ignore", OtherArchitectureWarning)
             said.append(True)
             return network_scores(
-                replace(distilled._stored, synthetic=trained_on),
+                distilled.stored_with(trained_on),
                 model,
                 seeds=seeds,
                 options=options,
