@@ -31,7 +31,7 @@ class SetContents(Dataset[tuple[Tensor, Tensor]]):
     _stored: StoredSet
 
     def stored_with(self, synthetic: SyntheticSet) -> StoredSet:
-        """Return the contents of the folder with other images or labels, to train on as on these."""
+        """Return the contents with other images or labels, to train on as on these."""
         return replace(self._stored, synthetic=synthetic)
 
     @property
