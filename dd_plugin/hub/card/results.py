@@ -7,7 +7,7 @@ standard deviation are computed from the accuracies where the record has them.
 from __future__ import annotations
 
 from dd_plugin.evaluation import Scores
-from dd_plugin.evaluation.training_images import row_labels
+from dd_plugin.evaluation.training_images import LABEL_CONTROLS, TrainingImages, row_labels
 from dd_plugin.hub.card.markdown import Markdown, code, count, escaped, fenced, one_line, table
 from dd_plugin.hub.card.words import cells, joined, say
 from dd_plugin.hub.record import Evaluation, Protocol, Record, Result, times_smaller
@@ -27,7 +27,8 @@ def results_text(record: Record) -> Markdown:
         return Markdown()
     blocks = [say("results")]
     if main:
-        blocks += [main, _protocol(record)]
+        worth = _label_worth(record)
+        blocks += [main, _protocol(record), *([worth] if worth else [])]
     if others:
         blocks += [say("results.others") if main else Markdown(), others]
     if judged:
@@ -107,6 +108,19 @@ def _protocol(record: Record) -> Markdown:
         ],
         "",
     )
+
+
+def _label_worth(record: Record) -> Markdown:
+    """Return two differences of the main table that labels are judged by."""
+    means = [
+        None if (result := record.results.get(images.value)) is None else result.mean
+        for images in (TrainingImages.DISTILLED, *LABEL_CONTROLS, TrainingImages.ALL)
+    ]
+    distilled, hard, labeled, everything = means
+    if distilled is None or hard is None or labeled is None or everything is None:
+        return Markdown()
+    recovery, improvement = 100 * (everything - hard), 100 * (distilled - labeled)
+    return say("results.label_worth", recovery=f"{recovery:.1f}", improvement=f"{improvement:+.1f}")
 
 
 def _evaluations_table(record: Record) -> Markdown:

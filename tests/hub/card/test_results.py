@@ -79,3 +79,14 @@ def test_scores_of_a_judge_have_a_table():
     ]
     assert "Judged from outside" in card
     assert "Judged" not in before
+
+
+def test_what_labels_are_worth_is_two_differences_of_the_table():
+    record = a_record()
+    means = {"distilled": 0.75, "full data": 0.9, "distilled, hard labels": 0.625}
+    record["results"] = {name: {"mean": mean} for name, mean in means.items()}
+    assert "hard label recovery" not in card_of(record)
+    record["results"]["random real, learned labels"] = {"mean": 0.8}
+    text = card_of(record)
+    assert "all real images less these with hard labels, 27.5; " in text
+    assert "with the same labels, -5.0." in text
