@@ -80,9 +80,9 @@ def convolutional(seed):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, 2))
 
 
-def scores_of(data, new_network):
+def scores_of(data, new_network, size=17):
     transform = Normalization([0.35], [0.15])
-    inputs = InputBatches(data, transform, torch.float32, 17)
+    inputs = InputBatches(data, transform, torch.float32, size)
     return difficulty.of_images(
         new_network, data, inputs, lambda images, labels, seed: (transform(images), labels)
     )
@@ -137,6 +137,14 @@ def test_the_scores_are_the_mean_over_networks(monkeypatch):
     wrong = 1 / (1 + torch.exp(weights))  # of the right half
     expected = torch.where(data.labels() == 1, wrong.mean(), (1 - wrong).mean()) * math.sqrt(2)
     torch.testing.assert_close(scores, expected)
+
+
+def test_the_scores_do_not_depend_on_how_images_are_batched(monkeypatch):
+    shorten(monkeypatch, 8)
+    data, _ = known_data()
+    torch.testing.assert_close(
+        scores_of(data, convolutional, 62), scores_of(data, convolutional, 5), rtol=0, atol=1e-5
+    )
 
 
 def test_the_scores_are_the_same_in_every_run(monkeypatch):
