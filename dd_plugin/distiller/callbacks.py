@@ -6,6 +6,7 @@ control through which it can ask for a log, an evaluation, a checkpoint, or the 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,7 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.divergence import divergence
 from dd_plugin.text import count, percent
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -180,6 +184,22 @@ class ProgressCallback(DistillerCallback):
                 self._bar.close()
 
 
+class DivergenceCallback(DistillerCallback):
+    """Warns on the main process when the outer loss has gone above its beginning, and stays."""
+
+    def on_log(self, config: Config, state: State, control: Control, **kwargs: Any) -> None:
+        """See `DistillerCallback`."""
+        message = divergence(state.log_history) if "outer_loss" in kwargs["logs"] else ""
+        if message and kwargs["distiller"].accelerator.is_main_process:
+            logger.warning(
+                "%s. Begin anew with a lower `learning_rate` (now %g) or `step_size_lr` (now %g); "
+                "`dd-plugin export CHECKPOINT` saves the set of an earlier checkpoint",
+                message,
+                config.learning_rate,
+                config.step_size_lr,
+            )
+
+
 def tell(line: str) -> None:
     """Write a line to the standard error stream, above a progress bar."""
     from tqdm.auto import tqdm
@@ -205,4 +225,4 @@ def callbacks_of_run(callbacks: Any) -> list[DistillerCallback]:
             raise TypeError(
                 f"`callbacks` must be of DistillerCallback, got {each!r}; derive its class from it"
             )
-    return [IntervalCallback(), ProgressCallback(), *added]
+    return [IntervalCallback(), ProgressCallback(), DivergenceCallback(), *added]

@@ -7,6 +7,7 @@ stored and in which order they stand follows from the settings and the real imag
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def make_initial_set(
         recipe,
         _parametrization(config, images[order], train),
         labels[order],
-        torch.full(_step_size_shape(config, recipe), config.inner_lr, device=device, dtype=dtype),
+        _step_sizes(config, recipe).to(device, dtype),
         transform=transform,
         soft_labels=config.label_form if config.soft_labels else False,
         learn_step_sizes=config.step_sizes != "constant" and recipe.head != "ridge",
@@ -73,15 +74,22 @@ def _initial_images(
     return torch.rand(len(labels), *recipe.shape, generator=generator), labels
 
 
-def _step_size_shape(config: DistillerConfig, recipe: Recipe) -> tuple[int, ...]:
-    """The shape of the step sizes; one number where all steps share it, or none is taken."""
+def _step_sizes(config: DistillerConfig, recipe: Recipe) -> Tensor:
+    """Return the initial step sizes: of shape (), (steps,) or (steps, parameters), in float64.
+
+    With a cosine the step size of step k of n is that of usual training, ``inner_lr`` times
+    (1 + cos(pi k / n)) / 2, which is not 0 in the last step.
+    """
     if recipe.head == "ridge":
-        return ()
-    if config.step_sizes == "per_step":
-        return (recipe.steps,)
+        return torch.tensor(config.inner_lr, dtype=torch.float64)
+    sizes = torch.full((recipe.steps,), config.inner_lr, dtype=torch.float64)
+    is_cosine = config.inner_schedule == "cosine"
+    if is_cosine:
+        turned = torch.arange(recipe.steps, dtype=torch.float64) / recipe.steps
+        sizes = sizes * (1 + (math.pi * turned).cos()) / 2
     if recipe.step_size_parameters is not None:
-        return (recipe.steps, len(recipe.step_size_parameters))
-    return ()
+        return sizes[:, None].repeat(1, len(recipe.step_size_parameters))
+    return sizes if is_cosine or config.step_sizes == "per_step" else sizes[0]
 
 
 def _parametrization(config: DistillerConfig, images: Tensor, train: RealData) -> Parametrization:

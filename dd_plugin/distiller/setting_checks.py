@@ -97,6 +97,7 @@ def check_combinations(config: Settings) -> None:
         _check_head(config)
     elif len(config.model) > 1:
         _check_several(config)
+    _check_schedule(config)
     if config.window != "full":
         if config.window_length is None:
             raise ValueError(f'`window_length` must be given with window="{config.window}"')
@@ -146,6 +147,19 @@ def check_combinations(config: Settings) -> None:
         raise ValueError("`eval_steps` must not be 0 with load_best_model_at_end")
     if config.push_to_hub and not config.hub_dataset_id:
         raise ValueError("`hub_dataset_id` must be given with push_to_hub")
+
+
+def _check_schedule(config: Settings) -> None:
+    """Check that the step sizes can follow a schedule.
+
+    Raises:
+        ValueError: all steps share one.
+    """
+    if config.inner_schedule != "constant" and config.step_sizes == "shared":
+        raise ValueError(
+            '`step_sizes` must be per_step, per_layer or constant with inner_schedule="cosine", '
+            'got "shared", which is one step size for all steps'
+        )
 
 
 def check_inner_optimizer(config: Settings) -> None:
@@ -301,6 +315,6 @@ def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     idle |= dict.fromkeys(["compile", "method", "storage"], head)
     idle |= dict.fromkeys(["activation_memory", "batch_networks", "memory_format"], head)
     of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
-    idle |= dict.fromkeys(of_unrolled.split(), head and not unrolled)
+    idle |= dict.fromkeys([*of_unrolled.split(), "inner_schedule"], head and not unrolled)
     of_heads = "head objective feature_layer feature_copies feature_dir backbone_batch_size"
     return idle | dict.fromkeys(of_heads.split(), not head)

@@ -262,6 +262,11 @@ class InnerSettings:
         "'{\"momentum\": 0.9}'.",
     )
     inner_lr: float = _option(0.02, "Step size, or its initial value where it is learned.")
+    inner_schedule: Literal["constant", "cosine"] = _option(
+        "constant",
+        "Course of inner_lr over inner training. cosine: it falls to 0 along half a cosine, as in "
+        "usual training with AdamW. With init=pool that takes pool_max_steps.",
+    )
     step_sizes: Literal["per_step", "per_layer", "shared", "constant"] = _option(
         "per_step",
         "Which step sizes are learned. per_step: one per step; per_layer: one per step and "

@@ -104,11 +104,13 @@ def test_adam(method, make):
     # w the decoupled decay of AdamW (0 for Adam). The outer loss is theta_K itself, so
     #   d/d theta_0 = d^K
     #   d/d x_j = - sum_{k>=j} d^(K-1-k) a (m_k / d x_j * D - m_k * x_j v-weight / sqrt(v_k)) / D^2
-    # with D = sqrt(v_k) + eps and d sqrt(v_k) / d x_j = v-weight x_j / sqrt(v_k).
+    # with D = sqrt(v_k) + eps and d sqrt(v_k) / d x_j = v-weight x_j / sqrt(v_k), and with d' = -a
+    #   d/d w = - a K d^(K-1) theta_0 + sum_k (K-1-k) d^(K-2-k) a^2 m_k / D.
     b1, b2, eps, w = 0.6, 0.8, 0.05, 0.3 if make is adamw else 0.0
     x = [0.7, -0.4, 1.2, 0.3]
     K, d = len(x), 1 - A * w
     final, by_x, by_a = d**K * THETA, [0.0] * K, -K * w * d ** (K - 1) * THETA
+    by_w = -A * K * d ** (K - 1) * THETA
     for k in range(K):
         m_weight = [(1 - b1) * b1 ** (k - j) / (1 - b1 ** (k + 1)) for j in range(k + 1)]
         v_weight = [(1 - b2) * b2 ** (k - j) / (1 - b2 ** (k + 1)) for j in range(k + 1)]
@@ -117,6 +119,7 @@ def test_adam(method, make):
         D, left = root + eps, K - 1 - k
         final -= d**left * A * m / D
         by_a -= d**left * m / D - A * left * w * d ** max(left - 1, 0) * m / D
+        by_w += A**2 * left * d ** max(left - 1, 0) * m / D
         for j in range(k + 1):
             slope = (m_weight[j] * D - m * v_weight[j] * x[j] / root) / D**2
             by_x[j] -= d**left * A * slope
@@ -132,6 +135,8 @@ def test_adam(method, make):
     _same(result.outer_loss, final)
     _same(result.parameters["theta"], d**K)
     _same(result.step_size, by_a)
+    if w:
+        _same(result.hyperparameters["weight_decay"], by_w)
     for j in range(K):
         _same(result.batches[j].images, by_x[j])
 

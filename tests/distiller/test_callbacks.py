@@ -1,8 +1,12 @@
 """Callbacks: what they see, how they end a run, and the ones that every run has."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from dd_plugin.distiller import Distiller, DistillerCallback, DistillerState
+from dd_plugin import DistillerConfig
+from dd_plugin.distiller import Distiller, DistillerCallback, DistillerControl, DistillerState
+from dd_plugin.distiller.callbacks import DivergenceCallback
 from tests.distiller.toy import toy_distiller
 
 
@@ -111,3 +115,17 @@ def test_the_bar_shows_accuracies_in_percent(tmp_path, capsys):
         v["eval_accuracy_mean"] for v in distiller.state.log_history if "eval_accuracy_mean" in v
     )
     assert f"accuracy={100 * mean:.1f} %" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_run_that_diverges_says_so(is_main, caplog):
+    losses = [1.7, 1.6, 1.5, 1.2, 2.3, 2.4, 2.5]
+    history = [{"step": n, "outer_loss": loss} for n, loss in enumerate(losses)]
+    state, config = DistillerState(log_history=history), DistillerConfig(learning_rate=0.03)
+    distiller = SimpleNamespace(accelerator=SimpleNamespace(is_main_process=is_main))
+    asked = DivergenceCallback()
+    asked.on_log(config, state, DistillerControl(), logs=history[-1], distiller=distiller)
+    asked.on_log(config, state, DistillerControl(), logs={"eval": 1}, distiller=distiller)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == is_main
+    assert all("`learning_rate` (now 0.03)" in m and "at step 3" in m for m in messages)

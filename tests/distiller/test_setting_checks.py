@@ -38,6 +38,10 @@ from tests.distiller.toy import toy_config
         ({"init": "pool"}, "a run from a partly trained network is no full unroll"),
         ({"push_to_hub": True}, "`hub_dataset_id` must be given"),
         ({"save_total_limit": 0}, "`save_total_limit` must be at least 1 or None"),
+        (
+            {"inner_schedule": "cosine", "step_sizes": "shared"},
+            '`step_sizes` must be per_step, per_layer or constant with inner_schedule="cosine"',
+        ),
         ({"eval_steps": -1}, "`eval_steps` must not be negative"),
         ({"model_args": "{width"}, "`model_args` must be JSON"),
         ({"model_args": "[1]"}, "`model_args` must be a dictionary"),

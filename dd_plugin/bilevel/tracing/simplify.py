@@ -5,13 +5,14 @@ this by itself. Tracing the jvp of a gradient leaves many copies of the same val
 derivative rule of a layer starts from the layer's inputs; on small networks each costs as much to
 launch as to compute, on larger ones a pass over the activations.
 
-All are exact to the bit:
+All but the last are exact to the bit:
 
 - `drop_copies`: aliases, copies and expansions that change nothing, products with ones;
 - `share`: one node for equal operations on the same values;
 - `negate_the_smaller`: the sign of the smaller factor of a product;
 - `negate_after_sum`: the sign of a sum instead of the signs of its terms;
-- `repeat_pooling_gradients`, on a GPU: the gradient of average pooling as a copy.
+- `repeat_pooling_gradients`, on a GPU: the gradient of average pooling as a copy;
+- `add_products`: a + b * c as one operation, which rounds less.
 
 What is slow because of the operations that a model is written in is not mended here: BatchNorm
 (`dd_plugin.bn.rules`) and average pooling (`foreign_models.pooling`) trace into fast ones. Against
@@ -55,6 +56,7 @@ def simplify(graph_module: GraphModule) -> GraphModule:
     negate_after_sum(graph_module)
     drop_copies(graph_module)
     share(graph_module)
+    add_products(graph_module)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
@@ -150,6 +152,56 @@ def _has_sign(node: Any) -> bool:
 def _size(node: Any) -> int:
     size: int = node.meta["val"].numel()
     return size
+
+
+def add_products(graph_module: GraphModule) -> None:
+    """Compute a + b * c and a - b * c in one pass over the values, where b or c is a single number.
+
+    An optimizer consists of them. The product would be as large as the weights.
+    """
+    graph = graph_module.graph
+    shaky = unsteady(graph)
+    for node in list(graph.nodes):
+        if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node in shaky or node.kwargs:
+            continue
+        summand, product = node.args
+        if node.target is aten.add.Tensor and not _is_product(product):
+            summand, product = product, summand
+        if not _is_product(product) or len(product.users) > 1 or product in shaky:
+            continue
+        large, number = product.args
+        if not _alike_values(large, node):
+            large, number = number, large
+        if not _alike_values(large, node) or not _alike_values(summand, node):
+            continue
+        sign = 1 if node.target is aten.add.Tensor else -1
+        with graph.inserting_before(node):
+            if isinstance(number, (int, float)):
+                total = call_node(graph, aten.add.Tensor, summand, large, alpha=sign * number)
+            elif _is_number_of(number, node):
+                total = call_node(graph, aten.addcmul.default, summand, large, number, value=sign)
+            else:
+                continue
+        node.replace_all_uses_with(total)
+    graph.eliminate_dead_code()
+
+
+def _is_product(node: Any) -> TypeGuard[Node]:
+    return isinstance(node, Node) and node.target is aten.mul.Tensor and not node.kwargs
+
+
+def _alike_values(value: Any, node: Node) -> TypeGuard[Node]:
+    """Whether a value is a tensor of floating-point numbers, like a node's."""
+    return isinstance(value, Node) and _alike(value, node) and _has_sign(value)
+
+
+def _is_number_of(value: Any, node: Node) -> bool:
+    """Whether a value is one number, of the kind of a node's."""
+    if not isinstance(value, Node):
+        return False
+    number, like = value.meta["val"], node.meta["val"]
+    same = (number.dtype, number.device) == (like.dtype, like.device)
+    return same and number.dim() == 0
 
 
 def negate_after_sum(graph_module: GraphModule) -> None:

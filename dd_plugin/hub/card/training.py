@@ -118,6 +118,8 @@ def _step_sizes(record: Record) -> Markdown:
     if record.images.learned_step_sizes:
         return say("step_sizes.learned", kind=one_of("step_sizes", config.step_sizes))
     value = config.inner_lr
+    if value is not None and config.inner_schedule == "cosine":
+        return say("step_sizes.cosine", value=decimal(value))
     shown = _NOTHING if value is None else say("step_sizes.value", value=decimal(value))
     return joined([say("step_sizes.constant"), shown], "")
 

@@ -171,6 +171,7 @@ class Settings(JsonPart):
     upsample_factor: Whole = None
     color_space: Text = None
     inner_lr: Number = None
+    inner_schedule: Text = None
     step_sizes: Text = None
     window: Text = None
     window_length: Whole = None

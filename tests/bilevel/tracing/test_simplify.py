@@ -5,7 +5,7 @@ from torch.func import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dd_plugin import convert_bn
-from dd_plugin.bilevel import BilevelProblem, hypergradient, sgd
+from dd_plugin.bilevel import BilevelProblem, adam, hypergradient, sgd
 from dd_plugin.bilevel.tracing.passes import clean
 from dd_plugin.bilevel.tracing.simplify import simplify
 
@@ -95,6 +95,56 @@ def test_the_sign_is_taken_of_the_smaller_factor():
     assert all(map(torch.equal, graph(x, y, small), function(x, y, small)))
     signs = [n for n in graph.graph.nodes if n.target is torch.ops.aten.neg.default]
     assert max(n.meta["val"].numel() for n in signs) == 4
+
+
+def test_a_product_with_a_number_is_added_in_one_pass():
+    def function(a, b, number):
+        return [a + number * b, a - a * number, (b + 1) * number + a, a + 0.9 * b, a - 3 * b]
+
+    a, b, number = torch.randn(5, 4), torch.randn(5, 4), torch.tensor(-1.7)
+    graph = _simplified(function, a, b, number)
+    assert sorted(_targets(graph)) == ["aten.add.Tensor"] * 3 + ["aten.addcmul.default"] * 3
+    for found, expected in zip(graph(a, b, number), function(a, b, number), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b, n: [b * n - a],
+        lambda a, b, n: [a + b * b],
+        lambda a, b, n: [a + b * n, torch.exp(b * n)],
+        lambda a, b, n: [torch.add(a, b * n, alpha=2)],
+        lambda a, b, n: [a + b.t() * n],
+        lambda a, b, n: [a[:1] + b * n],
+        lambda a, b, n: [a + (b > 0) * n],
+        lambda a, b, n: [a + b * n.double()],
+        lambda a, b, n: [a.to(torch.int64) + b.to(torch.int64) * 2],
+        lambda a, b, n: [a + b * a.sum(0, keepdim=True)],
+        lambda a, b, n: [a.double() + b * n],
+    ],
+)
+def test_other_products_stay(function):
+    a, b, number = torch.randn(4, 4), torch.randn(4, 4), torch.tensor(0.3)
+    graph = _simplified(function, a, b, number)
+    assert "aten.mul.Tensor" in _targets(graph)
+    assert "aten.addcmul.default" not in _targets(graph)
+    for found, expected in zip(graph(a, b, number), function(a, b, number), strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.9, weight_decay=1e-3), adam(weight_decay=1e-3)])
+def test_the_update_of_an_optimizer_has_few_products(optimizer):
+    problem = BilevelProblem(nn.Linear(4, 3).double(), optimizer=optimizer, compile="trace")
+    batch = torch.randn(5, 4).double(), torch.arange(5) % 3
+    found = hypergradient(problem, [batch] * 2, batch, step_size=0.1)
+    graphs = [value.graph for key, value in problem.compiled.items() if key[0] == "update"]
+    targets = [str(node.target) for node in graphs[0].graph.nodes]
+    assert targets.count("aten.addcmul.default") >= 4
+    oracle = hypergradient(problem, [batch] * 2, batch, step_size=0.1, method="autograd")
+    for name, expected in oracle.parameters.items():
+        torch.testing.assert_close(found.parameters[name], expected)
 
 
 def test_the_sign_stays_where_it_is_needed():

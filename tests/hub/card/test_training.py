@@ -43,6 +43,13 @@ def test_constant_step_size_is_told():
     assert "constant, 0.0375" in sections(card_of(record))["recipe"]
 
 
+def test_step_sizes_along_a_cosine_are_told():
+    record = a_record()
+    record["images"]["learned_step_sizes"] = False
+    record["about"]["config"] |= {"inner_lr": 0.002, "inner_schedule": "cosine"}
+    assert "not learned: half a cosine from 0.002 to 0" in sections(card_of(record))["recipe"]
+
+
 def test_a_run_that_had_more_steps_to_go_is_told():
     record = a_record()
     record["about"] |= {"outer_steps": 1200, "unfinished": True}
