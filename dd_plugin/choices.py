@@ -23,5 +23,15 @@ Trainable: TypeAlias = Literal["all", "head"]
 HeadKind: TypeAlias = Literal["ridge", "unroll"]
 LabelForm: TypeAlias = Literal["probabilities", "weights"]
 
-# Of a comparison: real images beside the distilled ones.
-BaselineName: TypeAlias = Literal["random_real", "centroid", "herding", "k_center", "full_data"]
+# Of a comparison: what stands beside the distilled images, in the order of its table.
+BaselineName: TypeAlias = Literal[
+    "hard_labels",
+    "learned_labels_on_random",
+    "random_real",
+    "centroid",
+    "herding",
+    "k_center",
+    "easiest",
+    "hardest",
+    "full_data",
+]

@@ -57,6 +57,8 @@ class Purpose(IntEnum):
     HELD_OUT = 29
     MEASURED_STEPS = 30
     COUNTED_WORK = 31
+    DIFFICULTY_NETWORK = 32
+    LABELED_IMAGES = 33
 
 
 @unique

@@ -22,6 +22,7 @@ from dd_plugin.memory import keep_freed_memory
 _COMMANDS = {
     "distill": "distill a data set into a few synthetic images",
     "evaluate": "train fresh networks on distilled sets, and test them",
+    "judge": "have a distilled set judged by DD-Ranking",
     "compare": "show runs side by side: settings, accuracies, minutes",
     "push": "publish a distilled set on the Hub",
     "merge": "put distilled sets together into one",

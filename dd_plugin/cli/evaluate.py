@@ -25,6 +25,7 @@ from dd_plugin.cli.evaluation_checks import (
 from dd_plugin.cli.evaluation_words import eight_bit_differences, row_line
 from dd_plugin.cli.loading import add_loading_arguments, load_set
 from dd_plugin.cli.noted_images import note_images, noted_images
+from dd_plugin.distiller.baseline_names import NAMES, baseline_names, chosen_baselines
 
 if TYPE_CHECKING:
     from dd_plugin.data import RealData
@@ -72,14 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "real images; auto: by the recipe for the networks that the set was made for, and as on "
         "real images for others (default: auto)",
     )
-    parser.add_argument(
-        "--no_baselines", action="store_true", help="train on the distilled images only"
-    )
-    parser.add_argument(
-        "--no_full_data",
-        action="store_true",
-        help="train no networks on all real images, by far the slowest baseline",
-    )
+    _add_comparison_arguments(parser)
     add_loading_arguments(parser)
     parser.add_argument("--device", help="where to train (default: cuda if there is one, or cpu)")
     parser.add_argument(
@@ -88,6 +82,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="write the rows as JSON too. Rows that the file already has stay, unless they are "
         "measured again",
+    )
+
+
+def _add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that choose what stands beside the set."""
+    parser.add_argument(
+        "--no_baselines", action="store_true", help="train on the distilled images only"
+    )
+    parser.add_argument(
+        "--baselines",
+        nargs="+",
+        metavar="NAME",
+        help="what stands beside the set, after the names of sets: auto, none, all, or some of "
+        f"{', '.join(NAMES)} (default: auto: random_real and full_data, for heads centroid, "
+        "herding and k_center too). `distill --help` says what they are",
+    )
+    parser.add_argument(
+        "--no_full_data",
+        action="store_true",
+        help="train no networks on all real images, by far the slowest baseline",
     )
 
 
@@ -119,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
     from dd_plugin.hub.comparison import rows_table
     from dd_plugin.models import ModelLoadError
 
+    args.baselines = _baselines(args)
     if args.networks < 1:
         raise CommandError(f"--networks must be at least 1, got {args.networks}")
     if args.output:
@@ -139,6 +154,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _baselines(args: argparse.Namespace) -> list[str]:
+    """Return the names of the baselines; none with ``--no_baselines``.
+
+    Raises:
+        CommandError: there is no such name, or both options are given.
+    """
+    if args.no_baselines and args.baselines:
+        raise CommandError("--no_baselines and --baselines exclude each other; give one of them")
+    try:
+        return baseline_names(False if args.no_baselines else args.baselines)
+    except ValueError as error:
+        raise CommandError(str(error).replace("`baselines`", "--baselines")) from error
+
+
 def _candidates(args: argparse.Namespace) -> list[_Candidate]:
     """Load all sets, then check the networks of each."""
     sets = [load_set(name, args) for name in args.sets]
@@ -157,6 +186,7 @@ def _candidates(args: argparse.Namespace) -> list[_Candidate]:
 def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> list[Evaluation]:
     """Return the rows of a set, each of which is stored as soon as it is measured."""
     from dd_plugin.evaluation.kept_baselines import NOTHING_KEPT, KeptBaselines
+    from dd_plugin.evaluation.training_images import TrainingImages
     from dd_plugin.hub.comparison import Request, compare
     from dd_plugin.hub.record import Evaluation, Record
 
@@ -173,10 +203,12 @@ def _evaluate(candidate: _Candidate, args: argparse.Namespace, device: str) -> l
         dataset=test.public_name if args.dataset else record.protocol.dataset,
         split=args.split or record.protocol.tested_on,
     )
+    names = chosen_baselines(args.baselines)
     request = Request(
         models=candidate.models,
         test=test,
-        train=None if args.no_baselines else _baseline_images(candidate, record, args, device),
+        train=_baseline_images(candidate, record, args, device) if names != [] else None,
+        kinds=None if names is None else [*map(TrainingImages.baseline, names)],
         networks=args.networks,
         seed=args.seed,
         protocol=args.protocol,

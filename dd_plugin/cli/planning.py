@@ -65,6 +65,7 @@ def _lines(distiller: Distiller, *, measured: bool) -> list[str]:
     from dd_plugin.bilevel import VerificationError
     from dd_plugin.distiller import NonFiniteError
     from dd_plugin.distiller.measuring import measure
+    from dd_plugin.distiller.moving_bar import MovingBar
     from dd_plugin.distiller.outer_step import OuterStep
     from dd_plugin.distiller.plan import Plan
     from dd_plugin.distiller.run import Run, TrainState
@@ -93,10 +94,13 @@ def _lines(distiller: Distiller, *, measured: bool) -> list[str]:
         window=distiller.window,
         storage=storage_of(run, state),
     )
-    if measured and distiller.accelerator.is_main_process:
+    is_told = measured and distiller.accelerator.is_main_process
+    if is_told:
         tell("measuring two steps for the plan")
+    has_bar = is_told and not distiller.config.disable_tqdm
     try:
-        times = measure(step) if measured else None
+        with MovingBar([1.0], "measuring", shown=has_bar):
+            times = measure(step) if measured else None
     except (ValueError, TypeError, NonFiniteError, VerificationError) as error:
         raise CommandError(with_flags(str(error))) from error
     plan = Plan(

@@ -10,13 +10,19 @@ are lowered step by step. Nothing is timed, so the same data give the same run e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from dd_plugin.distiller.baseline_names import AUTO, compared_with
+from dd_plugin.choices import BaselineName
+from dd_plugin.distiller.baseline_names import (
+    AUTO,
+    BY_DIFFICULTY,
+    LABEL_CONTROLS,
+    compared_with,
+)
 from dd_plugin.distiller.by_data import is_left_alone, marked
 from dd_plugin.distiller.settings import Settings
+from dd_plugin.evaluation.difficulty import YOUNG_NETWORKS, early_steps
 from dd_plugin.evaluation.ordinary import batch_size, training_steps
 
 _WIDTHS: Final = (32, 64, 128)
@@ -228,24 +234,37 @@ class _Rule:
         test = per_image * (self.amounts.tested or 0)
         distilled = test + inner * (_TRAINED * per_image * self._shown(course) + _FIXED)
         stored = config.images_per_class * self.amounts.classes
-        compared = sum(test + self._ordinary(n) for n in self._baselines(networks, stored))
+        names = self._baselines(networks)
+        compared = 0.0
+        for name in names:
+            if name in LABEL_CONTROLS:
+                compared += distilled * config.soft_labels
+            else:
+                images = self.amounts.images if name == "full_data" else stored
+                compared += test + self._ordinary(images)
+        chosen = self._difficulty() if set(BY_DIFFICULTY) & set(names) else 0.0
         often = _times(course.max_steps, self._between(course, "eval_steps"))
         often += config.load_best_model_at_end
         each = often * networks.eval_networks * distilled
-        each += networks.final_eval_networks * (distilled + compared)
+        each += networks.final_eval_networks * (distilled + compared) + chosen
         return self.amounts.architectures * each
 
     def _ordinary(self, images: int | None) -> float:
         of_batch = _TRAINED * self.amounts.multiply_adds * batch_size(images)
         return training_steps(images) * (of_batch + _FIXED)
 
-    def _baselines(self, networks: Networks, stored: int) -> Iterator[int | None]:
-        """The numbers of real images that networks are trained on, to compare with."""
+    def _difficulty(self) -> float:
+        """Of the young networks that say how hard each image is."""
+        images, per_image = self.amounts.images, self.amounts.multiply_adds
+        step = _TRAINED * per_image * batch_size(images) + _FIXED
+        return YOUNG_NETWORKS * (early_steps(images) * step + per_image * (images or 0))
+
+    def _baselines(self, networks: Networks) -> list[BaselineName]:
+        """The names of what networks are trained on, to compare with."""
         names: Any = self.config.baselines
         if is_left_alone(names):
             names = AUTO if networks.full_data else "random_real"
-        for name in compared_with(names):
-            yield self.amounts.images if name == "full_data" else stored
+        return compared_with(names)
 
     @property
     def _synthetic(self) -> int:

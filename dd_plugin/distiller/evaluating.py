@@ -17,6 +17,7 @@ from dd_plugin.bilevel.step_values import tree_map
 from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData
 from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.distiller.architectures import Architectures
 from dd_plugin.distiller.baseline_names import chosen_baselines
 from dd_plugin.distiller.head_course import HeadCourse
@@ -36,7 +37,7 @@ from dd_plugin.evaluation.comparison import (
 from dd_plugin.evaluation.heads import HeadTest
 from dd_plugin.evaluation.kept_baselines import KeptBaselines
 from dd_plugin.evaluation.preparation import input_batches
-from dd_plugin.evaluation.training_images import PixelKind, TrainingImages
+from dd_plugin.evaluation.training_images import PixelKind, TrainingImages, with_pixels
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,12 @@ class Evaluator:
 
     def _on_distilled(self, comparison: Comparison, test: NetworkTest) -> list[Baseline]:
         """The networks of the distilled images, as work to share out."""
-        recipe, synthetic = comparison.synthetic.recipe, comparison.synthetic
-        shown = recipe.steps * len(synthetic.indices(0, 0)) * synthetic.copies_per_step
+        synthetic = comparison.synthetic
+        shown = test.shown(synthetic)
 
         def measured(pixels: PixelKind) -> Measure:
-            return lambda seed: test.on_distilled(pixels, [seed]).accuracies[0]
+            chosen = with_pixels(synthetic, pixels)
+            return lambda seed: test.on_set(chosen, [seed]).accuracies[0]
 
         return [
             Baseline(images=TrainingImages.distilled(pixels), measure=measured(pixels), shown=shown)
@@ -155,16 +157,20 @@ class Evaluator:
         batches = input_batches(synthetic, _present(self.parts.evaluation), size)
         networks = architectures.members[place]
 
-        def on_distilled(pixels: PixelKind, seeds: Sequence[int]) -> Scores:
-            assert pixels == "exact"
-            problem, constants = networks.problem(), synthetic.constants(place)
+        def on_set(trained_on: SyntheticSet, seeds: Sequence[int]) -> Scores:
+            problem, constants = networks.problem(), trained_on.constants(place)
             states = [_fresh_state(networks, seed) for seed in seeds]
             return score(
-                synthetic, problem, states=states, seeds=seeds, batches=batches, constants=constants
+                trained_on,
+                problem,
+                states=states,
+                seeds=seeds,
+                batches=batches,
+                constants=constants,
             )
 
         return NetworkTest(
-            on_distilled=on_distilled,
+            on_set=on_set,
             # What an evaluation with this seed starts from, with its stock layers.
             new_network=lambda seed: revert_bn(networks.new_model(seed)),
             train=self.parts.train,

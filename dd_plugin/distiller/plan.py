@@ -13,7 +13,7 @@ from typing import Final
 
 from dd_plugin.data import RealData
 from dd_plugin.distiller.architectures import Architectures
-from dd_plugin.distiller.baseline_names import compared_with
+from dd_plugin.distiller.baseline_names import BY_DIFFICULTY, LABEL_CONTROLS, compared_with
 from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.defaults import default_arguments
@@ -23,6 +23,7 @@ from dd_plugin.distiller.measuring import Measured
 from dd_plugin.distiller.run import Run, TrainState
 from dd_plugin.distiller.settings import Settings
 from dd_plugin.distiller.storage_choice import trajectory_bytes
+from dd_plugin.evaluation.difficulty import YOUNG_NETWORKS, early_steps
 from dd_plugin.evaluation.ordinary import batch_size, training_steps
 from dd_plugin.text import count
 
@@ -134,7 +135,7 @@ class Plan:
             tested = self.evaluation.count() or 0
         networks, synthetic = self.state.networks, self.state.synthetic
         processes = self.run.accelerator.num_processes
-        features = distilled = baselines = 0.0
+        features = distilled = baselines = chosen = 0.0
         if isinstance(networks, HeadCourse):
             features = measured.testing * (train * config.feature_copies + tested) / processes
         elif self.evaluation is not None:
@@ -142,12 +143,19 @@ class Plan:
             shown = len(synthetic.indices(0, 0)) * synthetic.copies_per_step
             stored = max(1, int(synthetic.images_per_class)) * synthetic.recipe.num_classes
             distilled = synthetic.recipe.steps * measured.training_step(shown) + test
-            for name in compared_with(config.baselines):
+            names = compared_with(config.baselines)
+            for name in names:
+                if name in LABEL_CONTROLS:
+                    baselines += distilled * config.soft_labels
+                    continue
                 number = self.state.train_data.count() if name == "full_data" else stored
                 baselines += _ordinary(measured, number) + test
+            if set(BY_DIFFICULTY) & set(names):
+                chosen = _difficulty(measured, self.state.train_data.count())
         of_each = 1 if networks.mode == "fixed" else config.eval_networks
         of_final = 1 if networks.mode == "fixed" else config.final_eval_networks
-        baselines *= config.final_eval_networks
+        # The images are chosen once, for all networks.
+        baselines = baselines * config.final_eval_networks + chosen
         architectures = _architectures(networks)
         return Times(
             features=features,
@@ -298,6 +306,12 @@ def duration(seconds: float) -> str:
 def _ordinary(measured: Measured, images: int | None) -> float:
     """The seconds of ordinary training on so many images; None is a stream."""
     return training_steps(images) * measured.training_step(batch_size(images))
+
+
+def _difficulty(measured: Measured, images: int | None) -> float:
+    """The seconds in which young networks say how hard so many images are; None is a stream."""
+    training = early_steps(images) * measured.training_step(batch_size(images))
+    return YOUNG_NETWORKS * (training + (images or 0) * measured.testing)
 
 
 def _architectures(networks: Architectures | HeadCourse) -> int:

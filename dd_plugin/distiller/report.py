@@ -21,6 +21,7 @@ from torch import Tensor
 from dd_plugin import __version__
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.data.recipe import Recipe
+from dd_plugin.distiller.baseline_names import ALL, NAMES, chosen_baselines
 from dd_plugin.distiller.callbacks import DistillerState
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.course import animation, keep_frame, last_frame
@@ -173,6 +174,9 @@ class Report:
         if name is None:
             command += " --dataset FOLDER"
             command += f" --split {split}" if split else ""
+        if names := chosen_baselines(config.baselines):
+            words = [ALL] if len(names) == len(NAMES) else names
+            command += f" --baselines {' '.join(words)}"
         return Protocol(
             best_step=self.position.best_step if config.load_best_model_at_end else None,
             dataset=name,

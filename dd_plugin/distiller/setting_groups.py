@@ -92,10 +92,13 @@ class RunSettings:
     disable_tqdm: bool = _option(False, "Print a line per evaluation instead of a progress bar.")
     baselines: list[str] | str | bool = _by_data(
         ["auto"],
-        "Real images to compare with at the end. random_real: as many random ones; centroid, "
-        "herding, k_center: as many that are chosen by such a rule; full_data: all of them; none: "
-        "no comparison; auto: random_real and full_data, or with trainable=head all five. Left "
-        "out, it is auto, without full_data if images or network are very large.",
+        "What to compare with at the end. random_real: as many random real images; centroid, "
+        "herding, k_center: as many that are chosen by such a rule; easiest, hardest: as many that "
+        "young networks make the smallest or the largest error on (EL2N); full_data: all of them; "
+        "hard_labels: the distilled images with plain classes; learned_labels_on_random: random "
+        "real images with the learned labels; all: everything; none: no comparison; auto: "
+        "random_real and full_data, or with trainable=head centroid, herding and k_center too. "
+        "Left out, it is auto, without full_data if images or network are very large.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Coresets: a few real images of each class, chosen by their features.
+"""Coresets: a few real images of each class, chosen by their features or their difficulty.
 
-Baselines of a distilled set for a frozen backbone: real images, as many as it has. Each function
-takes features (N, d), labels (N,) and the number of rows per class, and returns row indices
+Baselines of a distilled set: real images, as many as it has. Each function takes features (N, d) or
+scores (N,), labels (N,) and the number of rows per class, and returns row indices
 (classes * per_class,), int64 on the CPU, sorted by class and in the order in which they were
 chosen. Of several rows that are equally good the first one is taken. Distances are Euclidean, of
 the features as they are given, in float64.
@@ -102,6 +102,30 @@ def k_center(
     return _chosen(_spread, features, labels, per_class=per_class, num_classes=num_classes)
 
 
+def easiest(
+    scores: Tensor, labels: Tensor, per_class: int, *, num_classes: int | None = None
+) -> Tensor:
+    """Return the rows of each class with the lowest scores, the lowest first.
+
+    Args:
+        scores: the difficulty of each row (N,), such as `dd_plugin.evaluation.el2n` gives.
+        labels: class indices (N,).
+        per_class: rows of each class.
+        num_classes: by default the largest label plus one.
+
+    Raises:
+        ValueError: a class has fewer rows, or an argument is not as described.
+    """
+    return _chosen(_lowest, scores[:, None], labels, per_class=per_class, num_classes=num_classes)
+
+
+def hardest(
+    scores: Tensor, labels: Tensor, per_class: int, *, num_classes: int | None = None
+) -> Tensor:
+    """Return the rows of each class with the highest scores, the highest first; see `easiest`."""
+    return _chosen(_lowest, -scores[:, None], labels, per_class=per_class, num_classes=num_classes)
+
+
 # From the rows of a class, with their mean at 0, to the places of the chosen ones.
 _Choice = Callable[[Tensor, int], Tensor]
 
@@ -142,6 +166,10 @@ def _spread(centered: Tensor, count: int) -> Tensor:
         nearest[places] = -torch.inf
         places.append(_smallest(-nearest, slack))
     return torch.tensor(places)
+
+
+def _lowest(centered: Tensor, count: int) -> Tensor:
+    return centered[:, 0].argsort(stable=True)[:count]
 
 
 def _slack(centered: Tensor) -> Tensor:

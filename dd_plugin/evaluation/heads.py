@@ -14,11 +14,18 @@ from torch import Tensor
 
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation import difficulty
 from dd_plugin.evaluation.coresets import random_rows
+from dd_plugin.evaluation.label_controls import controlled, without_senseless
 from dd_plugin.evaluation.probe import accuracy_of_head, fit_probe
-from dd_plugin.evaluation.real_coresets import RULES, rows_of
+from dd_plugin.evaluation.real_coresets import DIFFICULTY_RULES, RULES, rows_of
 from dd_plugin.evaluation.scores import Scores
-from dd_plugin.evaluation.training_images import REAL, TrainingImages, eight_bit_images
+from dd_plugin.evaluation.training_images import (
+    LABEL_CONTROLS,
+    OF_HEADS,
+    TrainingImages,
+    eight_bit_images,
+)
 from dd_plugin.networks import Backbone, Features, Head, LinearHead
 from dd_plugin.seeds import Purpose, mix
 
@@ -70,23 +77,23 @@ class HeadTest:
         per_class: int,
         seeds: Sequence[int],
         *,
-        kinds: Collection[TrainingImages] = REAL,
+        kinds: Collection[TrainingImages] = OF_HEADS,
     ) -> Iterator[tuple[TrainingImages, Scores]]:
         """Yield accuracies of heads trained on real images, as many of each class, and on all.
 
         Trained as the head of the set is, with hard labels and as many augmented copies; on all
-        images by regularized logistic regression (`fit_probe`).
+        images by regularized logistic regression (`fit_probe`). What labels are worth comes first.
 
         Args:
             synthetic: the set, for the recipe and what it has learned about the training.
             per_class: real images of each class.
             seeds: of the random draws.
-            kinds: of real images; by default all of them.
+            kinds: of training images.
         """
         assert self.train is not None
         features, labels = self.train.values[0], self.train.labels
         classes = synthetic.recipe.num_classes
-
+        yield from self._label_controls(synthetic, seeds, kinds)
         choices: dict[TrainingImages, list[Tensor]] = {}
         if TrainingImages.RANDOM in kinds:
             choices[TrainingImages.RANDOM] = [
@@ -102,6 +109,7 @@ class HeadTest:
         for images, rule in RULES.items():
             if images in kinds:
                 choices[images] = [rule(features, labels, per_class, num_classes=classes)]
+        choices |= self._by_difficulty(per_class, classes, kinds)
         features_of = self._features_of_rows(synthetic, choices)
         for images, choice in choices.items():
             heads = (self._train(synthetic, features_of(rows), labels[rows]) for rows in choice)
@@ -113,6 +121,33 @@ class HeadTest:
             )
             accuracy = self.accuracy(LinearHead(probe.weight, probe.bias))
             yield TrainingImages.ALL, Scores((accuracy,), seeds=tuple(seeds[:1]))
+
+    def _label_controls(
+        self, synthetic: SyntheticSet, seeds: Sequence[int], kinds: Collection[TrainingImages]
+    ) -> Iterator[tuple[TrainingImages, Scores]]:
+        """Yield accuracies of heads trained on the set with other labels, or other images."""
+        # Where the real images are not at hand, only their features, none can be drawn.
+        wanted = [kind for kind in LABEL_CONTROLS if kind in kinds and self.images is not None]
+        for kind in without_senseless(wanted, synthetic, classes_alone=self.as_probe):
+            assert self.images is not None
+            drawn = tuple(seeds) if kind is TrainingImages.LABELED_RANDOM else ()
+            sets = (controlled(synthetic, kind, self.images, seed) for seed in drawn or (0,))
+            yield kind, Scores(tuple(map(self.distilled, sets)), seeds=drawn)
+
+    def _by_difficulty(
+        self, per_class: int, classes: int, kinds: Collection[TrainingImages]
+    ) -> dict[TrainingImages, list[Tensor]]:
+        """Return the rows of the easiest and of the hardest images, as far as they are wanted."""
+        wanted = {images: rule for images, rule in DIFFICULTY_RULES.items() if images in kinds}
+        if not wanted:
+            return {}
+        assert self.train is not None
+        features, labels = self.train.values[0], self.train.labels
+        scores = difficulty.of_features(features, labels, classes)
+        return {
+            images: [rule(scores, labels, per_class, num_classes=classes)]
+            for images, rule in wanted.items()
+        }
 
     def _features_of_rows(
         self, synthetic: SyntheticSet, choices: Mapping[TrainingImages, Sequence[Tensor]]

@@ -38,15 +38,17 @@ _PACKAGES = ("torch", "timm", "transformers", "numpy")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training:
-    """The training of one network on real images.
+    """The training of one network beside a set.
 
     Attributes:
         model: the name of the network; None where it has none.
-        images: the kind of real images.
+        images: the kind of training images.
         count: how many it is trained on; None for a stream.
         seed: of the draw and the training.
         train: the real images.
         test: the real images that it is tested on.
+        on_set: the protocol, where it is trained as on the distilled set: with its recipe, and its
+            images or its labels.
     """
 
     model: str | None
@@ -55,6 +57,7 @@ class Training:
     seed: int
     train: RealData | None
     test: RealData
+    on_set: str | None = None
 
     def key(self, network: nn.Module, synthetic: SyntheticSet) -> str | None:
         """Return a checksum of all that the accuracy depends on; None where that is not known.
@@ -91,6 +94,9 @@ class Training:
             "versions": {name: _version_of(name) for name in _PACKAGES},
             "device": [str(self.test.device.type), torch.backends.cpu.get_cpu_capability()],
         }
+        if self.on_set is not None:
+            tensors = _checksum_of_tensors(synthetic.state_dict())
+            parts["set"] = [self.on_set, tensors, synthetic.label_form, recipe.to_dict()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

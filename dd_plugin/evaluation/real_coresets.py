@@ -1,7 +1,8 @@
-"""Coresets of real images for networks that are trained from scratch: chosen by their pixels.
+"""Coresets of real images for networks that are trained from scratch.
 
-Between `coresets`, whose rules choose rows by features, and `comparison`, which trains on them. A
-network that starts from random weights has no features yet, so the distances are between images.
+Between `coresets`, whose rules choose rows by features or by difficulty, and `comparison`, which
+trains on them. A network that starts from random weights has no features yet, so the distances are
+between images. How hard an image is, the networks say themselves.
 """
 
 from __future__ import annotations
@@ -13,14 +14,25 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from dd_plugin.data import RealData
-from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid
+from dd_plugin.evaluation.coresets import (
+    easiest,
+    hardest,
+    herding,
+    k_center,
+    nearest_to_centroid,
+)
 from dd_plugin.evaluation.training_images import TrainingImages, pixel_levels
 
-# Real images that are chosen by a rule.
+# Real images that are chosen by their features.
 RULES: Mapping[TrainingImages, Callable[..., Tensor]] = {
     TrainingImages.CENTROID: nearest_to_centroid,
     TrainingImages.HERDING: herding,
     TrainingImages.K_CENTER: k_center,
+}
+# Real images that are chosen by how hard they are to learn.
+DIFFICULTY_RULES: Mapping[TrainingImages, Callable[..., Tensor]] = {
+    TrainingImages.EASIEST: easiest,
+    TrainingImages.HARDEST: hardest,
 }
 
 # Larger images are compared at this height and width, so that all of them fit into memory.
@@ -33,18 +45,20 @@ class RealCoresets:
 
     Args:
         data: the real images.
+        difficulty: of each of them, for `DIFFICULTY_RULES`; called once at most.
     """
 
-    def __init__(self, data: RealData) -> None:
-        self._data = data
+    def __init__(self, data: RealData, difficulty: Callable[[], Tensor] | None = None) -> None:
+        self._data, self._difficulty_of = data, difficulty
         self._features: Tensor | None = None
+        self._difficulty: Tensor | None = None
         self._chosen: dict[tuple[TrainingImages, int], tuple[Tensor, Tensor]] = {}
 
     def images(self, kind: TrainingImages, per_class: int) -> tuple[Tensor, Tensor]:
         """Return images in [0, 1], sorted by class, and their labels.
 
         Args:
-            kind: one of `RULES`.
+            kind: one of `RULES` or `DIFFICULTY_RULES`.
             per_class: images of each class.
 
         Raises:
@@ -52,16 +66,24 @@ class RealCoresets:
         """
         wanted = (kind, per_class)
         if wanted not in self._chosen:
-            if self._features is None:
-                self._features = pixel_features(self._data)
             labels = self._data.labels()
-            rows = RULES[kind](
-                self._features, labels, per_class, num_classes=self._data.num_classes
-            )
+            rule, values = self._rule_of(kind)
+            rows = rule(values, labels, per_class, num_classes=self._data.num_classes)
             order = rows.argsort()
             images = rows_of(self._data, rows[order], _BATCH)
             self._chosen[wanted] = (images[order.argsort()], labels[rows].to(images.device))
         return self._chosen[wanted]
+
+    def _rule_of(self, kind: TrainingImages) -> tuple[Callable[..., Tensor], Tensor]:
+        """Return the rule of a kind, and what it chooses by: features, or the difficulty."""
+        if kind in DIFFICULTY_RULES:
+            if self._difficulty is None:
+                assert self._difficulty_of is not None
+                self._difficulty = self._difficulty_of()
+            return DIFFICULTY_RULES[kind], self._difficulty
+        if self._features is None:
+            self._features = pixel_features(self._data)
+        return RULES[kind], self._features
 
 
 def pixel_features(data: RealData) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training images of a comparison: the distilled ones, and the real ones beside them.
+"""The training images of a comparison: the distilled ones, and what stands beside them.
 
 One vocabulary for the trainer, the command and the card. At the bottom of `evaluation`, beside
 `scores`.
@@ -27,15 +27,19 @@ class TrainingImages(StrEnum):
 
     DISTILLED = "distilled"
     EIGHT_BIT = "distilled, 8-bit"
+    HARD_LABELS = "distilled, hard labels"
+    LABELED_RANDOM = "random real, learned labels"
     RANDOM = "random real"
     CENTROID = "nearest to the centroid"
     HERDING = "herding"
     K_CENTER = "k-center"
+    EASIEST = "easiest"
+    HARDEST = "hardest"
     ALL = "full data"
 
     @classmethod
     def baseline(cls, name: BaselineName) -> TrainingImages:
-        """Return the real images that a setting calls so."""
+        """Return the training images that a setting calls so."""
         return _BASELINES[name]
 
     @classmethod
@@ -49,6 +53,11 @@ class TrainingImages(StrEnum):
         return _PIXELS.get(self)
 
     @property
+    def is_trained_as_set(self) -> bool:
+        """Whether networks are trained on them as on the set, not as on real images."""
+        return self in _PIXELS or self in LABEL_CONTROLS
+
+    @property
     def in_words(self) -> str:
         """The name in a row of an evaluation."""
         return _IN_WORDS[self]
@@ -57,23 +66,40 @@ class TrainingImages(StrEnum):
 _PIXELS: dict[TrainingImages, PixelKind] = {
     TrainingImages.DISTILLED: "exact",
     TrainingImages.EIGHT_BIT: "png",
+    TrainingImages.HARD_LABELS: "exact",
 }
 _BASELINES: dict[BaselineName, TrainingImages] = {
+    "hard_labels": TrainingImages.HARD_LABELS,
+    "learned_labels_on_random": TrainingImages.LABELED_RANDOM,
     "random_real": TrainingImages.RANDOM,
     "centroid": TrainingImages.CENTROID,
     "herding": TrainingImages.HERDING,
     "k_center": TrainingImages.K_CENTER,
+    "easiest": TrainingImages.EASIEST,
+    "hardest": TrainingImages.HARDEST,
     "full_data": TrainingImages.ALL,
 }
-# All kinds of real images, in the order of a table.
-REAL = tuple(_BASELINES.values())
+# All that may stand beside a set, in the order of a table.
+BASELINES = tuple(_BASELINES.values())
+# The set with other labels or other images. What labels are worth shows beside them.
+LABEL_CONTROLS = (TrainingImages.HARD_LABELS, TrainingImages.LABELED_RANDOM)
+# Real images that are chosen by where they lie, and by how networks learn them.
+BY_PLACE = (TrainingImages.CENTROID, TrainingImages.HERDING, TrainingImages.K_CENTER)
+BY_DIFFICULTY = (TrainingImages.EASIEST, TrainingImages.HARDEST)
+# The baselines of `auto`.
+OF_NETWORKS = (TrainingImages.RANDOM, TrainingImages.ALL)
+OF_HEADS = (TrainingImages.RANDOM, *BY_PLACE, TrainingImages.ALL)
 _IN_WORDS = {
     TrainingImages.DISTILLED: "distilled images",
     TrainingImages.EIGHT_BIT: "distilled images",
+    TrainingImages.HARD_LABELS: "distilled images, hard labels",
+    TrainingImages.LABELED_RANDOM: "random real images, learned labels",
     TrainingImages.RANDOM: "random real images",
     TrainingImages.CENTROID: "real images nearest to the centroid",
     TrainingImages.HERDING: "real images by herding",
     TrainingImages.K_CENTER: "real images by k-center",
+    TrainingImages.EASIEST: "easiest real images by EL2N",
+    TrainingImages.HARDEST: "hardest real images by EL2N",
     TrainingImages.ALL: "all real images",
 }
 
@@ -89,12 +115,15 @@ def row_labels(distilled: str, shown: str, stored: str, real: str) -> dict[str, 
     """
     smaller = shown != stored
     few = "random real images of that storage" if smaller else "as many random real images"
-    chosen = (TrainingImages.CENTROID, TrainingImages.HERDING, TrainingImages.K_CENTER)
+    as_set = f"{shown}, stored as {stored}" if smaller else shown
+    labeled = TrainingImages.LABELED_RANDOM
     labels = {
-        TrainingImages.DISTILLED: (distilled, f"{shown}, stored as {stored}" if smaller else shown),
+        TrainingImages.DISTILLED: (distilled, as_set),
         TrainingImages.EIGHT_BIT: (f"{distilled}, as PNG files have them", shown),
+        TrainingImages.HARD_LABELS: (f"{distilled}, hard labels", as_set),
+        labeled: (labeled.in_words, as_set),
         TrainingImages.RANDOM: (few, stored),
-        **{images: (images.in_words, stored) for images in chosen},
+        **{images: (images.in_words, stored) for images in (*BY_PLACE, *BY_DIFFICULTY)},
         TrainingImages.ALL: (TrainingImages.ALL.in_words, real),
     }
     return {images.value: label for images, label in labels.items()}

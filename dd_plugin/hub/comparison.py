@@ -7,7 +7,7 @@ Above `dataset`; `dd_plugin.evaluation.comparison` measures, and here the accura
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,13 +15,16 @@ import torch
 from torch import nn
 
 from dd_plugin.data import RealData
+from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import HeadTest, OtherArchitectureWarning, Scores
 from dd_plugin.evaluation import comparison as measuring
 from dd_plugin.evaluation.kept_baselines import NOTHING_KEPT, KeptBaselines
-from dd_plugin.evaluation.training_images import PixelKind
+from dd_plugin.evaluation.training_images import TrainingImages
 from dd_plugin.hub.dataset import DistilledDataset
 from dd_plugin.hub.record import Evaluation
 from dd_plugin.hub.using.choosing import Protocol
+from dd_plugin.hub.using.evaluating import network_scores
+from dd_plugin.hub.using.training import FitOptions
 from dd_plugin.networks import Backbone
 from dd_plugin.text import table
 
@@ -42,6 +45,7 @@ class Request:
         protocol: see `DistilledDataset.fit`.
         full_data: whether networks trained on all of ``train`` are a baseline, which takes by far
             the longest; random images of it are one all the same.
+        kinds: of baselines; None for those of `auto`.
         device: where to train and test.
         about: the entries that all rows share, such as the names of data set and split.
         folder: where the features of real images are kept, for a set that is for heads.
@@ -57,6 +61,7 @@ class Request:
     seed: int | None = None
     protocol: Protocol = "auto"
     full_data: bool = True
+    kinds: Collection[TrainingImages] | None = None
     device: torch.device | str = "cpu"
     about: Evaluation = field(default_factory=Evaluation)
     folder: Path | None = None
@@ -81,6 +86,7 @@ def compare(
         seeds=distilled.seeds(request.networks, request.seed),
         baselines=request.train is not None,
         full_data=request.full_data,
+        kinds=request.kinds,
     )
     test_of = _heads_of if distilled.recipe.trainable == "head" else _networks_of
     rows: list[Evaluation] = []
@@ -88,7 +94,7 @@ def compare(
         tested = test_of(distilled, model, request)
         about = replace(request.about, model=model, images=tested.images)
         for images, scores in measuring.compare(comparison, tested.test):
-            protocol = tested.on_real if images.pixels is None else tested.on_distilled
+            protocol = tested.on_set if images.is_trained_as_set else tested.on_real
             row = replace(
                 about, trained_on=images.in_words, pixels=images.pixels, protocol=protocol
             ).with_scores(scores)
@@ -106,13 +112,13 @@ class _Tested:
     Attributes:
         test: the test.
         images: how many real images it has.
-        on_distilled: the protocol of training on distilled images.
+        on_set: the protocol of training on distilled images.
         on_real: the protocol of training on real images.
     """
 
     test: measuring.NetworkTest | HeadTest
     images: int
-    on_distilled: str
+    on_set: str
     on_real: str
 
 
@@ -128,25 +134,27 @@ def _heads_of(distilled: DistilledDataset, model: str, request: Request) -> _Tes
         backbone=request.backbones.get(model),
     )
     protocol = "standard" if test.as_probe else "head"
-    return _Tested(test, len(test.test.labels), on_distilled=protocol, on_real=protocol)
+    return _Tested(test, len(test.test.labels), on_set=protocol, on_real=protocol)
 
 
 def _networks_of(distilled: DistilledDataset, model: str, request: Request) -> _Tested:
     """Return the test of fresh networks of a name."""
     batches = distilled.test_batches(request.test, _BATCH)
 
-    def on_distilled(pixels: PixelKind, seeds: Sequence[int]) -> Scores:
+    options = FitOptions(protocol=request.protocol, device=request.device)
+    said: list[bool] = []
+
+    def on_set(trained_on: SyntheticSet, seeds: Sequence[int]) -> Scores:
         with warnings.catch_warnings():
-            if pixels == "png":  # said for the exact images
+            if said:  # once is enough
                 warnings.simplefilter("ignore", OtherArchitectureWarning)
-            return distilled.evaluate(
+            said.append(True)
+            return network_scores(
+                distilled.stored_with(trained_on),
                 model,
-                request.test,
-                networks=request.networks,
-                seed=request.seed,
-                protocol=request.protocol,
-                pixels=pixels,
-                device=request.device,
+                seeds=seeds,
+                options=options,
+                batches=batches,
             )
 
     def new_network(seed: int) -> nn.Module:
@@ -154,17 +162,18 @@ def _networks_of(distilled: DistilledDataset, model: str, request: Request) -> _
         return network.to(request.device, distilled.images.dtype)
 
     test = measuring.NetworkTest(
-        on_distilled=on_distilled,
+        on_set=on_set,
         new_network=new_network,
         train=request.train,
         test=batches,
         name=model,
         kept=request.kept,
+        protocol=distilled.protocol_for(request.protocol, model),
     )
     return _Tested(
         test,
         sum(len(labels) for _, labels in batches),
-        on_distilled=distilled.protocol_for(request.protocol, model),
+        on_set=test.protocol,
         on_real="standard",
     )
 

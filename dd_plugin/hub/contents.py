@@ -6,6 +6,7 @@ After `reading`; `dataset` adds what one can do with a set.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.hub.reading import IMAGES, StoredSet
 from dd_plugin.hub.using.predicting import pixels_of
 
@@ -27,6 +29,10 @@ class SetContents(Dataset[tuple[Tensor, Tensor]]):
 
     folder: Path
     _stored: StoredSet
+
+    def stored_with(self, synthetic: SyntheticSet) -> StoredSet:
+        """Return the contents with other images or labels, to train on as on these."""
+        return replace(self._stored, synthetic=synthetic)
 
     @property
     def recipe(self) -> Recipe:

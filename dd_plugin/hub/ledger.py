@@ -1,4 +1,4 @@
-"""Rows of evaluations, added to the record of a set and to files that others may be writing to.
+"""Rows of evaluations and judgements, added to a record and to files that others may be writing to.
 
 After `comparison`, which measures them. Rows come hours apart. Meanwhile another evaluation may add
 its own, or another set be written there, so the file is read again for each row.
@@ -6,15 +6,16 @@ its own, or another set be written there, so the file is read again for each row
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dd_plugin.files import locked, write_whole
 from dd_plugin.hub.comparison import merge_rows
 from dd_plugin.hub.folder import write_record
 from dd_plugin.hub.reading import RECORD, read_record
-from dd_plugin.hub.record import Evaluation, FileEntry
+from dd_plugin.hub.record import Evaluation, FileEntry, Judgement, Record
 
 
 def rows_in(path: Path) -> list[Evaluation]:
@@ -61,6 +62,20 @@ def add_to_record(folder: Path, row: Evaluation, files: Mapping[str, FileEntry])
         OSError: the folder cannot be written, or another process keeps it locked.
         ValueError: another set is there now, or none that can be read.
     """
+    with _record_of(folder, files) as record:
+        rows = merge_rows(record.evaluations, [row])
+        write_record(folder, record.with_evaluations(rows))
+
+
+def add_judgement(folder: Path, judgement: Judgement, files: Mapping[str, FileEntry]) -> None:
+    """Put the scores of a judge into the record and onto the card of a set; see `add_to_record`."""
+    with _record_of(folder, files) as record:
+        write_record(folder, record.with_judgement(judgement))
+
+
+@contextlib.contextmanager
+def _record_of(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[Record]:
+    """Keep the record of a folder locked; it must be that of the set with these files."""
     with locked(folder / RECORD):
         record = read_record(folder)
         if record.files != files:
@@ -68,5 +83,4 @@ def add_to_record(folder: Path, row: Evaluation, files: Mapping[str, FileEntry])
                 f"{str(folder)!r} must hold the set that was evaluated, got another one, written "
                 "since; evaluate that one"
             )
-        rows = merge_rows(record.evaluations, [row])
-        write_record(folder, record.with_evaluations(rows))
+        yield record

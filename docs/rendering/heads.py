@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from dd_plugin.evaluation.training_images import TrainingImages
+from dd_plugin.evaluation.training_images import OF_HEADS, TrainingImages
 from rendering.markdown import percent, table
 
 Row = dict[str, Any]
@@ -14,8 +14,7 @@ _DISTILLED, _ALL = TrainingImages.EIGHT_BIT.value, "all 6,000"
 # How the tables call what heads were trained on, in order.
 _TRAINED_ON = {
     (images.in_words, images.pixels): _ALL if images is TrainingImages.ALL else images.value
-    for images in TrainingImages
-    if images is not TrainingImages.DISTILLED
+    for images in (TrainingImages.EIGHT_BIT, *OF_HEADS)
 }
 # The settings of the recipe; a table names those in which its runs differ.
 _RECIPE = {

@@ -10,6 +10,7 @@ import torch
 
 from dd_plugin.cli import main
 from dd_plugin.evaluation import OtherArchitectureWarning, Scores
+from dd_plugin.evaluation.training_images import BASELINES, TrainingImages
 from dd_plugin.hub.reading import read_set
 from dd_plugin.hub.record import Evaluation
 from tests.distiller.toy import toy_distiller
@@ -89,6 +90,33 @@ def test_the_full_data_may_be_left_out(run, real, capsys):
     printed = capsys.readouterr().out
     assert "| random real images " in printed
     assert "all real images" not in printed
+
+
+def test_the_baselines_are_chosen_by_name(run, real, tmp_path, capsys):
+    words = ["evaluate", str(run), "--dataset", str(real), "--networks", "1"]
+    words += ["--output", str(tmp_path / "rows.json"), "--baselines"]
+    assert main([*words, "hardest", "herding", "hard_labels"]) == 0
+    # A set without learned labels has no row of hard ones, and the command says so.
+    assert [row["trained_on"] for row in json.loads((tmp_path / "rows.json").read_text())] == [
+        "distilled images",
+        "distilled images",
+        "real images by herding",
+        "hardest real images by EL2N",
+    ]
+    assert "hardest real images by EL2N" in (run / "README.md").read_text()
+
+
+def test_all_and_none_are_words_for_baselines(run, real, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "dd_plugin.hub.comparison.compare", lambda _, request, on_row: asked.append(request) or []
+    )
+    words = ["evaluate", str(run), "--dataset", str(real)]
+    for given in ([], ["--baselines", "all"], ["--baselines", "none"], ["--baselines", "easiest"]):
+        assert main([*words, *given]) == 0
+    kinds = [None, [*BASELINES], [], [TrainingImages.EASIEST]]
+    assert [request.kinds for request in asked] == kinds
+    assert [request.train is None for request in asked] == [False, False, True, False]
 
 
 def test_rows_are_written_as_they_come(run, real, tmp_path, monkeypatch):
@@ -239,6 +267,8 @@ def test_the_protocol_of_the_rows(run, real, tmp_path):
         (["SET", "--networks", "0"], "--networks must be at least 1, got 0"),
         (["SET", "--model", "timm/nothing", "--dataset", "REAL"], "timm has no architecture"),
         (["SET", "--dataset", "./none"], "there is no folder"),
+        (["SET", "--baselines", "herdin"], "--baselines must be auto, .* did you mean 'herding'"),
+        (["SET", "--no_baselines", "--baselines", "easiest"], "exclude each other"),
         (["SET"], r"`dataset` must be given.*\(`--dataset` on the command line\)"),
     ],
 )

@@ -30,3 +30,10 @@ def test_a_difference_is_of_pairs_of_networks():
 
 def test_one_network_makes_no_difference():
     assert eight_bit_differences("SET", [row([0.5]), row([0.725], pixels="png")]) == []
+
+
+def test_the_same_images_with_other_labels_are_no_partner():
+    rows = [row([0.5, 0.7]), row([0.4, 0.6], trained_on="distilled images, hard labels")]
+    rows.append(row([0.49, 0.67], pixels="png"))
+    (line,) = eight_bit_differences("SET", rows)
+    assert "-2.0 ± 1.4 points" in line

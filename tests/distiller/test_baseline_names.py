@@ -3,8 +3,14 @@
 import pytest
 
 from dd_plugin import DistillerConfig
+from dd_plugin.distiller import baseline_names as baseline_names_of
 from dd_plugin.distiller.baseline_names import NAMES, baseline_names, chosen_baselines
-from dd_plugin.evaluation.training_images import REAL, TrainingImages
+from dd_plugin.evaluation.training_images import (
+    BASELINES,
+    BY_DIFFICULTY,
+    LABEL_CONTROLS,
+    TrainingImages,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,8 @@ from dd_plugin.evaluation.training_images import REAL, TrainingImages
         # In the order of the table, each once.
         (["full_data", "random_real", "full_data"], ["random_real", "full_data"]),
         (("k_center",), ["k_center"]),
+        ("all", list(NAMES)),
+        (["easiest", "hard_labels"], ["hard_labels", "easiest"]),
     ],
 )
 def test_names(value, names):
@@ -35,9 +43,10 @@ def test_names(value, names):
     ("value", "message"),
     [
         ("herdin", "got 'herdin'; did you mean 'herding'"),
-        (["random_real", "x1"], "must be auto, none, or some of random_real, .*, got 'x1'"),
-        (["none", "herding"], "auto and none stand alone"),
-        (["auto", "herding"], "auto and none stand alone"),
+        (["random_real", "x1"], "must be auto, none, all, or some of .*random_real.*, got 'x1'"),
+        (["none", "herding"], "auto, none and all stand alone"),
+        (["auto", "herding"], "auto, none and all stand alone"),
+        (["herding", "all"], "auto, none and all stand alone"),
         (7, "got '7'"),
     ],
 )
@@ -46,8 +55,14 @@ def test_other_values_are_refused(value, message):
         DistillerConfig(baselines=value)
 
 
-def test_chosen_names_stand_for_all_kinds_of_real_images():
+def test_chosen_names_stand_for_all_that_is_beside_a_set():
     assert chosen_baselines(["auto"]) is None
     assert chosen_baselines([]) == []
-    assert tuple(TrainingImages.baseline(name) for name in chosen_baselines(NAMES)) == REAL
-    assert set(REAL) == {kind for kind in TrainingImages if kind.pixels is None}
+    assert tuple(TrainingImages.baseline(name) for name in chosen_baselines("all")) == BASELINES
+    itself = {TrainingImages.DISTILLED, TrainingImages.EIGHT_BIT}
+    assert set(BASELINES) == set(TrainingImages) - itself
+
+
+def test_the_names_of_groups_are_those_of_the_comparison():
+    assert [*map(TrainingImages.baseline, baseline_names_of.LABEL_CONTROLS)] == [*LABEL_CONTROLS]
+    assert [*map(TrainingImages.baseline, baseline_names_of.BY_DIFFICULTY)] == [*BY_DIFFICULTY]

@@ -12,7 +12,8 @@ from torch import nn
 from dd_plugin import DistilledDataset
 from dd_plugin.distiller.evaluating import shared_out
 from dd_plugin.evaluation import comparison
-from dd_plugin.evaluation.kept_baselines import BASELINES, KeptBaselines
+from dd_plugin.evaluation.kept_baselines import BASELINES, NOTHING_KEPT, KeptBaselines
+from dd_plugin.evaluation.training_images import BASELINES as ALL_BASELINES
 from dd_plugin.hub.comparison import Request, compare
 from dd_plugin.hub.remote.published import published_files
 from tests.distiller.toy import toy_dataset, toy_distiller
@@ -160,3 +161,46 @@ def test_the_baselines_are_those_that_were_chosen(tmp_path, monkeypatch):
     assert record["about"]["config"]["baselines"] == ["random_real", "herding"]
     assert record["results"]["herding"]["accuracies"] == list(results["herding"].accuracies)
     assert "real images by herding" in (tmp_path / "README.md").read_text()
+
+
+def test_every_control_stands_in_the_table_and_on_the_card(tmp_path, monkeypatch):
+    shorten(monkeypatch, 10)
+    distiller = compared(tmp_path, baselines="all", soft_labels=True, label_form="weights")
+    results = distiller.results
+    assert list(results) == ["distilled", *ALL_BASELINES]
+    assert all(len(scores.accuracies) == 3 for scores in results.values())
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    card = (tmp_path / "README.md").read_text()
+    for images in ALL_BASELINES:
+        assert record["results"][images]["accuracies"] == list(results[images].accuracies)
+    words = ["distilled images, hard labels", "random real images, learned labels"]
+    words += ["easiest real images by EL2N", "hardest real images by EL2N"]
+    assert all(f"| {word}" in str(results) for word in words)
+    assert all(word in card for word in [*words[1:], "hard labels"])
+    # What evaluates the set from its folder finds those of real images kept. Step sizes and labels
+    # of the folder differ by rounding, so what is trained as the set is trained again, once.
+    distilled = DistilledDataset.from_pretrained(tmp_path)
+    train, test = map(distilled.real_data, (toy_dataset(), toy_dataset(30, seed=1)))
+    kept = KeptBaselines.in_folder(tmp_path)
+    content = (tmp_path / BASELINES).read_bytes()
+    request = Request(
+        models=["timm/dd_convnet"],
+        test=test,
+        train=train,
+        networks=3,
+        kept=kept,
+        kinds=ALL_BASELINES,
+    )
+    rows = {(row.trained_on, row.pixels): row for row in compare(distilled, request)}
+    for images in ALL_BASELINES:
+        row = rows[images.in_words, images.pixels]
+        assert row.accuracies == results[images].accuracies
+        assert row.protocol == ("recipe" if images.is_trained_as_set else "standard")
+    entries = json.loads((tmp_path / BASELINES).read_text())["accuracies"]
+    assert len(entries) - len(json.loads(content)["accuracies"]) <= 2 * 3
+    compare(distilled, request)
+    assert json.loads((tmp_path / BASELINES).read_text())["accuracies"] == entries
+    # Trained again without what was kept, they are the same.
+    again = {row.trained_on: row for row in compare(distilled, replace(request, kept=NOTHING_KEPT))}
+    for images in ALL_BASELINES:
+        assert again[images.in_words].accuracies == results[images].accuracies

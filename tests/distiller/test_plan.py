@@ -87,6 +87,20 @@ def test_only_the_baselines_of_the_run_take_time(tmp_path):
     assert seconds("random_real", "full_data") == seconds("auto") == few + full
     assert seconds("centroid", "herding") == 2 * few
     assert seconds("none") == 0
+    # Networks that say how hard images are, are trained once for both.
+    easy = seconds("easiest")
+    assert few < easy
+    assert seconds("easiest", "hardest") == pytest.approx(easy + few)
+    assert seconds("hard_labels") == 0  # there are no learned labels
+
+
+def test_labels_are_told_apart_in_the_time_of_the_set(tmp_path):
+    names = ["hard_labels", "learned_labels_on_random"]
+    distiller = toy_distiller(
+        tmp_path, final_eval_networks=2, baselines=names, soft_labels=True, init="random"
+    )
+    times = plan_of(distiller).times
+    assert times.baselines == pytest.approx(2 * times.distilled)
 
 
 def test_without_times_the_plan_has_none(tmp_path):

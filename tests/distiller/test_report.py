@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 
 from dd_plugin import DistilledDataset
 from dd_plugin.distiller import report
+from dd_plugin.distiller.evaluating import Evaluator
 from tests.distiller.toy import toy_distiller
 
 
@@ -68,6 +69,26 @@ def test_the_command_of_the_card_asks_for_data_that_have_no_name(tmp_path):
     distiller.compare()
     record = json.loads((distiller.save_model() / "recipe.json").read_text())
     command = f"dd-plugin evaluate {tmp_path.name} --dataset FOLDER"
+    assert record["protocol"]["command"] == command
+
+
+@pytest.mark.parametrize(
+    ("baselines", "words"),
+    [
+        ("auto", ""),
+        ("none", ""),
+        (["herding", "random_real"], " --baselines random_real herding"),
+        ("all", " --baselines all"),
+    ],
+)
+def test_the_command_of_the_card_has_the_baselines_of_the_run(
+    tmp_path, monkeypatch, baselines, words
+):
+    monkeypatch.setattr(Evaluator, "baselines", lambda self: {})
+    distiller = toy_distiller(tmp_path, max_steps=1, baselines=baselines, final_eval_networks=1)
+    distiller.compare()
+    record = json.loads((distiller.save_model() / "recipe.json").read_text())
+    command = f"dd-plugin evaluate {tmp_path.name} --dataset FOLDER{words}"
     assert record["protocol"]["command"] == command
 
 

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dd_plugin.evaluation.coresets import herding, k_center, nearest_to_centroid, random_rows
+from dd_plugin.evaluation.coresets import (
+    easiest,
+    hardest,
+    herding,
+    k_center,
+    nearest_to_centroid,
+    random_rows,
+)
 
 ALL = [random_rows, nearest_to_centroid, herding, k_center]
 CHOSEN = ALL[1:]
@@ -170,3 +177,25 @@ def test_half_precision_is_taken(function):
     features = torch.randn(20, 3).bfloat16()
     labels = torch.arange(20) % 2
     assert torch.equal(function(features, labels, 3), function(features.float(), labels, 3))
+
+
+def test_the_easiest_and_the_hardest_by_hand():
+    # Class 0 has the scores 0.3, 0.1, 0.9, class 1 has 0.2, 1.4, 0.2: of equals the first one.
+    scores = torch.tensor([0.3, 0.2, 0.1, 1.4, 0.9, 0.2], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    assert easiest(scores, labels, 2).tolist() == [2, 0, 1, 5]
+    assert hardest(scores, labels, 2).tolist() == [4, 0, 3, 1]
+    assert hardest(scores, labels, 3).tolist() == [4, 0, 2, 3, 1, 5]
+    with pytest.raises(ValueError, match="class 0 has 3"):
+        easiest(scores, labels, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems())
+def test_no_other_row_is_easier_or_harder(problem):
+    features, labels, per_class, _ = problem
+    scores = features[:, 0].double()
+    for rule, sign in ((easiest, 1), (hardest, -1)):
+        for index, rows in enumerate(rule(scores, labels, per_class).view(-1, per_class)):
+            own = (sign * scores[labels == index]).sort().values
+            assert torch.equal(sign * scores[rows], own[:per_class])

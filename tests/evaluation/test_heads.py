@@ -1,13 +1,20 @@
 """Heads that are trained on a few images, and the ones that they are compared with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dd_plugin import DistilledDataset
 from dd_plugin.data import RealData
+from dd_plugin.data.parametrization import Pixels
+from dd_plugin.data.synthetic import SyntheticSet
+from dd_plugin.evaluation import difficulty
+from dd_plugin.evaluation.coresets import easiest, hardest
 from dd_plugin.evaluation.heads import HeadTest, probe_on, train_head
 from dd_plugin.evaluation.probe import fit_probe
-from dd_plugin.evaluation.training_images import REAL, TrainingImages
+from dd_plugin.evaluation.training_images import OF_HEADS, TrainingImages
+from dd_plugin.networks import LinearHead
 from dd_plugin.networks.features import features_of
 from dd_plugin.networks.head_solvers import RidgeHead
 from tests.distiller.toy import Small, toy_dataset
@@ -66,11 +73,54 @@ def test_controls_are_as_many_images_and_all(opened, judge):
     assert [len(scores.accuracies) for scores in controls.values()] == [3, 1, 1, 1, 1]
     # All images teach more than three of them.
     assert controls[TrainingImages.ALL].mean > controls[TrainingImages.RANDOM].mean
-    few = [kind for kind in REAL if kind is not TrainingImages.ALL]
+    few = [kind for kind in OF_HEADS if kind is not TrainingImages.ALL]
     again = dict(judge.controls(opened._synthetic, 1, [1, 2, 3], kinds=few))
     assert TrainingImages.ALL not in again
     assert again[TrainingImages.RANDOM] == controls[TrainingImages.RANDOM]
-    for kind in REAL:
+    for kind in OF_HEADS:
         assert dict(judge.controls(opened._synthetic, 1, [1, 2, 3], kinds=[kind])) == {
             kind: controls[kind]
         }
+
+
+def test_the_easiest_and_the_hardest_are_those_of_heads(opened, judge, monkeypatch):
+    chosen = []
+
+    def train(synthetic, features, labels):
+        chosen.append(labels)
+        return LinearHead(torch.zeros(3, 8), torch.zeros(3))
+
+    monkeypatch.setattr(judge, "_train", train)
+    kinds = [TrainingImages.HARDEST, TrainingImages.EASIEST]
+    rows = dict(judge.controls(opened._synthetic, 2, [1, 2], kinds=kinds))
+    assert list(rows) == [TrainingImages.EASIEST, TrainingImages.HARDEST]
+    assert [labels.tolist() for labels in chosen] == [[0, 0, 1, 1, 2, 2]] * 2
+    features, labels = judge.train.values[0], judge.train.labels
+    scores = difficulty.of_features(features, labels, 3)
+    assert scores[easiest(scores, labels, 2)].max() < scores[hardest(scores, labels, 2)].min()
+
+
+@pytest.mark.parametrize(("as_probe", "count"), [(False, 2), (True, 0)])
+def test_what_learned_labels_are_worth_to_a_head(opened, judge, as_probe, count):
+    images = RealData.from_dataset(toy_dataset(seed=0), channels=3, image_size=8)
+    whole = replace(judge, images=images, as_probe=as_probe)
+    old = opened._synthetic
+    # Labels that say the next class: no head learns the classes from them.
+    synthetic = SyntheticSet(
+        old.recipe,
+        Pixels(old.images().detach()),
+        old.labels,
+        old.step_sizes().detach(),
+        transform=old.transform,
+        soft_labels=True,
+        constants=old.constants(),
+    )
+    synthetic.set_targets(torch.eye(3)[(old.labels + 1) % 3])
+    controls = [TrainingImages.HARD_LABELS, TrainingImages.LABELED_RANDOM]
+    rows = dict(whole.controls(synthetic, 1, [1, 2], kinds=controls))
+    assert list(rows) == controls[:count]
+    if count:
+        hard, labeled = rows.values()
+        assert hard.accuracies == (judge.distilled(old),)
+        assert len(labeled.accuracies) == 2
+        assert labeled.mean < 0.2 < hard.mean

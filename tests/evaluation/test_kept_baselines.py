@@ -110,6 +110,32 @@ def test_whatever_matters_changes_the_key(change):
     assert changed.key(changed_network, synthetic) not in (key, None)
 
 
+def other_labels():
+    synthetic = synthetic_set(soft_labels=True)
+    with torch.no_grad():
+        synthetic.learned_labels[0, 0] += 1
+    return synthetic
+
+
+# Name -> protocol, synthetic set.
+SETS = {
+    "protocol": lambda: ("standard", synthetic_set(soft_labels=True)),
+    "labels": lambda: ("recipe", other_labels()),
+    "form": lambda: ("recipe", synthetic_set(soft_labels="weights")),
+    "recipe": lambda: ("recipe", synthetic_set(soft_labels=True, batching="groups", groups=2)),
+}
+
+
+@pytest.mark.parametrize("change", sorted(SETS))
+def test_what_is_trained_as_the_set_is_kept_for_this_set(change):
+    same = (training(on_set="recipe").key(network(), synthetic_set(soft_labels=True)) for _ in "ab")
+    key, again = same
+    assert key == again
+    protocol, synthetic = SETS[change]()
+    assert training(on_set=protocol).key(network(), synthetic) not in (key, None)
+    assert training().key(network(), synthetic_set(soft_labels=True)) != key
+
+
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [

@@ -85,3 +85,23 @@ def test_rows_are_read_across_batches(data):
     rows = torch.tensor([0, 6, 7, 8, 29])
     for size in (1, 7, 100):
         assert torch.equal(rows_of(data, rows, size), everything[rows])
+
+
+def test_the_difficulty_is_asked_for_once_and_only_where_it_decides(data):
+    asked = []
+
+    def difficulty():
+        asked.append(True)
+        return torch.linspace(0, 1, 30, dtype=torch.float64)
+
+    coresets = RealCoresets(data, difficulty)
+    coresets.images(TrainingImages.HERDING, 1)
+    assert not asked
+    everything = torch.cat([images for images, _ in data.batches(100)])
+    easy, labels = coresets.images(TrainingImages.EASIEST, 2)
+    hard, _ = coresets.images(TrainingImages.HARDEST, 2)
+    assert asked == [True]
+    # The classes take turns, and the rows become harder.
+    assert torch.equal(easy, everything[[0, 3, 1, 4, 2, 5]])
+    assert torch.equal(hard, everything[[27, 24, 28, 25, 29, 26]])
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]

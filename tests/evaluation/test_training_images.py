@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dd_plugin.evaluation.training_images import (
+    LABEL_CONTROLS,
     TrainingImages,
     eight_bit_images,
     row_labels,
@@ -19,9 +20,9 @@ from tests.hub.toy import synthetic_set
 def test_every_kind_has_a_name_of_its_own_in_a_row():
     names = [(images.in_words, images.pixels) for images in TrainingImages]
     assert len(set(names)) == len(TrainingImages)
-    assert [i for i in TrainingImages if i.pixels] == [
-        TrainingImages.distilled(pixels) for pixels in ("exact", "png")
-    ]
+    distilled = [TrainingImages.distilled(pixels) for pixels in ("exact", "png")]
+    assert [i for i in TrainingImages if i.pixels] == [*distilled, TrainingImages.HARD_LABELS]
+    assert [i for i in TrainingImages if i.is_trained_as_set] == [*distilled, *LABEL_CONTROLS]
 
 
 def test_a_table_has_every_kind_under_its_key_in_a_record():
@@ -29,6 +30,9 @@ def test_a_table_has_every_kind_under_its_key_in_a_record():
     assert list(labels) == [images.value for images in TrainingImages]
     assert labels["distilled"] == ("these images", "12, stored as 3")
     assert labels["random real"] == ("random real images of that storage", "3")
+    assert labels["distilled, hard labels"][1] == labels["random real, learned labels"][1]
+    assert labels["distilled, hard labels"] == ("these images, hard labels", "12, stored as 3")
+    assert labels["hardest"] == ("hardest real images by EL2N", "3")
     assert labels["full data"] == ("all real images", "60")
     assert row_labels("these images", "3", "3", "60")["random real"][0].startswith("as many")
 

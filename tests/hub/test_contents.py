@@ -12,6 +12,7 @@ from dd_plugin.data.recipe import Recipe
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.data.transforms import Normalization
 from dd_plugin.hub.folder import to_bytes, write_set
+from tests.hub.toy import synthetic_set, write_toy
 
 
 def test_what_is_in_it(distilled):
@@ -80,3 +81,12 @@ def test_images_of_any_kind_are_prepared_as_for_training(distilled):
     assert torch.allclose(distilled.preprocess(png)[0], expected[0], atol=1e-6)
     with pytest.raises(ValueError, match="at least one image, got none"):
         distilled.preprocess([])
+
+
+def test_other_images_take_the_place_of_the_set(tmp_path):
+    opened = DistilledDataset.from_pretrained(write_toy(tmp_path))
+    other = synthetic_set(soft_labels=True)
+    stored = opened.stored_with(other)
+    assert stored.synthetic is other
+    assert stored.record.to_json() == opened.record
+    assert opened.soft_labels is None

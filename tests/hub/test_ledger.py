@@ -10,9 +10,9 @@ import pytest
 
 from dd_plugin import files
 from dd_plugin.files import locked
-from dd_plugin.hub.ledger import add_to_file, add_to_record, rows_in
+from dd_plugin.hub.ledger import add_judgement, add_to_file, add_to_record, rows_in
 from dd_plugin.hub.reading import read_record, read_set
-from dd_plugin.hub.record import Evaluation
+from dd_plugin.hub.record import Evaluation, Judgement
 from tests.hub.toy import change_record, write_toy
 from tests.repository import ROOT
 
@@ -152,3 +152,20 @@ def test_and_it_does_not_wait_for_ever(tmp_path, holder, monkeypatch):
         add_to_record(tmp_path, row("a"), read_record(tmp_path).files)
     write_toy(tmp_path, soft_labels=True)
     assert record_in(tmp_path)["images"]["soft_labels"]
+
+
+def test_a_judgement_takes_the_place_of_the_same_one(tmp_path):
+    write_toy(tmp_path)
+    noted = read_record(tmp_path).files
+    add_to_record(tmp_path, row("a"), noted)
+    values = {"judge": "ddranking 0.2.0", "dataset": "CIFAR10", "hard_label_recovery": (3.0,)}
+    for model, score in (("ConvNet-3", 9.0), ("LeNet", 1.0), ("ConvNet-3", 2.0)):
+        judgement = Judgement(model=model, improvement_over_random=(score,), **values)
+        add_judgement(tmp_path, judgement, noted)
+    judgements = read_record(tmp_path).judgements
+    found = [(one.model, one.improvement_over_random) for one in judgements]
+    assert found == [("LeNet", (1.0,)), ("ConvNet-3", (2.0,))]
+    assert models(read_record(tmp_path).evaluations) == ["a"]
+    assert "| ddranking 0.2.0 on `CIFAR10` | `LeNet` " in (tmp_path / "README.md").read_text()
+    with pytest.raises(ValueError, match="got another one"):
+        add_judgement(tmp_path, judgement, {})

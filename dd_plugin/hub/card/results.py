@@ -7,10 +7,11 @@ standard deviation are computed from the accuracies where the record has them.
 from __future__ import annotations
 
 from dd_plugin.evaluation import Scores
-from dd_plugin.evaluation.training_images import row_labels
+from dd_plugin.evaluation.training_images import LABEL_CONTROLS, TrainingImages, row_labels
 from dd_plugin.hub.card.markdown import Markdown, code, count, escaped, fenced, one_line, table
 from dd_plugin.hub.card.words import cells, joined, say
 from dd_plugin.hub.record import Evaluation, Protocol, Record, Result, times_smaller
+from dd_plugin.hub.record.judgement import in_points, in_share
 from dd_plugin.text import percent
 
 __all__ = ["ALL_NETWORKS", "accuracy", "results_text", "times_smaller"]
@@ -21,14 +22,17 @@ ALL_NETWORKS = say("results.all_networks")
 
 def results_text(record: Record) -> Markdown:
     """Return the section, or an empty text where nothing was measured."""
-    main, others = _main_table(record), _evaluations_table(record)
-    if not main and not others:
+    main, others, judged = _main_table(record), _evaluations_table(record), _judged_table(record)
+    if not main and not others and not judged:
         return Markdown()
     blocks = [say("results")]
     if main:
-        blocks += [main, _protocol(record)]
+        worth = _label_worth(record)
+        blocks += [main, _protocol(record), *([worth] if worth else [])]
     if others:
         blocks += [say("results.others") if main else Markdown(), others]
+    if judged:
+        blocks += [say("results.judged"), judged]
     command = record.protocol.command
     if command is not None and command.strip():
         blocks += [say("results.command"), fenced(one_line(command, 1000), "sh")]
@@ -106,6 +110,19 @@ def _protocol(record: Record) -> Markdown:
     )
 
 
+def _label_worth(record: Record) -> Markdown:
+    """Return two differences of the main table that labels are judged by."""
+    means = [
+        None if (result := record.results.get(images.value)) is None else result.mean
+        for images in (TrainingImages.DISTILLED, *LABEL_CONTROLS, TrainingImages.ALL)
+    ]
+    distilled, hard, labeled, everything = means
+    if distilled is None or hard is None or labeled is None or everything is None:
+        return Markdown()
+    recovery, improvement = 100 * (everything - hard), 100 * (distilled - labeled)
+    return say("results.label_worth", recovery=f"{recovery:.1f}", improvement=f"{improvement:+.1f}")
+
+
 def _evaluations_table(record: Record) -> Markdown:
     rows = [
         (
@@ -121,3 +138,20 @@ def _evaluations_table(record: Record) -> Markdown:
         if accuracy(row)
     ]
     return table(cells("results.others_header"), rows) if rows else Markdown()
+
+
+def _judged_table(record: Record) -> Markdown:
+    rows = [
+        (
+            say("results.judge", judge=escaped(one.judge), dataset=code(one.dataset)),
+            code(one.model),
+            in_points(one.hard_label_recovery),
+            in_points(one.improvement_over_random),
+            in_share(one.label_robust),
+            in_share(one.augmentation_robust),
+            str(len(one.hard_label_recovery)),
+        )
+        for one in record.judgements
+        if one.judge and one.dataset and one.model and one.hard_label_recovery
+    ]
+    return table(cells("results.judged_header"), rows) if rows else Markdown()

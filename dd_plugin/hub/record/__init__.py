@@ -5,6 +5,7 @@ a `Record` needs no further checks. `parts` and `results` have what a record is 
 of, `json_part` how a part comes out of JSON and goes back.
 """
 
+from dd_plugin.hub.record.judgement import Judgement
 from dd_plugin.hub.record.parts import (
     MOST_FACTOR,
     About,
@@ -29,6 +30,7 @@ __all__ = [
     "FileEntry",
     "HeldOutPart",
     "Images",
+    "Judgement",
     "NetworkClass",
     "Protocol",
     "Record",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.hub.limits import DistilledFormatError
 from dd_plugin.hub.record.json_part import JsonPart, Key, as_json, part_of
+from dd_plugin.hub.record.judgement import Judgement
 from dd_plugin.hub.record.parts import (
     About,
     FileEntry,
@@ -57,6 +58,11 @@ def _evaluations(value: Any, where: str) -> tuple[Evaluation, ...]:
     return tuple(Evaluation.from_json(row) for row in value)
 
 
+def _judgements(value: Any, where: str) -> tuple[Judgement, ...]:
+    listed = value if isinstance(value, (list, tuple)) else ()
+    return tuple(Judgement.from_json(one) for one in listed if isinstance(one, Mapping))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record(JsonPart):
     """All of ``recipe.json``.
@@ -70,6 +76,7 @@ class Record(JsonPart):
         results: accuracies that the author measured, by what networks were trained on.
         protocol: how they were taken.
         evaluations: rows of accuracies that were measured later.
+        judgements: scores that another package gave it.
         about: how the set was made.
         files: what the files have to be, by their names.
     """
@@ -86,6 +93,7 @@ class Record(JsonPart):
         default_factory=lambda: Protocol.from_json({})
     )
     evaluations: Annotated[tuple[Evaluation, ...], Key(_evaluations)] = ()
+    judgements: Annotated[tuple[Judgement, ...], Key(_judgements, left_out=True)] = ()
     about: Annotated[About, Key(part_of(About))] = field(
         default_factory=lambda: About.from_json({})
     )
@@ -113,6 +121,13 @@ class Record(JsonPart):
         evaluations = tuple(rows)
         changed = self.as_read({"evaluations": as_json(evaluations)})
         return replace(self, evaluations=evaluations) if changed is None else changed
+
+    def with_judgement(self, judgement: Judgement) -> Self:
+        """Return the same record with a judgement, in the place of an earlier one of its kind."""
+        others = [one for one in self.judgements if one.identity != judgement.identity]
+        judgements = (*others, judgement)
+        changed = self.as_read({"judgements": as_json(judgements)})
+        return replace(self, judgements=judgements) if changed is None else changed
 
     @property
     def distilled(self) -> Result:

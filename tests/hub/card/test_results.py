@@ -51,3 +51,42 @@ def test_what_is_not_measured_is_not_spoken_of():
     assert "results" not in sections(card)
     assert "nan" not in card.lower()
     assert "accuracy above" not in card
+
+
+def test_scores_of_a_judge_have_a_table():
+    record = a_record()
+    before = card_of(record)
+    judged = {
+        "judge": "ddranking 0.2.0",
+        "dataset": "CIFAR10",
+        "model": "ConvNet-3",
+        "hard_label_recovery": [30.0, 40.0],
+        "improvement_over_random": [10.0, 20.0],
+        "augmented": [4.0, 4.0],
+        "plain": [2.0, 2.0],
+    }
+    # A stranger's record may lack anything.
+    record["judgements"] = [judged, {"judge": "x"}, {**judged, "hard_label_recovery": []}]
+    card = card_of(record)
+    assert rows(sections(card)["results"])[-1] == [
+        "ddranking 0.2.0 on `CIFAR10`",
+        "`ConvNet-3`",
+        "+35.0 ± 7.1 points",
+        "+15.0 ± 7.1 points",
+        "0.228 ± 0.000",
+        "0.282 ± 0.000",
+        "2",
+    ]
+    assert "Judged from outside" in card
+    assert "Judged" not in before
+
+
+def test_what_labels_are_worth_is_two_differences_of_the_table():
+    record = a_record()
+    means = {"distilled": 0.75, "full data": 0.9, "distilled, hard labels": 0.625}
+    record["results"] = {name: {"mean": mean} for name, mean in means.items()}
+    assert "hard label recovery" not in card_of(record)
+    record["results"]["random real, learned labels"] = {"mean": 0.8}
+    text = card_of(record)
+    assert "all real images less these with hard labels, 27.5; " in text
+    assert "with the same labels, -5.0." in text
