@@ -120,13 +120,11 @@ def hypergradient(
     with started(plan, initial, start) as (functions, state):
         plan.batches.expect_return(plan.window, bool(pulled.tensors))
         adjoints, reads = InputAdjoints(plan, pulled, start), HostReads(plan)
-        outcome = (
-            differentiate_at_once(functions, plan, state, adjoints.take, reads=reads)
-            if isinstance(how, WholeGraph)
-            else differentiate_recorded(
-                functions, plan, state, how, take=adjoints.take, reads=reads
-            )
-        )
+        take = adjoints.take
+        if isinstance(how, WholeGraph):
+            outcome = differentiate_at_once(functions, plan, state, take, reads=reads)
+        else:
+            outcome = differentiate_recorded(functions, plan, state, how, take=take, reads=reads)
         carry, finite = outcome.carry, False
         if carry is not None:
             adjoints.finish(functions, outcome.run.final, carry)

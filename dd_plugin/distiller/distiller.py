@@ -109,8 +109,7 @@ class Distiller:
         accelerator: Accelerator | None = None,
     ) -> None:
         config, model_init = names_as_settings(config, model_init)
-        self.config = config
-        self.output_dir = Path(config.output_dir)
+        self.config, self.output_dir = config, Path(config.output_dir)
         self._inner_loss, self._outer_loss = inner_loss, outer_loss
         self.accelerator = accelerator or make_accelerator(config)
         self.networks_per_step = Run.of(config, self.accelerator).networks_per_step
@@ -206,10 +205,9 @@ class Distiller:
     @property
     def _losses(self) -> Losses:
         kind = type(self)
-        inner = kind.compute_inner_loss is not Distiller.compute_inner_loss
-        outer = kind.compute_outer_loss is not Distiller.compute_outer_loss
-        inner, outer = inner or self._inner_loss is not None, outer or self._outer_loss is not None
-        return Losses(self.compute_inner_loss, self.compute_outer_loss, inner, outer)
+        inner = self._inner_loss or kind.compute_inner_loss is not Distiller.compute_inner_loss
+        outer = self._outer_loss or kind.compute_outer_loss is not Distiller.compute_outer_loss
+        return Losses(self.compute_inner_loss, self.compute_outer_loss, bool(inner), bool(outer))
 
     # What a subclass may override.
 
@@ -269,8 +267,7 @@ class Distiller:
         if begin_or_resume(run, state, self._files, resume_from_checkpoint):
             self.results = {}
         check_course(run, state)
-        self.state.interrupted = None
-        self.control.should_training_stop = False
+        self.state.interrupted, self.control.should_training_stop = None, False
         self._trackers.start(self.config)
         if self.head is not None:
             with unwinding_on_sigterm(), self._files.steps(self.state):

@@ -1,6 +1,7 @@
 """All settings of a run in one dataclass, and what follows from several of them.
 
-Their fields are in `setting_groups`. `config.DistillerConfig` makes and checks the values.
+Their fields are in `setting_groups` and `computing_groups`. `config.DistillerConfig` makes and
+checks the values.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from typing import Any
 
 from dd_plugin.data.augmentation_names import augmentation_names
 from dd_plugin.distiller.by_data import is_left_alone
+from dd_plugin.distiller.computing_groups import ComputingSettings, HubSettings
 from dd_plugin.distiller.json_settings import model_arguments
 from dd_plugin.distiller.setting_groups import (
     DEFAULT_ARGUMENTS,
     DEFAULT_MODEL,
-    ComputingSettings,
     DataSettings,
-    HubSettings,
     InnerSettings,
     NetworkSettings,
     OuterSettings,
