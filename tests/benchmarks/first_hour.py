@@ -41,6 +41,7 @@ parts = data.train_test_split(0.2, stratify_by_column="label", seed=0)
 config = DistillerConfig(output_dir={out!r})
 distiller = Distiller({model}, config, parts["train"], parts["test"])
 distiller.train()
+print("written to", distiller.save_model())
 print(distiller.compare())
 """
 _HF = """
