@@ -96,6 +96,7 @@ BLOCKS = (
     Block("five-tasks", quality.five_tasks, "examples/growing_set.py"),
     Block("windows", quality.windows, "python -m tests.benchmarks.windows"),
     Block("first-hour", costs.first_hour, "python -m tests.benchmarks.first_hour"),
+    Block("step-graphs", costs.step_graphs, "python -m tests.benchmarks.step_graphs"),
     Block("one-pixel", costs.one_pixel, "python -m tests.benchmarks.one_pixel"),
     Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
     Block(

@@ -193,6 +193,22 @@ def one_pixel(report: Any) -> str:
     return f"{about}\n\n{table(head, cells, 'lrlrrr')}"
 
 
+def step_graphs(report: Any) -> str:
+    """Functions of a step as two graphs and as one, and with products added in one pass."""
+    cells = [
+        [
+            f"{row['network']}, {row['how']}",
+            row["what"],
+            *(f"{value:.1f}" for value in row["milliseconds"]),
+            with_range(row["ratio"], row["ratios"]),
+        ]
+        for row in report["rows"]
+    ]
+    head = ["network", "what", "before or apart, ms", "so, ms", "ratio"]
+    about = f"{report['hardware']}, torch {report['torch']}."
+    return f"{about}\n\n{table(head, cells, 'llrrr')}"
+
+
 def between(row: dict[str, Any], other: str) -> str:
     """A ratio's median over the rounds, and its least and greatest."""
     if f"ratio_to_{other}" not in row:
