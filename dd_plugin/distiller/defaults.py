@@ -38,8 +38,10 @@ GPU: Final = 100
 
 # Forward passes that a step of training is worth, and a step that is differentiated afterwards.
 _TRAINED, _DIFFERENTIATED = 3, 7
-# What a step takes beside its images: the launching of its operations.
+# What a step takes beside its images: the launching of its operations. Without a trace every layer
+# goes through Python, forward and in each of its derivatives.
 _FIXED, _FIXED_DIFFERENTIATED = 0.005 * A_SECOND, 0.015 * A_SECOND
+_FIXED_UNTRACED: Final = 0.1 * A_SECOND
 
 # Synthetic images of an inner step, and how often each of them is trained on at least.
 _LARGEST_STEP, _FEWEST_TURNS = 100, 2
@@ -113,6 +115,7 @@ class Amounts:
         images: real ones that are distilled; None of a stream.
         tested: real ones to evaluate on; 0 for none, None of a stream.
         on_gpu: whether a GPU computes.
+        is_traced: whether inner steps run as recorded operations.
     """
 
     multiply_adds: float
@@ -121,6 +124,7 @@ class Amounts:
     images: int | None
     tested: int | None
     on_gpu: bool = False
+    is_traced: bool = True
 
     @property
     def budget(self) -> float:
@@ -222,7 +226,8 @@ class _Rule:
         real = course.real_batch_size
         if self.amounts.images is not None:
             real = min(real, self.amounts.images)
-        inner = _DIFFERENTIATED * per_image * self._shown(course) + _FIXED_DIFFERENTIATED
+        fixed = _FIXED_DIFFERENTIATED if self.amounts.is_traced else _FIXED_UNTRACED
+        inner = _DIFFERENTIATED * per_image * self._shown(course) + fixed
         return course.max_steps * (course.inner_steps * inner + _TRAINED * per_image * real)
 
     def evaluations(self, course: Course, networks: Networks) -> float:

@@ -44,7 +44,7 @@ def give_problems(
             recipe.make_optimizer(),
             inner_loss=losses.inner,
             outer_loss=losses.outer,
-            compile=_compile(config, losses.any_custom or model_init is not None),
+            compile=compile_at_first(config, model_init, losses),
             channels_last=config.memory_format == "channels_last",
             autocast=recipe.autocast,
             verify=config.verify,
@@ -121,6 +121,12 @@ def _recipe(
     return Recipe.from_dict(recipe.to_dict())
 
 
-def _compile(config: DistillerConfig, custom_code: bool) -> Compile:
+def compile_at_first(
+    config: DistillerConfig,
+    model_init: ModelInit | Sequence[ModelInit] | None,
+    losses: Losses,
+) -> Compile:
+    """Return how inner steps are run at the beginning: of code that is not ours, from Python."""
     modes: dict[str, Compile] = {"no": False, "trace": "trace", "inductor": True}
-    return modes.get(config.compile, False if custom_code else "trace")
+    is_own_code = losses.any_custom or model_init is not None
+    return modes.get(config.compile, False if is_own_code else "trace")

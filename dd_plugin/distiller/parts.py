@@ -26,7 +26,7 @@ from dd_plugin.distiller.head_parts import make_head_course
 from dd_plugin.distiller.initial_set import make_initial_set
 from dd_plugin.distiller.losses import Losses
 from dd_plugin.distiller.multiply_adds import of_architectures, of_backbones
-from dd_plugin.distiller.network_parts import choose_transform, give_problems
+from dd_plugin.distiller.network_parts import choose_transform, compile_at_first, give_problems
 from dd_plugin.distiller.real_images import RealImages, read_real_images
 from dd_plugin.distiller.starting_set import StartingSet
 from dd_plugin.networks.fresh import ModelInit
@@ -100,7 +100,10 @@ def make_parts(
         real = _real_images(config, train_dataset, eval_dataset, device=device, start=start)
         networks = make_architectures(config, model_init, real.train, device=device, dtype=dtype)
         count = of_architectures(networks, real.train.shape)
-        config = _with_defaults(config, real, count, len(networks.members), device)
+        is_traced = compile_at_first(config, model_init, losses) is not False
+        config = _with_defaults(
+            config, real, count, len(networks.members), device, is_traced=is_traced
+        )
         recipe = give_problems(
             config, networks, model_init, real.train, losses=losses, device=device
         )
@@ -151,6 +154,8 @@ def _with_defaults(
     multiply_adds: float,
     networks: int,
     device: torch.device,
+    *,
+    is_traced: bool = True,
 ) -> DistillerConfig:
     """Return a copy of the settings, with those that were left alone as the data decide.
 
@@ -164,6 +169,7 @@ def _with_defaults(
         images=real.train.count(),
         tested=tested,
         on_gpu=device.type != "cpu",
+        is_traced=is_traced,
     )
     chosen = chosen_settings(config, amounts)
     if is_left_alone(config.model_args) and config.trainable == "all":
