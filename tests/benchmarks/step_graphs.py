@@ -127,7 +127,7 @@ def measure(network: str, how: str, rounds: int) -> list[dict[str, Any]]:
             seconds[way].append(time.perf_counter() - began)
         kept = [values[2:] for values in seconds.values()]  # the first ones compile
         ratios = sorted(other / own for own, other in zip(*kept, strict=True))
-        row = {"network": network, "how": how, "what": what}
+        row: dict[str, Any] = {"network": network, "how": how, "what": what}
         row |= {"milliseconds": [1000 * statistics.median(values) for values in kept]}
         row |= {"ratio": statistics.median(ratios)}
         rows.append({**row, "ratios": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]]})
