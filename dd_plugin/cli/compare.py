@@ -19,6 +19,8 @@ from dd_plugin.text import percent, table
 _PLACES = frozenset(
     ["output_dir", "overwrite_output_dir", "rescue_dir", "run_name", "resume_from_checkpoint"]
 )
+# Measurements of a machine that stand among the settings of a record.
+_MEASURED = frozenset(["chosen"])
 # With more runs than this, each is a row and not a column.
 _MOST_COLUMNS = 4
 _LONGEST = 60
@@ -109,7 +111,7 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         name
         for name, value in settings[0].items()
-        if name not in _PLACES
+        if name not in _PLACES | _MEASURED
         and all(name in one for one in settings)
         and any(one[name] != value for one in settings)
     ]

@@ -153,6 +153,10 @@ def _train(distiller: "Distiller") -> "DistillerState":
         return distiller.train()
     except (ValueError, TypeError, NonFiniteError) as error:
         raise CommandError(with_flags(str(error))) from error
+    except KeyboardInterrupt:
+        if distiller.accelerator.is_main_process:
+            tell(f"\nended at once; {_way_on(distiller, 'there is no checkpoint')}")
+        raise
     except VerificationError as error:
         raise CommandError(
             f"{error} On the command line these are --compile no, --method reverse and --verify "
@@ -165,17 +169,25 @@ def _train(distiller: "Distiller") -> "DistillerState":
 
 def _interruption(distiller: "Distiller", state: "DistillerState") -> str:
     """How far an interrupted run came, and how to resume it."""
+    done = f"{state.global_step} of {state.max_steps} steps"
+    rest = _way_on(distiller, "no checkpoint could be written")
+    return f"ended by {state.interrupted} after {done}; {rest}"
+
+
+def _way_on(distiller: "Distiller", without: str) -> str:
+    """Return how to resume a run that ended, or why it cannot be.
+
+    Args:
+        distiller: of the run.
+        without: why there is no checkpoint, where the run was to write some.
+    """
     from dd_plugin.distiller.saved_runs import checkpoints
 
-    left = checkpoints(distiller.output_dir)
     if not distiller.config.save_steps:
-        rest = "it cannot be resumed: there are no checkpoints (--save_steps 0)"
-    elif left:
-        rest = resume_hint(distiller.output_dir, distiller.accelerator.num_processes)
-    else:
-        rest = "it cannot be resumed: no checkpoint could be written"
-    done = f"{state.global_step} of {state.max_steps} steps"
-    return f"ended by {state.interrupted} after {done}; {rest}"
+        return "it cannot be resumed: there are no checkpoints (--save_steps 0)"
+    if checkpoints(distiller.output_dir):
+        return resume_hint(distiller.output_dir, distiller.accelerator.num_processes)
+    return f"it cannot be resumed: {without}"
 
 
 def _saved(distiller: Any) -> Path:
@@ -201,13 +213,13 @@ def _saved(distiller: Any) -> Path:
 def _compare(distiller: "Distiller", folder: Path) -> bool:
     """Compare the set with real images; returns False if Ctrl-C ended that."""
     is_main = distiller.accelerator.is_main_process
-    if is_main and distiller.config.baselines:
-        trained = "networks" if distiller.head is None else "heads"
-        tell(
-            f"written to {folder}/; now {trained} are trained on real images, to compare with "
-            "(Ctrl-C leaves this out)"
-        )
     try:
+        if is_main and distiller.config.baselines:
+            trained = "networks" if distiller.head is None else "heads"
+            tell(
+                f"written to {folder}/; now {trained} are trained on real images, to compare with "
+                "(Ctrl-C leaves this out)"
+            )
         distiller.compare()
     except KeyboardInterrupt:
         if is_main:

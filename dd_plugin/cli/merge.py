@@ -1,6 +1,7 @@
 """`dd-plugin merge SET SET --output FOLDER`: the classes and images of several sets in one."""
 
 import argparse
+import shlex
 
 from dd_plugin.cli.errors import CommandError
 from dd_plugin.cli.loading import add_loading_arguments, load_set
@@ -39,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
         merged = first.merge(*others, folder=args.output, same_classes=args.same_classes)
     except (OSError, ValueError) as error:
         raise CommandError(with_flags(_with_option(str(error)))) from error
+    command = shlex.join(["dd-plugin", "evaluate", args.output, "--dataset", "FOLDER"])
     print(
         f"{len(merged)} images of {len(merged.class_names)} classes written to {args.output}\n"
-        f"test them with: dd-plugin evaluate {args.output} --dataset DATA"
+        f"test them with: {command}"
     )
     return 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -170,13 +171,11 @@ class Report:
         if not self.results:
             # A comparison that was interrupted can be taken up by `dd-plugin evaluate`.
             return Protocol(dataset=name, split=split, held_out=held_out, images=_length(images))
-        command = f"dd-plugin evaluate {self.run.folder.name}"
+        command = ["dd-plugin", "evaluate", self.run.folder.name]
         if name is None:
-            command += " --dataset FOLDER"
-            command += f" --split {split}" if split else ""
+            command += ["--dataset", "FOLDER", *(["--split", split] if split else [])]
         if names := chosen_baselines(config.baselines):
-            words = [ALL] if len(names) == len(NAMES) else names
-            command += f" --baselines {' '.join(words)}"
+            command += ["--baselines", *([ALL] if len(names) == len(NAMES) else names)]
         return Protocol(
             best_step=self.position.best_step if config.load_best_model_at_end else None,
             dataset=name,
@@ -184,7 +183,7 @@ class Report:
             held_out=held_out,
             images=_length(images),
             eval_mode=True,
-            command=command,
+            command=shlex.join(command),
         )
 
     def _write_extras(self, folder: Path) -> None:

@@ -29,7 +29,9 @@ class StopSignal:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         signal.signal(number, self._before[number])
-        logger.warning("%s: ending after this step", self.name)
+        logger.warning(
+            "%s: ending after this step; a second one ends at once, without a checkpoint", self.name
+        )
 
     def __enter__(self) -> Self:
         self.name = None

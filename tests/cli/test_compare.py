@@ -147,6 +147,10 @@ def test_a_setting_that_one_run_does_not_name_says_nothing():
     assert differences([{"a": 1, "b": 2, "c": 3}, {"b": 3, "c": 3, "d": 4}]) == ["b"]
 
 
+def test_what_a_machine_measured_is_no_setting():
+    assert differences([{"chosen": {"storage": 1}}, {"chosen": {"storage": 2}}]) == []
+
+
 def test_minutes_are_those_between_the_lines():
     speeds = [{"step": 30, "outer_steps_per_second": 0.5}, {"step": 30, "eval_accuracy_mean": 0.5}]
     speeds += [{"step": 60, "outer_steps_per_second": 0.25}]

@@ -78,6 +78,19 @@ def test_ctrl_c_in_the_comparison_keeps_the_set(tmp_path, capsys, monkeypatch, d
     assert record.protocol.command is None
 
 
+def test_a_second_ctrl_c_says_what_is_left(tmp_path, capsys, monkeypatch, digits):
+    from dd_plugin.distiller import Distiller
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Distiller, "train", interrupted)
+    words = ["distill", f"--output_dir={tmp_path}", "--max_steps=1", "--inner_steps=1"]
+    assert main([*words, "--disable_tqdm", "--compile=no"]) == 130
+    said = capsys.readouterr().err
+    assert "ended at once; it cannot be resumed: there is no checkpoint" in said
+
+
 def test_data_without_a_split_to_evaluate_on_are_told(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / "images" / name).mkdir(parents=True)

@@ -1,5 +1,7 @@
 """`dd-plugin merge`: several sets become one."""
 
+import shlex
+
 import pytest
 
 from dd_plugin import DistilledDataset
@@ -22,6 +24,13 @@ def test_merge(sets, tmp_path, capsys):
     assert f"10 images of 5 classes written to {output}" in capsys.readouterr().out
     merged = DistilledDataset.from_pretrained(output)
     assert merged.class_names == ("left", "right", "middle", "up", "down")
+
+
+def test_the_printed_command_can_be_pasted(sets, tmp_path, capsys):
+    output = str(tmp_path / "my Vögel")
+    assert main(["merge", *sets[:2], "--output", output]) == 0
+    command = capsys.readouterr().out.partition("test them with: ")[2]
+    assert shlex.split(command) == ["dd-plugin", "evaluate", output, "--dataset", "FOLDER"]
 
 
 def test_errors_are_in_the_words_of_the_command(sets, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shlex
 
 import pytest
 from huggingface_hub import HfApi
@@ -70,6 +71,14 @@ def test_the_command_of_the_card_asks_for_data_that_have_no_name(tmp_path):
     record = json.loads((distiller.save_model() / "recipe.json").read_text())
     command = f"dd-plugin evaluate {tmp_path.name} --dataset FOLDER"
     assert record["protocol"]["command"] == command
+
+
+def test_the_command_of_the_card_can_be_pasted(tmp_path):
+    distiller = toy_distiller(tmp_path / "my Vögel", max_steps=1)
+    distiller.compare()
+    record = json.loads((distiller.save_model() / "recipe.json").read_text())
+    words = shlex.split(record["protocol"]["command"])
+    assert words == ["dd-plugin", "evaluate", "my Vögel", "--dataset", "FOLDER"]
 
 
 @pytest.mark.parametrize(

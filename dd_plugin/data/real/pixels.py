@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dd_plugin.data.real.columns import DataError
@@ -84,6 +84,8 @@ def read_pixels(
         name = str(name) if isinstance(name, (str, Path)) else ""
         file = f" {name}" if name else ""
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # names an object in memory
+            reason = "it has no format that Pillow knows"
         remedy = (
             "replace the file, or move it out of the folder"
             if file and Path(name).is_file()

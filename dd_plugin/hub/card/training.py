@@ -157,7 +157,7 @@ def distillation_text(record: Record) -> Markdown:
         "outer_steps": say("outer_steps.so_far", steps=steps) if about.unfinished else steps,
         "window": window if has_steps else _NOTHING,
         "augmentation": _augmentation(recipe) if for_heads and augmented else _NOTHING,
-        "real_images": count(config.real_batch_size),
+        "real_images": count(_real_images_per_step(record)),
         "images_began": one_of("images_began", config.image_init),
         "learned_as": _learned_as(record),
         "learning_rate": _NOTHING if rate is None else say("learning_rate", rate=decimal(rate)),
@@ -165,6 +165,14 @@ def distillation_text(record: Record) -> Markdown:
     }
     table = table_of_rows("distillation.header", "distillation.rows", **rows)
     return say("distillation", table=table)
+
+
+def _real_images_per_step(record: Record) -> int | None:
+    """Return the setting, or all real images where there are fewer."""
+    config, images = record.about.config, record.source.images
+    if config.real_batch_size is None or images is None or record.is_for_heads:
+        return config.real_batch_size  # a head may have several copies of each image
+    return min(config.real_batch_size, images)
 
 
 def _learned_as(record: Record) -> Markdown:

@@ -120,7 +120,7 @@ def test_float_pixels_are_rounded_to_eight_bits():
         (None, "it is None"),
         ({"bytes": None, "path": None}, "neither bytes nor a path"),
         ({"bytes": b"", "path": "cat.png"}, "the image cat.png cannot be read"),
-        ({"bytes": b"no image", "path": None}, "cannot identify"),
+        ({"bytes": b"no image", "path": None}, "it has no format that Pillow knows"),
         ({"bytes": None, "path": "/nowhere/cat.png"}, "cat.png"),
         (np.full((2, 2), 1.5), "from 1.5 to 1.5, but must lie in 0 to 1.*without a normalization"),
         (np.full((2, 2), np.nan), "nan"),

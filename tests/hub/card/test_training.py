@@ -50,6 +50,15 @@ def test_step_sizes_along_a_cosine_are_told():
     assert "not learned: half a cosine from 0.002 to 0" in sections(card_of(record))["recipe"]
 
 
+@pytest.mark.parametrize(("images", "told"), [(48, "48"), (321, "321"), (None, "321")])
+def test_a_step_takes_no_more_real_images_than_there_are(images, told):
+    record = a_record()
+    record["source"]["images"] = images
+    record["about"]["config"]["real_batch_size"] = 321
+    row = f"| real images per outer step    | {told} "
+    assert row in sections(card_of(record))["distillation"]
+
+
 def test_a_run_that_had_more_steps_to_go_is_told():
     record = a_record()
     record["about"] |= {"outer_steps": 1200, "unfinished": True}
