@@ -130,10 +130,17 @@ class DistilledDataset(WrittenSet):
             same_classes: classes of the same name are one class; by default they are refused.
 
         Raises:
+            TypeError: one is no `DistilledDataset`.
             MergeError: the sets do not go together; it says in what, and what to do.
             ValueError: the folder holds something.
             OSError: the folder cannot be written; then nothing is left of it.
         """
+        for other in others:
+            if not isinstance(other, DistilledDataset):
+                raise TypeError(
+                    f"`others` must be of DistilledDataset, got {other!r:.60}; open a folder or an "
+                    "id with `DistilledDataset.from_pretrained`, and give sets one by one"
+                )
         check_folders([each.folder for each in (self, *others)])
         sets = {str(each.folder): each._stored for each in (self, *others)}
         merge_sets(sets, Path(folder), same_classes=same_classes)

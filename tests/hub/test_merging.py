@@ -207,5 +207,8 @@ def test_one_set_or_a_full_folder(tmp_path):
     a, b = make(tmp_path / "a", "xy"), make(tmp_path / "b", "zw")
     with pytest.raises(MergeError, match="two different sets or more to merge, got 1"):
         a.merge(folder=tmp_path / "c")
+    for other in (str(b.folder), [b]):
+        with pytest.raises(TypeError, match=r"`others` must be of DistilledDataset, got .*open a"):
+            a.merge(other, folder=tmp_path / "c")
     with pytest.raises(ValueError, match="new or empty"):
         a.merge(b, folder=tmp_path / "b")
