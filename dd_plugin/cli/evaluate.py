@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dd_plugin.cli.errors import CommandError
 from dd_plugin.cli.evaluation_checks import (
+    check_counts,
     check_networks,
     check_output,
     choose_device,
@@ -231,7 +232,9 @@ def _baseline_images(
     split = args.train_split or record.source.train_split or "train"
     try:
         dataset = args.dataset or record.source.dataset or noted_images(candidate.name, "train")
-        return distilled.real_data(dataset, split, device=device)
+        images = distilled.real_data(dataset, split, device=device)
+        check_counts(record, images, args.baselines)
+        return images
     except (CommandError, DataError, ValueError) as error:
         print(f"dd-plugin evaluate: no baselines: {error}", file=sys.stderr)
         return None

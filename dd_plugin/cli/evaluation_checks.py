@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dd_plugin.cli.errors import CommandError
+from dd_plugin.distiller.baseline_names import LABEL_CONTROLS
 from dd_plugin.text import first_line
 
 if TYPE_CHECKING:
+    from dd_plugin.data import RealData
     from dd_plugin.hub import DistilledDataset
+    from dd_plugin.hub.record import Record
     from dd_plugin.hub.using.choosing import Protocol
     from dd_plugin.networks import Backbone
 
@@ -86,6 +89,30 @@ def choose_models(name: str, distilled: DistilledDataset, models: list[str] | No
             "and with --protocol recipe if it is the network that the set was made for"
         )
     return list(dict.fromkeys(models or of_recipe))
+
+
+def check_counts(record: Record, images: RealData, baselines: list[str]) -> None:
+    """Check that as many real images as a set stores can be chosen, where baselines need them.
+
+    Args:
+        record: of the set.
+        images: the real images.
+        baselines: the names that were asked for.
+
+    Raises:
+        DataError: a class has too few.
+    """
+    from dd_plugin.data import DataError
+
+    wanted, counts = max(1, int(record.images.stored_per_class)), images.class_counts()
+    if counts is None or min(counts) >= wanted or {*baselines} <= {"full_data", *LABEL_CONTROLS}:
+        return
+    name = images.class_names[counts.index(min(counts))]
+    raise DataError(
+        f"they need {wanted} real images of each class, as many as the set stores, but there are "
+        f"{min(counts)} of {name!r}; give more images with --dataset, or --baselines full_data "
+        "hard_labels, which take any number"
+    )
 
 
 def check_networks(

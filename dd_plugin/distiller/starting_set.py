@@ -22,6 +22,7 @@ from dd_plugin.distiller.checkpoint import find_checkpoint
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.hub.folder import CORE
 from dd_plugin.hub.reading import TENSORS, read_set
+from dd_plugin.hub.record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,11 @@ class StartingSet:
     Args:
         name: what the user calls it.
         synthetic: its images, labels and step sizes.
+        schedule: the ``inner_schedule`` that it was distilled with, if its record has it.
     """
 
-    def __init__(self, name: str, synthetic: SyntheticSet) -> None:
-        self.name, self.synthetic = name, synthetic
+    def __init__(self, name: str, synthetic: SyntheticSet, schedule: str | None = None) -> None:
+        self.name, self.synthetic, self.schedule = name, synthetic, schedule
         self.recipe = synthetic.recipe
 
     @classmethod
@@ -51,11 +53,13 @@ class StartingSet:
         if config.start_from is None:
             return None
         if (core := _core_of(config)) is not None:
-            return cls(config.start_from, read_set(core, names=(TENSORS,)).synthetic)
+            stored = read_set(core, names=(TENSORS,))
+            return cls(config.start_from, stored.synthetic, config.inner_schedule)
         from dd_plugin.hub import DistilledDataset  # with the client of the Hub
 
         opened = DistilledDataset.from_pretrained(config.start_from, token=config.hub_token)
-        return cls(config.start_from, opened.synthetic("exact"))
+        schedule = Record.from_json(opened.record).about.config.inner_schedule
+        return cls(config.start_from, opened.synthetic("exact"), schedule)
 
     def check(self, config: DistillerConfig, train: RealData) -> None:
         """Check that a run on these real images can start from the set.
@@ -227,6 +231,7 @@ class StartingSet:
         if config.inner_schedule == "cosine":
             # Its last steps are small: none of them is to be repeated, or left out.
             alike &= learned.dim() > 0 and old.steps == recipe.steps
+            alike &= self.schedule == "cosine"
         if "ridge" in (recipe.head, old.head):
             return fresh
         if not alike:
@@ -236,6 +241,12 @@ class StartingSet:
                 self.name,
             )
             return fresh
+        if config.inner_lr != DistillerConfig.inner_lr and config.resume_from_checkpoint is None:
+            logger.warning(
+                "`inner_lr` (%g) has no effect: the step sizes begin as those of `start_from` %r",
+                config.inner_lr,
+                self.name,
+            )
         constant = config.step_sizes == "constant" and learned.dim() == 1
         shape = (recipe.steps,) if constant else tuple(fresh.shape)
         return grown_step_sizes(learned, shape).to(fresh)

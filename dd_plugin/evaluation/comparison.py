@@ -135,7 +135,7 @@ class NetworkTest:
         synthetic, train, per_class = comparison.synthetic, self.train, comparison.per_class
         takes_classes = self.protocol == "standard" and synthetic.label_form == "weights"
         kinds = without_senseless(
-            comparison.chosen(OF_NETWORKS), synthetic, classes_alone=takes_classes
+            comparison.chosen(OF_NETWORKS), synthetic, train, classes_alone=takes_classes
         )
         if not kinds:
             return []

@@ -128,7 +128,7 @@ class HeadTest:
         """Yield accuracies of heads trained on the set with other labels, or other images."""
         # Where the real images are not at hand, only their features, none can be drawn.
         wanted = [kind for kind in LABEL_CONTROLS if kind in kinds and self.images is not None]
-        for kind in without_senseless(wanted, synthetic, classes_alone=self.as_probe):
+        for kind in without_senseless(wanted, synthetic, self.images, classes_alone=self.as_probe):
             assert self.images is not None
             drawn = tuple(seeds) if kind is TrainingImages.LABELED_RANDOM else ()
             sets = (controlled(synthetic, kind, self.images, seed) for seed in drawn or (0,))

@@ -77,13 +77,20 @@ def with_random_images(synthetic: SyntheticSet, train: RealData, seed: int) -> S
 
 
 def without_senseless(
-    kinds: Iterable[TrainingImages], synthetic: SyntheticSet, *, classes_alone: bool
+    kinds: Iterable[TrainingImages],
+    synthetic: SyntheticSet,
+    train: RealData | None = None,
+    *,
+    classes_alone: bool,
 ) -> list[TrainingImages]:
-    """Return kinds of training images without those that are the same as others; says which.
+    """Return kinds of training images without those that are the same as others, or cannot be.
+
+    Says which ones it leaves out, and why.
 
     Args:
         kinds: to choose from.
         synthetic: the set.
+        train: the real images to draw from.
         classes_alone: whether training takes the classes in the place of learned labels.
     """
     kinds = list(kinds)
@@ -92,11 +99,24 @@ def without_senseless(
         reason = "the set has no learned labels"
     elif classes_alone:
         reason = "this training takes the classes in the place of the learned labels"
-    if reason is None or not set(kinds) & set(LABEL_CONTROLS):
+    senseless = LABEL_CONTROLS
+    if reason is None and train is not None and (reason := _too_few(synthetic, train)):
+        senseless = (TrainingImages.LABELED_RANDOM,)
+    if reason is None or not set(kinds) & set(senseless):
         return kinds
-    left_out = [kind.in_words for kind in kinds if kind in LABEL_CONTROLS]
+    left_out = [kind.in_words for kind in kinds if kind in senseless]
     _say_once(f"no row of {' and of '.join(left_out)}: {reason}")
-    return [kind for kind in kinds if kind not in LABEL_CONTROLS]
+    return [kind for kind in kinds if kind not in senseless]
+
+
+def _too_few(synthetic: SyntheticSet, train: RealData) -> str | None:
+    """Return in words which class has more distilled images than real ones; None for a stream."""
+    counts, wanted = train.class_counts(), int(synthetic.classes.bincount().max())
+    if counts is None or min(counts) >= wanted:
+        return None
+    least = min(counts)
+    name = train.class_names[counts.index(least)]
+    return f"the set has {wanted} images of a class, but there are {least} real ones of {name!r}"
 
 
 @functools.lru_cache

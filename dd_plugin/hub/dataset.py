@@ -22,7 +22,7 @@ from dd_plugin.evaluation import HeadTest, InputBatches, Scores
 from dd_plugin.evaluation.preparation import input_batches, training_input
 from dd_plugin.evaluation.training_images import PixelKind, with_pixels
 from dd_plugin.hub.limits import Limits
-from dd_plugin.hub.merging import merge_sets
+from dd_plugin.hub.merging import check_folders, merge_sets
 from dd_plugin.hub.opening import open_set
 from dd_plugin.hub.reading import StoredSet
 from dd_plugin.hub.using.backbones import OtherWeightsWarning, backbone_of, loaded
@@ -130,10 +130,18 @@ class DistilledDataset(WrittenSet):
             same_classes: classes of the same name are one class; by default they are refused.
 
         Raises:
+            TypeError: one is no `DistilledDataset`.
             MergeError: the sets do not go together; it says in what, and what to do.
             ValueError: the folder holds something.
             OSError: the folder cannot be written; then nothing is left of it.
         """
+        for other in others:
+            if not isinstance(other, DistilledDataset):
+                raise TypeError(
+                    f"`others` must be of DistilledDataset, got {other!r:.60}; open a folder or an "
+                    "id with `DistilledDataset.from_pretrained`, and give sets one by one"
+                )
+        check_folders([each.folder for each in (self, *others)])
         sets = {str(each.folder): each._stored for each in (self, *others)}
         merge_sets(sets, Path(folder), same_classes=same_classes)
         return type(self).from_pretrained(folder)

@@ -61,6 +61,19 @@ def merge_sets(sets: Mapping[str, StoredSet], folder: Path, *, same_classes: boo
         )
 
 
+def check_folders(folders: Sequence[Path]) -> None:
+    """Check that no set is named twice, by whatever path.
+
+    Raises:
+        MergeError: one is, and its images would be in the merged set twice.
+    """
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise MergeError(f"each set can be merged once, got {folder} twice; name it once")
+        seen.add(folder.resolve())
+
+
 def _class_names(sets: Mapping[str, StoredSet], same_classes: bool) -> tuple[str, ...]:
     """Return all classes: those of the first set, then the new ones of each other set."""
     names: dict[str, str] = {}

@@ -31,6 +31,7 @@ from dd_plugin.text import described
 
 RECORD, TENSORS, IMAGES = "recipe.json", "tensors.safetensors", "data/train-00000-of-00001.parquet"
 
+_OF_CHECKPOINT = "; it is a checkpoint of a run, and `dd-plugin export` makes a set of it"
 _MOST_RECORD_BYTES = 8 << 20
 # Bytes of the header of the tensors' file, for each tensor that it may list.
 _HEADER_BYTES_PER_TENSOR = 1 << 10
@@ -112,6 +113,7 @@ def read_record(folder: Path) -> Record:
         raise DistilledFormatError(
             f"{str(folder)!r} is not a distilled set: it has no {RECORD}"
             + ("" if folder.is_dir() else " (and there is no such folder)")
+            + (_OF_CHECKPOINT if (folder / "state.json").is_file() else "")
         )
     if (size := _size(folder, RECORD)) > _MOST_RECORD_BYTES:
         raise DistilledFormatError(

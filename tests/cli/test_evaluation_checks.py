@@ -1,10 +1,13 @@
 """What `dd-plugin evaluate` refuses, before anything is trained."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from dd_plugin.cli import main
+from dd_plugin.cli.evaluation_checks import check_counts
+from dd_plugin.data import DataError
 
 
 # The two networks cannot take images of 8x8.
@@ -39,3 +42,14 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert re.search(message, line)
     assert (run / "recipe.json").read_text() == before
+
+
+@pytest.mark.parametrize("baselines", [["auto"], ["easiest", "full_data"]])
+def test_too_few_real_images_are_told_before_training(baselines):
+    record = SimpleNamespace(images=SimpleNamespace(stored_per_class=3.0))
+    images = SimpleNamespace(class_counts=lambda: [5, 2], class_names=["cat", "dog"])
+    with pytest.raises(DataError, match=r"need 3 real images of each class.* 2 of 'dog'; give"):
+        check_counts(record, images, baselines)
+    check_counts(record, images, ["hard_labels", "full_data"])
+    record.images.stored_per_class = 2.0
+    check_counts(record, images, baselines)

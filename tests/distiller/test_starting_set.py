@@ -181,11 +181,29 @@ def test_step_sizes_of_another_optimizer_begin_anew(tmp_path, plain, caplog):
     cosine = {"inner_schedule": "cosine", "step_sizes": "constant", "inner_lr": 0.03}
     longer = started(tmp_path / "longer", plain, inner_steps=5, **cosine).synthetic.step_sizes()
     assert longer[-1] < longer[0] == pytest.approx(0.03)
-    same = started(tmp_path / "same", plain, **cosine).synthetic.step_sizes()
-    assert torch.allclose(same, plain.step_sizes)
+    caplog.clear()
+    other = started(tmp_path / "other", plain, **cosine).synthetic.step_sizes()
+    assert other[-1] < other[0] == pytest.approx(0.03)
+    assert "are for another optimizer, network or schedule" in caplog.text
+    falling = small_run(tmp_path / "falling", **cosine)
+    same = started(tmp_path / "same", falling, **cosine).synthetic.step_sizes()
+    assert torch.allclose(same, falling.step_sizes)
     constant = started(tmp_path / "c", plain, step_sizes="constant")
     assert torch.allclose(constant.synthetic.step_sizes(), plain.step_sizes)
     assert not constant.synthetic.log_step_sizes.requires_grad
+
+
+def test_a_step_size_without_effect_is_told(tmp_path, plain, caplog):
+    start = started(tmp_path, plain, inner_lr=0.5)
+    assert torch.allclose(start.synthetic.step_sizes(), plain.step_sizes)
+    assert "`inner_lr` (0.5) has no effect: the step sizes begin as those of" in caplog.text
+
+
+def test_a_checkpoint_is_told_from_a_set(tmp_path):
+    run = toy_distiller(tmp_path / "run", max_steps=1, save_steps=1)
+    run.train()
+    with pytest.raises(DistilledFormatError, match="checkpoint of a run, and `dd-plugin export`"):
+        toy_distiller(tmp_path / "out", start_from=str(tmp_path / "run" / "checkpoint-1"))
 
 
 def test_each_parameter_keeps_its_step_sizes(tmp_path):

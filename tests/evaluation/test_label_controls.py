@@ -112,3 +112,13 @@ def test_nothing_is_said_where_nothing_was_asked_for(caplog):
     label_controls._say_once.cache_clear()
     kinds = without_senseless([TrainingImages.RANDOM], synthetic_set(), classes_alone=False)
     assert (kinds, caplog.messages) == ([TrainingImages.RANDOM], [])
+
+
+def test_random_images_are_left_out_where_there_are_too_few(caplog):
+    label_controls._say_once.cache_clear()
+    rows = toy_dataset(30)
+    first = [rows["label"].index(label) for label in range(3)]
+    train = RealData.from_dataset(rows.select(first))
+    kinds = without_senseless(BASELINES, learned_set(), train, classes_alone=False)
+    assert kinds == [kind for kind in BASELINES if kind is not TrainingImages.LABELED_RANDOM]
+    assert "the set has 2 images of a class, but there are 1 real ones of" in caplog.text

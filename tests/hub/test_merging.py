@@ -77,6 +77,15 @@ def test_a_class_of_both_is_one_if_asked(tmp_path):
     assert merged.labels.tolist() == [0, 1, 0, 1, 1, 2, 1, 2]
 
 
+def test_a_set_is_not_merged_with_itself_by_whatever_path(tmp_path, monkeypatch):
+    a = make(tmp_path / "a", "xy")
+    monkeypatch.chdir(tmp_path)
+    for again in (a, DistilledDataset.from_pretrained("a")):
+        with pytest.raises(MergeError, match=r"merged once, got .*a twice; name it once"):
+            a.merge(again, folder=tmp_path / "c", same_classes=True)
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize("form", ["probabilities", "weights"])
 def test_learned_labels_stay(tmp_path, form):
     a = make(tmp_path / "a", "xy", form=form)
@@ -197,6 +206,9 @@ def test_what_does_not_go_together_is_refused(tmp_path, what):
 def test_one_set_or_a_full_folder(tmp_path):
     a, b = make(tmp_path / "a", "xy"), make(tmp_path / "b", "zw")
     with pytest.raises(MergeError, match="two different sets or more to merge, got 1"):
-        a.merge(a, folder=tmp_path / "c")
+        a.merge(folder=tmp_path / "c")
+    for other in (str(b.folder), [b]):
+        with pytest.raises(TypeError, match=r"`others` must be of DistilledDataset, got .*open a"):
+            a.merge(other, folder=tmp_path / "c")
     with pytest.raises(ValueError, match="new or empty"):
         a.merge(b, folder=tmp_path / "b")

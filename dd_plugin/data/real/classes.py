@@ -6,6 +6,8 @@ label that is no class is a `DataError` that names the row and the remedy.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor
 
 from dd_plugin.data.real.columns import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,12 @@ def _match(names: list[str], declared: list[str], values: Iterable[Any] | None) 
         if not missing:
             return {label: index[name] for label, name in enumerate(declared)}
         if len(missing) == len(declared) == len(names):
-            return in_order  # other names for the same classes
+            # Other names for the same classes, or other classes.
+            pairs = ", ".join(
+                f"{d!r} as {n!r}" for d, n in [*zip(declared, names, strict=True)][:10]
+            )
+            _say_once(f"classes have other names here, and are taken by their order: {pairs}")
+            return in_order
         present = set(range(len(declared))) if values is None else _numbers(values)
         if len(missing) < len(declared) and not any(declared.index(n) in present for n in missing):
             # Names that are left of rows that are not: `filter` keeps all names.
@@ -198,3 +207,8 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@functools.lru_cache
+def _say_once(message: str) -> None:
+    logger.warning(message)

@@ -63,6 +63,11 @@ def test_classes_can_be_renamed_but_not_confused():
         Classes.make(declared=["cat", "dog"], class_names=["cat", "cow"])
 
 
+def test_renamed_classes_are_told(caplog):
+    Classes.make(declared=["cat", "dog"], class_names=["feline", "canine"])
+    assert "are taken by their order: 'cat' as 'feline', 'dog' as 'canine'" in caplog.text
+
+
 def test_sets_of_classes_that_cannot_be():
     with pytest.raises(DataError, match=r"at least two classes, got 1 \(5\)"):
         Classes.make(values=[5, 5])
