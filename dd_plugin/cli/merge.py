@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         merged = first.merge(*others, folder=args.output, same_classes=args.same_classes)
     except (OSError, ValueError) as error:
         raise CommandError(with_flags(_with_option(str(error)))) from error
-    command = shlex.join(["dd-plugin", "evaluate", args.output, "--dataset", "FOLDER"])
+    data = ["--dataset", "FOLDER", "--split", "test"]
+    command = shlex.join(["dd-plugin", "evaluate", args.output, *data])
     print(
         f"{len(merged)} images of {len(merged.class_names)} classes written to {args.output}\n"
         f"test them with: {command}"

@@ -45,6 +45,12 @@ def check_output_dir(config: DistillerConfig, resumed: str | None = None) -> Non
             "continue that run with `resume_from_checkpoint=latest`, or give "
             "`overwrite_output_dir` to lose it"
         )
+    start = config.start_from
+    if start and not continues and os.path.realpath(start) == os.path.realpath(folder):
+        raise ValueError(
+            f"`output_dir` {config.output_dir!r} is the set of `start_from`, which would be "
+            "replaced; choose another folder"
+        )
     check_writable(folder)
 
 

@@ -189,7 +189,7 @@ class Plan:
         if tested is None:
             yield "tested on", "nothing: there is no split for it, and no images are held out"
         elif (rule := tested.held_out) is not None:
-            part = f"{100 * rule.fraction:g} % of each class, held out by `seed`"
+            part = f"about {100 * rule.fraction:g} % of each class, held out by `seed`"
             yield "tested on", f"{count(len(tested), 'image')}: {part}, never trained on"
         else:
             number = tested.count()

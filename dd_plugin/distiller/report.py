@@ -51,6 +51,8 @@ from dd_plugin.text import first_line, table
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
 _DIGITS_LICENSE = "cc-by-4.0"
 
+# Fresh networks per row of `dd-plugin evaluate`, unless it is told.
+_NETWORKS_OF_EVALUATE = 5
 # Settings that say nothing to others.
 _OF_ONE_MACHINE = {
     "output_dir",
@@ -174,6 +176,8 @@ class Report:
         command = ["dd-plugin", "evaluate", self.run.folder.name]
         if name is None:
             command += ["--dataset", "FOLDER", *(["--split", split] if split else [])]
+        if config.final_eval_networks != _NETWORKS_OF_EVALUATE:
+            command += ["--networks", str(int(config.final_eval_networks))]
         if names := chosen_baselines(config.baselines):
             command += ["--baselines", *([ALL] if len(names) == len(NAMES) else names)]
         return Protocol(

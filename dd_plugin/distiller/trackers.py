@@ -6,6 +6,7 @@ warning and not the run.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,9 +21,23 @@ from dd_plugin.hub.folder import preview
 
 
 def make_accelerator(config: DistillerConfig) -> Accelerator:
-    """Return the default accelerator of a run, with the trackers in its settings."""
+    """Return the default accelerator of a run, with the trackers in its settings.
+
+    Raises:
+        ValueError: it was started as one of several processes, and Accelerate takes it for the only
+            one. Each would do a run of its own.
+    """
     names = [name for name in config.report_to if name != "none"]
-    return Accelerator(log_with=names or None, project_dir=config.output_dir)
+    accelerator = Accelerator(log_with=names or None, project_dir=config.output_dir)
+    # A launcher sets both; a cluster may set the first alone.
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    if started > 1 and accelerator.num_processes == 1:
+        raise ValueError(
+            f"{started} processes were started, but Accelerate takes each of them for the only "
+            "one. On a machine without a GPU set ACCELERATE_USE_CPU=true in the environment; or "
+            "start one process"
+        )
+    return accelerator
 
 
 class Trackers:

@@ -30,7 +30,8 @@ def test_the_printed_command_can_be_pasted(sets, tmp_path, capsys):
     output = str(tmp_path / "my Vögel")
     assert main(["merge", *sets[:2], "--output", output]) == 0
     command = capsys.readouterr().out.partition("test them with: ")[2]
-    assert shlex.split(command) == ["dd-plugin", "evaluate", output, "--dataset", "FOLDER"]
+    data = ["--dataset", "FOLDER", "--split", "test"]
+    assert shlex.split(command) == ["dd-plugin", "evaluate", output, *data]
 
 
 def test_errors_are_in_the_words_of_the_command(sets, tmp_path, capsys):

@@ -23,6 +23,14 @@ def test_a_folder_with_another_run_is_not_overwritten_unless_asked(tmp_path):
     ]
 
 
+def test_the_set_that_a_run_starts_from_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = toy_config(tmp_path / "set", start_from="set", overwrite_output_dir=True)
+    with pytest.raises(ValueError, match="is the set of `start_from`, which would be replaced"):
+        check_output_dir(config)
+    check_output_dir(toy_config(tmp_path / "other", start_from="set"))
+
+
 def test_files_of_a_data_set_are_not_replaced(tmp_path):
     mine = tmp_path / "mine" / "data"
     mine.mkdir(parents=True)

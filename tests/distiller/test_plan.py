@@ -50,7 +50,7 @@ def test_a_plan_says_one_fact_in_a_line(tmp_path):
     assert facts["data"].endswith(" in 3 classes")
     assert facts["per class"] == "16"
     assert facts["tested on"] == (
-        "12 images: 20 % of each class, held out by `seed`, never trained on"
+        "12 images: about 20 % of each class, held out by `seed`, never trained on"
     )
     assert facts["resolution"] == "8 x 8, gray, as they are"
     assert "width 4, depth 2, norm_layer batchnorm2d" in facts["network"]

@@ -49,3 +49,13 @@ def test_settings_are_given_as_trackers_take_them(tmp_path):
 
 def test_the_name_none_is_no_tracker(tmp_path):
     assert not make_accelerator(toy_config(tmp_path, report_to=["none"])).log_with
+
+
+def test_one_of_several_processes_is_not_taken_for_the_only_one(tmp_path, monkeypatch):
+    alone = SimpleNamespace(num_processes=1)
+    monkeypatch.setattr("dd_plugin.distiller.trackers.Accelerator", lambda **_: alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert make_accelerator(toy_config(tmp_path)) is alone
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match=r"2 processes were started.*ACCELERATE_USE_CPU=true"):
+        make_accelerator(toy_config(tmp_path))
