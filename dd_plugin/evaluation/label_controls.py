@@ -99,7 +99,7 @@ def without_senseless(
         reason = "the set has no learned labels"
     elif classes_alone:
         reason = "this training takes the classes in the place of the learned labels"
-    senseless = LABEL_CONTROLS
+    senseless: tuple[TrainingImages, ...] = LABEL_CONTROLS
     if reason is None and train is not None and (reason := _too_few(synthetic, train)):
         senseless = (TrainingImages.LABELED_RANDOM,)
     if reason is None or not set(kinds) & set(senseless):
