@@ -144,7 +144,7 @@ class DistilledDataset(WrittenSet):
         check_folders([each.folder for each in (self, *others)])
         sets = {str(each.folder): each._stored for each in (self, *others)}
         merge_sets(sets, Path(folder), same_classes=same_classes)
-        return type(self).from_pretrained(folder)
+        return DistilledDataset.from_pretrained(folder)
 
     # Training and testing: `using`.
 

@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _HALF = (torch.bfloat16, torch.float16)
-_NAMES = ("group_norm", "instance_norm", "layer_norm", "rms_norm")
+# `instance_norm` is replaced in `batchnorm`.
+_NAMES = ("group_norm", "layer_norm", "rms_norm")
+
+
+def as_float32(input: Tensor) -> Tensor:
+    """Return activations in half precision as float32 under autocast, and others as they are."""
+    if input.dtype in _HALF and torch.is_autocast_enabled(input.device.type):
+        return input.float()
+    return input
 
 
 def _in_float32(native: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -24,9 +32,7 @@ def _in_float32(native: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(native)
     def normalize(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if input.dtype in _HALF and torch.is_autocast_enabled(input.device.type):
-            input = input.float()
-        return native(input, *args, **kwargs)
+        return native(as_float32(input), *args, **kwargs)
 
     return normalize
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dd_plugin.bilevel.foreign_models import patching
+from dd_plugin.bilevel.foreign_models.autocast import as_float32
 from dd_plugin.bilevel.foreign_models.patching import Patch
 from dd_plugin.bn import arithmetic
 from dd_plugin.bn.rules import batch_normalize
@@ -110,6 +111,7 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
+    input = as_float32(input)
     record = _record.get()
     tracked = running_mean is not None and running_var is not None
     if not tracked or (record is None and arithmetic.fused_kernel_is_exact(input)):

@@ -71,7 +71,7 @@ def test_what_the_design_promises_of_push_to_hub():
 def test_what_push_to_hub_passes_on(monkeypatch, given, passed):
     calls = []
     monkeypatch.setattr(
-        "dd_plugin.hub.dataset.push_folder", lambda *args, **options: calls.append((args, options))
+        "dd_plugin.hub.written.push_folder", lambda *args, **options: calls.append((args, options))
     )
     distilled = DistilledDataset.__new__(DistilledDataset)
     distilled.folder = "folder"
