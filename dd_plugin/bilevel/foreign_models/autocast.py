@@ -8,7 +8,7 @@ derivatives have another dtype than their values: the next convolution refuses t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,12 +37,5 @@ def _in_float32(native: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return normalize
 
 
-_NATIVE = {name: getattr(F, name) for name in _NAMES}
 # Name in `torch.nn.functional` -> the function that stands for it.
-NORMALIZATIONS = {name: _in_float32(native) for name, native in _NATIVE.items()}
-
-
-def replaced_normalizations() -> Iterator[tuple[int, Callable[..., Tensor]]]:
-    """Yield the id of each of torch's functions, and what stands for it."""
-    for name, native in _NATIVE.items():
-        yield id(native), NORMALIZATIONS[name]
+NORMALIZATIONS = {name: _in_float32(getattr(F, name)) for name in _NAMES}

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dd_plugin.bilevel.foreign_models import patching
-from dd_plugin.bilevel.foreign_models.autocast import NORMALIZATIONS, replaced_normalizations
+from dd_plugin.bilevel.foreign_models.autocast import NORMALIZATIONS
 from dd_plugin.bilevel.foreign_models.formulas import REPLACEMENTS
 from dd_plugin.bilevel.foreign_models.inspection import (
     drop_escaped,
@@ -100,22 +100,21 @@ def _true() -> bool:
     return True
 
 
+# Where a function stands, its name, and what stands for it.
+_OPERATIONS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    *REPLACEMENTS,
+    (F, "avg_pool2d", avg_pool2d),
+    *((F, name, normalize) for name, normalize in NORMALIZATIONS.items()),
+)
 # id of the native function -> its replacement, for references that a model took earlier.
 _REPLACED: dict[int, Callable[..., Any]] = {
-    id(getattr(home, name)): formula for home, name, formula in REPLACEMENTS
-} | {
-    id(F.avg_pool2d): avg_pool2d,
-    id(_native_checkpoint): _run_without_checkpoint,
-    **dict(replaced_normalizations()),
-}
+    id(getattr(home, name)): replacement for home, name, replacement in _OPERATIONS
+} | {id(_native_checkpoint): _run_without_checkpoint}
 
 
 def _global_patches() -> Iterator[Patch]:
-    for home, name, formula in REPLACEMENTS:
-        yield Patch(home, name, formula)
-    yield Patch(F, "avg_pool2d", avg_pool2d)
-    for name, normalize in NORMALIZATIONS.items():
-        yield Patch(F, name, normalize)
+    for home, name, replacement in _OPERATIONS:
+        yield Patch(home, name, replacement)
     yield Patch(torch.Tensor, "requires_grad_", _requires_grad_)
     checkpoint = torch.utils.checkpoint
     yield Patch(checkpoint, "checkpoint", _run_without_checkpoint)
