@@ -1,4 +1,4 @@
-"""The values of settings that several parts share, as types.
+"""What several parts share: the values of settings, as types, and a number.
 
 At the bottom. The layer, the engine and the recipe of a set import them, and the settings of a run
 do so too. So these can be read and checked without torch.
@@ -6,7 +6,7 @@ do so too. So these can be read and checked without torch.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 # Of the layer.
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
@@ -23,6 +23,8 @@ Trainable: TypeAlias = Literal["all", "head"]
 HeadKind: TypeAlias = Literal["ridge", "unroll"]
 LabelForm: TypeAlias = Literal["probabilities", "weights"]
 
+# Fresh networks of each row, where a set is evaluated after its run.
+EVALUATED_NETWORKS: Final = 5
 # Of a comparison: what stands beside the distilled images, in the order of its table.
 BaselineName: TypeAlias = Literal[
     "hard_labels",

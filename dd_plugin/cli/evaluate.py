@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dd_plugin.choices import EVALUATED_NETWORKS
 from dd_plugin.cli.errors import CommandError
 from dd_plugin.cli.evaluation_checks import (
     check_counts,
@@ -61,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train_split", help="split to train the baselines on (default: the distilled one)"
     )
     parser.add_argument(
-        "--networks", type=int, default=5, help="fresh networks per row (default: 5)"
+        "--networks",
+        type=int,
+        default=EVALUATED_NETWORKS,
+        help=f"fresh networks per row (default: {EVALUATED_NETWORKS})",
     )
     parser.add_argument(
         "--seed", type=int, help="seed of the networks (default: the seeds in the set's record)"

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dd_plugin import __version__
+from dd_plugin.choices import EVALUATED_NETWORKS
 from dd_plugin.data import DIGITS, RealData
 from dd_plugin.data.recipe import Recipe
 from dd_plugin.distiller.baseline_names import ALL, NAMES, chosen_baselines
@@ -51,8 +52,6 @@ from dd_plugin.text import first_line, table
 # Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
 _DIGITS_LICENSE = "cc-by-4.0"
 
-# Fresh networks per row of `dd-plugin evaluate`, unless it is told.
-_NETWORKS_OF_EVALUATE = 5
 # Settings that say nothing to others.
 _OF_ONE_MACHINE = {
     "output_dir",
@@ -176,7 +175,7 @@ class Report:
         command = ["dd-plugin", "evaluate", self.run.folder.name]
         if name is None:
             command += ["--dataset", "FOLDER", *(["--split", split] if split else [])]
-        if config.final_eval_networks != _NETWORKS_OF_EVALUATE:
+        if config.final_eval_networks != EVALUATED_NETWORKS:
             command += ["--networks", str(int(config.final_eval_networks))]
         if names := chosen_baselines(config.baselines):
             command += ["--baselines", *([ALL] if len(names) == len(NAMES) else names)]

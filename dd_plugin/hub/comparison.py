@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dd_plugin.choices import EVALUATED_NETWORKS
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import HeadTest, OtherArchitectureWarning, Scores
@@ -57,7 +58,7 @@ class Request:
     models: Sequence[str]
     test: RealData
     train: RealData | None = None
-    networks: int = 5
+    networks: int = EVALUATED_NETWORKS
     seed: int | None = None
     protocol: Protocol = "auto"
     full_data: bool = True

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dd_plugin.bilevel.problem import Loss
+from dd_plugin.choices import EVALUATED_NETWORKS
 from dd_plugin.data import RealData
 from dd_plugin.data.synthetic import SyntheticSet
 from dd_plugin.evaluation import HeadTest, InputBatches, Scores
@@ -260,7 +261,7 @@ class DistilledDataset(WrittenSet):
         dataset: Any = None,
         *,
         split: str | None = None,
-        networks: int = 5,
+        networks: int = EVALUATED_NETWORKS,
         seed: int | None = None,
         protocol: Protocol = "auto",
         pixels: PixelKind = "exact",
