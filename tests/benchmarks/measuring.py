@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +99,34 @@ def in_turns(names: Sequence[_T], rounds: int) -> Iterator[_T]:
     """Every name once per round, forwards and backwards by turns, against drift of the machine."""
     for number in range(rounds):
         yield from names if number % 2 == 0 else reversed(names)
+
+
+def ratio_in_turns(
+    first: Callable[[], Any], second: Callable[[], Any], rounds: int, *, dropped: int
+) -> dict[str, Any]:
+    """Milliseconds of two functions, and the ratio of the second to the first in each round.
+
+    Args:
+        first: takes no arguments.
+        second: the same.
+        rounds: how often each is called.
+        dropped: the first rounds, which do not count.
+
+    Returns:
+        ``milliseconds``, two medians; ``ratio``, the median; ``ratios``, quartiles.
+    """
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for way in in_turns((0, 1), rounds):
+        began = time.perf_counter()
+        (first, second)[way]()
+        seconds[way].append(time.perf_counter() - began)
+    own, other = (values[dropped:] for values in seconds)
+    ratios = sorted(b / a for a, b in zip(own, other, strict=True))
+    return {
+        "milliseconds": [1000 * statistics.median(values) for values in (own, other)],
+        "ratio": statistics.median(ratios),
+        "ratios": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
+    }
 
 
 def in_child(

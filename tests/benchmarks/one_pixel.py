@@ -10,8 +10,6 @@ and as the graph does after `one_pixel`.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from dd_plugin.bilevel.tracing.compile import TracedGraph, make_graph
 from dd_plugin.bilevel.tracing.passes import clean
-from tests.benchmarks.measuring import Results, in_turns
+from tests.benchmarks.measuring import Results, ratio_in_turns
 
 # (channels in, channels out, side of the image, kernel, stride)
 LAYERS = {
@@ -72,23 +70,8 @@ def measure(layer: str, images: int) -> list[dict[str, Any]]:
     """The rows of a layer."""
     rows = []
     for name, ways in passes_of(layer, images).items():
-        seconds: dict[int, list[float]] = {0: [], 1: []}
-        for way in in_turns((0, 1), _ROUNDS):
-            began = time.perf_counter()
-            ways[way]()
-            seconds[way].append(time.perf_counter() - began)
-        pairs = zip(seconds[1][1:], seconds[0][1:], strict=True)
-        ratios = sorted(product / own for product, own in pairs)
-        rows.append(
-            {
-                "layer": layer,
-                "images": images,
-                "pass": name,
-                "milliseconds": [1000 * statistics.median(seconds[way][1:]) for way in (0, 1)],
-                "ratio": statistics.median(ratios),
-                "ratios": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-            }
-        )
+        times = ratio_in_turns(*ways, _ROUNDS, dropped=1)
+        rows.append({"layer": layer, "images": images, "pass": name, **times})
     return rows
 
 

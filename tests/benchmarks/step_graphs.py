@@ -11,8 +11,6 @@ optimizer with `add_products` and without. The optimizer is SGD with momentum.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -30,7 +28,7 @@ from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.tracing import simplify
 from dd_plugin.bilevel.tracing.compile import CompiledFunction
 from dd_plugin.bilevel.tracing.way import Way
-from tests.benchmarks.measuring import Results, in_turns
+from tests.benchmarks.measuring import Results, ratio_in_turns
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ConvNet, width 32": ("dd_convnet", {"width": 32, "norm_layer": "batchnorm2d"}),
@@ -120,17 +118,8 @@ def measure(network: str, how: str, rounds: int) -> list[dict[str, Any]]:
     problem = bilevel.BilevelProblem(model, optimizer=bilevel.sgd(0.9), compile="trace")
     rows = []
     for what, ways in pairs_of(problem, WAYS[how]).items():
-        seconds: dict[int, list[float]] = {0: [], 1: []}
-        for way in in_turns((0, 1), rounds):
-            began = time.perf_counter()
-            ways[way]()
-            seconds[way].append(time.perf_counter() - began)
-        kept = [values[2:] for values in seconds.values()]  # the first ones compile
-        ratios = sorted(other / own for own, other in zip(*kept, strict=True))
-        row: dict[str, Any] = {"network": network, "how": how, "what": what}
-        row |= {"milliseconds": [1000 * statistics.median(values) for values in kept]}
-        row |= {"ratio": statistics.median(ratios)}
-        rows.append({**row, "ratios": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]]})
+        times = ratio_in_turns(*ways, rounds, dropped=2)  # the first ones compile
+        rows.append({"network": network, "how": how, "what": what, **times})
     return rows
 
 
