@@ -108,12 +108,9 @@ _PLAIN: Final[dict[str, Any]] = {
     "window": "random",
     "window_length": 15,
 }
-# The same training, of which an outer step takes five steps and differentiates them all: more and
-# cheaper outer steps, whose gradients see less far.
-_BRIEF: Final[dict[str, Any]] = {
-    **{name: value for name, value in _PLAIN.items() if not name.startswith("window")},
-    "inner_steps": 5,
-}
+# The same training, of which an outer step differentiates few steps: more and cheaper outer steps,
+# whose gradients see less far.
+_BRIEF: Final = {**_PLAIN, "inner_steps": 6, "window_length": 5}
 _PYRAMID: Final = {"parametrization": "pyramid", "color_space": "decorrelated"}
 _MORE_IMAGES: Final = {"parametrization": "upsampled"}
 
