@@ -93,8 +93,9 @@ _SHORT: Final[dict[str, Any]] = {
     "batching": "groups",
     "inner_optimizer_args": {"momentum": 0.5},
 }
-# As usual training: AdamW, half a cosine, shuffled batches. An outer step goes on with one of
-# several networks that are somewhere in such a training.
+# As usual training: AdamW, half a cosine, shuffled batches. An outer step goes on with one of two
+# networks that are somewhere in such a training. More would all be young in a run of minutes, and
+# images for young networks are no better for trained ones.
 _PLAIN: Final[dict[str, Any]] = {
     "inner_optimizer": "adamw",
     "inner_lr": 2e-3,
@@ -103,7 +104,7 @@ _PLAIN: Final[dict[str, Any]] = {
     "batching": "minibatches",
     "batch_size": 64,
     "init": "pool",
-    "pool_size": 8,
+    "pool_size": 2,
     "inner_steps": 20,
     "window": "random",
     "window_length": 15,
