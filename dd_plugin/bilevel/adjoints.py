@@ -17,7 +17,13 @@ from torch import Tensor
 from dd_plugin.bilevel.foreign_models import no_grad
 from dd_plugin.bilevel.foreign_models.second_order import missing_rule_operation
 from dd_plugin.bilevel.messages import level_of_caller
-from dd_plugin.bilevel.step_values import StepBars, StepInputs, SweepResult, SweptStep
+from dd_plugin.bilevel.step_values import (
+    GradientResult,
+    StepBars,
+    StepInputs,
+    SweepResult,
+    SweptStep,
+)
 from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.trajectory import StepRecord
 from dd_plugin.choices import MethodName as MethodName
@@ -177,6 +183,16 @@ class Sweeps:
         self, k: int, record: StepRecord, inputs: StepInputs, bars: StepBars
     ) -> SweepResult:
         """Return the adjoints that step k hands to its inputs."""
+        was_kept = record.activations is not None
+
+        def again(other: StepInputs) -> tuple[GradientResult, SweepResult]:
+            kept = None
+            if was_kept:
+                result, kept = self.steps.gradient_keeping(other)
+            else:
+                result = self.steps.gradient(other)
+            return result, self._swept(other, bars, kept)
+
         swept = self._swept(inputs, bars, record.activations)
         if self._look_at is not None:
             self._look_at(
@@ -187,6 +203,7 @@ class Sweeps:
                     bars=bars,
                     swept=swept,
                     method=self.method.name,
+                    again=again,
                 )
             )
         return swept

@@ -124,6 +124,7 @@ class HostReads:
             inputs=step.inputs,
             bars=step.bars,
             computed=(computed, step.swept),
+            again=step.again,
         )
         if is_verified:
             problem.verified.add(kind)

@@ -111,6 +111,7 @@ class SweptStep(NamedTuple):
         bars: what the sweep begins with.
         swept: the result.
         method: the name of how it was differentiated.
+        again: the functions that computed it, of other inputs of this kind.
     """
 
     k: int
@@ -119,6 +120,7 @@ class SweptStep(NamedTuple):
     bars: StepBars
     swept: SweepResult
     method: str
+    again: Callable[[StepInputs], tuple[GradientResult, SweepResult]]
 
 
 def split_state(state: State) -> tuple[dict[str, Any], dict[str, Any]]:

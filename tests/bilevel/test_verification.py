@@ -16,6 +16,7 @@ from dd_plugin.bilevel import (
     initial_state,
     verification,
 )
+from dd_plugin.bilevel.steps import Steps
 from dd_plugin.bilevel.tracing import compile
 from dd_plugin.bilevel.tracing import simplify as graph_simplify
 from tests.bilevel.problems import WrongTangent, convnet, hard_batch, soft_batches
@@ -154,6 +155,60 @@ def test_a_write_that_a_trace_loses_is_caught(monkeypatch, storage):
     monkeypatch.setattr(graph_simplify, "unsteady", lambda graph: set())
     with pytest.raises(VerificationError, match=r"Without a trace they agree.*compile=False"):
         run(problem)
+
+
+def _off_by_a_percent(monkeypatch, is_wrong, name="sweep"):
+    """Sweeps whose adjoint of the images is wrong, where ``is_wrong(call)`` says so."""
+    calls = []
+    native = getattr(Steps, name)
+
+    def sweep(self, *args):
+        swept = native(self, *args)
+        calls.append(swept)
+        wrong = swept._replace(images=swept.images * 1.01)
+        return wrong if is_wrong(len(calls)) else swept
+
+    monkeypatch.setattr(Steps, name, sweep)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("storage", "name"), [(Device(), "sweep"), (Device(activations=1 << 30), "sweep_kept")]
+)
+def test_another_side_of_a_corner_is_told_from_a_wrong_derivative(monkeypatch, storage, name):
+    # What one activation on the corner of a ReLU does: the step itself differs, its neighbors
+    # do not.
+    calls = _off_by_a_percent(monkeypatch, lambda call: call == 1, name)
+    problem = BilevelProblem(network(nn.ReLU()), compile="trace")
+    assert run(problem, storage=storage).finite
+    # The step, one of its neighbors, and the other step of the run, which is not verified again.
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("storage", "name"), [(Device(), "sweep"), (Device(activations=1 << 30), "sweep_kept")]
+)
+def test_a_sweep_that_is_wrong_everywhere_is_caught(monkeypatch, storage, name):
+    calls = _off_by_a_percent(monkeypatch, lambda call: True, name)
+    with pytest.raises(VerificationError, match=r"adjoint of the images.*differ by 1 %"):
+        run(BilevelProblem(network(nn.ReLU()), compile="trace"), storage=storage)
+    assert len(calls) == 4
+
+
+def test_corners_of_a_wide_network_are_no_faults():
+    # A sum of many products is rounded otherwise in a graph of the compiler; here by the sum
+    # itself, so that activations of one computation in some thousands lie across the corner.
+    class Rounded(nn.Module):
+        def forward(self, x):
+            noise = 3e-7 * torch.sin(1e7 * x.detach())
+            return F.relu(x + (noise if torch.is_grad_enabled() else 0.0 * noise))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 20000), Rounded(), nn.Linear(20000, 3))
+    problem = BilevelProblem(model)
+    batches = [(x.float(), y.float()) for x, y in soft_batches(2, size=6, shape=(4,))]
+    outer = hard_batch(shape=(4,))
+    assert hypergradient(problem, batches, (outer[0].float(), outer[1]), step_size=0.1).finite
 
 
 def test_an_error_too_small_for_float32_is_caught_in_float64():
