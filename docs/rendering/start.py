@@ -45,7 +45,7 @@ def _of_heads(files: Mapping[str, Any]) -> list[list[str]]:
     runs = heads.runs_with(files["heads"], labels="hard")
     one = [run for run in runs if run["sources"] == "lite0"]
     two = [run for run in runs if run["sources"] == "lite0, lite1"]
-    trained_on = [
+    trained_on: list[tuple[str, str | None]] = [
         ("distilled images", "png"),
         ("random real images", None),
         ("all real images", None),
