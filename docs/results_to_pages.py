@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rendering import costs, gpu, heads, markdown, quality, scaling
+from rendering import costs, gpu, heads, markdown, quality, scaling, start
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = "*Not measured yet.*"
@@ -57,6 +57,7 @@ PROFILE = "python -m tests.benchmarks.where_time_goes"
 SCALE = "python -m tests.benchmarks.scale"
 HEADS = "python -m tests.benchmarks.heads"
 GPU = "python -m tests.gpu"
+HYPERGRADIENT = "python -m tests.benchmarks.hypergradient"
 
 
 def of_file(stem: str, render: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -65,7 +66,25 @@ def of_file(stem: str, render: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 BLOCKS = (
-    Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs", "published")),
+    Block(
+        "results",
+        start.results,
+        COLLECT,
+        ("digits", "mnist", "cifar10-runs", "heads", "heads-augmented"),
+    ),
+    Block(
+        "results-published",
+        quality.selection,
+        COLLECT,
+        ("digits", "mnist", "cifar10-runs", "published"),
+    ),
+    *(
+        Block(name, of_file("hypergradient-cpu", render), HYPERGRADIENT, ("hypergradient-cpu",))
+        for name, render in (
+            ("beside-higher", start.beside_higher),
+            ("beside-tools", start.beside_tools),
+        )
+    ),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
     Block("mnist", quality.runs, COLLECT, plot=CURVES),
@@ -90,7 +109,7 @@ BLOCKS = (
     Block(
         "hypergradient-cpu",
         costs.hypergradient,
-        "python -m tests.benchmarks.hypergradient",
+        HYPERGRADIENT,
         plot="Time of a hypergradient by each tool, as a multiple of that of higher",
     ),
     Block("five-tasks", quality.five_tasks, "examples/growing_set.py"),
@@ -159,6 +178,12 @@ BLOCKS = (
     Block(
         "heads-augmented",
         heads.augmented,
+        "python -m tests.benchmarks.augmented_heads",
+        ("heads-augmented", "heads"),
+    ),
+    Block(
+        "heads-recipe",
+        start.recipe_of_heads,
         "python -m tests.benchmarks.augmented_heads",
         ("heads-augmented", "heads"),
     ),

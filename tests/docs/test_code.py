@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import dd_plugin
@@ -36,11 +38,12 @@ RUN = (
     ("docs/quickstart.md", "docs/faq.md"),
     (
         "docs/tutorials/your-own-images.md",
-        "docs/tutorials/timm-and-transformers.md",
+        "docs/tutorials/received-set.md",
         "docs/tutorials/publish.md",
     ),
     ("docs/tutorials/growing-sets.md",),
     ("docs/tutorials/outer-loop.md",),
+    ("docs/tutorials/from-other-tools.md",),
     ("docs/tutorials/pretrained-backbone.md",),
     ("docs/guides/extend.md",),
 )
@@ -81,6 +84,31 @@ def test_pages_run_as_printed(names, tmp_path, reader):
         script.write_text("\n".join([TOY, *blocks(name, "python")]), encoding="utf-8")
         done = reader.start(script, [], [{}], folder).ended()
         assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+
+
+def test_loops_of_other_tools_give_the_gradient_of_ours(monkeypatch):
+    for tool in ("higher", "torchopt"):
+        pytest.importorskip(tool, reason="it comes with the extra bench")
+    page = "docs/tutorials/from-other-tools.md"
+    # Blocks of other tools are marked `py`: they need packages that a reader may not have.
+    start, loop, window = blocks(page, "python")
+    by_higher, by_torchopt, window_by_higher = blocks(page, "py")
+
+    def gradient(code):
+        names["images"].grad = None
+        exec(compile(code, page, "exec"), names)
+        return names["images"].grad
+
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec(compile(start, page, "exec"), names)
+    for ours, others in ((loop, (by_higher, by_torchopt)), (window, (window_by_higher,))):
+        expected = gradient(ours)
+        stop = names["result"].stop
+        monkeypatch.setattr("random.randint", lambda low, high, stop=stop: stop)
+        for code in others:
+            # Rounding of float32, amplified by 20 steps.
+            torch.testing.assert_close(gradient(code), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
