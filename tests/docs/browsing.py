@@ -20,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 from tests.docs.pages import ROOT
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SMALLEST_LETTERS = 9  # pixels of the screen, in a plot
+PATIENCE = 30_000  # milliseconds for anything that a page does
 WIDTHS = {1280: 900, 390: 844}  # a laptop's window and a phone's, each with its height
 
 # Everything that ends beyond the right edge of the screen, or begins before the left one, and that
@@ -49,7 +51,7 @@ UNLOADED = """async () => {
   return images.filter(image => !image.naturalWidth).map(image => image.src);
 }"""
 
-# Of each plot that is seen: its address, and the pixels of the screen for one of its own units.
+# Of each plot that is seen: its address, and its width on the screen.
 PLOTS = """() => [...document.querySelectorAll("article img")]
   .filter(image => image.checkVisibility() && /[.]svg(#|$)/.test(image.src))
   .map(image => [image.src.split("#")[0], image.getBoundingClientRect().width])"""
@@ -147,11 +149,48 @@ def broken(site: Path, address: str, links: list[str]) -> list[str]:
     return found
 
 
+def uncopied(page) -> list[str]:
+    """Blocks of code whose button puts something else on the clipboard, or that have none."""
+    page.evaluate("() => document.querySelectorAll('details').forEach(box => box.open = true)")
+    texts = page.evaluate(CODE)
+    buttons = page.locator("article .highlight button[data-clipboard-target]:visible")
+    if not buttons.count():
+        buttons = page.locator("article .highlight button[title^=Copy]:visible")
+    if buttons.count() != len(texts):
+        return [f"{len(texts)} blocks of code, {buttons.count()} buttons to copy them"]
+    faults = []
+    for number, text in enumerate(texts):
+        page.evaluate("() => navigator.clipboard.writeText('nothing')")
+        buttons.nth(number).click()
+        copied = page.evaluate("() => navigator.clipboard.readText()")
+        if copied.strip() != text.strip():
+            faults.append(f"copied {copied[:40]!r} for {text[:40]!r}")
+    return faults
+
+
+def unlit(page) -> list[str]:
+    """What is wrong when the reader goes from light to dark and back."""
+    light = page.evaluate(SCHEME)
+    page.locator("label[title=Dark]").click()
+    dark = page.evaluate(SCHEME)
+    page.locator("label[title=Light]").click()
+    back = page.evaluate(SCHEME)
+    faults = []
+    if [light["scheme"], dark["scheme"], back["scheme"]] != ["default", "slate", "default"]:
+        faults.append(f"light and dark: {light['scheme']}, {dark['scheme']}, {back['scheme']}")
+    if light["paper"] == dark["paper"] or light["ink"] == dark["ink"]:
+        faults.append(f"dark is like light: {dark}")
+    return faults + [f"image of the other scheme: {i}" for i in light["wrong"] + dark["wrong"]]
+
+
 class Reader:
     """One tab: it opens pages, and notes what went wrong while it did."""
 
     def __init__(self, context, address):
         self.page = context.new_page()
+        self._plots = context.new_page()
+        self._inside: dict[str, tuple[float, float, list[str]]] = {}
+        context.set_default_timeout(PATIENCE)
         self.address = address
         self.complaints: list[str] = []
         self.page.on("console", self._note_message)
@@ -178,7 +217,21 @@ class Reader:
             self.complaints.append(f"{request.failure}: {request.url}")
 
     def open(self, path):
-        """Opens a page and waits until it is quiet; what was noted before is forgotten."""
+        """Opens a page; what was noted before is forgotten."""
         self.complaints.clear()
-        self.page.goto(self.address + path, wait_until="networkidle")
+        self.page.goto(self.address + path)
         return self.page
+
+    def unreadable_plots(self):
+        """Words that a plot's own edge cuts off, and plots whose letters are too small here."""
+        faults = []
+        for source, width in self.page.evaluate(PLOTS):
+            if source not in self._inside:
+                self._plots.goto(source)
+                self._inside[source] = self._plots.evaluate(INSIDE_PLOT)
+            drawn, letters, cut = self._inside[source]
+            plot = source.rpartition("/")[2]
+            faults += [f"{plot}: cut off: {word!r}" for word in cut]
+            if letters * width / drawn < SMALLEST_LETTERS:
+                faults.append(f"{plot}: letters of {letters * width / drawn:.1f} px")
+        return faults
