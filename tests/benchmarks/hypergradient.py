@@ -11,11 +11,12 @@ networks take ten minutes to compile, so their last stage is the traced one.
 
 The tools of a network and K are in processes of their own and take turns, round after round, so
 that a ratio is taken between neighbors in time and its median is not moved by what else a machine
-does. Reported per case: seconds of one hypergradient, ratios to `higher` and to plain training,
-peak memory over the memory before it, seconds of the warm-up (compiling included), the ratio to the
-time of the convolutions and linear layers alone (`convolutions`), and the relative difference of
-the gradient from that of `higher`: rounding moves activations across the corner of a ReLU, and the
-training amplifies that.
+does. All stay in memory meanwhile; `--tools` chooses some where they do not fit, and `higher` and
+plain training are always beside them. Reported per case: seconds of one hypergradient, ratios to
+`higher` and to plain training, peak memory over the memory before it, seconds of the warm-up
+(compiling included), the ratio to the time of the convolutions and linear layers alone
+(`convolutions`), and the relative difference of the gradient from that of `higher`: rounding moves
+activations across the corner of a ReLU, and the training amplifies that.
 
 `higher` and TorchOpt come with the extra ``bench``; where one is missing or fails, its row says so.
 """
@@ -67,6 +68,7 @@ _OTHERS = {
     "mixflow by hand": "mixflow",
     "plain training": "plain eager",
 }
+_COMPARED_TO = ("higher", "plain training")
 KEYS = ("network", "steps", "tool")
 
 
@@ -126,18 +128,20 @@ class Child(Served):
         self.rounds: list[dict[str, float]] = []
 
 
-def measure(network: str, steps: int, repeats: int, threads: int) -> list[dict[str, Any]]:
-    """The rows of all tools on a network."""
+def measure(
+    network: str, steps: int, tools: dict[str, str], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The rows of tools on a network."""
     children: dict[str, Child] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, tool in tools_of(network).items():
+        for name, tool in tools.items():
             case = {**NETWORKS[network], "optimizer": "sgd", "steps": steps, "tool": tool}
             try:
-                children[name] = Child(case, threads, Path(folder))
+                children[name] = Child(case, options.threads, Path(folder))
             except RuntimeError as error:
                 failed[name] = str(error)
-        for name in in_turns(list(children), repeats):
+        for name in in_turns(list(children), options.repeats):
             children[name].rounds.append(children[name].measure())
         for child in children.values():
             child.end()
@@ -172,12 +176,22 @@ def _row(name: str, children: dict[str, Child]) -> dict[str, Any]:
     return row
 
 
+def _chosen(network: str, rows: list[str] | None) -> dict[str, str]:
+    tools = tools_of(network)
+    if rows is None:
+        return tools
+    if unknown := set(rows) - set(tools):
+        raise SystemExit(f"--tools must be of {', '.join(tools)}, got {', '.join(unknown)}")
+    return {name: tool for name, tool in tools.items() if name in {*rows, *_COMPARED_TO}}
+
+
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write results here, beside those that are there")
     parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--steps", nargs="*", type=int, default=list(STEPS))
+    parser.add_argument("--tools", nargs="*", help="rows, beside the two that all are compared to")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -190,8 +204,10 @@ def main() -> None:
     results = Results(options.json, "python -m tests.benchmarks.hypergradient", KEYS)
     for network in options.networks:
         for steps in options.steps:
-            if {"network": network, "steps": steps, "tool": "higher"} not in results:
-                results.add(measure(network, steps, options.repeats, options.threads))
+            tools = _chosen(network, options.tools)
+            rows = [{"network": network, "steps": steps, "tool": tool} for tool in tools]
+            if any(row not in results for row in rows):
+                results.add(measure(network, steps, tools, options))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,9 @@ _PLAIN: Final[dict[str, Any]] = {
     "window": "random",
     "window_length": 15,
 }
+# The same training, of which an outer step differentiates few steps: more and cheaper outer steps,
+# whose gradients see less far.
+_BRIEF: Final = {**_PLAIN, "inner_steps": 6, "window_length": 5}
 _PYRAMID: Final = {"parametrization": "pyramid", "color_space": "decorrelated"}
 _MORE_IMAGES: Final = {"parametrization": "upsampled"}
 
@@ -119,6 +122,9 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "plain+pyramid": {**_PLAIN, **_PYRAMID},
     "plain+copies": {**_PLAIN, "batch_size": 32, "augmentations_per_step": 4},
     "plain+upsampled": {**_PLAIN, **_MORE_IMAGES},
+    "brief+upsampled": {**_BRIEF, **_MORE_IMAGES},
+    "brief+upsampled+widths": {**_BRIEF, **_MORE_IMAGES, "networks": "widths"},
+    "brief+upsampled+kinds": {**_BRIEF, **_MORE_IMAGES, "networks": "kinds"},
     "short+pyramid": {**_SHORT, **_PYRAMID},
     "short+copies": {**_SHORT, "augmentations_per_step": 4},
     "short+upsampled": {**_SHORT, **_MORE_IMAGES},
@@ -144,7 +150,8 @@ def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, An
     learners = several.get(chosen.pop("networks", ""), (networks.tested[CONVNET],))
     if size == "toy":
         chosen["inner_steps"] = 4
-        chosen |= {"window_length": 2, "pool_size": 1} if "window" in chosen else {}
+        small = {"window_length": 2, "pool_size": 1}
+        chosen |= {name: value for name, value in small.items() if name in chosen}
     trained = per_class * (4 if chosen.get("parametrization") == "upsampled" else 1)
     if chosen["batching"] == "groups":
         # A step takes one image of each class, but all are trained on within a run.
