@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.docs.pages import ROOT
@@ -186,7 +187,7 @@ def unlit(page) -> list[str]:
 class Reader:
     """One tab: it opens pages, and notes what went wrong while it did."""
 
-    def __init__(self, context, address):
+    def __init__(self, context: Any, address: str) -> None:
         self.page = context.new_page()
         self._plots = context.new_page()
         self._inside: dict[str, tuple[float, float, list[str]]] = {}
