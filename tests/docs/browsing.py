@@ -121,10 +121,9 @@ def served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def path_of(name: str) -> str:
-    """Where the site has a page of docs/: `docs/faq.md` is `faq/`."""
-    page = name.removeprefix("docs/").removesuffix(".md")
-    return re.sub(r"(^|/)index$", r"\1", page) if re.search(r"(^|/)index$", page) else f"{page}/"
+def path_of(page: str) -> str:
+    """Where the site has a page of the navigation: `faq` is `faq/`, `guides/index` is `guides/`."""
+    return re.sub(r"(^|/)index/$", r"\1", f"{page}/")
 
 
 @functools.cache

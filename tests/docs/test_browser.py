@@ -8,15 +8,18 @@ of them is missing. The site is built from the pages as they are.
 """
 
 import importlib.util
+import re
 
 import pytest
 
 from tests.docs import browsing
-from tests.docs.pages import NAMES
+from tests.repository import repository_file
 
 pytestmark = pytest.mark.browser
 
-PAGES = [name for name in NAMES if name.startswith("docs/")]
+# The pages of the navigation, which has all of the site.
+NAVIGATION = repository_file("mkdocs.yml").read_text(encoding="utf-8")
+PAGES = re.findall(r"[:-] (\S+)\.md$", NAVIGATION, re.MULTILINE)
 TERMS = (
     "convert_bn",
     "Distiller",
