@@ -111,8 +111,8 @@ def test_the_pages_speak_of_this_version(name, pattern):
     assert found.groups() == (dd_plugin.__version__, "2026-11-28")
 
 
-# Works that no card cites: those that the pages have beside ours, the judge, and how difficult images
-# are found.
+# Works that no card cites: those that the pages have beside ours, the judge, and how the difficulty
+# of images is found.
 COMPARED_WITH = {
     "forum?id=9z_dNsC4B5t",  # MetaNorm
     "1910.01727",  # higher
