@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dd_plugin.hub import DistilledDataset as DistilledDataset
     from dd_plugin.memory import keep_freed_memory as keep_freed_memory
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> the part that holds it.
 _HOMES = {

@@ -108,11 +108,20 @@ def test_the_pages_speak_of_this_version(name, pattern):
         pytest.skip(f"the repository's {name} is not beside the tests")
     found = re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
-    assert found.groups() == (dd_plugin.__version__, "2026-11-23")
+    assert found.groups() == (dd_plugin.__version__, "2026-11-28")
 
 
-# Works that no set uses: the pages have them beside ours.
-COMPARED_WITH = {"2003.03284"}
+# Works that no card cites: those that the pages have beside ours, the judge, and how the difficulty
+# of images is found.
+COMPARED_WITH = {
+    "forum?id=9z_dNsC4B5t",  # MetaNorm
+    "1910.01727",  # higher
+    "2003.03284",  # TaskNorm
+    "2107.07075",  # EL2N
+    "2211.06934",  # TorchOpt
+    "2501.07575",  # CV-DD
+    "2505.13300",  # DD-Ranking
+}
 
 
 def test_the_methods_that_cards_cite_are_cited():
