@@ -27,7 +27,7 @@ from rendering.titles import evaluated, mean, plotted, title_of, unrolls
 # Accuracies above this are drawn by what is missing to 100 %.
 NEARLY_ALL = 0.9
 # Curves that a panel holds apart.
-FEW = 7
+FEW = 6
 
 
 def draw_all(results: Path) -> Iterator[Path]:
@@ -127,7 +127,7 @@ def curves(report: Any, title: str) -> Figure | None:
     starts = list(dict.fromkeys(group[0]["init"] for group in groups))
     if not groups:
         return None
-    height = 2.8
+    height = 3.0
     figure, axes = column(title, [height] * len(starts))
     for axis, start in zip(axes, starts, strict=True):
         own = [group for group in groups if group[0]["init"] == start]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 Setting = tuple[tuple[str, Any], ...]
 CONVNET = "dd_convnet"
 DEFAULT_INNER_LR = 0.02
-ACCURACY_OF_CASES = "Accuracy on validation images, mean ± spread over seeds (number of seeds):"
+ACCURACY_OF_CASES = "Accuracy on validation images, mean ± spread over seeds (number of seeds)."
 # What a run came to, and what tells it from others under the same settings.
 OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
 # What the files call a case -> what a reader sees.
@@ -245,31 +245,34 @@ def cases(report: Mapping[str, Any]) -> str:
     every = by_setting(rows_of(report))
     many = {setting: by_case(rows) for setting, rows in every.items() if len(by_case(rows)) > 2}
     few = {setting: by_case(rows) for setting, rows in every.items() if setting not in many}
-    parts = []
+    parts: list[str] = []
+    notes: list[str] = []
     if many:
         longest = max(many.values(), key=len)
         names = dict.fromkeys(case for found in many.values() for case in found)
         order = sorted(names, key=lambda case: -over(longest.get(case, [])))
         cells = [[called(case), *(cell(found, case) for found in many.values())] for case in order]
         tabled = table(["treatment", *map(named, many)], cells, "l" + "r" * len(many))
-        steps = "; ".join(f"{named(setting)}: {rest(setting)}" for setting in many)
-        parts.append(captioned(f"{ACCURACY_OF_CASES} {steps}.", tabled))
+        parts.append(captioned(ACCURACY_OF_CASES, tabled))
+        notes += [f"{named(setting)}: {rest(setting)}" for setting in many]
     if few:
-        names = dict.fromkeys(case for found in few.values() for case in found)
+        counts = Counter(case for found in few.values() for case in found)
+        order = [case for case, _ in counts.most_common()]
         cells = [
-            [f"{named(setting)}; {rest(setting)}", *(cell(found, case) for case in names)]
+            [f"{named(setting)}; {rest(setting)}", *(cell(found, case) for case in order)]
             for setting, found in few.items()
         ]
-        tabled = table(["setting", *map(called, names)], cells, "l" + "r" * len(names))
-        about = ACCURACY_OF_CASES.replace(
-            ":", ", under settings that were tried with two treatments."
-        )
+        about = "The same for settings with two treatments." if many else ACCURACY_OF_CASES
+        tabled = table(["setting", *map(called, order)], cells, "l" + "r" * len(order))
         parts.append(captioned(about, tabled))
     within = [100 * statistics.stdev(row["accuracies"]) for row in rows_of(report) if several(row)]
     if within:
         low, high = min(within), max(within)
-        said = f"The networks of one set differ by {low:.1f} to {high:.1f} points"
-        parts.append(f"{said} (standard deviation).")
+        said = f"networks of one set differ by {low:.1f} to {high:.1f} points"
+        notes.append(f"{said} (standard deviation)")
+    if notes:
+        said = "; ".join(notes)
+        parts.append(f"{said[0].upper()}{said[1:]}.")
     return "\n\n".join(parts)
 
 
