@@ -119,5 +119,11 @@ def name_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]], height:
             xytext=(1.04, place),
             textcoords="axes fraction",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "relpos": (0, 0.5),
+                "shrinkA": 0,
+                "shrinkB": 2,
+            },
         )
