@@ -45,8 +45,11 @@ def right(report: Any) -> str:
         )
     passed, failed, left = (sum(row[place] or 0 for row in cells) for place in (1, 2, 3))
     head = ["check", "passed", "failed", "not run", "worst error", "limit"]
+    # A column of nothing says nothing.
+    shown = [0, 1, *([2] if failed else []), *([3] if left else []), 4, 5]
+    head, cells = [head[at] for at in shown], [[row[at] for at in shown] for row in cells]
     said = f"{passed} checks passed, {failed} failed, {left} did not run."
-    return f"{table(head, cells, 'lrrrrr')}\n\n{said} {about(report)}."
+    return f"{table(head, cells, 'l' + 'r' * (len(head) - 1))}\n\n{said} {about(report)}."
 
 
 def kind_of(case: Row) -> str:

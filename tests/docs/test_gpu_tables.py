@@ -49,6 +49,13 @@ def test_right(gpu):
     assert cells(text, "a set saved on the GPU, read without")[1:] == ["", "", "1", "", ""]
 
 
+def test_columns_of_nothing_are_left_out(gpu):
+    passed = {"case": engine("eager"), "relative_error": 1e-6, "ok": True, "limit": 1e-4}
+    text = gpu.right({**ABOUT, "rows": [passed], "not_run": []})
+    assert text.startswith("| check | passed | worst error | limit |")
+    assert cells(text, "hypergradient, eager, float32")[1:] == ["1", "1.0e-06", "0.0001"]
+
+
 def test_fast_and_recorded(gpu):
     def time(tool, steps, seconds, **more):
         case = {"check": "time", "model": "m", "tool": tool, "steps": steps}
