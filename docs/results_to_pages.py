@@ -70,8 +70,9 @@ def content(name: str, page: Path, results: Path) -> str:
     commands = dict.fromkeys(command_of(reports[stem], block) for stem in measured)
     by = " and ".join(f"`{command}`" for command in commands)
     rest = f" Figures of other work: {links(by_hand)}." if by_hand else ""
-    # Below a table, on the line of what else is told of it.
-    between = "\n\n" if made.endswith("|") else " "
+    # Below a table or a list; on the line of what else is told of it, where there is one.
+    last = made.splitlines()[-1]
+    between = "\n\n" if last.startswith(("|", "- ")) else " "
     return f"{made}{between}From {links(measured)}, written by {by}.{rest}"
 
 

@@ -50,6 +50,13 @@ def of_file(stem: str, render: Callable[[Any], str]) -> Callable[[Any], str]:
 
 BLOCKS = (
     Block("results", quality.selection, COLLECT, ("digits", "mnist", "cifar10-runs", "published")),
+    Block(
+        "results-published",
+        quality.selection,
+        COLLECT,
+        ("digits", "mnist", "cifar10-runs", "published"),
+        caption="The best recipe of each kind beside published figures of the same storage.",
+    ),
     Block("baselines", quality.baselines, COLLECT, ("digits",)),
     Block("digits", quality.runs, COLLECT),
     Block("mnist", quality.runs, COLLECT, plot=CURVES),
