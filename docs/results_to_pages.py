@@ -5,9 +5,9 @@
 
 Measurements are made elsewhere (examples/reproduce, tests/benchmarks) and end in a JSON file; this
 is the one place that turns such files into what readers see. A table stands on a page between
-`<!-- NAME -->` and `<!-- /NAME -->`; `BLOCKS` says from which file, by which function, and
-which command wrote that file. A file that is missing leaves the page as it is: an error, unless the
-page says between the markers that nothing was measured yet.
+`<!-- NAME -->` and `<!-- /NAME -->`; `rendering.blocks` says from which file, by which function,
+and which command wrote that file. A file that is missing leaves the page as it is: an error, unless
+the page says between the markers that nothing was measured yet.
 """
 
 from __future__ import annotations
@@ -17,191 +17,19 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rendering import costs, gpu, heads, markdown, quality, scaling, start
+from rendering import markdown, titles
+from rendering.blocks import Block, block_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = "*Not measured yet.*"
 
 
-@dataclass(frozen=True)
-class Block:
-    """A kind of table.
-
-    Attributes:
-        name: between its markers; may be a pattern, `policies-*`.
-        render: from the content of the JSON file to Markdown.
-        command: what wrote the file, where it does not say so itself.
-        files: stems of the JSON files; by default the name. Of several, those that are there.
-        plot: what the plot beside the file shows, if there is one.
-
-    A file with a value `by_hand` is one that no command wrote: what others published.
-    """
-
-    name: str
-    render: Callable[[Any], str]
-    command: str
-    files: tuple[str, ...] = ()
-    plot: str = ""
-
-
-COLLECT = "examples/reproduce/collect.py"
-CURVES = "Accuracy on validation images over the minutes of every run"
-SEEDS = "Accuracy of every seed, by case"
-PROFILE = "python -m tests.benchmarks.where_time_goes"
-SCALE = "python -m tests.benchmarks.scale"
-HEADS = "python -m tests.benchmarks.heads"
-GPU = "python -m tests.gpu"
-HYPERGRADIENT = "python -m tests.benchmarks.hypergradient"
-
-
-def of_file(stem: str, render: Callable[[Any], str]) -> Callable[[Any], str]:
-    """A table of one file that has another name than the table."""
-    return lambda files: render(files[stem])
-
-
-BLOCKS = (
-    Block(
-        "results",
-        start.results,
-        COLLECT,
-        ("digits", "mnist", "cifar10-runs", "heads", "heads-augmented"),
-    ),
-    Block(
-        "results-published",
-        quality.selection,
-        COLLECT,
-        ("digits", "mnist", "cifar10-runs", "published"),
-    ),
-    *(
-        Block(name, of_file("hypergradient-cpu", render), HYPERGRADIENT, ("hypergradient-cpu",))
-        for name, render in (
-            ("beside-higher", start.beside_higher),
-            ("beside-tools", start.beside_tools),
-        )
-    ),
-    Block("baselines", quality.baselines, COLLECT, ("digits",)),
-    Block("digits", quality.runs, COLLECT),
-    Block("mnist", quality.runs, COLLECT, plot=CURVES),
-    Block("cross-architecture", quality.architectures, "dd-plugin evaluate"),
-    Block("cifar10-runs", quality.runs, COLLECT, plot=CURVES),
-    Block("cifar10", quality.cases, "examples/reproduce/cifar10.py", plot=SEEDS),
-    Block("policies-*", quality.cases, "examples/reproduce/batchnorm_policies.py", plot=SEEDS),
-    Block(
-        "distiller-cpu",
-        costs.distiller,
-        "python -m tests.benchmarks.distiller",
-        plot="Time and memory of an outer step as multiples of the base case",
-    ),
-    Block("hub-cpu", costs.hub, "python -m tests.benchmarks.hub"),
-    Block(
-        "ensembles-cpu",
-        costs.ensembles,
-        "python -m tests.benchmarks.ensembles",
-        plot="Time of a batched call over that of a sequential one",
-    ),
-    Block("layers", costs.layers, "python -m tests.benchmarks.layers"),
-    Block(
-        "hypergradient-cpu",
-        costs.hypergradient,
-        HYPERGRADIENT,
-        plot="Time of a hypergradient by each tool, as a multiple of that of higher",
-    ),
-    Block("five-tasks", quality.five_tasks, "examples/growing_set.py"),
-    Block("windows", quality.windows, "python -m tests.benchmarks.windows"),
-    Block("first-hour", costs.first_hour, "python -m tests.benchmarks.first_hour"),
-    Block("step-graphs", costs.step_graphs, "python -m tests.benchmarks.step_graphs"),
-    Block("one-pixel", costs.one_pixel, "python -m tests.benchmarks.one_pixel"),
-    Block("exactness", costs.exactness, "python -m tests.bilevel.grid --all"),
-    Block(
-        "exactness-compiled",
-        costs.exactness,
-        "python -m tests.bilevel.grid --all --path compiled",
-    ),
-    Block("fuzz", costs.fuzz, "python -m tests.bilevel.fuzz"),
-    Block(
-        "profile-time",
-        scaling.profile_time,
-        PROFILE,
-        ("profile-cpu",),
-        plot="Shares of an outer step by group of functions, at each scale",
-    ),
-    Block("profile-operations", scaling.profile_operations, PROFILE, ("profile-cpu",)),
-    Block("profile-removed", scaling.profile_removed, PROFILE, ("profile-cpu",)),
-    Block("two-trees", scaling.two_trees, "python -m tests.benchmarks.two_trees"),
-    Block(
-        "kept-activations", scaling.kept_activations, "python -m tests.benchmarks.kept_activations"
-    ),
-    Block("layouts", scaling.layouts, "python -m tests.benchmarks.layouts"),
-    Block("compile-choice", scaling.compile_choice, "python -m tests.benchmarks.compile_choice"),
-    Block("kept-memory", scaling.kept_memory, "python -m tests.benchmarks.kept_memory"),
-    Block("start-up", scaling.start_up, "python -m tests.benchmarks.start_up"),
-    Block(
-        "closing-comparison",
-        scaling.closing_comparison,
-        "python -m tests.benchmarks.closing_comparison",
-    ),
-    Block("higher-cpu", scaling.higher, "python -m tests.benchmarks.higher_loop"),
-    Block(
-        "scale-unroll",
-        scaling.sizes("unroll", "inner_steps"),
-        SCALE,
-        ("scale-cpu",),
-        plot="Seconds and peak memory against inner steps, images per class and resolution",
-    ),
-    Block(
-        "scale-images",
-        scaling.sizes("images per class", "images_per_class"),
-        SCALE,
-        ("scale-cpu",),
-    ),
-    Block("scale-resolution", scaling.sizes("resolution", "image"), SCALE, ("scale-cpu",)),
-    Block("scale-pages", scaling.pages, SCALE, ("scale-cpu",)),
-    Block("scale-processes", scaling.processes, SCALE, ("scale-cpu",)),
-    Block("imagenet-plan", scaling.plan, "python -m tests.benchmarks.imagenet_plan"),
-    Block("gpu-right", gpu.right, GPU),
-    *(
-        Block(f"heads-{name}", of_file("heads", render), HEADS, ("heads",))
-        for name, render in (
-            ("one", heads.one_image),
-            ("ten", heads.ten_images),
-            ("size", heads.other_size),
-            ("objectives", heads.objectives),
-            ("trials", heads.trials),
-        )
-    ),
-    Block(
-        "heads-augmented",
-        heads.augmented,
-        "python -m tests.benchmarks.augmented_heads",
-        ("heads-augmented", "heads"),
-    ),
-    Block(
-        "heads-recipe",
-        start.recipe_of_heads,
-        "python -m tests.benchmarks.augmented_heads",
-        ("heads-augmented", "heads"),
-    ),
-    Block("head-step", heads.cost, "python -m tests.benchmarks.head_step"),
-    Block("gpu-fast", gpu.fast, GPU),
-    Block("gpu-good", gpu.accuracy, GPU),
-    Block("gpu-recorded", of_file("gpu-fast", gpu.recorded), GPU, ("gpu-fast",)),
-    Block("*", markdown.generic, "tests/benchmarks"),
-)
-
-
 class MissingResultsError(Exception):
     """A page has a table whose JSON file is not there."""
-
-
-def block_of(name: str) -> Block:
-    """The first kind of table that a name fits."""
-    return next(block for block in BLOCKS if fnmatch(name, block.name))
 
 
 def content(name: str, page: Path, results: Path) -> str:
@@ -221,14 +49,17 @@ def content(name: str, page: Path, results: Path) -> str:
         )
     reports = {stem: json.loads(path.read_text("utf-8")) for stem, path in there.items()}
     made = block.render(reports if block.files else reports[name])
+    if block.caption:
+        made = markdown.captioned(block.caption, made)
 
     def link(path: Path) -> str:
         return Path(os.path.relpath(path, page.parent)).as_posix()
 
     if block.plot and (results / f"{stems[0]}.svg").exists():
         light, dark = (results / f"{stems[0]}{suffix}.svg" for suffix in ("", "-dark"))
-        images = [f"![{block.plot}]({link(light)}#only-light)"]
-        images += [f"![{block.plot}]({link(dark)}#only-dark)"]
+        said = f"{titles.title_of(stems[0], reports[stems[0]])}. {block.plot}"
+        images = [f"![{said}]({link(light)}#only-light)"]
+        images += [f"![{said}]({link(dark)}#only-dark)"]
         made = "\n".join(images) + f"\n\n{made}"
     by_hand = [stem for stem, report in reports.items() if "by_hand" in report]
     measured = [stem for stem in reports if stem not in by_hand]
@@ -239,7 +70,10 @@ def content(name: str, page: Path, results: Path) -> str:
     commands = dict.fromkeys(command_of(reports[stem], block) for stem in measured)
     by = " and ".join(f"`{command}`" for command in commands)
     rest = f" Figures of other work: {links(by_hand)}." if by_hand else ""
-    return f"{made}\n\nFrom {links(measured)}, written by {by}.{rest}"
+    # Below a table or a list; on the line of what else is told of it, where there is one.
+    last = made.splitlines()[-1]
+    between = "\n\n" if last.startswith(("|", "- ")) else " "
+    return f"{made}{between}From {links(measured)}, written by {by}.{rest}"
 
 
 def command_of(report: Any, block: Block) -> str:

@@ -73,8 +73,8 @@ def hypergradients(
         batches: shared by the networks.
         outer_batch: shared by the networks, or divided among them with ``split_outer_batch``.
         networks: the state each starts from; see `initial_state`.
-        mode: ``"sequential"`` (default) or ``"batched"``; ``docs/benchmarks/ensembles.md`` has what
-            they cost.
+        mode: ``"sequential"`` (default) or ``"batched"``; ``docs/benchmarks/outer-step.md`` has
+            what they cost.
         split_outer_batch: judge each network on its own part of an outer batch: the batch holds
             equally many images for every network, in the order of ``networks``.
         seed: network i draws its random numbers from a seed of its own in sequential mode. A

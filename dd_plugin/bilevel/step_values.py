@@ -133,7 +133,7 @@ def leaves_of(tree: Any) -> list[Any]:
     """Return the leaves of a tree of dictionaries, tuples and lists, in order.
 
     As torch's ``pytree.tree_leaves``, which looks up every node among the types that it knows;
-    what that costs a small network is in ``docs/benchmarks/profile.md``.
+    what that costs a small network is in ``docs/benchmarks/what-was-tried.md``.
     """
     leaves: list[Any] = []
     _collect(tree, leaves)

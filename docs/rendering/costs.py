@@ -47,21 +47,20 @@ def distiller(report: Any) -> str:
         for r in report["rows"]
     ]
     head = ["case", "seconds per outer step", "times the base", "peak MB"]
-    return f"{machine(report['about'])}\n\n{table(head, cells, 'lrrr')}"
+    return f"{table(head, cells, 'lrrr')}\n\n{machine(report['about'])}"
 
 
 def hub(report: Any) -> str:
-    """Seconds of every stage, by the number of images."""
+    """Seconds of every stage, a column per number of images."""
+    rows = report["rows"]
     cells = [
-        [
-            f"{row['images']:,}",
-            f"{row['bytes'] / 1e6:.1f}",
-            *(f"{row['seconds'][stage]:.2f} s" for stage in HUB_STAGES),
-        ]
-        for row in report["rows"]
+        [name, *(f"{row['seconds'][stage]:.2f} s" for row in rows)]
+        for stage, name in HUB_STAGES.items()
     ]
-    head = ["images", "MB", *HUB_STAGES.values()]
-    return f"{machine(report['environment'])}\n\n{table(head, cells, 'r' * len(head))}"
+    cells.append(["size of the folder", *(f"{row['bytes'] / 1e6:.1f} MB" for row in rows)])
+    head = ["", *(f"{row['images']:,} images" for row in rows)]
+    tabled = table(head, cells, "l" + "r" * len(rows))
+    return f"{tabled}\n\n{machine(report['environment'])}"
 
 
 def ensembles(report: Any) -> str:
@@ -69,13 +68,11 @@ def ensembles(report: Any) -> str:
     modes = ("sequential", "batched")
     cells = [
         [
-            case["size"],
-            "compiled" if case["compiled"] else "eager",
+            f"{case['size']}, {'compiled' if case['compiled'] else 'eager'}",
             case["networks"],
             *(f"{case['seconds'][mode]:.2f} s" for mode in modes),
             spread(case["ratio"], 2),
-            *(f"{case['peak_bytes'][mode] / 1e6:.0f} MB" for mode in modes),
-            case["rounds"],
+            *(f"{case['peak_bytes'][mode] / 1e6:,.0f}" for mode in modes),
         ]
         for case in report["cases"]
     ]
@@ -86,13 +83,15 @@ def ensembles(report: Any) -> str:
     )
     threads = sorted({case["threads"] for case in report["cases"]})
     about = {**report["environment"], "threads": ", ".join(map(str, threads))}
-    head = ["size", "how", "networks", "sequential", "batched", "batched / sequential"]
-    head += ["peak memory, sequential", "batched", "rounds"]
-    return f"{machine(about)} Sizes: {sizes}.\n\n{table(head, cells, 'llrrrrrrr')}"
+    rounds = [case["rounds"] for case in report["cases"]]
+    head = ["size, steps", "networks", "sequential", "batched", "batched / sequential"]
+    head += ["MB, sequential", "MB, batched"]
+    said = f"Sizes: {sizes}. {min(rounds)} to {max(rounds)} rounds. {machine(about)}"
+    return f"{table(head, cells, 'lrrrrrr')}\n\n{said}"
 
 
 def layers(report: Any) -> str:
-    """Converted models beside the original, by processor time and by the clock on the wall."""
+    """Converted models beside the original, by processor time where there is one."""
     cases = report["cases"]
     rounds = [case["rounds"] for case in cases]
     settings = sorted({(c["batch"], c["image"], c["threads"], c["device_name"]) for c in cases})
@@ -100,13 +99,12 @@ def layers(report: Any) -> str:
         f"batches of {batch} at {image} x {image}, threads: {threads}, {device}"
         for batch, image, threads, device in settings
     )
-    parts = [
+    about = (
         f"{machine(report['environment'])[:-1]}; {described}; {min(rounds)} to {max(rounds)} "
         "rounds per case."
-    ]
-    if all(case["device"] == "cpu" for case in cases):
-        parts += ["## Processor time", layers_table(cases, "cpu")]
-    return "\n\n".join([*parts, "## Wall-clock time", layers_table(cases, "wall")])
+    )
+    clock = "cpu" if all(case["device"] == "cpu" for case in cases) else "wall"
+    return f"{layers_table(cases, clock)}\n\n{about}"
 
 
 def layers_table(cases: list[dict[str, Any]], clock: str) -> str:
@@ -115,15 +113,14 @@ def layers_table(cases: list[dict[str, Any]], clock: str) -> str:
     cells = [
         [
             case["model"],
-            case["pass"],
-            "compiled" if case["compiled"] else "eager",
+            f"{case['pass']}, {'compiled' if case['compiled'] else 'eager'}",
             f"{1000 * case['seconds']['original'][clock]:.1f} ms",
             *(spread(case["ratios"][name][clock], 3) for name in variants),
             f"≤ {LAYER_AIMS[case['pass']][case['compiled']]:g}",
         ]
         for case in cases
     ]
-    return table(["model", "pass", "how", "original", *variants, "aim"], cells, "lllrrrrr")
+    return table(["model", "pass", "original", *variants, "aim"], cells, "llrrrrr")
 
 
 def spread(ratio: dict[str, float], digits: int) -> str:
@@ -154,7 +151,7 @@ def hypergradient(report: Any) -> str:
     head += ["peak MB", "warm-up s"]
     rounds = sorted({row["rounds"] for row in report["rows"] if "rounds" in row})
     about = f"{report['hardware']}, torch {report['torch']}, {rounds[0]} rounds."
-    return f"{about}\n\n{table(head, cells, 'llrrrrr')}"
+    return f"{table(head, cells, 'llrrrrr')}\n\n{about}"
 
 
 def first_hour(report: Any) -> str:
@@ -173,7 +170,7 @@ def first_hour(report: Any) -> str:
         )
     head = ["data", "min to a picture", "min to the set", "min to the table", "silent, s"]
     about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{about}\n\n{table(head, cells, 'lrrrr')}"
+    return f"{table(head, cells, 'lrrrr')}\n\n{about}"
 
 
 def one_pixel(report: Any) -> str:
@@ -190,7 +187,7 @@ def one_pixel(report: Any) -> str:
     ]
     head = ["layer", "images", "pass", "torch, ms", "product, ms", "ratio"]
     about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{about}\n\n{table(head, cells, 'lrlrrr')}"
+    return f"{table(head, cells, 'lrlrrr')}\n\n{about}"
 
 
 def step_graphs(report: Any) -> str:
@@ -206,7 +203,7 @@ def step_graphs(report: Any) -> str:
     ]
     head = ["network", "what", "before or apart, ms", "so, ms", "ratio"]
     about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{about}\n\n{table(head, cells, 'llrrr')}"
+    return f"{table(head, cells, 'llrrr')}\n\n{about}"
 
 
 def between(row: dict[str, Any], other: str) -> str:
@@ -238,7 +235,7 @@ def exactness(report: Any) -> str:
             n = count[option, value, way]
             row += [f"{n:,}", f"{worst[option, value, way]:.1e}" if n else ""]
         cells.append(row)
-    return f"torch {report['torch']}, float64.\n\n{table(head, cells, 'll' + 'rr' * len(ways))}"
+    return f"{table(head, cells, 'll' + 'rr' * len(ways))}\n\ntorch {report['torch']}, float64."
 
 
 # The ways in which a case of the fuzz is run, and what each is compared with the whole graph for.
@@ -257,10 +254,7 @@ def fuzz(report: Any) -> str:
     counted = ", ".join(
         f"{status.get(name, 0):,} {name}" for name in ("passed", "failed", "refused")
     )
-    lines = [
-        f"{report['count']:,} random cases: {counted}. The worst error is {report['worst']:.1e}. "
-        f"torch {report['torch']}, float64."
-    ]
+    lines = []
     refused: dict[str, int] = defaultdict(int)
     for why, times in report["refusals"].items():
         refused[why.split(":")[0]] += times
@@ -270,10 +264,11 @@ def fuzz(report: Any) -> str:
             report["ways"].items(), key=lambda pair: list(FUZZ_WAYS).index(pair[0])
         )
     ]
-    lines += ["", table(["run as", "cases", "worst error", "refused"], cells, "lrrr"), ""]
+    lines += [table(["run as", "cases", "worst error", "refused"], cells, "lrrr"), ""]
     lines += [
+        f"{report['count']:,} random cases: {counted}. The worst error is {report['worst']:.1e}. "
         f"In {report['sensitive']:,} cases a tensor is left out of the worst error, since the "
         "whole graph itself moves by more than the tolerance when weights move by 10⁻¹² of "
-        "themselves."
+        f"themselves. torch {report['torch']}, float64."
     ]
     return "\n".join(lines)

@@ -45,8 +45,11 @@ def right(report: Any) -> str:
         )
     passed, failed, left = (sum(row[place] or 0 for row in cells) for place in (1, 2, 3))
     head = ["check", "passed", "failed", "not run", "worst error", "limit"]
+    # A column of nothing says nothing.
+    shown = [0, 1, *([2] if failed else []), *([3] if left else []), 4, 5]
+    head, cells = [head[at] for at in shown], [[row[at] for at in shown] for row in cells]
     said = f"{passed} checks passed, {failed} failed, {left} did not run."
-    return f"{about(report)}. {said}\n\n{table(head, cells, 'lrrrrr')}"
+    return f"{table(head, cells, 'l' + 'r' * (len(head) - 1))}\n\n{said} {about(report)}."
 
 
 def kind_of(case: Row) -> str:
@@ -102,8 +105,8 @@ def fast(report: Any) -> str:
             what = f"K = {case['steps']}" if "steps" in case else "launches"
             missing.setdefault(f"{case['model']}, {case['tool']}", []).append(what)
     listed = "; ".join(f"{name} ({', '.join(what)})" for name, what in missing.items())
-    said = f"\n\nDid not run: {listed}." if missing else ""
-    return f"{about(report)}.\n\n{table(head, cells, 'lrrrrrr')}{said}"
+    said = f" Did not run: {listed}." if missing else ""
+    return f"{table(head, cells, 'lrrrrrr')}\n\n{about(report)}.{said}"
 
 
 def recorded(report: Any) -> str:
@@ -124,19 +127,24 @@ def recorded(report: Any) -> str:
 
 
 def accuracy(report: Any) -> str:
-    """The accuracy of each recipe over the seconds and steps of distilling."""
-    evaluated = [row for row in report["rows"] if "accuracy_mean" in row]
-    cells = [
-        [
-            row["case"]["recipe"],
-            row["step"],
-            f"{row['seconds']:.0f}",
-            f"{100 * row['accuracy_mean']:.1f} ± {100 * row['accuracy_std']:.1f}",
-        ]
-        for row in evaluated
-    ]
-    head = ["recipe", "outer steps", "seconds of distilling", "accuracy"]
-    return f"{about(report)}.\n\n{table(head, cells, 'lrrr')}"
+    """The best accuracy of each recipe and its last one, with the seconds and steps before it."""
+    recipes: dict[str, list[Row]] = {}
+    for row in report["rows"]:
+        if "accuracy_mean" in row:
+            recipes.setdefault(row["case"]["recipe"], []).append(row)
+    cells = []
+    for recipe, rows in recipes.items():
+        best = max(rows, key=lambda row: row["accuracy_mean"])
+        last = max(rows, key=lambda row: row["seconds"])
+        cells.append([recipe, len(rows), *reached(best), reached(last)[0], reached(last)[2]])
+    head = ["recipe", "evaluations", "best", "outer steps", "seconds", "last", "seconds"]
+    return f"{table(head, cells, 'lrrrrrr')}\n\n{about(report)}."
+
+
+def reached(row: Row) -> tuple[str, str, str]:
+    """An accuracy, and the outer steps and seconds of distilling before it."""
+    accuracy = f"{100 * row['accuracy_mean']:.1f} ± {100 * row['accuracy_std']:.1f}"
+    return accuracy, f"{row['step']:,}", f"{row['seconds']:.0f}"
 
 
 def timed(rows: list[Row]) -> list[Row]:

@@ -14,6 +14,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], right: str = "") -
     return text.table(head, (list(map(str, row)) for row in rows), right, padded=False)
 
 
+def captioned(caption: str, tabled: str) -> str:
+    """A table below the sentence that says what it shows."""
+    return f"*{caption}*\n\n{tabled}"
+
+
 def percent(values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of fractions: `91.1 ± 1.6 %`."""
     return str(Scores(tuple(values)))

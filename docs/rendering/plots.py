@@ -1,7 +1,8 @@
 """Plots of the files in docs/results, each in two versions: for the light and the dark pages.
 
 `NAME.json` gives `NAME.svg` and `NAME-dark.svg`. Nothing but the file decides what is drawn, and
-the same file gives the same bytes with the same matplotlib.
+the same file gives the same bytes with the same matplotlib. The title of a plot is its message
+(`titles`); how a plot is laid out is in `drawing`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rendering.drawing import COLORS, MARKERS, ROW, colors, column, name_ends, named_rows, style
 from rendering.markdown import rows_of
-from rendering.quality import by_case, by_setting, named, recipe_name, recipes, rest
+from rendering.quality import by_case, called, named, recipe_name, recipes, rest
+from rendering.titles import evaluated, mean, plotted, title_of, unrolls
 
-# Colors that can be told apart by the color-blind (Okabe and Ito), on white and on near-black.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c8c8c")
-INKS = {"": "#333333", "-dark": "#c8ccd4"}
+# Accuracies above this are drawn by what is missing to 100 %.
+NEARLY_ALL = 0.9
+# Curves that a panel holds apart.
+FEW = 6
 
 
 def draw_all(results: Path) -> Iterator[Path]:
@@ -32,9 +37,9 @@ def draw_all(results: Path) -> Iterator[Path]:
             if not fnmatch(source.stem, pattern):
                 continue
             report = json.loads(source.read_text("utf-8"))
-            for suffix, ink in INKS.items():
-                with mpl.rc_context(style(ink, source.stem)):
-                    figure = plot(report)
+            for suffix in COLORS:
+                with mpl.rc_context(style(suffix, source.stem)):
+                    figure = plot(report, title_of(source.stem, report))
                     if figure is None:
                         continue
                     path = results / f"{source.stem}{suffix}.svg"
@@ -43,191 +48,224 @@ def draw_all(results: Path) -> Iterator[Path]:
                     yield path
 
 
-def style(ink: str, salt: str) -> dict[str, Any]:
-    """Letters as text, lines and letters in one color, nothing behind them."""
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    return {
-        **dict.fromkeys(inked, ink),
-        "axes.prop_cycle": mpl.cycler(color=COLOURS),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": ink,
-        "grid.alpha": 0.15,
-        "font.family": "sans-serif",
-        "font.size": 11,
-        "legend.frameon": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,
-        "figure.constrained_layout.use": True,
-    }
-
-
-def hypergradient(report: Any) -> Figure | None:
-    """The time of each tool as a multiple of that of `higher`, one line per network and K."""
+def hypergradient(report: Any, title: str) -> Figure | None:
+    """The time of each tool as a multiple of that of `higher`, one row per network and K."""
     rows = [row for row in report["rows"] if "ratio_to_higher" in row]
     tools = [t for t in dict.fromkeys(r["tool"] for r in rows) if not t.startswith("plain")]
     cases = list(dict.fromkeys((row["network"], row["steps"]) for row in rows))
     if not cases:
         return None
-    figure, axis = pyplot.subplots(figsize=(6.4, 1.4 + 0.5 * len(cases)))
-    for tool, color in zip(tools, COLOURS, strict=False):
+    figure, (axis,) = column(title, [1.2 + ROW * len(cases)])
+    for tool, color, marker in zip(tools, colors(), MARKERS, strict=False):
         points = [
             (row["ratio_to_higher"], cases.index((row["network"], row["steps"])))
             for row in rows
             if row["tool"] == tool
         ]
-        axis.plot(*zip(*points, strict=True), "o", color=color, markersize=7, label=tool)
+        axis.plot(*zip(*points, strict=True), marker, color=color, markersize=7, label=tool)
     axis.axvline(1, linewidth=1.5, color="gray")
-    axis.set(xscale="log")
-    figure.suptitle("Time of a hypergradient, times that of higher")
+    axis.set(xscale="log", xlabel="time, times that of higher")
     ticks = (0.25, 0.5, 1, 2)
     axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axis.minorticks_off()
-    axis.set_yticks(range(len(cases)), labels=[f"{n}\nK = {k}" for n, k in cases])
-    axis.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=3)
+    named_rows(axis, [f"{network}, K = {steps}" for network, steps in cases])
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def distiller(report: Any) -> Figure:
+def distiller(report: Any, title: str) -> Figure:
     """Time and memory of an outer step, as multiples of the base case."""
     rows = report["rows"]
     base = rows[0]["peak_bytes"]
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 0.6 + 0.32 * len(rows)), sharey=True)
+    figure, axes = column(title, [0.4 + 0.26 * len(rows)] * 2)
     names = [row["case"] for row in rows]
-    for axis, values, title in (
-        (axes[0], [row["ratio"] for row in rows], "time, times the base"),
-        (axes[1], [row["peak_bytes"] / base for row in rows], "peak memory, times the base"),
+    for axis, values, what in (
+        (axes[0], [row["ratio"] for row in rows], "time, times that of the base"),
+        (
+            axes[1],
+            [row["peak_bytes"] / base for row in rows],
+            "peak memory, times that of the base",
+        ),
     ):
-        bars = axis.barh(names, values, color=COLOURS[0])
-        axis.bar_label(bars, [f"{value:.2f}" for value in values], padding=3, fontsize=9)
-        axis.set(title=title)
-        axis.margins(x=0.15)
+        bars = axis.barh(names, values, color=colors()[0])
+        axis.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
+        axis.set_title(what)
+        axis.margins(x=0.18)
         axis.grid(visible=False, axis="y")
-    axes[0].invert_yaxis()
+        axis.invert_yaxis()
     return figure
 
 
-def cases(report: Any) -> Figure | None:
+def cases(report: Any, title: str) -> Figure | None:
     """One point per seed and case, a line at their mean; a panel per setting of several cases."""
-    every = by_setting([row for row in rows_of(report) if "case" in row])
-    settings = {setting: rows for setting, rows in every.items() if len(by_case(rows)) > 2} or every
+    settings = plotted(report)
     if not settings:
         return None
-    rows = [row for own in settings.values() for row in own]
-    names = sorted(
-        by_case(rows),
-        key=lambda case: -max(statistics.fmean(a) for a in by_case(rows)[case]),
-    )
-    size = (4 + 3 * len(settings), 1.1 + 0.36 * len(names))
-    figure, axes = pyplot.subplots(1, len(settings), figsize=size, sharey=True, squeeze=False)
-    for axis, (setting, of_setting) in zip(axes[0], settings.items(), strict=True):
-        own = by_case(of_setting)
+    counts = [len(by_case(rows)) for rows in settings.values()]
+    figure, axes = column(title, [0.75 + ROW * count for count in counts])
+    for axis, (setting, rows) in zip(axes, settings.items(), strict=True):
+        found = by_case(rows)
+        names = sorted(found, key=lambda case: -mean(found[case]))
         for place, case in enumerate(names):
-            means = [100 * statistics.fmean(a) for a in own.get(case, [])]
-            if means:
-                axis.plot(means, [place] * len(means), "o", color=COLOURS[0], markersize=5)
-                axis.plot([statistics.fmean(means)], [place], "|", color=COLOURS[1], markersize=16)
-        title = f"{named(setting)}\n{rest(setting)}".replace("steps, ", "steps,\n", 1)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("accuracy, %")
-    axes[0][0].set_yticks(range(len(names)), labels=names)
-    axes[0][0].invert_yaxis()
+            means = [100 * statistics.fmean(accuracies) for accuracies in found[case]]
+            axis.plot(means, [place] * len(means), "o", color=colors()[0], markersize=6)
+            axis.plot([mean(found[case])], [place], "|", color=colors()[1], markersize=16)
+        values = [f"{mean(found[case]):.1f}" for case in names]
+        named_rows(axis, [called(case) for case in names], values)
+        axis.set_title(f"{named(setting)}\n{rest(setting)}")
+        axis.margins(x=0.08)
+    axes[-1].set_xlabel("accuracy, % (points: seeds; line: mean)")
     return figure
 
 
-def curves(report: Any) -> Figure | None:
-    """Accuracy on validation images over the minutes of every run, a color per recipe."""
+def curves(report: Any, title: str) -> Figure | None:
+    """Accuracy on validation images over minutes, a panel per start.
+
+    Where the runs of a panel would hide each other, it shows one of each recipe.
+    """
     groups = recipes([run for run in rows_of(report) if "curve" in run])
+    starts = list(dict.fromkeys(group[0]["init"] for group in groups))
     if not groups:
         return None
-    figure, axis = pyplot.subplots(figsize=(9, 4.2))
-    for number, group in enumerate(groups):
-        color = COLOURS[number % len(COLOURS)]
-        line = "-" if group[0]["init"] == "random" else "--"
-        for index, run in enumerate(group):
-            points = [(at["minutes"], 100 * at["accuracy"]) for at in run["curve"]]
-            points.append((run["minutes"], 100 * run["results"]["distilled"]["mean"]))
-            label = recipe_name(run) if index == 0 else None
-            axis.plot(*zip(*points, strict=True), line, color=color, marker=".", label=label)
-    axis.set(xlabel="minutes", ylabel="accuracy, %")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    height = 3.0
+    figure, axes = column(title, [height] * len(starts))
+    for axis, start in zip(axes, starts, strict=True):
+        own = [group for group in groups if group[0]["init"] == start]
+        ends = []
+        few = sum(map(len, own)) <= FEW
+        for group, color in zip(own, colors(), strict=False):
+            for run in group if few else group[-1:]:
+                points = [(at["minutes"], 100 * at["accuracy"]) for at in run["curve"]]
+                points.append((run["minutes"], 100 * run["results"]["distilled"]["mean"]))
+                axis.plot(*zip(*points, strict=True), color=color, marker=".")
+            words = recipe_name(group[0]).split("_")[1:]
+            ends.append((*points[-1], " ".join(w for w in words if w not in (start, "cpu")), color))
+        axis.set_xscale("log")
+        if max(run["results"]["distilled"]["mean"] for group in own for run in group) > NEARLY_ALL:
+            by_what_is_missing(axis)
+        axis.set(title=f"{start} start", ylabel="accuracy, %")
+        time_axis(axis, "minutes of one core")
+        name_ends(axis, ends, 0.75 * height)
     return figure
 
 
-def ensembles(report: Any) -> Figure:
+def by_what_is_missing(axis: Axes) -> None:
+    """Accuracies, in percent, by the logarithm of what is missing to 100."""
+    import numpy as np
+
+    low, high = axis.get_ylim()
+    functions = (lambda y: -np.log10(np.maximum(100 - y, 0.1)), lambda v: 100 - 10.0 ** (-v))
+    axis.set_yscale("function", functions=functions)
+    axis.set_ylim(low, min(high, 99))
+    ticks = [tick for tick in (10, 50, 70, 80, 90, 95, 97, 98, 99) if low <= tick <= high]
+    axis.set_yticks(ticks, labels=[str(tick) for tick in ticks])
+
+
+def time_axis(axis: Axes, label: str) -> None:
+    """Plain numbers on a logarithmic axis of time."""
+    low, high = axis.get_xlim()
+    every = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 400)
+    ticks = [tick for tick in every if low <= tick <= high]
+    axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel(label)
+
+
+def ensembles(report: Any, title: str) -> Figure:
     """How much time batching takes of what one network after the other takes."""
     cases = report["cases"]
     names = [
         f"{c['size']}, {'compiled' if c['compiled'] else 'eager'}, {c['networks']} networks"
         for c in cases
     ]
-    figure, axis = pyplot.subplots(figsize=(7, 0.8 + 0.36 * len(cases)))
+    figure, (axis,) = column(title, [0.6 + ROW * len(cases)])
     middle = [case["ratio"]["median"] for case in cases]
     spread = [
         [m - case["ratio"]["low"] for m, case in zip(middle, cases, strict=True)],
         [case["ratio"]["high"] - m for m, case in zip(middle, cases, strict=True)],
     ]
-    axis.errorbar(middle, range(len(cases)), xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
-    axis.axvline(1, color=COLOURS[1], linewidth=1)
-    axis.set_yticks(range(len(cases)), labels=names)
-    axis.invert_yaxis()
-    axis.set_xlabel("time of batched / sequential")
+    axis.errorbar(middle, range(len(cases)), xerr=spread, fmt="o", color=colors()[0], capsize=3)
+    axis.axvline(1, color=colors()[1], linewidth=1.5)
+    named_rows(axis, names, [f"{value:.2f}" for value in middle])
+    axis.set_xlabel("time batched over time one by one")
     return figure
 
 
-def scale(report: Any) -> Figure:
-    """Seconds and peak memory of an outer step against what grows, all axes logarithmic."""
-    series = {
-        "unroll": ("inner steps", lambda row: row["inner_steps"]),
-        "images per class": ("images per class", lambda row: row["images_per_class"]),
-        "resolution": ("height and width", lambda row: row["image"][0]),
-    }
-    figure, axes = pyplot.subplots(2, len(series), figsize=(9, 5), sharey="row")
-    for column, (name, (label, size)) in zip(axes.T, series.items(), strict=True):
-        sizes = (row for row in report["rows"] if row["table"] == "size")
-        rows = [row for row in sizes if row["series"] == name]
-        for storage in dict.fromkeys(row.get("storage", "device") for row in rows):
-            own = [row for row in rows if row.get("storage", "device") == storage]
-            own.sort(key=size)
-            x = [size(row) for row in own]
-            column[0].plot(x, [row["seconds"] for row in own], "o-", markersize=4, label=storage)
-            column[1].plot(x, [row["peak_bytes"] / 1e6 for row in own], "o-", markersize=4)
-        ticks = sorted({size(row) for row in rows})
-        for axis in column:
-            axis.set(xscale="log", yscale="log")
-            axis.set_xticks(ticks, labels=[str(tick) for tick in ticks], fontsize=9)
-            axis.minorticks_off()
-        column[1].set_xlabel(label)
-    axes[0][0].set_ylabel("seconds")
-    axes[1][0].set_ylabel("peak memory, MB")
-    axes[0][0].legend(fontsize=9)
+def scale(report: Any, title: str) -> Figure:
+    """Seconds and peak memory of an outer step against inner steps, all axes logarithmic."""
+    height = 2.1
+    figure, axes = column(title, [height] * 2, share=True)
+    for axis, key, unit, label in (
+        (axes[0], "seconds", 1, "seconds"),
+        (axes[1], "peak_bytes", 1e6, "peak memory, MB"),
+    ):
+        ends = []
+        for storage, color, marker in zip(("device", "recompute"), colors(), MARKERS, strict=False):
+            rows = sorted(unrolls(report, storage), key=lambda row: row["inner_steps"])
+            points = [(row["inner_steps"], row[key] / unit) for row in rows]
+            axis.plot(*zip(*points, strict=True), f"{marker}-", color=color, markersize=5)
+            ends.append((*points[-1], storage, color))
+        axis.set(xscale="log", yscale="log", ylabel=label)
+        name_ends(axis, ends, 0.8 * height)
+        ticks = {"seconds": (0.1, 1, 10), "peak_bytes": (10, 20, 50)}[key]
+        axis.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+    steps = [row["inner_steps"] for row in unrolls(report, "device")]
+    axes[-1].set_xticks(steps, labels=[f"{step}" for step in steps])
+    axes[-1].set_xlabel("inner steps")
     return figure
 
 
-def profile(report: Any) -> Figure:
-    """Shares of an outer step by group of functions, a bar per scale."""
+def profile(report: Any, title: str) -> Figure:
+    """Shares of an outer step by group of functions, a bar per scale; small groups are one."""
     rows = [row for row in report["rows"] if row["table"] == "time"]
     scales = list(dict.fromkeys(row["scale"] for row in rows))
-    groups = list(dict.fromkeys(row["group"] for row in rows))
-    figure, axis = pyplot.subplots(figsize=(9, 1.2 + 0.45 * len(scales)))
-    left = dict.fromkeys(scales, 0.0)
-    for group in groups:
-        shares = [
-            100 * sum(r["share"] for r in rows if (r["scale"], r["group"]) == (name, group))
-            for name in scales
-        ]
-        axis.barh(scales, shares, left=list(left.values()), label=group)
-        left = {name: left[name] + share for name, share in zip(scales, shares, strict=True)}
+    shown = ("backward", "inner run", "outer loss")
+    figure, (axis,) = column(title, [1.0 + 0.62 * len(scales)])
+    for place, name in enumerate(scales):
+        left = 0.0
+        shares = dict.fromkeys((*shown, "all else"), 0.0)
+        for row in rows:
+            if row["scale"] == name:
+                shares[row["group"] if row["group"] in shown else "all else"] += 100 * row["share"]
+        for (group, share), color in zip(
+            shares.items(), (*colors()[:3], colors()[-1]), strict=True
+        ):
+            label = group if place == 0 else None
+            axis.barh([place], [share], left=[left], height=0.5, color=color, label=label)
+            if share >= 7:
+                middle = left + share / 2
+                white = {"color": "white" if mpl.rcParams["text.color"] == "#333333" else "#111111"}
+                axis.text(middle, place, f"{share:.0f}", ha="center", va="center", **white)
+            left += share
+    named_rows(axis, scales)
     axis.set(xlabel="% of an outer step", xlim=(0, 100))
-    axis.invert_yaxis()
     axis.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=4, columnspacing=1, handlelength=0.9)
     return figure
 
 
-PLOTS: dict[str, Callable[[Any], Figure | None]] = {
+def gpu_accuracy(report: Any, title: str) -> Figure:
+    """Accuracy over the seconds of distilling, a color per recipe."""
+    height = 3.2
+    figure, (axis,) = column(title, [height])
+    rows, ends = evaluated(report), []
+    names = dict.fromkeys(row["case"]["recipe"] for row in rows)
+    for name, color, marker in zip(names, colors(), MARKERS, strict=False):
+        points = sorted(
+            (row["seconds"], 100 * row["accuracy_mean"])
+            for row in rows
+            if row["case"]["recipe"] == name
+        )
+        axis.plot(*zip(*points, strict=True), marker, color=color, markersize=5)
+        ends.append((*points[-1], name.partition("_")[0], color))
+    axis.set(xscale="log", ylabel="accuracy, %")
+    time_axis(axis, "seconds of distilling")
+    name_ends(axis, ends, 0.8 * height)
+    return figure
+
+
+PLOTS: dict[str, Callable[[Any, str], Figure | None]] = {
     "hypergradient-*": hypergradient,
     "distiller-*": distiller,
     "ensembles-*": ensembles,
@@ -237,4 +275,5 @@ PLOTS: dict[str, Callable[[Any], Figure | None]] = {
     "mnist": curves,
     "scale-*": scale,
     "profile-*": profile,
+    "gpu-good": gpu_accuracy,
 }

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rendering.markdown import percent, rows_of, table
+from rendering.markdown import captioned, percent, rows_of, table
 
 Row = dict[str, Any]
 Setting = tuple[tuple[str, Any], ...]
 CONVNET = "dd_convnet"
 DEFAULT_INNER_LR = 0.02
+ACCURACY_OF_CASES = "Accuracy on validation images, mean ± spread over seeds (number of seeds)."
 # What a run came to, and what tells it from others under the same settings.
 OUTCOMES = {"case", "seed", "accuracies", "skipped_steps", "seconds", "networks", "compile"}
+# What the files call a case -> what a reader sees.
+CASES = {
+    "tracked, momentum and correction learned per layer": "the default: tracked, learned per layer",
+    "the first, with a term of eval mode in the inner loss": "the default, eval mode in the loss",
+    "tracked, also normalised with in training": "tracked, also used in training",
+    "TaskNorm: batch and image blended": "TaskNorm: batch and image",
+}
 # What the record of a run calls its baselines -> what a table does.
 BASELINES = {"random real": "as many random real images", "full data": "all real images"}
 # The same where there is little room.
@@ -88,20 +96,13 @@ def number_of_images(row: Row) -> str:
 
 
 def runs(report: Any) -> str:
-    """One line per recipe: what it is, what it reaches, how fast."""
+    """One line per recipe, in two tables: what it reaches, and what it is and how fast."""
     groups = recipes(rows_of(report))
     there = [name for name in BASELINES if any(name in run["results"] for g in groups for run in g)]
-    head = ["recipe", "images", "accuracy", *(SHORT[name] for name in there), "runs"]
-    head += ["minutes", "inner x outer steps", "outer steps/s", "images/s", "memory"]
-    head += ["start", "network"]
-    cells = []
+    reached, speeds = [], []
     for group in groups:
         first = group[0]
-        speed, images, memory = (
-            statistics.median(run[key] for run in group)
-            for key in ("outer_steps_per_second", "images_per_second", "peak_memory_mb")
-        )
-        cells.append(
+        reached.append(
             [
                 recipe_name(first),
                 number_of_images(first),
@@ -109,15 +110,34 @@ def runs(report: Any) -> str:
                 *(accuracy(group, name) for name in there),
                 len(group),
                 minutes(group),
+            ]
+        )
+        speed, images, memory = (
+            statistics.median(run[key] for run in group)
+            for key in ("outer_steps_per_second", "images_per_second", "peak_memory_mb")
+        )
+        speeds.append(
+            [
+                recipe_name(first),
+                described(first),
+                first["init"],
                 f"{first['inner_steps']} x {first['outer_steps']:,}",
                 f"{speed:.2f}",
                 f"{images:,.0f}",
                 f"{memory:,.0f} MB",
-                first["init"],
-                described(first),
             ]
         )
-    return table(head, cells, "l" + "r" * (len(head) - 3) + "ll")
+    head = ["recipe", "images", "accuracy", *(SHORT[name] for name in there), "runs", "minutes"]
+    about = (
+        "Accuracy on validation images beside networks trained on real images; ± is over runs, or "
+        "over the networks of a single run."
+    )
+    of_speeds = ["recipe", "network", "start", "inner x outer steps", "outer steps/s", "images/s"]
+    of_speeds += ["memory"]
+    first_table = captioned(about, table(head, reached, "l" + "r" * (len(head) - 1)))
+    second = table(of_speeds, speeds, "lllrrrr")
+    about = "What each recipe trains, and its speed and peak memory on one core."
+    return f"{first_table}\n\n{captioned(about, second)}"
 
 
 def selection(reports: Mapping[str, Any]) -> str:
@@ -197,7 +217,7 @@ def architectures(report: Any) -> str:
         if row["trained_on"] == "distilled images":
             how[key] = row["protocol"]
     there = [key for key in columns if any(key in own for own in found.values())]
-    head = ["set", "network", "trained", *(columns[key] for key in there), "networks"]
+    head = ["set", "network", "trained", *(columns[key] for key in there)]
     trained = {"recipe": "by the recipe", "standard": "as on real images"}
     cells = [
         [
@@ -205,11 +225,13 @@ def architectures(report: Any) -> str:
             model.removeprefix("timm/"),
             trained[how[name, model]],
             *(percent(own[key]) if key in own else "" for key in there),
-            max(map(len, own.values())),
         ]
         for (name, model), own in found.items()
     ]
-    return table(head, cells, "lll" + "r" * (len(there) + 1))
+    counts = sorted({len(values) for own in found.values() for values in own.values()})
+    of = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    tabled = table(head, cells, "lll" + "r" * len(there))
+    return f"{tabled}\n\nMeans and standard deviations of {of} networks."
 
 
 def described(row: Row) -> str:
@@ -219,18 +241,54 @@ def described(row: Row) -> str:
 
 
 def cases(report: Mapping[str, Any]) -> str:
-    """Cases under equal settings: mean over seeds and networks, and the spread of both."""
-    parts = []
-    for setting, own in by_setting(rows_of(report)).items():
-        cells = []
-        for case, found in by_case(own).items():
-            within = [100 * statistics.stdev(a) for a in found if len(a) > 1]
-            spread = f"{statistics.fmean(within):.1f}" if within else ""
-            cells.append([case, over_seeds(found), len(found), spread])
-        cells.sort(key=lambda row: -float(row[1].split()[0]))
-        head = ["case", "accuracy, ± over seeds", "seeds", "± over networks"]
-        parts.append(f"**{named(setting)}**, {rest(setting)}:\n\n{table(head, cells, 'lrrr')}")
+    """Cases under equal settings: a column per setting with many, a line per setting with two."""
+    every = by_setting(rows_of(report))
+    many = {setting: by_case(rows) for setting, rows in every.items() if len(by_case(rows)) > 2}
+    few = {setting: by_case(rows) for setting, rows in every.items() if setting not in many}
+    parts: list[str] = []
+    notes: list[str] = []
+    if many:
+        longest = max(many.values(), key=len)
+        names = dict.fromkeys(case for found in many.values() for case in found)
+        order = sorted(names, key=lambda case: -over(longest.get(case, [])))
+        cells = [[called(case), *(cell(found, case) for found in many.values())] for case in order]
+        tabled = table(["treatment", *map(named, many)], cells, "l" + "r" * len(many))
+        parts.append(captioned(ACCURACY_OF_CASES, tabled))
+        notes += [f"{named(setting)}: {rest(setting)}" for setting in many]
+    if few:
+        counts = Counter(case for found in few.values() for case in found)
+        order = [case for case, _ in counts.most_common()]
+        cells = [
+            [f"{named(setting)}; {rest(setting)}", *(cell(found, case) for case in order)]
+            for setting, found in few.items()
+        ]
+        about = "The same for settings with two treatments." if many else ACCURACY_OF_CASES
+        tabled = table(["setting", *map(called, order)], cells, "l" + "r" * len(order))
+        parts.append(captioned(about, tabled))
+    within = [100 * statistics.stdev(row["accuracies"]) for row in rows_of(report) if several(row)]
+    if within:
+        low, high = min(within), max(within)
+        said = f"networks of one set differ by {low:.1f} to {high:.1f} points"
+        notes.append(f"{said} (standard deviation)")
+    if notes:
+        said = "; ".join(notes)
+        parts.append(f"{said[0].upper()}{said[1:]}.")
     return "\n\n".join(parts)
+
+
+def several(row: Row) -> bool:
+    """A case that several networks were trained for."""
+    return len(row["accuracies"]) > 1
+
+
+def cell(found: Mapping[str, list[list[float]]], case: str) -> str:
+    """The accuracy of a case over its seeds, and how many there are."""
+    return f"{over_seeds(found[case])} ({len(found[case])})" if case in found else ""
+
+
+def over(found: list[list[float]]) -> float:
+    """The mean over seeds, for sorting; of no seed the least."""
+    return statistics.fmean(map(statistics.fmean, found)) if found else -1.0
 
 
 def over_seeds(found: list[list[float]]) -> str:
@@ -285,6 +343,11 @@ def by_case(rows: list[Row]) -> dict[str, list[list[float]]]:
     return found
 
 
+def called(case: str) -> str:
+    """A case as plots and tables call it."""
+    return CASES.get(case, case)
+
+
 def five_tasks(report: Any) -> str:
     """Accuracies on all classes so far, after each task."""
     rows = rows_of(report)
@@ -296,7 +359,7 @@ def five_tasks(report: Any) -> str:
         f"{report['hardware']}, torch {report['torch']}, {report['minutes']} minutes in all; "
         f"{settings['images_per_class']} images per class, {settings['networks']} networks each."
     )
-    return f"{about}\n\n{table(head, cells, 'll' + 'r' * len(counts))}"
+    return f"{table(head, cells, 'll' + 'r' * len(counts))}\n\n{about}"
 
 
 def windows(report: Any) -> str:
@@ -312,4 +375,4 @@ def windows(report: Any) -> str:
         place = f"{length} of {steps}"
         cells.append([data, images, place, f"{seconds:,.0f}", window, f"{outer:,.0f}", accuracy])
     head = ["data", "images per class", "window", "seconds", "place", "outer steps", "accuracy"]
-    return f"{report['hardware']}, torch {report['torch']}.\n\n{table(head, cells, 'lrlrlrr')}"
+    return f"{table(head, cells, 'lrlrlrr')}\n\n{report['hardware']}, torch {report['torch']}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rendering.markdown import table, with_range
+from rendering.markdown import captioned, table, with_range
 
 
 def _origin(report: Any) -> str:
@@ -39,7 +39,7 @@ def profile_time(reports: Any) -> str:
         if row["table"] == "time":
             total[short(row["scale"])] += row["seconds"]
     cells.append(["seconds of the step", *(f"{seconds:.2f}" for seconds in total.values())])
-    return f"{_origin(report)}\n\n{table(head, cells, 'l' + 'r' * len(total))}"
+    return f"{table(head, cells, 'l' + 'r' * len(total))}\n\n{_origin(report)}"
 
 
 def profile_operations(reports: Any) -> str:
@@ -49,19 +49,19 @@ def profile_operations(reports: Any) -> str:
 
 
 def profile_removed(reports: Any) -> str:
-    """The trainer as it is, over the trainer with a removed item."""
+    """The trainer as it is, over the trainer with a removed item, a column per scale."""
+    report = reports["profile-cpu"]
+    rows = [row for row in report["rows"] if row["table"] == "removed"]
+    scales = dict.fromkeys(short(row["scale"]) for row in rows)
+    ratios = {
+        (row["item"], short(row["scale"])): with_range(row["ratio"], row["ratios"]) for row in rows
+    }
     cells = [
-        [
-            short(row["scale"]),
-            row["item"],
-            f"{row['seconds_with']:.2f}",
-            f"{row['seconds']:.2f}",
-            with_range(row["ratio"], row["ratios"]),
-        ]
-        for row in reports["profile-cpu"]["rows"]
-        if row["table"] == "removed"
+        [item, *(ratios.get((item, scale), "") for scale in scales)]
+        for item in dict.fromkeys(row["item"] for row in rows)
     ]
-    return table(["scale", "item", "seconds with it put back", "as it is", "ratio"], cells, "llrrr")
+    tabled = table(["put back", *scales], cells, "l" + "r" * len(scales))
+    return f"{tabled}\n\n{_origin(report)}"
 
 
 def two_trees(report: Any) -> str:
@@ -85,7 +85,7 @@ def kept_memory(report: Any) -> str:
         faults = " to ".join(f"{row['faults'][which]:,.0f}" for which in ("without", "with"))
         ratio, memory = with_range(row["ratio"], row["ratios"]), f"{row['memory_ratio']:.2f}"
         cells.append([row["network"], str(row["images"]), *seconds, ratio, faults, memory])
-    return f"{_origin(report)}\n\n{table(head, cells, 'lrrrrrr')}"
+    return f"{table(head, cells, 'lrrrrrr')}\n\n{_origin(report)}"
 
 
 def start_up(report: Any) -> str:
@@ -97,7 +97,7 @@ def start_up(report: Any) -> str:
         ]
         ratio = with_range(row["ratio"], row["ratios"]) if "ratio" in row else ""
         cells.append([row["what"], *times, ratio])
-    return f"{_origin(report)}\n\n{table(['until', 'before', 'now', 'ratio'], cells, 'lrrr')}"
+    return f"{table(['until', 'before', 'now', 'ratio'], cells, 'lrrr')}\n\n{_origin(report)}"
 
 
 def closing_comparison(report: Any) -> str:
@@ -118,7 +118,7 @@ def closing_comparison(report: Any) -> str:
         share = f"{100 * row['share']:.0f} %"
         seconds = [f"{steps:,.0f}", f"{row['closing']:,.0f}", share]
         cells.append([row["case"], row["checkout"], *seconds, *kinds])
-    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+    return f"{table(head, cells, 'llrrrrr')}\n\n{_origin(report)}"
 
 
 def kept_activations(report: Any) -> str:
@@ -130,7 +130,7 @@ def kept_activations(report: Any) -> str:
         seconds = " to ".join(f"{row['seconds'][which]:.2f}" for which in ("none", "all"))
         ratio, kept = with_range(row["ratio"], row["ratios"]), f"{row['kept_bytes'] / 1e6:.0f}"
         cells.append([row["network"], row["how"], *counts, seconds, ratio, kept])
-    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+    return f"{table(head, cells, 'llrrrrr')}\n\n{_origin(report)}"
 
 
 def layouts(report: Any) -> str:
@@ -141,7 +141,7 @@ def layouts(report: Any) -> str:
         seconds = [f"{row['seconds'][which]:.2f}" for which in ("contiguous", "channels_last")]
         ratio = with_range(row["ratio"], row["ratios"])
         cells.append([row["network"], row["how"], row["precision"], *seconds, ratio])
-    return f"{_origin(report)}\n\n{table(head, cells, 'lllrrr')}"
+    return f"{table(head, cells, 'lllrrr')}\n\n{_origin(report)}"
 
 
 def compile_choice(report: Any) -> str:
@@ -156,7 +156,7 @@ def compile_choice(report: Any) -> str:
         minutes, step = f"{row['seconds'] / 60:.1f}", f"{row['seconds_per_step']:.2f}"
         steps, measured = str(row["steps"]), str(row["measured_steps"])
         cells.append([row["case"], row["way"], steps, minutes, step, since, measured])
-    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrr')}"
+    return f"{table(head, cells, 'llrrrrr')}\n\n{_origin(report)}"
 
 
 def higher(report: Any) -> str:
@@ -164,7 +164,7 @@ def higher(report: Any) -> str:
     cells = []
     for row in report["rows"]:
         if "error" in row:
-            cells.append([row["setting"], row["tool"], row["error"], "", "", "", "", ""])
+            cells.append([row["setting"], row["tool"], row["error"], "", "", "", ""])
             continue
         errors = row.get("error_in_float64", {})
         cells.append(
@@ -172,16 +172,15 @@ def higher(report: Any) -> str:
                 row["setting"],
                 row["tool"],
                 f"{row['seconds']:.2f}",
-                f"{row['steps_per_second']:.2f}",
                 with_range(row["ratio_to_higher"], row["ratios_to_higher"]),
                 f"{row['peak_bytes'] / 1e6:.0f}",
                 f"{row['warm_up_seconds']:.0f}",
                 f"{max(errors.values()):.0e}" if errors else "",
             ]
         )
-    head = ["setting", "tool", "seconds", "steps per second", "times higher", "peak MB"]
+    head = ["setting", "tool", "seconds", "times higher", "peak MB"]
     head += ["first step s", "difference in float64"]
-    return f"{_origin(report)}\n\n{table(head, cells, 'llrrrrrr')}"
+    return f"{table(head, cells, 'llrrrrr')}\n\n{_origin(report)}"
 
 
 def sizes(series: str, column: str) -> Callable[[Any], str]:
@@ -207,7 +206,7 @@ def sizes(series: str, column: str) -> Callable[[Any], str]:
             )
         storage = ["storage"] if series == "unroll" else []
         head = [series, *storage, "seconds", "ms per inner step", "peak MB", "trajectory MB"]
-        return f"{_origin(report)}\n\n{table(head, cells, 'r' + 'l' * len(storage) + 'rrrr')}"
+        return f"{table(head, cells, 'r' + 'l' * len(storage) + 'rrrr')}\n\n{_origin(report)}"
 
     return render
 
@@ -248,26 +247,34 @@ def pages(reports: Any) -> str:
 
 
 def plan(report: Any) -> str:
-    """The plan for ImageNet-1k."""
-    cells = []
+    """The plan for ImageNet-1k: what it takes by number of GPUs, and what a step of it is."""
+    hours, steps = [], {}
     for row in report["rows"]:
         slow, fast = row["outer_steps_per_hour"]
         low, high = row["hours"]
-        cells.append(
+        hours.append(
             [
                 row["plan"],
                 row["gpus"],
-                f"{row['run']} / {row['window']}",
-                f"{row['batch']} / {row['real_batch']}",
-                f"{row['forward_flops'] / 1e9:.2f}",
-                f"{row['flops_per_outer_step'] / 1e15:.2f}",
-                f"{row['memory_bytes'] / 1e9:.0f}" + ("" if row["fits"] else " (too much)"),
-                f"{slow:.0f}-{fast:.0f}",
-                f"{row['networks_per_hour'][0]:,.0f}-{row['networks_per_hour'][1]:,.0f}",
                 f"{low:,.0f}-{high:,.0f}",
+                f"{slow:,.0f}-{fast:,.0f}",
+                f"{row['networks_per_hour'][0]:,.0f}-{row['networks_per_hour'][1]:,.0f}",
             ]
         )
-    head = ["plan", "GPUs", "run / window", "inner / real batch", "forward, GFLOP per image"]
-    head += ["PFLOP per outer step and GPU", "GB per GPU", "outer steps per hour"]
-    head += ["networks per hour", "hours"]
-    return table(head, cells, "lrrrrrrrrr")
+        steps[row["plan"]] = [
+            row["plan"],
+            f"{row['run']} / {row['window']}",
+            f"{row['batch']} / {row['real_batch']}",
+            f"{row['forward_flops'] / 1e9:.2f}",
+            f"{row['flops_per_outer_step'] / 1e15:.2f}",
+            f"{row['memory_bytes'] / 1e9:.0f}" + ("" if row["fits"] else " (too much)"),
+        ]
+    head = ["plan", "GPUs", "hours", "outer steps per hour", "networks per hour"]
+    about = "Hours of each plan by the number of GPUs, computed, not measured."
+    first = captioned(about, table(head, hours, "lrrrr"))
+    head = ["plan", "run / window", "inner / real batch", "forward, GFLOP per image"]
+    head += ["PFLOP per step and GPU", "GB per GPU"]
+    second = captioned(
+        "What one outer step of each plan is.", table(head, steps.values(), "lrrrrr")
+    )
+    return f"{first}\n\n{second}"

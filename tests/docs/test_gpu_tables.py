@@ -38,8 +38,8 @@ def test_right(gpu):
     ]
     missing = [{"check": "travel"}, engine("eager", storage="host")]
     text = gpu.right({**ABOUT, "rows": rows, "not_run": missing})
-    assert text.startswith(
-        "card, torch 2.11, higher 0.2, 2 runs. 2 checks passed, 2 failed, 2 did not run.\n"
+    assert text.endswith(
+        "\n\n2 checks passed, 2 failed, 2 did not run. card, torch 2.11, higher 0.2, 2 runs."
     )
     kind = "hypergradient, eager, float32"
     assert cells(text, kind)[1:] == ["2", "", "", "3.0e-06", "0.0001"]
@@ -47,6 +47,13 @@ def test_right(gpu):
     assert cells(text, "layer, eager")[1:] == ["0", "1", "", "2.0e+00", "0.1"]
     assert cells(text, "layer, compiled")[1:] == ["0", "1", "", "", ""]
     assert cells(text, "a set saved on the GPU, read without")[1:] == ["", "", "1", "", ""]
+
+
+def test_columns_of_nothing_are_left_out(gpu):
+    passed = {"case": engine("eager"), "relative_error": 1e-6, "ok": True, "limit": 1e-4}
+    text = gpu.right({**ABOUT, "rows": [passed], "not_run": []})
+    assert text.startswith("| check | passed | worst error | limit |")
+    assert cells(text, "hypergradient, eager, float32")[1:] == ["1", "1.0e-06", "0.0001"]
 
 
 def test_fast_and_recorded(gpu):
@@ -68,6 +75,19 @@ def test_fast_and_recorded(gpu):
     text = gpu.fast(report)
     assert cells(text, "m, ours")[1:] == ["9", "0.500", "0.25", "", "2,000", "28 (was 700)"]
     assert cells(text, "m, higher")[1:] == ["9", "2.000", "1", "", "2,000", ""]
-    assert text.endswith("Did not run: m, ours (K = 20, K = 40).")
+    assert text.endswith("2 runs. Did not run: m, ours (K = 20, K = 40).")
     assert cells(gpu.recorded(report), "m, ours")[1:] == ["9", "1.500 (1.50)", "0.500 (0.25)"]
     assert "higher" not in gpu.recorded(report)
+
+
+def test_accuracy(gpu):
+    def row(recipe, step, seconds, mean):
+        named = {"case": {"recipe": recipe, "step": step}, "step": step, "seconds": seconds}
+        return {**named, "accuracy_mean": mean, "accuracy_std": 0.01}
+
+    rows = [row("a", 10, 5.0, 0.4), row("a", 2000, 60.0, 0.6), row("a", 2500, 80.0, 0.5)]
+    text = gpu.accuracy({**ABOUT, "rows": [*rows, {"case": {"recipe": "b"}}]})
+    # The best and the last evaluation of a recipe.
+    expected = ["3", "60.0 ± 1.0", "2,000", "60", "50.0 ± 1.0", "80"]
+    assert cells(text, "a")[1:] == expected
+    assert "| b |" not in text
