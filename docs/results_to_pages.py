@@ -2,6 +2,7 @@
 
     python docs/results_to_pages.py           # tables, and the plots if matplotlib is installed
     python docs/results_to_pages.py --check   # only says which tables are stale; exit code 1 then
+    python docs/results_to_pages.py --dates   # before: the days of the files, from their commits
 
 Measurements are made elsewhere (examples/reproduce, tests/benchmarks) and end in a JSON file; this
 is the one place that turns such files into what readers see. A table stands on a page between
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rendering import markdown, titles
+from rendering import ages, markdown, titles
 from rendering.blocks import Block, block_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,9 +120,12 @@ def main(argv: list[str] | None = None) -> int:
     """Returns 1 if a table is stale (`--check`) or cannot be made."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, name stale pages")
+    parser.add_argument("--dates", action="store_true", help="write docs/results/dates.json anew")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     results, code = args.root / "docs" / "results", 0
+    if args.dates:
+        ages.write(results)
     if not args.check:
         draw(results)  # before the pages, which show the plots that are there
     for page in pages(args.root):

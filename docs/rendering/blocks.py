@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from rendering import costs, gpu, heads, markdown, quality, scaling, start
+from rendering import ages, costs, gpu, heads, markdown, quality, scaling, start, trials
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,24 @@ BLOCKS = (
         quality.five_tasks,
         "examples/growing_set.py",
         caption="Accuracy on all classes so far, after each task.",
+    ),
+    Block(
+        "dates",
+        ages.ages,
+        ages.COMMAND,
+        caption="When the figures were measured.",
+    ),
+    Block(
+        "transfer",
+        trials.transfer,
+        "python -m tests.benchmarks.transfer",
+        caption="Accuracy of networks trained on a set, ± over its seeds with three networks each.",
+    ),
+    Block(
+        "recipe-changes",
+        trials.recipe_changes,
+        "python -m tests.benchmarks.recipe_changes",
+        caption="A recipe with settings changed, each for 240 seconds of a core; one seed.",
     ),
     Block(
         "windows",

@@ -35,10 +35,12 @@ from dd_plugin.evaluation.real_coresets import RealCoresets
 from dd_plugin.models import load_model
 from dd_plugin.seeds import nth_seed, seeded_generators
 from tests.benchmarks import transfer_sets as sets
+from tests.benchmarks.measuring import hardware
 from tests.benchmarks.transfer_ways import SIZES, WAYS, Network, settings
 from tests.gpu.pack import pack, read_pack
 
 Row = dict[str, Any]
+COMMAND = "python -m tests.benchmarks.transfer"
 AUGMENTATION = "color+crop+flip+scale+rotate"
 _BATCH = 64
 
@@ -301,7 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = comparison.rows
     print(table(rows))
     if options.json:
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        about = {"command": COMMAND, "hardware": hardware(), "torch": torch.__version__}
+        options.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""Tables of comparisons at equal seconds: ways of distilling, and changed recipes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from rendering.markdown import percent, rows_of, table
+
+# What a network of `tests.benchmarks.transfer` is called on the page.
+_NETWORKS = {"convnet": "ConvNet, its own", "resnet18": "ResNet-18", "convnext": "ConvNeXt"}
+_NETWORKS |= {"vit": "ViT"}
+
+
+def transfer(report: Any) -> str:
+    """Sets by the networks that were trained on them: mean and spread over seeds and networks."""
+    rows = rows_of(report)
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        scores[row["set"], row["network"]] += row["accuracies"]
+        seeds[row["set"]].add(row["seed"])
+    cells = [
+        [name, len(seeds[name]), *(_percent(scores[name, network]) for network in networks)]
+        for name in seeds
+    ]
+    head = ["set", "seeds", *(_NETWORKS.get(name, name) for name in networks)]
+    return f"{table(head, cells, 'l' + 'r' * (len(head) - 1))}\n\n{_made_on(report)}"
+
+
+def _percent(scores: list[float]) -> str:
+    return percent(scores) if scores else ""
+
+
+def recipe_changes(report: Any) -> str:
+    """Changes of a recipe, each for the same seconds of a core."""
+    cells = [
+        [
+            _settings(row["changes"]),
+            f"{row['outer_steps']:,}",
+            percent(row["accuracies"]),
+        ]
+        for row in rows_of(report)
+    ]
+    head = ["changed", "outer steps", "accuracy"]
+    return f"{table(head, cells, 'lrr')}\n\n{_made_on(report)}"
+
+
+def _settings(changes: str) -> str:
+    settings = json.loads(changes)
+    named = [f"`{name}` {_value(value)}" for name, value in settings.items()]
+    return ", ".join(named) or "nothing"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return str(value)
+
+
+def _made_on(report: Any) -> str:
+    return f"{report['hardware']}, torch {report['torch']}."

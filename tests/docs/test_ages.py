@@ -1,0 +1,44 @@
+"""The days of the files of results."""
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def ages(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("rendering.ages")
+
+
+def test_every_file_of_results_has_its_day():
+    results = ROOT / "docs" / "results"
+    rows = json.loads((results / "dates.json").read_text())["rows"]
+    there = {path.name for path in results.glob("*.json")} - {"dates.json", "published.json"}
+    # After a new measurement: python docs/results_to_pages.py --dates
+    assert {row["file"] for row in rows} == there
+
+
+def test_days_are_those_of_the_last_commits(ages, tmp_path):
+    def git(*words):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", *author, "-c", "commit.gpgsign=false", *words]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    for name, day in (("layers.json", "2026-01-02"), ("scale.json", "2026-03-04")):
+        (tmp_path / name).write_text("{}")
+        git("add", name)
+        git("commit", "-m", name, "--date", f"{day}T12:00:00")
+    ages.write(tmp_path)
+    report = json.loads((tmp_path / "dates.json").read_text())
+    assert [row["day"] for row in report["rows"]] == ["2026-01-02", "2026-03-04"]
+    assert ages.ages(report).splitlines()[2:] == [
+        "| 2026-03-04 | scale |",
+        "| 2026-01-02 | layers |",
+    ]
