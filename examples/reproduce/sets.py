@@ -4,7 +4,7 @@
 
 A folder holds the splits `train` and `validation`; the digits need none. A run that is there is not
 made again, and one that was interrupted is resumed. Budget on one core: two minutes for the digits,
-eight for MNIST, seven for CIFAR-10.
+fifteen for MNIST with compiling, seven for CIFAR-10.
 """
 
 from __future__ import annotations
