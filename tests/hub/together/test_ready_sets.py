@@ -88,8 +88,8 @@ def test_the_page_runs_as_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     names = {}
-    for code in blocks("docs/sets/index.md", "python"):
-        exec(compile(code, "docs/sets/index.md", "exec"), names)
+    for code in blocks("docs/sets.md", "python"):
+        exec(compile(code, "docs/sets.md", "exec"), names)
     assert not names["model"].training
     assert "(28, 28) 0" in capsys.readouterr().out
 
