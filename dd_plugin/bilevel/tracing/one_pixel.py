@@ -2,8 +2,8 @@
 
 Used by `passes`. The last layers of a ResNet see 1x1 pixels of a 32x32 image. A convolution there
 reads its whole kernel for the one place of it that lies on the image, and the kernel's gradient is
-zero at the others. A product takes a fifth to two thirds of the time (``docs/concepts/engine-details.md``),
-and a sweep has eight convolutions per layer.
+zero at the others. A product takes a fifth to two thirds of the time
+(``docs/concepts/engine-details.md``), and a sweep has eight convolutions per layer.
 """
 
 from __future__ import annotations
