@@ -5,7 +5,9 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# The cards of the sets are written by the runs that made them.
+_CARDS = set((ROOT / "docs" / "sets").rglob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - _CARDS)]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 # A fence may be indented, in a list or a tab.
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
