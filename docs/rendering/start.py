@@ -52,9 +52,9 @@ def _of_heads(files: Mapping[str, Any]) -> list[list[str]]:
     ]
     alone = [percent(_heads_on(one, "lite0", *what)) for what in trained_on]
     return [
-        ["CIFAR-10, 10 images, head of a frozen network", *alone, _minutes_of_heads(one)],
+        ["CIFAR-10, 10 images, head of one frozen network", *alone, _minutes_of_heads(one)],
         [
-            "CIFAR-10, 10 images, head of one that took no part",
+            "CIFAR-10, 10 images, head of a third, learned on two",
             *_by_recipe(files, 400, "lite2"),
             _minutes_of_heads(two),
         ],

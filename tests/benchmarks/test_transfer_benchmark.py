@@ -40,7 +40,7 @@ def test_networks_take_small_images_and_are_not_distilled_with(size):
 
 
 def test_a_way_is_the_recipe_of_the_package():
-    way = transfer_ways.settings("short+upsampled", per_class=10, steps=400, size="full")
+    way = transfer_ways.settings("plain+upsampled", per_class=10, steps=200, size="small")
     recipe = DistillerConfig.from_recipe("cifar10_transfer_ipc10")
     given = DistillerConfig(**way, augmentation=transfer.AUGMENTATION, dataset="cifar10")
     for name in way.keys() - {"model_args"}:
