@@ -119,6 +119,7 @@ COMPARED_WITH = {
     "2003.03284",  # TaskNorm
     "2107.07075",  # EL2N
     "2211.06934",  # TorchOpt
+    "2411.19946",  # DELT
     "2501.07575",  # CV-DD
     "2505.13300",  # DD-Ranking
 }
