@@ -144,8 +144,15 @@ FAULTS = (
     Fault(
         "verification looks away",
         "bilevel/verification.py",
-        "if not error <= self.tolerance}",
-        "if not error <= 1e6 * self.tolerance}",
+        "errors, most = self.errors(forward, swept), share * self.tolerance",
+        "errors, most = self.errors(forward, swept), 1e6 * self.tolerance",
+        ("bilevel/test_verification.py",),
+    ),
+    Fault(
+        "what is wrong next to a corner passes",
+        "bilevel/verification.py",
+        "swept, share=_OF_TOLERANCE):",
+        "swept, share=1e6):",
         ("bilevel/test_verification.py",),
     ),
     Fault(
