@@ -14,7 +14,7 @@ Row = dict[str, Any]
 _OURS = ("compiled", "long runs")
 _OTHERS = ("higher", "torchopt")
 # Networks of the summary, as the file begins their names.
-_SUMMARIZED = ("ConvNet, width 32", "ResNet-18")
+_SUMMARIZED = ("ConvNet, width 32", "ResNet-18", "ViT-Tiny")
 
 
 def results(reports: Mapping[str, Any]) -> str:
@@ -120,7 +120,7 @@ def beside_tools(report: Any) -> str:
     cells = []
     for name, own in _by_network(report).items():
         ours = _ours(own)
-        seconds = [f"{own[tool]['seconds']:.2f}" for tool in _OTHERS]
+        seconds = [f"{own[tool]['seconds']:.2f}" if tool in own else "" for tool in _OTHERS]
         ratio = with_range(ours["ratio_to_higher"], ours["ratios_to_higher"])
         memory = [f"{row['peak_bytes'] / 1e6:,.0f}" for row in (own["higher"], ours)]
         cells.append([name, *seconds, f"{ours['seconds']:.2f}", ratio, *memory])
