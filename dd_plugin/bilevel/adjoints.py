@@ -183,14 +183,12 @@ class Sweeps:
         self, k: int, record: StepRecord, inputs: StepInputs, bars: StepBars
     ) -> SweepResult:
         """Return the adjoints that step k hands to its inputs."""
-        was_kept = record.activations is not None
+        keeps = record.activations is not None
 
         def again(other: StepInputs) -> tuple[GradientResult, SweepResult]:
-            kept = None
-            if was_kept:
-                result, kept = self.steps.gradient_keeping(other)
-            else:
-                result = self.steps.gradient(other)
+            result, kept = (
+                self.steps.gradient_keeping(other) if keeps else (self.steps.gradient(other), None)
+            )
             return result, self._swept(other, bars, kept)
 
         swept = self._swept(inputs, bars, record.activations)

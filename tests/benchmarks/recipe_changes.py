@@ -15,32 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dd_plugin.distiller import Distiller, DistillerConfig
 from dd_plugin.recipes import recipe_names, recipe_settings
-from tests.benchmarks.by_clock import ByClock
+from tests.benchmarks.by_clock import run_by_clock
 from tests.benchmarks.measuring import Results
 
 COMMAND = "python -m tests.benchmarks.recipe_changes"
 KEYS = ("recipe", "data", "changes", "seed", "seconds")
-# What ends a run, and what it does beside distilling, is not the recipe's here.
-_OF_BENCHMARK = {
-    "max_steps": 1_000_000,
-    "lr_scheduler_type": "constant",  # `ByClock` lowers the rates
-    "eval_steps": 0,
-    "save_steps": 0,
-    "logging_steps": 100,
-    "baselines": False,
-    "disable_tqdm": True,
-    "train_split": "train",
-    "eval_split": "validation",
-}
+_SPLITS = {"train_split": "train", "eval_split": "validation"}
 
 
 def measure(args: argparse.Namespace, changes: str, seed: int) -> dict[str, Any]:
@@ -48,26 +35,11 @@ def measure(args: argparse.Namespace, changes: str, seed: int) -> dict[str, Any]
     settings = recipe_settings(args.recipe)
     for column in ("image_column", "label_column"):
         settings.pop(column, None)  # found by their types
-    clock = ByClock(args.seconds)
+    own = {"dataset": args.data, "seed": seed, "final_eval_networks": args.networks}
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        own = {"dataset": args.data, "output_dir": folder, "seed": seed}
-        own["final_eval_networks"] = args.networks
-        config = DistillerConfig(**{**settings, **_OF_BENCHMARK, **own, **json.loads(changes)})
-        distiller = Distiller(config=config, callbacks=[clock])
-        state = distiller.train()
-        if state.interrupted:
-            raise SystemExit(130)
-        scores = distiller.compare()["distilled"]
-        distiller.end()
-    return {
-        **_key(args, changes, seed),
-        "elapsed": clock.elapsed,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "outer_steps": state.global_step,
-        "skipped_steps": state.skipped_steps,
-        "accuracies": list(scores.accuracies),
-    }
+    _, row = run_by_clock({**settings, **_SPLITS, **own, **json.loads(changes)}, args.seconds)
+    minutes = round((time.monotonic() - began) / 60, 1)
+    return {**_key(args, changes, seed), "minutes": minutes, **row}
 
 
 def _key(args: argparse.Namespace, changes: str, seed: int) -> dict[str, Any]:

@@ -13,14 +13,12 @@ that is in the file is not made again.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dd_plugin.distiller import Distiller, DistillerConfig
-from tests.benchmarks.by_clock import ByClock
+from tests.benchmarks.by_clock import run_by_clock
 from tests.benchmarks.measuring import Results
 
 COMMAND = "python -m tests.benchmarks.windows"
@@ -29,29 +27,16 @@ KEYS = ("data", "window", "seed", "images_per_class", "inner_steps", "window_len
 
 def measure(args: argparse.Namespace, window: str, seed: int) -> dict[str, Any]:
     """Make one run, and return its row."""
-    clock = ByClock(args.seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        config = DistillerConfig(output_dir=folder, **_settings(args, window, seed))
-        distiller = Distiller(config=config, callbacks=[clock])
-        state = distiller.train()
-        if state.interrupted:
-            raise SystemExit(130)
-        scores = distiller.compare()["distilled"]
-        distiller.end()
-    name = Path(args.data).name
+    clock, row = run_by_clock(_settings(args, window, seed), args.seconds)
     return {
-        "data": name,
+        "data": Path(args.data).name,
         "window": window,
         "seed": seed,
         **{key: getattr(args, key) for key in KEYS[3:]},
-        "elapsed": clock.elapsed,
-        "outer_steps": state.global_step,
-        "inner_steps_run": state.inner_steps,
-        "skipped_steps": state.skipped_steps,
+        **row,
         "phases": clock.phases if window == "adaptive" else None,
         "width": args.width,
         "depth": args.depth,
-        "accuracies": list(scores.accuracies),
     }
 
 
@@ -66,15 +51,8 @@ def _settings(args: argparse.Namespace, window: str, seed: int) -> dict[str, Any
         **{name: getattr(args, name) for name in of_args.split()},
         "batching": "all",
         "model_args": {"width": args.width, "depth": args.depth, "norm_layer": "batchnorm2d"},
-        "max_steps": 1_000_000,
-        "lr_scheduler_type": "constant",  # `ByClock` lowers the rates
-        "eval_steps": 0,
-        "save_steps": 0,
-        "logging_steps": 1_000_000,
         "final_eval_networks": args.networks,
-        "baselines": False,
         **of_layout,
-        "disable_tqdm": True,
         "seed": seed,
     }
 

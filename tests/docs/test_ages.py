@@ -24,6 +24,19 @@ def test_every_file_of_results_has_its_day():
     assert {row["file"] for row in rows} == there
 
 
+def test_the_option_writes_them(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    pages = importlib.import_module("results_to_pages")
+    written = []
+    monkeypatch.setattr(pages.ages, "write", written.append)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("")
+    assert pages.main(["--check", "--root", str(tmp_path)]) == 0
+    assert written == []
+    assert pages.main(["--check", "--dates", "--root", str(tmp_path)]) == 0
+    assert written == [tmp_path / "docs" / "results"]
+
+
 def test_days_are_those_of_the_last_commits(ages, tmp_path):
     def git(*words):
         author = ["-c", "user.name=a", "-c", "user.email=a@b"]
