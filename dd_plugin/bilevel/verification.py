@@ -10,7 +10,7 @@ The tolerance is that of the precision. Where two exact computations may differ 
 step itself is sensitive to rounding, both are computed again from weights that differ in their last
 bits. What that changes in the reference is allowed as well. And one activation on the corner of a
 ReLU has two derivatives, of which each computation may take another: where they agree next to the
-corner, neither is wrong. A wrong derivative is so there, too.
+corner, neither is wrong. A wrong derivative is wrong there, too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ROUNDINGS = {torch.float64: 100, torch.float32: 100, torch.bfloat16: 8, torch.f
 # How far weights are moved to see how sensitive a step is, in units of the last place, the multiple
 # of what that changes which is allowed, and how often they are moved.
 _MOVED, _ALLOWED, _TRIALS = 16, 10, 3
-# Next to a corner that explains an error, all errors are those of rounding, which need no more.
+# The share of the tolerance that roundings alone take, next to a corner that explains an error.
 _OF_TOLERANCE = 0.1
 
 Pair = tuple[GradientResult, SweepResult]

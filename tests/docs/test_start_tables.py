@@ -122,6 +122,8 @@ def test_beside_other_tools(start):
     (line,) = cells(start.beside_tools({"rows": rows}))
     assert line[0] == "ResNet-18, 20 images, 5 steps"
     assert line[1:] == ["4.00", "3.90", "2.40", "0.60 (0.50-0.70)", "400", "500"]
+    (line,) = cells(start.beside_tools({"rows": rows[:-1]}))
+    assert line[1:4] == ["4.00", "", "2.40"]
     # Compiled where that was measured, and the longest unroll of each network.
     longer = [{**row, "steps": 20} for row in [*rows, timed("compiled", 2.0, 200, 0.5)]]
     assert start.beside_higher({"rows": rows + longer}) == (
