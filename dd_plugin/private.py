@@ -76,6 +76,9 @@ NAMES: dict[str, str] = {
     "torch.utils._python_dispatch.TorchDispatchMode": "A write of an equal value is missed.",
     "torch._foreach_copy_": "What goes into and out of a recording is copied one by one: slower.",
     "torch.Tensor._version": "What one replay of a recording has in place is copied again: slower.",
+    "torch.ops.mkldnn._linear_pointwise.default": (
+        "Traced matrix products take MKL's kernels, which are slower on processors of AMD."
+    ),
     "torch.ops.aten._to_copy": _LESS_SIMPLE,
     "torch.ops.aten._unsafe_view": _LESS_SIMPLE,
     "torch.ops.aten._efficientzerotensor": _LESS_SIMPLE,
@@ -252,6 +255,9 @@ def operations(*names: str, beside: Iterable[Any] = ()) -> frozenset[Any]:
 TO_COPY: Any | None = operation("_to_copy.default")
 UNSAFE_VIEW: Any | None = operation("_unsafe_view.default")
 EFFICIENT_ZEROS: Any | None = operation("_efficientzerotensor.default")
+
+# A linear layer by oneDNN: input, weight, bias, and three arguments for what may follow it.
+ONEDNN_LINEAR: Any | None = _optional("torch.ops.mkldnn._linear_pointwise.default")
 
 
 def schema_of(target: Any) -> Any | None:

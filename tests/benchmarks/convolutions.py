@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from dd_plugin.bilevel.tracing.products import onednn_is_faster
+from dd_plugin.private import ONEDNN_LINEAR
+
 _REPEATS = 5
 
 
@@ -69,7 +72,12 @@ def _products(layer: Any, x: Tensor) -> list[Callable[[], Any]]:
     if isinstance(layer, nn.Linear):
         x = x.reshape(-1, x.shape[-1])
         y = torch.randn(len(x), len(w), dtype=x.dtype, device=x.device)
-        return [lambda: F.linear(x, w), lambda: y @ w, lambda: y.t() @ x]
+        weight = y.t().contiguous()
+        return [
+            lambda: _multiplied(x, w),
+            lambda: _multiplied(y, w.t()),
+            lambda: _multiplied(weight, x.t()),
+        ]
     how: tuple[Any, ...] = (layer.stride, layer.padding, layer.dilation, layer.groups)
     y = torch.randn_like(F.conv2d(x, w, None, *how))
     return [
@@ -77,6 +85,14 @@ def _products(layer: Any, x: Tensor) -> list[Callable[[], Any]]:
         lambda: conv2d_input(x.shape, w, y, *how),
         lambda: conv2d_weight(x, w.shape, y, *how),
     ]
+
+
+def _multiplied(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x @ weight.T`` by the library that is the faster one on this processor."""
+    if ONEDNN_LINEAR is not None and onednn_is_faster() and x.dtype == torch.float32:
+        product: Tensor = ONEDNN_LINEAR(x, weight, None, "none", [], "")
+        return product
+    return F.linear(x, weight)
 
 
 @torch.no_grad()

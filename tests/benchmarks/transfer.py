@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import TensorDataset
 
 from dd_plugin.data import Augmentation, Normalization, RealData, load_real
@@ -43,6 +44,7 @@ Row = dict[str, Any]
 COMMAND = "python -m tests.benchmarks.transfer"
 AUGMENTATION = "color+crop+flip+scale+rotate"
 _BATCH = 64
+_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,16 @@ def _made(network: Network, data: RealData) -> torch.nn.Module:
     )
 
 
+def bordered(images: Tensor) -> Tensor:
+    """Return images ``(N, C, H, W)`` with a black border where they are smaller than 32x32.
+
+    The networks halve them five times; MNIST's 28x28 would end at nothing.
+    """
+    missing = [max(0, _SIDE - length) for length in (images.shape[-1], images.shape[-2])]
+    border = [part for all_ in missing for part in (all_ // 2, all_ - all_ // 2)]
+    return pad(images, border)
+
+
 class Comparison:
     """The rows of a folder, and what they are made from.
 
@@ -147,7 +159,10 @@ class Comparison:
         splits = read_pack(packed, limit=200 if toy else None)
         (train, of_train), (test, of_test) = splits["train"], splits["validation"]
         few = (test[:most], of_test[:most])
-        return [TensorDataset(*map(torch.from_numpy, p)) for p in ((train, of_train), few)]
+        return [
+            TensorDataset(bordered(torch.from_numpy(images)), torch.from_numpy(labels))
+            for images, labels in ((train, of_train), few)
+        ]
 
     @property
     def rows(self) -> list[Row]:

@@ -31,7 +31,7 @@ CONVNET: Final = "convnet"
 
 
 class Networks(NamedTuple):
-    """The networks of a comparison, for images of 28x28 and 32x32.
+    """The networks of a comparison, for images of 32x32.
 
     Attributes:
         tested: those that are trained on every set, by the name of their column.

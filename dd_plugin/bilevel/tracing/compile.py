@@ -28,6 +28,7 @@ from dd_plugin.bilevel.step_values import leaves_of, rebuilt
 from dd_plugin.bilevel.tracing.cache import damaged_entry, use_fresh_cache
 from dd_plugin.bilevel.tracing.halves import split
 from dd_plugin.bilevel.tracing.passes import clean
+from dd_plugin.bilevel.tracing.products import multiply_by_onednn
 from dd_plugin.bilevel.tracing.recorded import MemoryPool, Recorded, on_gpu
 from dd_plugin.bilevel.tracing.simplify import simplify
 from dd_plugin.bilevel.tracing.way import Compile, Way, laid_out
@@ -102,6 +103,7 @@ class Traced:
         self.graph = clean(make_graph(of_list, self.inputs))
         if way.compile == "trace":
             simplify(self.graph)
+        multiply_by_onednn(self.graph)
 
     def laid_out(self, leaves: Iterable[Tensor]) -> list[Tensor]:
         """The tensors of arguments as the graph takes them."""

@@ -142,6 +142,8 @@ def _add_before_padding(graph: Graph, node: Node) -> None:
         return
     with graph.inserting_before(node):
         total = call_node(graph, aten.add.Tensor, a, b)
+        # Of a single place, strides do not tell: without this, one sum has another layout.
+        total = _unfolded(graph, total, [*_value(total).shape], like=node)
         total = call_node(graph, aten.constant_pad_nd.default, total, *first.args[1:])
     node.replace_all_uses_with(total)
     graph.erase_node(node)

@@ -90,10 +90,13 @@ def test_on_other_devices_they_stay():
     assert convolutions(graph) == before == 1
 
 
-def test_gradients_of_a_kernel_are_added_before_they_are_padded():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_a_kernel_are_added_before_they_are_padded(layout):
     args = [torch.randn(*s, dtype=torch.float64) for s in ((5, 3, 3, 3),) * 2]
+    args = [t.contiguous(memory_format=layout) for t in args]
     args += [torch.randn(2, 3, 1, 1, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
     function = sweep_of(1, (1, 1), False)
     graph, _ = traced(lambda w, v, x, b: [function(w, v, x, b)[3]], *args)
     assert sum("constant_pad" in str(node.target) for node in graph.graph.nodes) == 1
     torch.testing.assert_close(graph(*args)[0], function(*args)[3], rtol=1e-12, atol=1e-12)
+    assert graph(*args)[0].is_contiguous(memory_format=layout)
