@@ -164,6 +164,12 @@ BLOCKS = (
         caption="Convolutions to one pixel, by torch and as products; medians with quartiles.",
     ),
     Block(
+        "products",
+        costs.products,
+        "python -m tests.benchmarks.products",
+        caption="Products of float32 matrices; medians of four layouts, with their range.",
+    ),
+    Block(
         "exactness",
         costs.exactness,
         "python -m tests.bilevel.grid --all",

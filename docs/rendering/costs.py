@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from typing import Any
 
@@ -188,6 +189,30 @@ def one_pixel(report: Any) -> str:
     head = ["layer", "images", "pass", "torch, ms", "product, ms", "ratio"]
     about = f"{report['hardware']}, torch {report['torch']}."
     return f"{table(head, cells, 'lrlrrr')}\n\n{about}"
+
+
+def products(report: Any) -> str:
+    """Products of matrices, by torch and by oneDNN: the layouts of a product in one line."""
+    by_name: dict[str, list[Any]] = {}
+    for row in report["rows"]:
+        by_name.setdefault(row["product"], []).append(row)
+    cells = []
+    for name, rows in by_name.items():
+        milliseconds = [
+            statistics.median(row["milliseconds"][way] for row in rows) for way in (0, 1)
+        ]
+        ratios = [row["ratio"] for row in rows]
+        cells.append(
+            [
+                name,
+                "x".join(str(size) for size in rows[0]["sizes"]),
+                *(f"{value:.3f}" for value in milliseconds),
+                with_range(statistics.median(ratios), [min(ratios), max(ratios)]),
+            ]
+        )
+    head = ["product", "sizes", "torch, ms", "oneDNN, ms", "ratio"]
+    about = f"{report['hardware']}, torch {report['torch']}."
+    return f"{table(head, cells, 'llrrr')}\n\n{about}"
 
 
 def step_graphs(report: Any) -> str:

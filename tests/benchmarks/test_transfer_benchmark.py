@@ -108,7 +108,7 @@ def test_a_toy_run_goes_on_where_it_stopped(tmp_path, capsys):
     out = tmp_path / "out"
     command = [str(_parquet(tmp_path)), "--out", str(out), "--size", "toy", "--steps", "40"]
     command += ["--per_class", "2", "--repeats", "2", "--seconds", "0.1", "--compile", "no"]
-    command += ["--controls", "random", "herding", "--ways", "short", "--networks", "convnet"]
+    command += ["--controls", "random", "easiest", "--ways", "short", "--networks", "convnet"]
     command += ["--augmentation", "none", "--device", "cpu"]
     transfer.main([*command, "--minutes", "0"])
     first = (out / "rows.jsonl").read_text()
@@ -117,7 +117,7 @@ def test_a_toy_run_goes_on_where_it_stopped(tmp_path, capsys):
     transfer.main([*command, "--json", str(tmp_path / "rows.json")])
     assert (out / "rows.jsonl").read_text().startswith(first)
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [row["set"] for row in rows] == ["random", "herding", "short"]
+    assert [row["set"] for row in rows] == ["random", "easiest", "short"]
     # The classes of these images are easy: whatever is trained on them is better than chance.
     for row in rows:
         assert len(row["accuracies"]) == 2
@@ -129,7 +129,7 @@ def test_a_toy_run_goes_on_where_it_stopped(tmp_path, capsys):
 
 def test_random_images_are_drawn_for_each_network_and_chosen_ones_are_not(tmp_path):
     data = transfer.load_real(pictures(40, 0))
-    coresets = transfer.RealCoresets(data)
+    coresets = transfer.RealCoresets(data, lambda: torch.arange(40.0))
     drawn = [transfer_sets.real(coresets, data, "random", 1, seed)[0] for seed in (0, 1)]
     assert not torch.equal(*drawn)
     for name in transfer_sets.CHOSEN:
@@ -153,6 +153,19 @@ def test_images_of_half_size_are_four_times_as_many_in_the_same_storage(name):
         small, (16, 16), mode="bilinear", align_corners=False
     )
     assert torch.allclose(half, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "bordered"), [((28, 28), (32, 32)), ((32, 32), (32, 32)), ((31, 40), (32, 40))]
+)
+def test_small_images_get_a_black_border(size, bordered):
+    images = torch.ones(2, 1, *size, dtype=torch.uint8)
+    found = transfer.bordered(images)
+    assert found.shape == (2, 1, *bordered)
+    assert found.dtype == torch.uint8
+    assert found.sum() == images.sum()
+    top, left = ((b - s) // 2 for b, s in zip(bordered, size, strict=True))
+    assert torch.equal(found[..., top : top + size[0], left : left + size[1]], images)
 
 
 def test_a_table_takes_seeds_together():

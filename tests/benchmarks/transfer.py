@@ -7,8 +7,9 @@ Every way (`transfer_ways`) has the same seconds of outer steps. On a processor 
 the process, so that others on the machine do not count. Each set is written as PNG files. Networks
 are then trained on the files and their classes as one trains on real images, with the same
 augmentation, AdamW and steps for all sets, and tested on validation images. Controls of the same
-storage are random real images, drawn for each network, and those that rules choose; and four times
-as many of them at half the height and width, which is what upsampled sets have to beat.
+storage are random real images, drawn for each network, and those that rules choose, the easiest and
+the hardest for young networks of the sets' own kind among them; and four times as many of them at
+half the height and width, which is what upsampled sets have to beat.
 
 A row is a set and a network. FOLDER keeps every row and set, so the same command continues where it
 stopped. ``--minutes`` ends it in time. No network and no `datasets` are needed.
@@ -31,13 +32,15 @@ from torch.nn.functional import pad
 from torch.utils.data import TensorDataset
 
 from dd_plugin.data import Augmentation, Normalization, RealData, load_real
+from dd_plugin.evaluation import difficulty
 from dd_plugin.evaluation.ordinary import accuracy_of_module, train_on_real
+from dd_plugin.evaluation.preparation import InputBatches
 from dd_plugin.evaluation.real_coresets import RealCoresets
 from dd_plugin.models import load_model
 from dd_plugin.seeds import nth_seed, seeded_generators
 from tests.benchmarks import transfer_sets as sets
 from tests.benchmarks.measuring import hardware
-from tests.benchmarks.transfer_ways import SIZES, WAYS, Network, settings
+from tests.benchmarks.transfer_ways import CONVNET, SIZES, WAYS, Network, settings
 from tests.gpu.pack import pack, read_pack
 
 Row = dict[str, Any]
@@ -143,7 +146,25 @@ class Comparison:
         self.train = load_real(self.train_set, device=self.device)
         self.test = load_real(test, device=self.device)
         self.transform = Normalization.from_data(self.train).to(self.device)
-        self.coresets = RealCoresets(self.train)
+        self.coresets = RealCoresets(self.train, self._difficulty)
+
+    def _difficulty(self) -> Tensor:
+        """How hard the real images are for young networks of the kind that sets are made for."""
+        file = self.folder / "difficulty.pt"
+        if not file.exists():
+            own = SIZES[self.options.size].tested[CONVNET]
+
+            def new_network(seed: int) -> torch.nn.Module:
+                with seeded_generators(seed):
+                    return _made(own, self.train).to(self.device)
+
+            def prepare(pixels: Tensor, labels: Tensor, _seed: int) -> tuple[Tensor, Tensor]:
+                return self.transform(pixels), labels
+
+            inputs = InputBatches(self.train, self.transform, torch.float32, 500)
+            torch.save(difficulty.of_images(new_network, self.train, inputs, prepare), file)
+        scores: Tensor = torch.load(file, weights_only=True)
+        return scores
 
     def _packed(self) -> Path:
         data: Path = self.options.data

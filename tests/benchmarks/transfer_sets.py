@@ -24,13 +24,13 @@ from dd_plugin import Distiller, DistillerConfig
 from dd_plugin.data import RealData
 from dd_plugin.data.parametrization import Upsampled
 from dd_plugin.distiller import DistillerCallback
-from dd_plugin.evaluation.real_coresets import RULES, RealCoresets
+from dd_plugin.evaluation.real_coresets import DIFFICULTY_RULES, RULES, RealCoresets
 from dd_plugin.evaluation.training_images import eight_bit_images
 from dd_plugin.hub.exports import export_image_folder
 
 RANDOM = "random"
 # Real images that are chosen by a rule, by the name of a row.
-CHOSEN = {kind.value: kind for kind in RULES}
+CHOSEN = {kind.value: kind for kind in (*RULES, *DIFFICULTY_RULES)}
 # After a name: four times as many images of half the height and width, in the same storage. A set
 # that is distilled so has this advantage over images of full size, whatever it has learned.
 HALF_SIZE = ", half size"
