@@ -134,6 +134,12 @@ BLOCKS = (
         caption="Accuracy of networks trained on a set, ± over its seeds with three networks each.",
     ),
     Block(
+        "transfer-mnist",
+        trials.transfer,
+        "python -m tests.benchmarks.transfer",
+        caption="Accuracy of networks trained on a set, ± over its seeds with three networks each.",
+    ),
+    Block(
         "recipe-changes",
         trials.recipe_changes,
         "python -m tests.benchmarks.recipe_changes",
