@@ -4,7 +4,9 @@ A run of M steps is cut into segments. The whole state is kept at the start of e
 the inner gradient g and the small things (statistics, counters) of every step. On the way back the
 states of one segment are rebuilt by applying the optimizer to the kept gradients, which is
 elementwise, cheap and exact to the bit. So one more step costs the bytes of one gradient, a third
-of a state under Adam, and the sweep need not compute g again. `Recompute` keeps the segment starts
+of a state under Adam, and the sweep need not compute g again. The last segment is the first to be
+swept, so its states are kept as they come: to rebuild them would take the same memory at the same
+time. `Recompute` keeps the segment starts
 only and runs the steps of a segment once more.
 """
 
@@ -133,6 +135,8 @@ class Trajectory:
         self.steps = steps
         self._anchors: list[Any] = []
         self._inside: list[Any] = []
+        # Whole states of the last segment, by index.
+        self._states: dict[int, RunState] = {}
         self._activations: dict[int, list[Tensor]] = {}
         self._stream: Any = None
 
@@ -144,10 +148,16 @@ class Trajectory:
             self._activations[index] = activations
         if index % self.length == 0:
             self._anchors.append(self._put(state))
+        if self.storage.keep_gradients and not self.storage.on_host and self._is_last(index):
+            self._states[index] = state
         kept: Any = None
         if self.storage.keep_gradients:
             kept = self._put((gradients, state.statistics, state.counters))
         self._inside.append(kept)
+
+    def _is_last(self, index: int) -> bool:
+        """Whether a step is in the last segment."""
+        return index // self.length == (self.steps - 1) // self.length
 
     def segments(self) -> list[range]:
         """The segments of the window, first to last, as ranges of step indices."""
@@ -174,14 +184,15 @@ class Trajectory:
         for index in segment:
             kept = self._inside[index]
             self._inside[index] = None
-            last = index == segment[-1]
+            state = self._states.pop(index, state)
+            is_followed = index != segment[-1] and index + 1 not in self._states
             if kept is not None:
                 gradients, statistics, counters = self._get(kept)
                 state = state._replace(statistics=statistics, counters=counters)
             else:
                 gradients, statistics, counters, _ = step(index, state)
             records.append(StepRecord(state, gradients, self._activations.pop(index, None)))
-            if not last:
+            if is_followed:
                 parameters, optimizer = update(index, state, gradients)
                 state = RunState(
                     parameters=parameters,
@@ -211,7 +222,7 @@ class Trajectory:
         """The bytes held now, each storage counted once."""
         seen = {
             t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
-            for t in leaves_of((self._anchors, self._inside))
+            for t in leaves_of((self._anchors, self._inside, self._states))
             if isinstance(t, Tensor)
         }
         activations = itertools.chain(*self._activations.values())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dd_plugin.bilevel.host_reads import HostReads
+from dd_plugin.bilevel.host_reads import HostReads, all_finite
 from tests.gpu.without_data import META, WithoutData
 
 
@@ -98,3 +98,21 @@ def test_a_step_that_gave_another_loss_is_named_once():
     with pytest.raises(RuntimeError, match="step 5 gave another loss when it was run again"):
         run.finish([loss])
     assert run.finish([loss])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 5, -1])
+def test_one_entry_that_is_not_finite_is_found(bad, place):
+    tensors = [torch.randn(3, 4, 2, 2), torch.randn(()), torch.full((7,), 3e38)]
+    tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+    assert all_finite(tensors).item() is True
+    for number, tensor in enumerate(tensors):
+        spoilt = [t.clone() for t in tensors]
+        flat = spoilt[number].flatten()
+        flat[place % len(flat)] = bad
+        spoilt[number] = flat.reshape(tensor.shape)
+        assert all_finite(spoilt).item() is False
+
+
+def test_nothing_is_finite():
+    assert all_finite([]).item() is True

@@ -8,6 +8,7 @@ or many inputs:
   kept them): `prune_convolutions` narrows what `convolution_backward` computes;
 - zero tangents, for example of the images, which are carried through convolutions:
   `drop_zeros` computes with zeros at compile time;
+- two gradients of a kernel that are added: see `kernel_gradients`;
 - convolutions whose result is one pixel, for which a product is enough: see `one_pixel`.
 
 On the ConvNet of the benchmark these and a formula for average pooling (`foreign_models.pooling`)
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from dd_plugin.bilevel.tracing.kernel_gradients import merge_kernel_gradients
 from dd_plugin.bilevel.tracing.one_pixel import multiply_single_pixels
 from dd_plugin.bilevel.tracing.writes import unsteady
 from dd_plugin.private import EFFICIENT_ZEROS, TO_COPY, UNSAFE_VIEW, operations
@@ -36,6 +38,7 @@ def clean(graph_module: GraphModule) -> GraphModule:
     graph_module.graph.eliminate_dead_code()
     prune_convolutions(graph_module)
     drop_zeros(graph_module)
+    merge_kernel_gradients(graph_module)
     prune_convolutions(graph_module)
     multiply_single_pixels(graph_module)
     graph_module.graph.eliminate_dead_code()

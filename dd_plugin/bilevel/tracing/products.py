@@ -1,6 +1,6 @@
 """Matrix products of a traced graph by oneDNN, where its kernels are the faster ones.
 
-Used by `compile` after the other passes. For float32 on a CPU torch takes products from MKL, which
+Used by `compile` between `passes` and `simplify`. For float32 on a CPU torch takes products from MKL, which
 on processors of AMD does without AVX-512; oneDNN, from which torch has its convolutions, asks what
 the processor can do and not who made it. On one core of an AMD EPYC (family 26) a product of
 650x192 and 192x576 ran at 102 billion operations a second by the one and 234 by the other, in any
@@ -44,7 +44,7 @@ def multiply_by_onednn(graph_module: GraphModule) -> None:
         if rows * inner * second.meta["val"].shape[1] < _WORTH_IT:
             continue
         with graph.inserting_before(node):
-            weight = _without_gaps(_transposed(second))
+            weight = _as_weight(second)
             product = call_node(graph, ONEDNN_LINEAR, first, weight, bias, "none", [], "")
         node.replace_all_uses_with(product)
         graph.erase_node(node)
@@ -93,11 +93,11 @@ def _is_matrix(value: Any, dimensions: int = 2) -> bool:
     return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
-def _transposed(node: Node) -> Node:
-    """The transpose of a matrix, without turning it twice."""
-    if node.target is aten.t.default and isinstance(node.args[0], Node):
-        return node.args[0]
-    return call_node(node.graph, aten.t.default, node)
+def _as_weight(second: Node) -> Node:
+    """The transpose of a factor; factors that are transposes of each other share what they need."""
+    if second.target is aten.t.default and isinstance(second.args[0], Node):
+        return _without_gaps(second.args[0])
+    return call_node(second.graph, aten.t.default, _without_gaps(second))
 
 
 def _without_gaps(node: Node) -> Node:
