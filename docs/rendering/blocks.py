@@ -170,6 +170,12 @@ BLOCKS = (
         caption="Convolutions to one pixel, by torch and as products; medians with quartiles.",
     ),
     Block(
+        "kernel-gradients",
+        costs.kernel_gradients,
+        "python -m tests.benchmarks.kernel_gradients",
+        caption="The sum of two gradients of a kernel; medians with quartiles.",
+    ),
+    Block(
         "products",
         costs.products,
         "python -m tests.benchmarks.products",

@@ -191,6 +191,23 @@ def one_pixel(report: Any) -> str:
     return f"{table(head, cells, 'lrlrrr')}\n\n{about}"
 
 
+def kernel_gradients(report: Any) -> str:
+    """Sums of two gradients of a kernel by two convolutions and by one."""
+    cells = [
+        [
+            row["layer"],
+            row["images"],
+            *(f"{value:.2f}" for value in row["milliseconds"]),
+            with_range(row["ratio"], row["ratios"]),
+            "one" if row["is_taken"] else "two",
+        ]
+        for row in report["rows"]
+    ]
+    head = ["layer", "images", "two, ms", "one, ms", "ratio", "a trace has"]
+    about = f"{report['hardware']}, torch {report['torch']}."
+    return f"{table(head, cells, 'lrrrrl')}\n\n{about}"
+
+
 def products(report: Any) -> str:
     """Products of matrices, by torch and by oneDNN: the layouts of a product in one line."""
     by_name: dict[str, list[Any]] = {}

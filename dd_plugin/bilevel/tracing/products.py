@@ -1,11 +1,10 @@
 """Matrix products of a traced graph by oneDNN, where its kernels are the faster ones.
 
-Used by `compile` between `passes` and `simplify`. For float32 on a CPU torch takes products from MKL, which
-on processors of AMD does without AVX-512; oneDNN, from which torch has its convolutions, asks what
-the processor can do and not who made it. On one core of an AMD EPYC (family 26) a product of
-650x192 and 192x576 ran at 102 billion operations a second by the one and 234 by the other, in any
-order of the two factors in memory; a hypergradient of a ViT consists of such products for three
-quarters of its time.
+Used by `compile` between `passes` and `simplify`. For float32 on a CPU torch takes products from
+MKL, which on processors of AMD does without AVX-512; oneDNN, from which torch has its convolutions,
+asks what the processor can do and not who made it. There larger products take half the time, in any
+order of their factors in memory (``tests/benchmarks/products.py``). A hypergradient of a ViT
+consists of such products for three quarters of its time.
 
 The choice follows from the processor alone, not from a clock: every process of a run takes the
 same, and a run that is resumed goes on to the bit.
