@@ -112,15 +112,15 @@ def test_a_gradient_that_something_else_needs_stays():
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("change", ["stride", "images", "kernel"])
+@pytest.mark.parametrize("change", ["dilation", "images", "kernel"])
 def test_convolutions_that_differ_stay_two(change):
     def function(w, v, x, u):
-        def loss(w, x, stride):
-            y = F.conv2d(x, w, None, stride, 1)
+        def loss(w, x, dilation):
+            y = F.conv2d(x, w, None, 1, dilation, dilation)  # of one size, by its padding
             return (y * y.sin()).sum()
 
         first = grad(loss)(w, x, 1)
-        second = grad(loss)(v, u, 2 if change == "stride" else 1)
+        second = grad(loss)(v, u, 2 if change == "dilation" else 1)
         return [first + second]
 
     w, v, x, u = tensors((8, 9, 3, 3), (2, 9, 3, 3))
