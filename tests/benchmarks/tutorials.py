@@ -117,7 +117,10 @@ def main() -> None:
         folder = options.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for page in options.pages:
-            case = {"page": page, "folder": str(folder.absolute())}
+            # The README and the quickstart make the same set.
+            place = folder / "readme" if page == _README else folder
+            place.mkdir(exist_ok=True)
+            case = {"page": page, "folder": str(place.absolute())}
             threads = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}
             results.add([in_child("tests.benchmarks.tutorials", case, options.threads, threads)])
 
