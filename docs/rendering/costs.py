@@ -151,7 +151,8 @@ def hypergradient(report: Any) -> str:
     head = ["network", "tool", "seconds", "times higher", "times its convolutions"]
     head += ["peak MB", "warm-up s"]
     rounds = sorted({row["rounds"] for row in report["rows"] if "rounds" in row})
-    about = f"{report['hardware']}, torch {report['torch']}, {rounds[0]} rounds."
+    said = " to ".join(dict.fromkeys(str(end) for end in (rounds[0], rounds[-1])))
+    about = f"{report['hardware']}, torch {report['torch']}, {said} rounds."
     return f"{table(head, cells, 'llrrrrr')}\n\n{about}"
 
 
