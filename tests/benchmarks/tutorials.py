@@ -11,6 +11,7 @@ run, and counted. A block that fails ends the page with an error.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from dd_plugin import Distiller
 from tests.benchmarks.measuring import Results, in_child
 from tests.docs.pages import ROOT
 
@@ -86,10 +88,19 @@ def run_page(page: str, folder: Path) -> dict[str, Any]:
                 if is_elsewhere(command):
                     left_out.append(command)
                     continue
+                _let_go(names)
                 subprocess.run(["bash", "-ec", command], check=True, env=_environment())
                 ran += 1
     minutes = (time.perf_counter() - began) / 60
     return {"page": page, "minutes": minutes, "ran": ran, "left_out": left_out}
+
+
+def _let_go(names: dict[str, Any]) -> None:
+    """Forget the runs of a page, as the page says: they hold their folders."""
+    for name, value in list(names.items()):
+        if isinstance(value, Distiller):
+            del names[name]
+    gc.collect()
 
 
 def _environment() -> dict[str, str]:
