@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from dd_plugin.bilevel.tracing.nodes import call_node
+from dd_plugin.bilevel.tracing.writes import unsteady
 
 aten = torch.ops.aten
 
@@ -29,11 +30,16 @@ _OTHERS = slice(_BIAS + 1, 10)
 def merge_kernel_gradients(graph_module: GraphModule) -> None:
     """Compute sums of two gradients of a large kernel by one convolution, in place."""
     graph = graph_module.graph
+    shaky = unsteady(graph)
     for node in list(graph.nodes):
         if node.target is not aten.add.Tensor or node.kwargs or len(node.args) != 2:
             continue
         pair = [_convolution_of(summand) for summand in node.args]
         if None in pair or not _go_together(*pair):
+            continue
+        # Both are computed later than they were: what they read must still be there.
+        read = {source for convolution in pair for source in convolution.all_input_nodes}
+        if not shaky.isdisjoint((node, *node.all_input_nodes, *pair, *read)):
             continue
         first, second = (_arguments(convolution) for convolution in pair)
         with graph.inserting_before(node):

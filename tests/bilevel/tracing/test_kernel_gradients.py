@@ -135,6 +135,22 @@ def test_convolutions_that_differ_stay_two(change):
     torch.testing.assert_close(graph(w, v, x, u)[0], function(w, v, x, u)[0])
 
 
+def test_what_is_written_into_meanwhile_stays():
+    backward = torch.ops.aten.convolution_backward.default
+    how = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
+
+    def function(w, v, x, u):
+        slopes = x.new_ones(2, 8, 3, 3) * 2
+        first = backward(slopes, x, w, *how)[1]
+        slopes.mul_(3)
+        return [first + backward(slopes, u, w, *how)[1]]
+
+    args = tensors((8, 9, 3, 3), (2, 9, 3, 3))
+    graph = traced(function, *args)
+    assert kernel_gradients(graph) == 2
+    torch.testing.assert_close(graph(*args)[0], function(*args)[0])
+
+
 def test_on_other_devices_they_stay():
     args = [torch.empty(*s, device="meta") for s in ((8, 9, 3, 3),) * 2 + ((2, 9, 3, 3),) * 2]
     graph = traced(sweep_of(lambda x, w: F.conv2d(x, w, None, padding=1)), *args)
