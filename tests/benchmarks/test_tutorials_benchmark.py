@@ -1,6 +1,7 @@
 """The benchmark of tutorials: what it runs of a page, and what not."""
 
 import subprocess
+import weakref
 
 import pytest
 
@@ -60,6 +61,19 @@ def test_blocks_of_a_page_share_names_and_a_folder(tmp_path, monkeypatch):
     assert (folder / "copy").read_text() == "steps: 3\n"
     assert row["ran"] == 4
     assert row["left_out"] == ["dd-plugin push mine me/digits"]
+
+
+def test_a_run_of_a_page_is_gone_before_a_command(monkeypatch):
+    class Run:
+        def __init__(self):
+            self.itself = self
+
+    monkeypatch.setattr(tutorials, "Distiller", Run)
+    names = {"number": 3, "run": Run()}
+    of_run = weakref.ref(names["run"])
+    tutorials._let_go(names)
+    assert names == {"number": 3}
+    assert of_run() is None
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,8 @@ def run_page(page: str, folder: Path) -> dict[str, Any]:
 
 def _let_go(names: dict[str, Any]) -> None:
     """Forget the runs of a page, as the page says: they hold their folders."""
-    for name, value in list(names.items()):
-        if isinstance(value, Distiller):
-            del names[name]
+    for name in [name for name, value in names.items() if isinstance(value, Distiller)]:
+        del names[name]
     gc.collect()
 
 
