@@ -26,7 +26,7 @@ def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     A CPU looks for the largest and the least entry, which are NaN where any is: torch has fast
     kernels for both there, and for the norm, which a GPU takes in few launches, a slow one.
     """
-    if any(t.device.type != "cpu" for t in tensors) or not tensors:
+    if not tensors or any(t.device.type != "cpu" or t.is_complex() for t in tensors):
         return get_total_norm(tensors, float("inf")).isfinite()
     return torch.stack([end.isfinite() for t in tensors for end in (t.amin(), t.amax())]).all()
 

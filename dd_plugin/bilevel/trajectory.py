@@ -5,8 +5,8 @@ the inner gradient g and the small things (statistics, counters) of every step. 
 states of one segment are rebuilt by applying the optimizer to the kept gradients, which is
 elementwise, cheap and exact to the bit. So one more step costs the bytes of one gradient, a third
 of a state under Adam, and the sweep need not compute g again. The last segment is the first to be
-swept, so its states are kept as they come: to rebuild them would take the same memory at the same
-time. `Recompute` keeps the segment starts
+swept, so its states are kept as they come: to rebuild them would take the same memory a little
+later, after the judging. `Recompute` keeps the segment starts
 only and runs the steps of a segment once more.
 """
 

@@ -114,5 +114,13 @@ def test_one_entry_that_is_not_finite_is_found(bad, place):
         assert all_finite(spoilt).item() is False
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.complex64])
+def test_other_dtypes(dtype):
+    tensors = [torch.ones(3, dtype=dtype), torch.ones(2)]
+    assert all_finite(tensors).item() is True
+    tensors[0][1] = float("nan")
+    assert all_finite(tensors).item() is False
+
+
 def test_nothing_is_finite():
     assert all_finite([]).item() is True

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from dd_plugin.bilevel.tracing.nodes import call_node
+from dd_plugin.bilevel.tracing.writes import unsteady
 
 aten = torch.ops.aten
 
@@ -36,8 +37,10 @@ def multiply_single_pixels(graph_module: GraphModule) -> None:
             window = _window(_value(node.args[0]), *node.args[1:3], *node.args[4:10])
             if window is not None:
                 _replace_gradients(graph, node, window)
+    shaky = unsteady(graph)
     for node in list(graph.nodes):
-        _add_before_padding(graph, node)
+        if shaky.isdisjoint((node, *node.all_input_nodes)):
+            _add_before_padding(graph, node, shaky)
     graph.eliminate_dead_code()
 
 
@@ -130,27 +133,42 @@ def _replace_gradients(graph: Graph, node: Node, window: _Window) -> None:
         graph.erase_node(user)
 
 
-def _add_before_padding(graph: Graph, node: Node) -> None:
-    """Pad the sum of two gradients instead of each: kernels are large, and their parts are not."""
+def _add_before_padding(graph: Graph, node: Node, shaky: set[Node]) -> None:
+    """Pad the sum of two gradients instead of each: kernels are large, and their parts are not.
+
+    Args:
+        graph: what is changed.
+        node: the sum, or anything else.
+        shaky: what may be written into between a padding and the sum.
+    """
     if node.target is not aten.add.Tensor or node.kwargs:
         return
     first, second = node.args
-    if not _is_padding(first) or not _is_padding(second) or first.args[1:] != second.args[1:]:
+    if not _is_padding(first) or not _is_padding(second) or first.args[1] != second.args[1]:
         return
     a, b = first.args[0], second.args[0]
-    if first.args[2] != 0 or _value(a).shape != _value(b).shape:
+    if _padded_with(first) != 0 or _padded_with(second) != 0:
+        return
+    if _value(a).shape != _value(b).shape or _value(a).dim() != 4:
+        return
+    if a in shaky or b in shaky:
         return
     with graph.inserting_before(node):
         total = call_node(graph, aten.add.Tensor, a, b)
         # Of a single place, strides do not tell: without this, one sum has another layout.
         total = _unfolded(graph, total, [*_value(total).shape], like=node)
-        total = call_node(graph, aten.constant_pad_nd.default, total, *first.args[1:])
+        total = call_node(graph, aten.constant_pad_nd.default, total, first.args[1], 0.0)
     node.replace_all_uses_with(total)
     graph.erase_node(node)
 
 
 def _is_padding(node: Any) -> TypeGuard[Node]:
     return isinstance(node, Node) and node.target is aten.constant_pad_nd.default
+
+
+def _padded_with(padding: Node) -> Any:
+    """The value of a padding; nought where none is written down."""
+    return padding.args[2] if len(padding.args) > 2 else padding.kwargs.get("value", 0)
 
 
 def _on_image(graph: Graph, images: Any, window: _Window) -> Node:

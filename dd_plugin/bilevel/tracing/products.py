@@ -13,6 +13,7 @@ same, and a run that is resumed goes on to the bit.
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from dd_plugin.private import ONEDNN_LINEAR
 aten = torch.ops.aten
 
 # Multiplications from which on oneDNN's call, some 10 microseconds, is not what a product costs.
+# What is almost a vector takes no longer by MKL.
 _WORTH_IT = 1 << 20
+_LEAST_SIDE = 8
 
 
 def multiply_by_onednn(graph_module: GraphModule) -> None:
@@ -39,12 +42,12 @@ def multiply_by_onednn(graph_module: GraphModule) -> None:
         if factors is None or not all(_is_matrix(factor) for factor in factors[:2]):
             continue
         first, second, bias = factors
-        rows, inner = first.meta["val"].shape
-        if rows * inner * second.meta["val"].shape[1] < _WORTH_IT:
+        sides = (*first.meta["val"].shape, second.meta["val"].shape[1])
+        if math.prod(sides) < _WORTH_IT or min(sides) < _LEAST_SIDE:
             continue
         with graph.inserting_before(node):
-            weight = _as_weight(second)
-            product = call_node(graph, ONEDNN_LINEAR, first, weight, bias, "none", [], "")
+            weight, added = _as_weight(second), _as_bias(bias)
+            product = call_node(graph, ONEDNN_LINEAR, first, weight, added, "none", [], "")
         node.replace_all_uses_with(product)
         graph.erase_node(node)
     graph.eliminate_dead_code()
@@ -77,8 +80,13 @@ def _factors(node: Node) -> tuple[Any, Any, Any] | None:
         first, second = node.args
         return first, second, None
     if node.target is aten.addmm.default:
+        bias: Any
         bias, first, second = node.args
-        return (first, second, bias) if _is_matrix(bias, dimensions=1) else None
+        if not _is_matrix(bias, dimensions=1):
+            return None
+        # A single number is added to every column; oneDNN refuses that.
+        is_row = bias.meta["val"].shape == node.meta["val"].shape[1:]
+        return (first, second, bias) if is_row else None
     return None
 
 
@@ -97,6 +105,13 @@ def _as_weight(second: Node) -> Node:
     if second.target is aten.t.default and isinstance(second.args[0], Node):
         return _without_gaps(second.args[0])
     return call_node(second.graph, aten.t.default, _without_gaps(second))
+
+
+def _as_bias(bias: Node | None) -> Node | None:
+    """The same in memory without gaps: oneDNN does not look at strides, and reads on."""
+    if bias is None or bias.meta["val"].stride() == (1,):
+        return bias
+    return call_node(bias.graph, aten.clone.default, bias, memory_format=torch.contiguous_format)
 
 
 def _without_gaps(node: Node) -> Node:

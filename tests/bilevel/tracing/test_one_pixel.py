@@ -111,3 +111,29 @@ def test_gradients_of_a_kernel_are_added_before_they_are_padded(layout):
     torch.testing.assert_close(found, swept(*args)[0], rtol=1e-12, atol=1e-12)
     # Strides of a single place do not tell; sums of such kernels in other layouts are slow.
     assert found.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5), (2, 3, 4, 5), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("value", [(), (0.0,), (1.5,)], ids=["default", "zero", "other"])
+def test_paddings_of_any_number_of_dimensions_are_added(shape, value):
+    def function(a, b):
+        pad = torch.ops.aten.constant_pad_nd.default
+        return [pad(a, [1, 2], *value) + pad(b, [1, 2], *value)]
+
+    args = [torch.randn(*shape, dtype=torch.float64) for _ in range(2)]
+    graph, _ = traced(function, *args)
+    assert torch.equal(graph(*args)[0], function(*args)[0])
+
+
+def test_what_is_written_into_after_its_padding_is_not_padded_later():
+    def function(a, b):
+        pad = torch.ops.aten.constant_pad_nd.default
+        a = a * 1
+        padded = pad(a, [1, 1], 0.0)
+        a.mul_(2)
+        return [padded + pad(b, [1, 1], 0.0), a]
+
+    args = [torch.randn(2, 3, 4, 5, dtype=torch.float64) for _ in range(2)]
+    graph, _ = traced(function, *args)
+    for found, expected in zip(graph(*args), function(*args), strict=True):
+        assert torch.equal(found, expected)

@@ -30,6 +30,7 @@ def any_processor(monkeypatch):
     """Take oneDNN whatever the processor, and for small products too."""
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(products, "_WORTH_IT", 1)
+    monkeypatch.setattr(products, "_LEAST_SIDE", 1)
 
 
 def taken(graph):
@@ -59,6 +60,38 @@ def test_a_product_is_the_same_in_every_layout(first, second, sizes, biased):
     assert found.shape == expected.shape
     assert found.stride() == expected.stride()
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "bias",
+    [
+        torch.randn(14)[::2],
+        torch.randn(1).expand(7),
+        torch.randn(7, 9)[:, 4],
+        torch.randn(9)[2:],
+        torch.randn(1)[0].expand(7),
+    ],
+    ids=["every second", "one number", "a column", "a part", "no dimension"],
+)
+def test_onednn_gets_what_is_added_without_gaps(bias):
+    """It does not look at strides: it would read what lies behind."""
+    a, b = torch.randn(8, 5), torch.randn(5, 7)
+    graph = multiplied(torch.addmm, bias, a, b)
+    assert len(taken(graph)) == 1
+    torch.testing.assert_close(graph([bias, a, b])[0], torch.addmm(bias, a, b))
+
+
+@pytest.mark.parametrize("side", range(3))
+def test_what_is_almost_a_vector_is_left_alone(side, monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_SIDE", 4)
+    sides = [9, 9, 9]
+    for length, count in ((4, 1), (3, 0)):
+        sides[side] = length
+        rows, inner, columns = sides
+        graph = multiplied(
+            lambda a, b: a @ b, torch.randn(rows, inner), torch.randn(inner, columns)
+        )
+        assert len(taken(graph)) == count
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -93,6 +126,11 @@ def test_onednn_gets_weights_without_gaps(layout):
             torch.addmm,
             (torch.randn(4, 2), torch.randn(4, 3), torch.randn(3, 2)),
             id="a matrix is added",
+        ),
+        pytest.param(
+            torch.addmm,
+            (torch.randn(1), torch.randn(4, 3), torch.randn(3, 2)),
+            id="one number is added",
         ),
         pytest.param(
             lambda c, a, b: torch.addmm(c, a, b, alpha=2.0),
