@@ -44,7 +44,7 @@ _BLOCK = re.compile(r"^( *)```(python|sh|yaml)\n(.*?)^\1```$", re.DOTALL | re.MU
 # What stands for something of the reader's, or is not on a machine without network.
 _ELSEWHERE = re.compile(
     r"my_photos|facebook/|hf auth|\bpush|me/|\bSET\b|FOLDER|animals|cats-and-dogs|\bjudge\b"
-    r"|accelerate launch|recipe:cifar10|pip install|results_to_pages|git clone|pytest"
+    r"|accelerate launch|with-birds|recipe:cifar10|pip install|results_to_pages|git clone|pytest"
 )
 # Of the README only the commands are run: its code is a summary of the tutorials.
 _README = "README.md"
