@@ -40,7 +40,7 @@ from dd_plugin.models import load_model
 from dd_plugin.seeds import nth_seed, seeded_generators
 from tests.benchmarks import transfer_sets as sets
 from tests.benchmarks.measuring import hardware
-from tests.benchmarks.transfer_ways import CONVNET, SIZES, WAYS, Network, settings
+from tests.benchmarks.transfer_ways import CONVNET, SIZES, STARTS, WAYS, Network, settings
 from tests.gpu.pack import pack, read_pack
 
 Row = dict[str, Any]
@@ -247,7 +247,11 @@ class Comparison:
                 "seed": seed,
             }
             folder.mkdir(parents=True, exist_ok=True)
-            sets.distilled(folder, chosen, self.train_set, options.seconds)
+            start = None
+            if name in STARTS:
+                of_a_class = chosen["images_per_class"] * sets.images_in_one(chosen)
+                start = self.coresets.images(sets.CHOSEN[STARTS[name]], of_a_class)
+            sets.distilled(folder, chosen, self.train_set, options.seconds, start)
         return folder
 
     def _folder(self, name: str, seed: int) -> Path:

@@ -40,6 +40,11 @@ _ABOUT = "about.json"
 _IMAGES = "images"
 
 
+def images_in_one(settings: Mapping[str, Any]) -> int:
+    """Return how many images take the storage of one."""
+    return _FACTOR**2 if settings.get("parametrization") == "upsampled" else 1
+
+
 def seconds_now(on_processor: bool) -> float:
     """Return seconds of the process where a processor computes, which others may be using too."""
     return time.process_time() if on_processor else time.monotonic()
@@ -90,7 +95,11 @@ class TimedDistiller(Distiller):
 
 
 def distilled(
-    folder: Path, settings: Mapping[str, Any], train: Any, seconds: float
+    folder: Path,
+    settings: Mapping[str, Any],
+    train: Any,
+    seconds: float,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Distill a set for some seconds and write it.
 
@@ -99,6 +108,7 @@ def distilled(
         settings: of the run, without its length.
         train: what is distilled.
         seconds: of outer steps.
+        start: images of full size and their classes to begin with; by default random real ones.
 
     Returns:
         Steps and seconds of the run.
@@ -116,6 +126,8 @@ def distilled(
         )
         began = time.monotonic()
         run = TimedDistiller(config, train, clock=_Clock(seconds))
+        if start is not None:
+            _begin_with(run, *start)
         run.train()
         about = {
             "outer_steps": run.state.global_step,
@@ -128,6 +140,15 @@ def distilled(
     images = run.synthetic.parametrization.stored().detach().cpu()
     write(folder, images, run.synthetic.labels.cpu(), names, about)
     return about
+
+
+@torch.no_grad()
+def _begin_with(run: Distiller, images: Tensor, labels: Tensor) -> None:
+    """Replace the initial images of a run."""
+    assert torch.equal(labels, run.synthetic.labels)
+    parametrization: Any = run.synthetic.parametrization
+    stored = Upsampled(images, parametrization.factor).stored()
+    parametrization.pixels.copy_(stored)
 
 
 def write(

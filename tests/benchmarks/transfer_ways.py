@@ -123,6 +123,7 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "plain+pyramid": {**_PLAIN, **_PYRAMID},
     "plain+copies": {**_PLAIN, "batch_size": 32, "augmentations_per_step": 4},
     "plain+upsampled": {**_PLAIN, **_MORE_IMAGES},
+    "plain+upsampled+easiest": {**_PLAIN, **_MORE_IMAGES},
     "brief+upsampled": {**_BRIEF, **_MORE_IMAGES},
     "brief+upsampled+widths": {**_BRIEF, **_MORE_IMAGES, "networks": "widths"},
     "brief+upsampled+kinds": {**_BRIEF, **_MORE_IMAGES, "networks": "kinds"},
@@ -134,6 +135,8 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "short+upsampled+widths": {**_SHORT, **_MORE_IMAGES, "networks": "widths"},
     "short+upsampled+kinds": {**_SHORT, **_MORE_IMAGES, "networks": "kinds"},
 }
+# Ways that begin with real images of a rule instead of random ones.
+STARTS: Final = {"plain+upsampled+easiest": "easiest"}
 
 
 def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, Any]:
