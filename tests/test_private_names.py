@@ -89,6 +89,7 @@ EXPECTED = {
     "torch.ops.aten._efficientzerotensor",
     "torch.ops.aten._to_copy",
     "torch.ops.aten._unsafe_view",
+    "torch.ops.mkldnn._linear_pointwise.default",
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils.checkpoint._checkpoint_impl",
     "transformers.PreTrainedConfig._attn_implementation",

@@ -170,6 +170,12 @@ BLOCKS = (
         caption="Convolutions to one pixel, by torch and as products; medians with quartiles.",
     ),
     Block(
+        "tutorials",
+        costs.tutorials,
+        "python -m tests.benchmarks.tutorials",
+        caption="The tutorials as printed, in a fresh clone and environment.",
+    ),
+    Block(
         "kernel-gradients",
         costs.kernel_gradients,
         "python -m tests.benchmarks.kernel_gradients",

@@ -192,6 +192,17 @@ def one_pixel(report: Any) -> str:
     return f"{table(head, cells, 'lrlrrr')}\n\n{about}"
 
 
+def tutorials(report: Any) -> str:
+    """Pages that were run as they are printed."""
+    cells = [
+        [f"`{row['page']}`", row["ran"], len(row["left_out"]), f"{row['minutes']:.1f}"]
+        for row in report["rows"]
+    ]
+    head = ["page", "blocks and commands that ran", "left out", "minutes"]
+    about = f"{report['hardware']}, torch {report['torch']}."
+    return f"{table(head, cells, 'lrrr')}\n\n{about}"
+
+
 def kernel_gradients(report: Any) -> str:
     """Sums of two gradients of a kernel by two convolutions and by one."""
     cells = [
