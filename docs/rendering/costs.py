@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from rendering.markdown import table, with_range
@@ -195,10 +196,10 @@ def one_pixel(report: Any) -> str:
 def tutorials(report: Any) -> str:
     """Pages that were run as they are printed."""
     cells = [
-        [f"`{row['page']}`", row["ran"], len(row["left_out"]), f"{row['minutes']:.1f}"]
+        [Path(row["page"]).stem, f"{row['minutes']:.1f}", row["ran"], len(row["left_out"])]
         for row in report["rows"]
     ]
-    head = ["page", "blocks and commands that ran", "left out", "minutes"]
+    head = ["page", "minutes", "blocks run", "left out"]
     about = f"{report['hardware']}, torch {report['torch']}."
     return f"{table(head, cells, 'lrrr')}\n\n{about}"
 
