@@ -101,8 +101,8 @@ class Traced:
         kinds = [(t.shape, t.dtype, t.device) for t in self.inputs]
         self.signature = Signature(self._arguments, kinds)
         self.graph = clean(make_graph(of_list, self.inputs))
-        multiply_by_onednn(self.graph)
         if way.compile == "trace":
+            multiply_by_onednn(self.graph)
             simplify(self.graph)
 
     def laid_out(self, leaves: Iterable[Tensor]) -> list[Tensor]:

@@ -1,10 +1,11 @@
 """Matrix products of a traced graph by oneDNN, where its kernels are the faster ones.
 
-Used by `compile` between `passes` and `simplify`. For float32 on a CPU torch takes products from
-MKL, which on processors of AMD does without AVX-512; oneDNN, from which torch has its convolutions,
-asks what the processor can do and not who made it. There larger products take half the time, in any
-order of their factors in memory (``tests/benchmarks/products.py``). A hypergradient of a ViT
-consists of such products for three quarters of its time.
+Used by `compile` between `passes` and `simplify`, for graphs that are run as they are: the compiler
+takes this operation for weights that never change only. For float32 on a CPU torch takes products
+from MKL, which on processors of AMD does without AVX-512; oneDNN, from which torch has its
+convolutions, asks what the processor can do and not who made it. There larger products take half
+the time, in any order of their factors in memory (``tests/benchmarks/products.py``). A
+hypergradient of a ViT consists of such products for three quarters of its time.
 
 The choice follows from the processor alone, not from a clock: every process of a run takes the
 same, and a run that is resumed goes on to the bit.
