@@ -6,8 +6,8 @@ states of one segment are rebuilt by applying the optimizer to the kept gradient
 elementwise, cheap and exact to the bit. So one more step costs the bytes of one gradient, a third
 of a state under Adam, and the sweep need not compute g again. The last segment is the first to be
 swept, so its states are kept as they come: to rebuild them would take the same memory a little
-later, after the judging. `Recompute` keeps the segment starts
-only and runs the steps of a segment once more.
+later, after the judging. `Recompute` keeps the segment starts only and runs the steps of a segment
+once more.
 """
 
 from __future__ import annotations

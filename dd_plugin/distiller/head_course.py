@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dd_plugin.bilevel.host_reads import all_finite
 from dd_plugin.data import SyntheticSet
 from dd_plugin.distiller.real_features import RealFeatures
 from dd_plugin.distiller.turns import in_turn
@@ -152,9 +153,7 @@ class HeadCourse:
             torch.zeros_like(leaf) if slope is None else slope
             for leaf, slope in zip(leaves, slopes, strict=True)
         )
-        finite = of_features.finite and bool(
-            torch.nn.utils.get_total_norm(gradients, float("inf")).isfinite()
-        )
+        finite = of_features.finite and bool(all_finite(gradients))
         return HeadStep(of_features.loss, gradients, finite)
 
     # What `Networks` has, too.

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from rendering.markdown import table, with_range
+from rendering.markdown import made_on, table, with_range
 
 # How much of the original's time a converted layer may take: by pass, eager and compiled.
 LAYER_AIMS = {"train": (1.3, 1.05), "eval": (1.1, 1.1), "inference": (1.1, 1.1)}
@@ -172,8 +172,7 @@ def first_hour(report: Any) -> str:
             ]
         )
     head = ["data", "min to a picture", "min to the set", "min to the table", "silent, s"]
-    about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{table(head, cells, 'lrrrr')}\n\n{about}"
+    return f"{table(head, cells, 'lrrrr')}\n\n{made_on(report)}"
 
 
 def one_pixel(report: Any) -> str:
@@ -189,8 +188,7 @@ def one_pixel(report: Any) -> str:
         for row in report["rows"]
     ]
     head = ["layer", "images", "pass", "torch, ms", "product, ms", "ratio"]
-    about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{table(head, cells, 'lrlrrr')}\n\n{about}"
+    return f"{table(head, cells, 'lrlrrr')}\n\n{made_on(report)}"
 
 
 def tutorials(report: Any) -> str:
@@ -200,8 +198,7 @@ def tutorials(report: Any) -> str:
         for row in report["rows"]
     ]
     head = ["page", "minutes", "blocks run", "left out"]
-    about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{table(head, cells, 'lrrr')}\n\n{about}"
+    return f"{table(head, cells, 'lrrr')}\n\n{made_on(report)}"
 
 
 def kernel_gradients(report: Any) -> str:
@@ -217,8 +214,7 @@ def kernel_gradients(report: Any) -> str:
         for row in report["rows"]
     ]
     head = ["layer", "images", "two, ms", "one, ms", "ratio", "a trace has"]
-    about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{table(head, cells, 'lrrrrl')}\n\n{about}"
+    return f"{table(head, cells, 'lrrrrl')}\n\n{made_on(report)}"
 
 
 def products(report: Any) -> str:
@@ -241,8 +237,7 @@ def products(report: Any) -> str:
             ]
         )
     head = ["product", "sizes", "torch, ms", "oneDNN, ms", "ratio"]
-    about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{table(head, cells, 'llrrr')}\n\n{about}"
+    return f"{table(head, cells, 'llrrr')}\n\n{made_on(report)}"
 
 
 def step_graphs(report: Any) -> str:
@@ -257,8 +252,7 @@ def step_graphs(report: Any) -> str:
         for row in report["rows"]
     ]
     head = ["network", "what", "before or apart, ms", "so, ms", "ratio"]
-    about = f"{report['hardware']}, torch {report['torch']}."
-    return f"{table(head, cells, 'llrrr')}\n\n{about}"
+    return f"{table(head, cells, 'llrrr')}\n\n{made_on(report)}"
 
 
 def between(row: dict[str, Any], other: str) -> str:

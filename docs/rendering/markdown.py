@@ -19,6 +19,11 @@ def captioned(caption: str, tabled: str) -> str:
     return f"*{caption}*\n\n{tabled}"
 
 
+def made_on(report: Any) -> str:
+    """The processor and the torch of a file of results."""
+    return f"{report['hardware']}, torch {report['torch']}."
+
+
 def percent(values: Sequence[float]) -> str:
     """Mean and, of several, standard deviation of fractions: `91.1 ± 1.6 %`."""
     return str(Scores(tuple(values)))

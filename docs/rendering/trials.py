@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from rendering.markdown import percent, rows_of, table
+from rendering.markdown import made_on, percent, rows_of, table
 
 # What a network of `tests.benchmarks.transfer` is called on the page.
 _NETWORKS = {"convnet": "ConvNet, its own", "resnet18": "ResNet-18", "convnext": "ConvNeXt"}
@@ -27,7 +27,7 @@ def transfer(report: Any) -> str:
         for name in seeds
     ]
     head = ["set", "seeds", *(_NETWORKS.get(name, name) for name in networks)]
-    return f"{table(head, cells, 'l' + 'r' * (len(head) - 1))}\n\n{_made_on(report)}"
+    return f"{table(head, cells, 'l' + 'r' * (len(head) - 1))}\n\n{made_on(report)}"
 
 
 def _percent(scores: list[float]) -> str:
@@ -45,7 +45,7 @@ def recipe_changes(report: Any) -> str:
         for row in rows_of(report)
     ]
     head = ["changed", "outer steps", "accuracy"]
-    return f"{table(head, cells, 'lrr')}\n\n{_made_on(report)}"
+    return f"{table(head, cells, 'lrr')}\n\n{made_on(report)}"
 
 
 def _settings(changes: str) -> str:
@@ -58,7 +58,3 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {part}" for name, part in value.items())
     return str(value)
-
-
-def _made_on(report: Any) -> str:
-    return f"{report['hardware']}, torch {report['torch']}."

@@ -55,9 +55,8 @@ def test_blocks_of_a_page_share_names_and_a_folder(tmp_path, monkeypatch):
     (tmp_path / "page.md").write_text(_PAGE)
     folder = tmp_path / "reader"
     folder.mkdir()
-    monkeypatch.setattr(tutorials, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    row = tutorials.run_page("page.md", folder)
+    row = tutorials.run_page(tmp_path / "page.md", folder)
     assert (folder / "copy").read_text() == "steps: 3\n"
     assert row["ran"] == 4
     assert row["left_out"] == ["dd-plugin push mine me/digits"]
@@ -85,7 +84,6 @@ def test_a_run_of_a_page_is_gone_before_a_command(monkeypatch):
 )
 def test_a_block_that_fails_is_an_error(code, error, tmp_path, monkeypatch):
     (tmp_path / "page.md").write_text(code)
-    monkeypatch.setattr(tutorials, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error):
-        tutorials.run_page("page.md", tmp_path)
+        tutorials.run_page(tmp_path / "page.md", tmp_path)

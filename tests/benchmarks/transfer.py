@@ -40,7 +40,15 @@ from dd_plugin.models import load_model
 from dd_plugin.seeds import nth_seed, seeded_generators
 from tests.benchmarks import transfer_sets as sets
 from tests.benchmarks.measuring import hardware
-from tests.benchmarks.transfer_ways import CONVNET, SIZES, STARTS, WAYS, Network, settings
+from tests.benchmarks.transfer_ways import (
+    CONVNET,
+    SIZES,
+    STARTS,
+    WAYS,
+    Network,
+    images_in_one,
+    settings,
+)
 from tests.gpu.pack import pack, read_pack
 
 Row = dict[str, Any]
@@ -249,7 +257,7 @@ class Comparison:
             folder.mkdir(parents=True, exist_ok=True)
             start = None
             if name in STARTS:
-                of_a_class = chosen["images_per_class"] * sets.images_in_one(chosen)
+                of_a_class = options.per_class * images_in_one(chosen)
                 start = self.coresets.images(sets.CHOSEN[STARTS[name]], of_a_class)
             sets.distilled(folder, chosen, self.train_set, options.seconds, start)
         return folder

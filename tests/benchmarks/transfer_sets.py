@@ -40,11 +40,6 @@ _ABOUT = "about.json"
 _IMAGES = "images"
 
 
-def images_in_one(settings: Mapping[str, Any]) -> int:
-    """Return how many images take the storage of one."""
-    return _FACTOR**2 if settings.get("parametrization") == "upsampled" else 1
-
-
 def seconds_now(on_processor: bool) -> float:
     """Return seconds of the process where a processor computes, which others may be using too."""
     return time.process_time() if on_processor else time.monotonic()

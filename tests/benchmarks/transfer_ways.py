@@ -6,7 +6,7 @@ storage, classes for labels, and the augmentation of the test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 
@@ -139,6 +139,11 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
 STARTS: Final = {"plain+upsampled+easiest": "easiest"}
 
 
+def images_in_one(chosen: Mapping[str, Any]) -> int:
+    """Return how many images take the storage of one, by the settings of a way."""
+    return 4 if chosen.get("parametrization") == "upsampled" else 1
+
+
 def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, Any]:
     """Return the settings of a way, without where it writes and how long it is.
 
@@ -156,7 +161,7 @@ def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, An
         chosen["inner_steps"] = 4
         small = {"window_length": 2, "pool_size": 1}
         chosen |= {name: value for name, value in small.items() if name in chosen}
-    trained = per_class * (4 if chosen.get("parametrization") == "upsampled" else 1)
+    trained = per_class * images_in_one(chosen)
     if chosen["batching"] == "groups":
         # A step takes one image of each class, but all are trained on within a run.
         chosen["groups"] = next(

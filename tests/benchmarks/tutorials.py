@@ -26,7 +26,7 @@ import torch
 
 from dd_plugin import Distiller
 from tests.benchmarks.measuring import Results, in_child
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, blocks_in_order
 
 # A later page uses what the earlier ones leave.
 PAGES = (
@@ -40,7 +40,6 @@ PAGES = (
     "docs/tutorials/growing-sets.md",
     "docs/tutorials/several-processes.md",
 )
-_BLOCK = re.compile(r"^( *)```(python|sh|yaml)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 # What stands for something of the reader's, or is not on a machine without network.
 _ELSEWHERE = re.compile(
     r"my_photos|facebook/|hf auth|\bpush|me/|\bSET\b|FOLDER|animals|cats-and-dogs|\bjudge\b"
@@ -50,14 +49,10 @@ _ELSEWHERE = re.compile(
 _README = "README.md"
 
 
-def blocks_of(page: str) -> list[tuple[str, str]]:
-    """Language and code of the blocks of a page, in their order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    found = []
-    for indent, language, code in _BLOCK.findall(text):
-        if page != _README or language == "sh":
-            found.append((language, re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)))
-    return found
+def blocks_of(page: Path | str) -> list[tuple[str, str]]:
+    """Language and code of the blocks of a page that are run, in their order."""
+    languages = ("sh",) if page == _README else ("python", "sh", "yaml")
+    return [block for block in blocks_in_order(page) if block[0] in languages]
 
 
 def commands_of(code: str) -> list[str]:
@@ -71,7 +66,7 @@ def is_elsewhere(command: str) -> bool:
     return _ELSEWHERE.search(command) is not None
 
 
-def run_page(page: str, folder: Path) -> dict[str, Any]:
+def run_page(page: Path | str, folder: Path) -> dict[str, Any]:
     """Run a page in a folder; minutes, and how much was run and was not."""
     os.chdir(folder)
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -81,7 +76,7 @@ def run_page(page: str, folder: Path) -> dict[str, Any]:
         if language == "yaml":
             Path("settings.yaml").write_text(code, encoding="utf-8")
         elif language == "python":
-            exec(compile(code, page, "exec"), names)
+            exec(compile(code, str(page), "exec"), names)
             ran += 1
         else:
             for command in commands_of(code):
@@ -92,7 +87,7 @@ def run_page(page: str, folder: Path) -> dict[str, Any]:
                 subprocess.run(["bash", "-ec", command], check=True, env=_environment())
                 ran += 1
     minutes = (time.perf_counter() - began) / 60
-    return {"page": page, "minutes": minutes, "ran": ran, "left_out": left_out}
+    return {"page": str(page), "minutes": minutes, "ran": ran, "left_out": left_out}
 
 
 def _let_go(names: dict[str, Any]) -> None:

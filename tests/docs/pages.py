@@ -13,8 +13,12 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
+def blocks_in_order(page: Path | str) -> list[tuple[str, str]]:
+    """Language and code of every block of a page, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [(language, textwrap.dedent(code)) for _, language, code in _BLOCK.findall(text)]
+
+
 def blocks(page: Path | str, language: str) -> list[str]:
     """The code of a page's blocks in a language, in their order."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    found = _BLOCK.findall(text)
-    return [textwrap.dedent(code) for _, kind, code in found if kind == language]
+    return [code for kind, code in blocks_in_order(page) if kind == language]

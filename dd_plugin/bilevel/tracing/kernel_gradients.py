@@ -41,7 +41,7 @@ def merge_kernel_gradients(graph_module: GraphModule) -> None:
         read = {source for convolution in pair for source in convolution.all_input_nodes}
         if not shaky.isdisjoint((node, *node.all_input_nodes, *pair, *read)):
             continue
-        first, second = (_arguments(convolution) for convolution in pair)
+        first, second = (convolution.args for convolution in pair)
         with graph.inserting_before(node):
             batches = [
                 call_node(graph, aten.cat.default, [first[place], second[place]])
@@ -74,7 +74,7 @@ def _convolution_of(summand: Any) -> Any:
 
 def _go_together(first: Any, second: Any) -> bool:
     """Whether two convolutions differ in values alone, and their kernel is larger than the rest."""
-    one, other = _arguments(first), _arguments(second)
+    one, other = first.args, second.args
     if first is second or one[_OTHERS] != other[_OTHERS]:
         return False
     if any(_kind(a) != _kind(b) for a, b in zip(one[:_BIAS], other[:_BIAS], strict=True)):
@@ -82,10 +82,6 @@ def _go_together(first: Any, second: Any) -> bool:
     slopes, images, kernel = (node.meta["val"] for node in one[:_BIAS])
     large = kernel.numel() >= slopes.numel() + images.numel()
     return bool(kernel.device.type == "cpu" and large)
-
-
-def _arguments(convolution: Any) -> Any:
-    return convolution.args
 
 
 def _kind(node: Any) -> Any:
