@@ -11,6 +11,8 @@ from typing import Final, Literal, TypeAlias
 # Of the layer.
 Statistics: TypeAlias = Literal["learned", "tracked", "frozen"]
 TrainWith: TypeAlias = Literal["batch", "running"]
+# Of a run.
+Corrections: TypeAlias = Literal["learned", "none"]
 
 # Of the engine.
 MethodName: TypeAlias = Literal["mixed", "reverse", "autograd"]

@@ -39,6 +39,7 @@ class SyntheticSet(nn.Module):
             ``"weights"`` of the classes in the loss may be any number; they start at one for the
             class and zero for the others (Sucholutsky and Schonlau, arXiv 1910.02551).
         learn_step_sizes: whether the step sizes are parameters or stay.
+        learn_constants: whether the constants are.
         constants: what is learned about BatchNorm, by name in the network; of several networks
             as `Recipe.for_network` names it.
 
@@ -58,6 +59,7 @@ class SyntheticSet(nn.Module):
         transform: Transform,
         soft_labels: bool | LabelForm = False,
         learn_step_sizes: bool = True,
+        learn_constants: bool = True,
         constants: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -84,7 +86,10 @@ class SyntheticSet(nn.Module):
             )
         self._constant_names = list(constants or {})
         self._constants = nn.ParameterList(
-            [nn.Parameter(t.detach().clone()) for t in (constants or {}).values()]
+            [
+                nn.Parameter(t.detach().clone(), requires_grad=learn_constants)
+                for t in (constants or {}).values()
+            ]
         )
 
     @staticmethod
@@ -262,7 +267,7 @@ class SyntheticSet(nn.Module):
             "images": list(self.parametrization.parameters()),
             "labels": [] if self.learned_labels is None else [self.learned_labels],
             "step_sizes": [self.log_step_sizes] if self.log_step_sizes.requires_grad else [],
-            "constants": list(self._constants),
+            "constants": [t for t in self._constants if t.requires_grad],
         }
 
     def constrain_(self) -> None:

@@ -56,9 +56,10 @@ def make_initial_set(
     place = torch.arange(len(labels), device=device) % per_class
     order = torch.argsort(place * recipe.groups // per_class, stable=True)
     step_sizes = _step_sizes(config, recipe).to(device, dtype)
+    learns_constants = recipe.statistics != "tracked" or config.learns_corrections
     if start is not None:
         step_sizes = start.step_sizes(config, recipe, step_sizes)
-        constants = start.constants(constants)
+        constants = start.constants(constants) if learns_constants else constants
     synthetic = SyntheticSet(
         recipe,
         _parametrization(config, images[order], train),
@@ -67,6 +68,7 @@ def make_initial_set(
         transform=transform,
         soft_labels=config.label_form if config.soft_labels else False,
         learn_step_sizes=config.step_sizes != "constant" and recipe.head != "ridge",
+        learn_constants=learns_constants,
         constants={name: t.to(device, dtype) for name, t in constants.items()},
     )
     if start is not None:

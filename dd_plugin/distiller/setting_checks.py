@@ -278,7 +278,10 @@ def warn_of_no_effect(config: Settings) -> None:
         "label_lr": not config.soft_labels,
         "label_form": not config.soft_labels,
         "step_size_lr": config.step_sizes == "constant",
-        "statistics_lr": config.statistics == "frozen",
+        "statistics_lr": config.statistics == "frozen"
+        or (config.statistics != "learned" and not config.learns_corrections),
+        "statistics_corrections": config.trainable == "head"
+        or config.statistics in ("learned", "frozen"),
         "eval_networks": config.init == "fixed" or config.trainable == "head",
         "final_eval_networks": config.init == "fixed" and not config.baselines,
         "hub_dataset_id": not config.push_to_hub,
@@ -311,7 +314,7 @@ def warn_of_no_effect(config: Settings) -> None:
 def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     head, unrolled = config.trainable == "head", config.head == "unroll"
     of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
-    idle = dict.fromkeys(of_networks.split(), head)
+    idle = dict.fromkeys([*of_networks.split(), "statistics_corrections"], head)
     idle |= dict.fromkeys(["compile", "method", "storage"], head)
     idle |= dict.fromkeys(["activation_memory", "batch_networks", "memory_format"], head)
     of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dd_plugin.choices import (
     Batching,
+    Corrections,
     HeadKind,
     Init,
     LabelForm,
@@ -180,6 +181,12 @@ class NetworkSettings:
         "What happens to the running statistics of BatchNorm. learned: they are learned per "
         "channel; tracked: training moves them, with a learned momentum and correction per layer; "
         "frozen: nothing moves them. By default tracked.",
+    )
+    statistics_corrections: Corrections | None = option(
+        None,
+        "The momentum and corrections of tracked statistics. learned: per layer; none: those of "
+        "plain BatchNorm, for a set that ordinary networks are trained on. By default none with "
+        "step_sizes=constant, else learned.",
     )
     train_with: TrainWith = option(
         "batch",

@@ -83,6 +83,16 @@ class Settings(
         return bool(augmentation_names(self.augmentation))
 
     @property
+    def learns_corrections(self) -> bool:
+        """Whether corrections of tracked BatchNorm statistics are learned.
+
+        Networks that are trained on the images alone have none, and constant step sizes are for
+        such networks.
+        """
+        by_default = "none" if self.step_sizes == "constant" else "learned"
+        return (self.statistics_corrections or by_default) == "learned"
+
+    @property
     def trained_per_class(self) -> int:
         """Images of each class that networks are trained on: more than are stored if upsampled."""
         upsampled = self.parametrization == "upsampled"

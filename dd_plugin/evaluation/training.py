@@ -54,7 +54,8 @@ def train_by_recipe(
     """Train a network by the recipe of a set: its steps, step sizes, optimizer and statistics.
 
     What was learned about BatchNorm statistics belongs to one architecture. For another one they
-    are tracked as usual and taken afresh from the synthetic images at the end.
+    are tracked as usual and taken afresh from the synthetic images at the end. Where nothing was
+    learned about them, every architecture is trained as usual.
 
     Args:
         synthetic: the set.
@@ -81,7 +82,10 @@ def train_by_recipe(
     which = _place_of(network, synthetic) if which is None else which
     constants = synthetic.constants(which)
     own_name = recipe.architectures[which].model or "its network"
-    fits = _fits(network, constants)
+    is_plain = policy == "tracked" and _are_zero(constants)
+    if is_plain:
+        constants = {}
+    fits = is_plain or _fits(network, constants)
     if initial:
         _start_from(network, initial)
     if not fits:
@@ -136,6 +140,11 @@ def _fits(network: nn.Module, constants: Mapping[str, Tensor]) -> bool:
     """Return whether a converted network has the BatchNorm layers of what was learned."""
     places = learnable_constants(network)
     return {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
+
+
+def _are_zero(constants: Mapping[str, Tensor]) -> bool:
+    """Return whether a set has corrections of statistics, and has learned none of them."""
+    return bool(constants) and not any(bool(value.any()) for value in constants.values())
 
 
 def _place_of(network: nn.Module, synthetic: SyntheticSet) -> int:

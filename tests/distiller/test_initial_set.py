@@ -72,3 +72,25 @@ def test_a_cosine_of_step_sizes_per_layer_is_alike_in_all_layers(tmp_path):
     assert sizes.shape[1] > 1
     assert torch.equal(sizes, sizes[:, :1].expand_as(sizes))
     assert float(sizes[2, 0]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_learned"),
+    [
+        ({}, True),
+        ({"step_sizes": "constant"}, False),
+        ({"step_sizes": "constant", "statistics_corrections": "learned"}, True),
+        ({"step_sizes": "constant", "statistics": "learned"}, True),
+        ({"statistics_corrections": "none"}, False),
+        ({"statistics_corrections": "none", "networks_per_step": 2, "compile": "trace"}, False),
+    ],
+    ids=str,
+)
+def test_corrections_are_those_of_plain_batch_norm_or_learned(tmp_path, options, is_learned):
+    distiller = toy_distiller(tmp_path, max_steps=2, **options)
+    first = [t.detach().clone() for t in distiller.synthetic.constants().values()]
+    distiller.train()
+    last = list(distiller.synthetic.constants().values())
+    assert first
+    assert any(not torch.equal(a, b) for a, b in zip(first, last, strict=True)) == is_learned
+    assert bool(distiller.synthetic.leaves()["constants"]) == is_learned

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from dd_plugin import DistilledDataset
 from dd_plugin.evaluation.ordinary import train_on_real
+from dd_plugin.models import load_model
+from dd_plugin.seeds import seeded_generators
 from tests.distiller.toy import toy_distiller
 
 STEPS = 7
@@ -92,6 +95,31 @@ def test_several_widths_learn_one_set_by_plain_training(tmp_path, more):
         "timm/dd_convnet:1",
         "timm/dd_convnet:2",
     ]
-    # Nothing is learned beside the images and what BatchNorm needs.
+    # Nothing is learned beside the images.
+    kinds = [kind for kind, leaves in distiller.synthetic.leaves().items() if leaves]
+    assert kinds == ["images"]
     assert not distiller.synthetic.log_step_sizes.requires_grad
     assert distiller.synthetic.learned_labels is None
+
+
+def test_a_network_is_what_stock_layers_and_torchs_optimizer_make_of_it(tmp_path):
+    distiller = toy_distiller(tmp_path, inner_steps=STEPS, **PLAIN)
+    distiller.train()
+    distilled = DistilledDataset.from_pretrained(distiller.save_model())
+    network = distilled.fit(seed=5)
+
+    synthetic = distilled.synthetic("exact")
+    record = synthetic.recipe
+    with seeded_generators(5):
+        model = load_model(record.model, num_classes=3, in_chans=1, img_size=8, **record.model_args)
+    model.double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for step in range(STEPS):
+        images, labels = synthetic.batch(step, 5)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        scheduler.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], tensor, rtol=1e-6, atol=1e-9)

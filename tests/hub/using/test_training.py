@@ -1,10 +1,12 @@
 """`dd_plugin.hub.using.training`: any network is trained by the recipe or as usual."""
 
+import shutil
 import warnings
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from dd_plugin import DistilledDataset
@@ -13,7 +15,7 @@ from dd_plugin.evaluation import OtherArchitectureWarning
 from tests.distiller.toy import toy_dataset
 from tests.evaluation.short import shorten
 from tests.hub.networks import hf_resnet
-from tests.hub.toy import write_toy
+from tests.hub.toy import change_tensors, write_toy
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +83,12 @@ def test_any_network_can_be_trained_on_it(distilled, model, protocol):
         assert getattr(own, "logits", own).argmax(1).tolist() == [0, 1, 2]
 
 
-def test_what_was_learned_for_another_architecture_is_not_used_in_the_dark(distilled):
+def test_what_was_learned_for_another_architecture_is_not_used_in_the_dark(distilled, tmp_path):
+    folder = shutil.copytree(distilled.folder, tmp_path / "set")
+    tensors = load_file(folder / "tensors.safetensors")
+    learned = {n: t + 0.1 for n, t in tensors.items() if n.startswith("constants.")}
+    change_tensors(folder, **learned)
+    distilled = DistilledDataset.from_pretrained(folder)
     with pytest.warns(OtherArchitectureWarning, match="belongs to timm/dd_convnet"):
         network = distilled.fit(hf_resnet, protocol="recipe")
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -95,6 +102,25 @@ def test_what_was_learned_for_another_architecture_is_not_used_in_the_dark(disti
         network(images)
     hook.remove()
     torch.testing.assert_close(norms[0].running_mean, first[0].mean((0, 2, 3)))
+
+
+def test_another_architecture_trains_as_usual_where_nothing_was_learned(distilled):
+    tensors = load_file(distilled.folder / "tensors.safetensors")
+    corrections = [t for n, t in tensors.items() if n.startswith("constants.")]
+    assert corrections
+    assert not any(bool(t.any()) for t in corrections)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OtherArchitectureWarning)
+        network = distilled.fit(hf_resnet, protocol="recipe")
+    norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    images = distilled._synthetic.transform(distilled.images)
+    first = []
+    hook = norm.register_forward_pre_hook(lambda module, args: first.append(args[0]))
+    with torch.no_grad():
+        network(images)
+    hook.remove()
+    # The moving average of few steps is far from what the images have.
+    assert not torch.allclose(norm.running_mean, first[0].mean((0, 2, 3)), rtol=0.1)
 
 
 @pytest.mark.parametrize(
