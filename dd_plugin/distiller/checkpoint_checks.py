@@ -16,7 +16,7 @@ from dd_plugin.data import RealData
 from dd_plugin.distiller.config import ENDLESS_SCHEDULES, DistillerConfig
 from dd_plugin.distiller.head_course import HeadCourse
 from dd_plugin.distiller.run import Run, Trained, TrainState
-from dd_plugin.distiller.saved_runs import FREE
+from dd_plugin.distiller.saved_runs import FREE, as_then
 
 
 def networks_in_words(networks: Trained) -> dict[str, list[str]]:
@@ -54,8 +54,9 @@ def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: 
         ValueError: it belongs to a run with other settings, networks or processes.
     """
     settings = json.loads(json.dumps(run.config.to_dict()))
-    # Settings that have come since the checkpoint was written were as they are by default.
-    settings_then = {**json.loads(json.dumps(DistillerConfig().to_dict())), **saved["config"]}
+    # Settings that have come since the checkpoint was written were as they are by default, mostly.
+    defaults = json.loads(json.dumps(DistillerConfig().to_dict()))
+    settings_then = {**defaults, **as_then(saved["config"])}
     changed = sorted(
         name
         for name in set(settings) | set(settings_then)

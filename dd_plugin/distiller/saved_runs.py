@@ -61,6 +61,16 @@ FREE = frozenset(
 _PATHS = ("dataset", "feature_dir", "rescue_dir", "start_from")
 
 
+def as_then(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint with those that 0.1.0 did not write, where it did else.
+
+    It learned corrections of BatchNorm with constant step sizes too.
+    """
+    if settings.get("step_sizes") != "constant":
+        return dict(settings)
+    return {"statistics_corrections": "learned", **settings}
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, oldest first."""
     if not folder.is_dir():
@@ -120,7 +130,7 @@ class SavedRun:
         path = _existing(Path(place))
         try:
             state = json.loads((path / STATE).read_text("utf-8"))
-            settings = dict(state["config"])
+            settings = as_then(state["config"])
             directory = state.get("directory")
             return cls(
                 checkpoint=path,

@@ -87,8 +87,8 @@ SIZES: Final[dict[str, Networks]] = {
     ),
 }
 
-# As in the recipe mnist_transfer_ipc10: thirty steps of SGD, whose sizes are learned. Corrections of
-# BatchNorm are not, since the test has none.
+# As in the recipe mnist_transfer_ipc10: thirty steps of SGD, whose sizes are learned. The test has
+# no corrections of BatchNorm, so no way learns them.
 _SHORT: Final[dict[str, Any]] = {
     "statistics_corrections": "none",
     "inner_steps": 30,

@@ -65,6 +65,15 @@ def test_a_checkpoint_of_a_release_with_fewer_settings_goes_on():
     check({"config": config})
 
 
+def test_corrections_that_were_learned_with_constant_step_sizes_are_so_still():
+    config = toy_config("out", step_sizes="constant").to_dict()
+    check({"config": config}, step_sizes="constant")
+    del config["statistics_corrections"]
+    check({"config": config}, step_sizes="constant", statistics_corrections="learned")
+    with pytest.raises(ValueError, match="statistics_corrections: 'learned' then, None now"):
+        check({"config": config}, step_sizes="constant")
+
+
 def test_all_settings_that_differ_are_named():
     text = r"other settings \(inner_lr: 0.05 then, 0.1 now, inner_steps: 3 then, 5 now\)"
     with pytest.raises(ValueError, match=text):

@@ -98,10 +98,14 @@ def test_a_checkpoint_of_an_earlier_version_has_fewer_settings_and_facts(tmp_pat
     state = json.loads((path / "state.json").read_text())
     for name in ("recipe_name", "directory"):
         del state[name]
-    del state["config"]["head"]
+    del state["config"]["head"], state["config"]["statistics_corrections"]
     (path / "state.json").write_text(json.dumps(state))
     config = SavedRun.at(path).config({})
     assert (config.recipe_name, config.head) == (None, "ridge")
+    assert config.statistics_corrections is None
+    state["config"]["step_sizes"] = "constant"
+    (path / "state.json").write_text(json.dumps(state))
+    assert SavedRun.at(path).config({}).statistics_corrections == "learned"
 
 
 def test_what_is_no_run_is_told(tmp_path):
