@@ -64,9 +64,7 @@ class SyntheticSet(nn.Module):
     ) -> None:
         super().__init__()
         self.recipe, self.transform = recipe, transform
-        # What comes in at the borders is what the transform makes to 0, as in DSA.
-        fill = transform.mean if isinstance(transform, Normalization) else 0.0
-        self.augmentation = Augmentation(recipe.augmentation, fill=fill)
+        self.augmentation = augmentation_of(recipe, transform)
         self.parametrization = images
         self.register_buffer("labels", labels)
         self._classes: tuple[Tensor, int | None, Tensor] | None = None
@@ -273,3 +271,12 @@ class SyntheticSet(nn.Module):
     def constrain_(self) -> None:
         """Put everything back into its range after an outer step."""
         self.parametrization.constrain_()
+
+
+def augmentation_of(recipe: Recipe, transform: Transform) -> Augmentation:
+    """Return the augmentation of a recipe, of images before a transform.
+
+    What comes in at the borders is what the transform makes to 0, as in DSA.
+    """
+    fill = transform.mean if isinstance(transform, Normalization) else 0.0
+    return Augmentation(recipe.augmentation, fill=fill)

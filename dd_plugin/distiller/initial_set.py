@@ -16,8 +16,9 @@ from dd_plugin.data import RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.data.colors import decorrelating_basis
 from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
 from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.first_images import first_images
+from dd_plugin.distiller.networks import Networks
 from dd_plugin.distiller.starting_set import StartingSet
-from dd_plugin.seeds import Purpose, mix
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def make_initial_set(
     *,
     transform: Transform,
     constants: dict[str, Tensor],
+    networks: Networks | None = None,
     start: StartingSet | None = None,
     device: torch.device,
     dtype: torch.dtype,
@@ -41,11 +43,12 @@ def make_initial_set(
         train: the real images.
         transform: from pixels to what a network takes.
         constants: what is learned beside images, labels and step sizes, by name.
+        networks: those of the first architecture; None for heads.
         start: the set that the run starts from, if any.
         device: where the set lives.
         dtype: of everything that is learned.
     """
-    images, labels = _initial_images(config, recipe, train)
+    images, labels = first_images(config, recipe, train, transform=transform, networks=networks)
     if start is not None:
         here, there = start.rows(list(recipe.class_names), labels)
         images = images.to(dtype)
@@ -74,20 +77,6 @@ def make_initial_set(
     if start is not None:
         start.take_over(synthetic, config)
     return synthetic
-
-
-def _initial_images(
-    config: DistillerConfig, recipe: Recipe, train: RealData
-) -> tuple[Tensor, Tensor]:
-    """The images that `image_init` names and their labels, sorted by class."""
-    per_class, seed = config.trained_per_class, mix(config.seed, Purpose.INITIAL_IMAGES)
-    if config.image_init == "real":
-        return train.of_each_class(per_class, seed)
-    labels = torch.arange(recipe.num_classes).repeat_interleave(per_class)
-    if config.image_init == "mean":
-        return train.class_means(per_class), labels
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(len(labels), *recipe.shape, generator=generator), labels
 
 
 def _step_sizes(config: DistillerConfig, recipe: Recipe) -> Tensor:

@@ -117,6 +117,7 @@ def make_parts(
         real.train,
         transform=transform,
         constants=networks.constants(),
+        networks=networks.members[0] if isinstance(networks, Architectures) else None,
         start=start,
         device=device,
         dtype=dtype,

@@ -229,6 +229,11 @@ def _check_head(config: Settings) -> None:
             f'`batching` must be "all" with trainable="head", got {config.batching!r}; a head is '
             "trained on all images at once"
         )
+    if config.image_init in ("herding", "easiest"):
+        raise ValueError(
+            '`image_init` must be real, mean or noise with trainable="head", got '
+            f"{config.image_init!r}, whose rule is for networks that are trained from scratch"
+        )
     if config.normalization == "zca":
         raise ValueError(
             '`normalization` must be auto, data or none with trainable="head", got "zca", with '

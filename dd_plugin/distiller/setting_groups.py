@@ -203,10 +203,10 @@ class SyntheticSettings:
         None, "Distilled set (folder or Hub id) to start from; what is new begins by image_init."
     )
     images_per_class: int = option(1, "Stored images per class.")
-    image_init: Literal["real", "noise", "mean"] = option(
+    image_init: Literal["real", "noise", "mean", "herding", "easiest"] = option(
         "real",
-        "Initial images. real: real ones; noise: random pixels; mean: class means, of which "
-        "several per class are means of disjoint parts.",
+        "Initial images. real: random real ones; noise: random pixels; mean: class means, of which "
+        "several per class are means of disjoint parts; herding, easiest: real ones by a rule.",
     )
     parametrization: Literal["pixels", "upsampled", "pyramid"] = option(
         "pixels",

@@ -127,22 +127,6 @@ def test_a_toy_run_goes_on_where_it_stopped(tmp_path, capsys):
     assert len((out / "rows.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_way_may_begin_with_images_of_a_rule(tmp_path):
-    out = tmp_path / "out"
-    command = [str(_parquet(tmp_path)), "--out", str(out), "--size", "toy", "--steps", "4"]
-    command += ["--per_class", "4", "--repeats", "1", "--seconds", "0.01", "--compile", "no"]
-    command += ["--controls", "--ways", *transfer_ways.STARTS, "--networks", "convnet"]
-    command += ["--augmentation", "none", "--device", "cpu", "--learning_rate", "1e-9"]
-    transfer.main(command)
-    comparison = transfer.Comparison(transfer._options(command))
-    for way, rule in transfer_ways.STARTS.items():
-        images, labels = transfer_sets.read(out / "sets" / f"{way}-0")
-        control = f"{rule}{transfer_sets.HALF_SIZE}"
-        expected, classes = transfer_sets.real(comparison.coresets, comparison.train, control, 4, 0)
-        assert torch.equal(labels, classes)
-        torch.testing.assert_close(images, expected, rtol=0, atol=1 / 255)
-
-
 def test_random_images_are_drawn_for_each_network_and_chosen_ones_are_not(tmp_path):
     data = transfer.load_real(pictures(40, 0))
     coresets = transfer.RealCoresets(data, lambda: torch.arange(40.0))

@@ -43,10 +43,8 @@ from tests.benchmarks.measuring import hardware
 from tests.benchmarks.transfer_ways import (
     CONVNET,
     SIZES,
-    STARTS,
     WAYS,
     Network,
-    images_in_one,
     settings,
 )
 from tests.gpu.pack import pack, read_pack
@@ -255,11 +253,7 @@ class Comparison:
                 "seed": seed,
             }
             folder.mkdir(parents=True, exist_ok=True)
-            start = None
-            if name in STARTS:
-                of_a_class = options.per_class * images_in_one(chosen)
-                start = self.coresets.images(sets.CHOSEN[STARTS[name]], of_a_class)
-            sets.distilled(folder, chosen, self.train_set, options.seconds, start)
+            sets.distilled(folder, chosen, self.train_set, options.seconds)
         return folder
 
     def _folder(self, name: str, seed: int) -> Path:

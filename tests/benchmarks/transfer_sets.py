@@ -94,7 +94,6 @@ def distilled(
     settings: Mapping[str, Any],
     train: Any,
     seconds: float,
-    start: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Distill a set for some seconds and write it.
 
@@ -103,7 +102,6 @@ def distilled(
         settings: of the run, without its length.
         train: what is distilled.
         seconds: of outer steps.
-        start: images of full size and their classes to begin with; by default random real ones.
 
     Returns:
         Steps and seconds of the run.
@@ -121,8 +119,6 @@ def distilled(
         )
         began = time.monotonic()
         run = TimedDistiller(config, train, clock=_Clock(seconds))
-        if start is not None:
-            _begin_with(run, *start)
         run.train()
         about = {
             "outer_steps": run.state.global_step,
@@ -135,15 +131,6 @@ def distilled(
     images = run.synthetic.parametrization.stored().detach().cpu()
     write(folder, images, run.synthetic.labels.cpu(), names, about)
     return about
-
-
-@torch.no_grad()
-def _begin_with(run: Distiller, images: Tensor, labels: Tensor) -> None:
-    """Replace the initial images of a run."""
-    assert torch.equal(labels, run.synthetic.labels)
-    parametrization: Any = run.synthetic.parametrization
-    stored = Upsampled(images, parametrization.factor).stored()
-    parametrization.pixels.copy_(stored)
 
 
 def write(

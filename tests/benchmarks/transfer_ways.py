@@ -125,10 +125,11 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "plain+pyramid": {**_PLAIN, **_PYRAMID},
     "plain+copies": {**_PLAIN, "batch_size": 32, "augmentations_per_step": 4},
     "plain+upsampled": {**_PLAIN, **_MORE_IMAGES},
-    "plain+upsampled+easiest": {**_PLAIN, **_MORE_IMAGES},
+    "plain+upsampled+easiest": {**_PLAIN, **_MORE_IMAGES, "image_init": "easiest"},
     "brief+upsampled": {**_BRIEF, **_MORE_IMAGES},
     "brief+upsampled+widths": {**_BRIEF, **_MORE_IMAGES, "networks": "widths"},
     "brief+upsampled+kinds": {**_BRIEF, **_MORE_IMAGES, "networks": "kinds"},
+    "short+herding": {**_SHORT, "image_init": "herding"},
     "short+pyramid": {**_SHORT, **_PYRAMID},
     "short+copies": {**_SHORT, "augmentations_per_step": 4},
     "short+upsampled": {**_SHORT, **_MORE_IMAGES},
@@ -137,8 +138,6 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "short+upsampled+widths": {**_SHORT, **_MORE_IMAGES, "networks": "widths"},
     "short+upsampled+kinds": {**_SHORT, **_MORE_IMAGES, "networks": "kinds"},
 }
-# Ways that begin with real images of a rule instead of random ones.
-STARTS: Final = {"plain+upsampled+easiest": "easiest"}
 
 
 def images_in_one(chosen: Mapping[str, Any]) -> int:

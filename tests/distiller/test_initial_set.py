@@ -11,12 +11,6 @@ from tests.distiller.colored import PYRAMID, colored_distiller
 from tests.distiller.toy import toy_distiller
 
 
-def test_images_of_a_class_that_begin_as_means_differ(tmp_path):
-    images = toy_distiller(tmp_path, image_init="mean", images_per_class=2).synthetic.images()
-    for one, other in images.view(3, 2, *images.shape[1:]):
-        assert (one - other).abs().max() > 1e-3
-
-
 def test_colors_are_those_of_the_training_images(tmp_path):
     distiller = colored_distiller(tmp_path)
     expected = decorrelating_basis(distiller.train_data)

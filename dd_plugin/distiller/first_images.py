@@ -1,0 +1,96 @@
+"""What the images of a set show before the first outer step, and their labels.
+
+Used by `initial_set`, which stores them as the settings say: real images, at random or by a rule
+that coresets are chosen by; class means; or noise.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from dd_plugin.bn import revert_bn
+from dd_plugin.data import RealData, Recipe, Transform
+from dd_plugin.data.synthetic import augmentation_of
+from dd_plugin.distiller.config import DistillerConfig
+from dd_plugin.distiller.networks import Networks
+from dd_plugin.evaluation import difficulty
+from dd_plugin.evaluation.preparation import InputBatches
+from dd_plugin.evaluation.real_coresets import RealCoresets
+from dd_plugin.evaluation.training_images import TrainingImages
+from dd_plugin.seeds import Purpose, mix
+
+logger = logging.getLogger(__name__)
+
+# Values of `image_init` that choose real images by a rule.
+_RULES: Final = {"herding": TrainingImages.HERDING, "easiest": TrainingImages.EASIEST}
+_BATCH = 500
+
+
+def first_images(
+    config: DistillerConfig,
+    recipe: Recipe,
+    train: RealData,
+    *,
+    transform: Transform,
+    networks: Networks | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the images that `image_init` names and their labels, sorted by class.
+
+    A resumed run takes its images from the checkpoint: no rule is applied for it.
+
+    Args:
+        config: of the run.
+        recipe: by which networks are trained on the set.
+        train: the real images.
+        transform: from pixels to what a network takes.
+        networks: those of the first architecture, which say what is easy; None for heads.
+
+    Raises:
+        DataError: a class has fewer images.
+    """
+    per_class, seed = config.trained_per_class, mix(config.seed, Purpose.INITIAL_IMAGES)
+    rule = _RULES.get(config.image_init)
+    if rule is not None and config.resume_from_checkpoint is None:
+        return _chosen(rule, per_class, recipe, train, transform=transform, networks=networks)
+    if config.image_init == "real" or rule is not None:
+        return train.of_each_class(per_class, seed)
+    labels = torch.arange(recipe.num_classes).repeat_interleave(per_class)
+    if config.image_init == "mean":
+        return train.class_means(per_class), labels
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(len(labels), *recipe.shape, generator=generator), labels
+
+
+def _chosen(
+    rule: TrainingImages,
+    per_class: int,
+    recipe: Recipe,
+    train: RealData,
+    *,
+    transform: Transform,
+    networks: Networks | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the real images of a rule, which is asked about all of them."""
+
+    def of_all() -> Tensor:
+        assert networks is not None
+        logger.info("training %d networks to find the easiest images", difficulty.YOUNG_NETWORKS)
+        inputs = InputBatches(train, transform, networks.dtype, _BATCH)
+        augmentation = augmentation_of(recipe, transform)
+
+        def prepare(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+            return transform(augmentation(images.to(networks.dtype), seed)), labels
+
+        def new_network(seed: int) -> Any:
+            return revert_bn(networks.new_model(seed))
+
+        return difficulty.of_images(new_network, train, inputs, prepare, autocast=recipe.autocast)
+
+    if rule is TrainingImages.HERDING:
+        logger.info("choosing images by herding")
+    train.of_each_class(per_class, 0)  # raises where a class has fewer, before long work
+    return RealCoresets(train, of_all).images(rule, per_class)
