@@ -152,6 +152,12 @@ BLOCKS = (
         caption="Accuracy by the place of the window, at equal seconds.",
     ),
     Block(
+        "window-gradients",
+        trials.window_gradients,
+        "python -m tests.benchmarks.window_gradients",
+        caption="Gradients by the length of the window, and what a step along each does.",
+    ),
+    Block(
         "first-hour",
         costs.first_hour,
         "python -m tests.benchmarks.first_hour",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections import defaultdict
 from typing import Any
 
@@ -46,6 +47,32 @@ def recipe_changes(report: Any) -> str:
     ]
     head = ["changed", "outer steps", "accuracy"]
     return f"{table(head, cells, 'lrr')}\n\n{made_on(report)}"
+
+
+def window_gradients(report: Any) -> str:
+    """Gradients of windows and of the whole training, and what a step along each does."""
+    cells = [
+        [
+            row["data"],
+            _part(row["window"], row["steps"]),
+            f"{row['seconds']:.1f}",
+            f"{row['cosine_of_halves']:.2f}",
+            f"{row['longest_over_median']:.1f}",
+            _change(row["changes"]),
+        ]
+        for row in rows_of(report)
+    ]
+    head = ["data", "differentiated", "seconds", "cosine of halves", "longest", "loss"]
+    return f"{table(head, cells, 'llrrrr')}\n\n{made_on(report)}"
+
+
+def _part(window: int, steps: int) -> str:
+    return f"all {steps} steps" if window == steps else f"{window} of {steps}"
+
+
+def _change(changes: list[float]) -> str:
+    spread = statistics.stdev(changes) if len(changes) > 1 else 0.0
+    return f"{statistics.fmean(changes):+.3f} ± {spread:.3f}"
 
 
 def _settings(changes: str) -> str:

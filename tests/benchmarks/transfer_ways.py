@@ -114,10 +114,32 @@ _PLAIN: Final[dict[str, Any]] = {
 # The same training, of which an outer step differentiates few steps: more and cheaper outer steps,
 # whose gradients see less far.
 _BRIEF: Final = {**_PLAIN, "inner_steps": 6, "window_length": 5}
+# The same in sixty larger steps, all of which are differentiated: the gradient of a window has
+# another direction than that of the whole training (`window_gradients`).
+_WHOLE: Final[dict[str, Any]] = {
+    "inner_optimizer": "adamw",
+    "inner_lr": 5e-3,
+    "inner_schedule": "cosine",
+    "step_sizes": "constant",
+    "batching": "minibatches",
+    "batch_size": 64,
+    "inner_steps": 60,
+}
 _PYRAMID: Final = {"parametrization": "pyramid", "color_space": "decorrelated"}
 _MORE_IMAGES: Final = {"parametrization": "upsampled"}
 
 WAYS: Final[dict[str, dict[str, Any]]] = {
+    "whole": _WHOLE,
+    "whole+herding": {**_WHOLE, "image_init": "herding"},
+    "whole+herding+pyramid": {**_WHOLE, "image_init": "herding", **_PYRAMID},
+    "whole+herding+pyramid+kinds": {
+        **_WHOLE,
+        "image_init": "herding",
+        **_PYRAMID,
+        "networks": "kinds",
+    },
+    "whole+easiest+pyramid": {**_WHOLE, "image_init": "easiest", **_PYRAMID},
+    "whole+upsampled+easiest": {**_WHOLE, **_MORE_IMAGES, "image_init": "easiest"},
     "short": _SHORT,
     "plain": _PLAIN,
     "plain+widths": {**_PLAIN, "networks": "widths"},

@@ -38,3 +38,14 @@ def test_a_line_of_changes_names_the_settings(trials):
     text = trials.recipe_changes({**ABOUT, "rows": rows})
     assert "| nothing | 1,191 | 45.0 % |" in text
     assert "| `window` random, `model_args` width 64 | 7 | 55.0 ± 7.1 % |" in text
+
+
+def test_a_line_of_gradients_is_a_window_or_the_whole_training(trials):
+    row = {"data": "mnist", "steps": 200, "longest_over_median": 2.04, "seconds": 3.04}
+    rows = [
+        {**row, "window": 15, "cosine_of_halves": 0.051, "changes": [0.01, 0.03]},
+        {**row, "window": 200, "cosine_of_halves": 1.0, "changes": [-0.02]},
+    ]
+    text = trials.window_gradients({**ABOUT, "rows": rows})
+    assert "| mnist | 15 of 200 | 3.0 | 0.05 | 2.0 | +0.020 ± 0.014 |" in text
+    assert "| mnist | all 200 steps | 3.0 | 1.00 | 2.0 | -0.020 ± 0.000 |" in text
