@@ -125,6 +125,8 @@ _WHOLE: Final[dict[str, Any]] = {
     "batch_size": 64,
     "inner_steps": 60,
 }
+# With corrections of BatchNorm, as where step sizes are learned. The test has none of them.
+_CORRECTIONS: Final = {"statistics_corrections": "learned"}
 _PYRAMID: Final = {"parametrization": "pyramid", "color_space": "decorrelated"}
 _MORE_IMAGES: Final = {"parametrization": "upsampled"}
 
@@ -142,12 +144,20 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "whole+upsampled+easiest": {**_WHOLE, **_MORE_IMAGES, "image_init": "easiest"},
     "short": _SHORT,
     "plain": _PLAIN,
+    "plain+corrections": {**_PLAIN, **_CORRECTIONS},
     "plain+widths": {**_PLAIN, "networks": "widths"},
     "plain+kinds": {**_PLAIN, "networks": "kinds"},
     "plain+pyramid": {**_PLAIN, **_PYRAMID},
     "plain+copies": {**_PLAIN, "batch_size": 32, "augmentations_per_step": 4},
     "plain+upsampled": {**_PLAIN, **_MORE_IMAGES},
     "plain+upsampled+easiest": {**_PLAIN, **_MORE_IMAGES, "image_init": "easiest"},
+    "plain+upsampled+corrections": {**_PLAIN, **_MORE_IMAGES, **_CORRECTIONS},
+    "plain+upsampled+easiest+corrections": {
+        **_PLAIN,
+        **_MORE_IMAGES,
+        **_CORRECTIONS,
+        "image_init": "easiest",
+    },
     "brief+upsampled": {**_BRIEF, **_MORE_IMAGES},
     "brief+upsampled+widths": {**_BRIEF, **_MORE_IMAGES, "networks": "widths"},
     "brief+upsampled+kinds": {**_BRIEF, **_MORE_IMAGES, "networks": "kinds"},
