@@ -140,6 +140,18 @@ BLOCKS = (
         caption="Accuracy of networks trained on a set, ± over its seeds with three networks each.",
     ),
     Block(
+        "transfer-augmented",
+        trials.transfer,
+        "python -m tests.benchmarks.transfer",
+        caption="The same for CIFAR-10 with strong augmentation, of all sets alike.",
+    ),
+    Block(
+        "transfer-mnist-augmented",
+        trials.transfer,
+        "python -m tests.benchmarks.transfer",
+        caption="The same for MNIST with cropping, scaling and turning, of all sets alike.",
+    ),
+    Block(
         "recipe-changes",
         trials.recipe_changes,
         "python -m tests.benchmarks.recipe_changes",

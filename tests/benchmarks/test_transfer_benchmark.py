@@ -40,9 +40,10 @@ def test_networks_take_small_images_and_are_not_distilled_with(size):
 
 
 def test_a_way_is_the_recipe_of_the_package():
-    way = transfer_ways.settings("plain+upsampled", per_class=10, steps=200, size="small")
+    name = "whole+upsampled+easiest"
+    way = transfer_ways.settings(name, per_class=10, steps=200, size="small")
     recipe = DistillerConfig.from_recipe("cifar10_transfer_ipc10")
-    given = DistillerConfig(**way, augmentation=transfer.AUGMENTATION, dataset="cifar10")
+    given = DistillerConfig(**way, dataset="cifar10")
     for name in way.keys() - {"model_args"}:
         assert getattr(given, name) == getattr(recipe, name)
     assert given.networks == recipe.networks
