@@ -144,6 +144,7 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "whole+upsampled+easiest": {**_WHOLE, **_MORE_IMAGES, "image_init": "easiest"},
     "short": _SHORT,
     "plain": _PLAIN,
+    "plain+herding+pyramid": {**_PLAIN, "image_init": "herding", **_PYRAMID},
     "plain+corrections": {**_PLAIN, **_CORRECTIONS},
     "plain+widths": {**_PLAIN, "networks": "widths"},
     "plain+kinds": {**_PLAIN, "networks": "kinds"},
