@@ -21,7 +21,7 @@ def test_ways_are_possible_and_have_no_idle_setting(way, size, per_class):
     # Warnings are errors here: a setting without effect would fail.
     chosen = transfer_ways.settings(way, per_class=per_class, steps=400, size=size)
     config = DistillerConfig(**chosen, augmentation="flip", dataset="cifar10")
-    assert not config.soft_labels
+    assert config.soft_labels == way.startswith("labels of ")
     if config.init == "pool":
         assert config.pool_max_steps == 400
     if config.batching == "groups":
@@ -126,6 +126,16 @@ def test_a_toy_run_goes_on_where_it_stopped(tmp_path, capsys):
     assert rows[0]["steps"] == 40
     transfer.main(command)
     assert len((out / "rows.jsonl").read_text().splitlines()) == 3
+
+
+def test_learned_labels_are_read_in_the_order_of_the_files(tmp_path):
+    labels = torch.tensor([2, 0, 1, 0])
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8) / 255
+    learned = torch.rand(4, 3).softmax(1)
+    transfer_sets.write(tmp_path, images, labels, ["a", "b", "c"], {}, learned)
+    read, found = transfer_sets.read(tmp_path)
+    for image, row in zip(read, found, strict=True):
+        assert torch.equal(row, learned[int(255 * image.max() + 0.5)])
 
 
 def test_random_images_are_drawn_for_each_network_and_chosen_ones_are_not(tmp_path):

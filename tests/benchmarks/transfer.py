@@ -245,9 +245,9 @@ class Comparison:
             chosen = settings(
                 name, per_class=options.per_class, steps=options.steps, size=options.size
             )
+            chosen = {"learning_rate": options.learning_rate, **chosen}
             chosen |= {
                 "augmentation": options.augmentation,
-                "learning_rate": options.learning_rate,
                 "compile": options.compile,
                 "mixed_precision": options.mixed_precision,
                 "seed": seed,

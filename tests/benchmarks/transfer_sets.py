@@ -38,6 +38,8 @@ _FACTOR = 2
 CONTROLS = [f"{name}{size}" for size in ("", HALF_SIZE) for name in (RANDOM, *CHOSEN)]
 _ABOUT = "about.json"
 _IMAGES = "images"
+# Learned labels (images, classes), in the order in which the files are read.
+_LEARNED = "labels.pt"
 
 
 def seconds_now(on_processor: bool) -> float:
@@ -129,15 +131,23 @@ def distilled(
         }
         names = run.train_data.class_names
     images = run.synthetic.parametrization.stored().detach().cpu()
-    write(folder, images, run.synthetic.labels.cpu(), names, about)
+    learned = run.synthetic.targets().detach().cpu() if config.soft_labels else None
+    write(folder, images, run.synthetic.labels.cpu(), names, about, learned)
     return about
 
 
 def write(
-    folder: Path, images: Tensor, labels: Tensor, names: list[str], about: Mapping[str, Any]
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    names: list[str],
+    about: Mapping[str, Any],
+    learned: Tensor | None = None,
 ) -> None:
-    """Write the PNG files of a set, and last of all what is known about it."""
+    """Write the PNG files of a set and its learned labels, and last what is known about it."""
     export_image_folder(folder / _IMAGES, images, labels, names)
+    if learned is not None:
+        torch.save(learned[labels.argsort(stable=True)], folder / _LEARNED)
     (folder / _ABOUT).write_text(json.dumps({"factor": 1, **about}))
 
 
@@ -153,7 +163,10 @@ def about(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> tuple[Tensor, Tensor]:
-    """Return the images of a set in [0, 1] at full size, and their labels, from the PNG files."""
+    """Return the images of a set in [0, 1] at full size, from the PNG files, and their labels.
+
+    Labels are classes, or probabilities where these were learned.
+    """
     images, labels = [], []
     for label, of_class in enumerate(sorted((folder / _IMAGES).iterdir())):
         for file in sorted(of_class.glob("*.png")):
@@ -165,6 +178,8 @@ def read(folder: Path) -> tuple[Tensor, Tensor]:
     factor = about(folder)["factor"]
     if factor > 1:
         stored = Upsampled.of_stored(stored, factor)().detach()
+    if (folder / _LEARNED).exists():
+        return stored, torch.load(folder / _LEARNED, weights_only=True)
     return stored, torch.tensor(labels)
 
 

@@ -128,6 +128,8 @@ _WHOLE: Final[dict[str, Any]] = {
 # With corrections of BatchNorm, as where step sizes are learned. The test has none of them.
 _CORRECTIONS: Final = {"statistics_corrections": "learned"}
 _PYRAMID: Final = {"parametrization": "pyramid", "color_space": "decorrelated"}
+# Labels are learned, as probabilities, and real images stay as they are.
+_LABELS_ALONE: Final = {"soft_labels": True, "label_lr": 0.05, "learning_rate": 1e-12}
 _MORE_IMAGES: Final = {"parametrization": "upsampled"}
 
 WAYS: Final[dict[str, dict[str, Any]]] = {
@@ -140,6 +142,8 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
         **_PYRAMID,
         "networks": "kinds",
     },
+    "labels of herding": {**_WHOLE, "image_init": "herding", **_LABELS_ALONE},
+    "labels of easiest": {**_WHOLE, "image_init": "easiest", **_LABELS_ALONE},
     "whole+easiest+pyramid": {**_WHOLE, "image_init": "easiest", **_PYRAMID},
     "whole+upsampled+easiest": {**_WHOLE, **_MORE_IMAGES, "image_init": "easiest"},
     "short": _SHORT,
