@@ -40,7 +40,7 @@ def test_networks_take_small_images_and_are_not_distilled_with(size):
 
 
 def test_a_way_is_the_recipe_of_the_package():
-    name = "whole+upsampled+easiest"
+    name = "whole+upsampled+easiest+corrections"
     way = transfer_ways.settings(name, per_class=10, steps=200, size="small")
     recipe = DistillerConfig.from_recipe("cifar10_transfer_ipc10")
     given = DistillerConfig(**way, dataset="cifar10")
