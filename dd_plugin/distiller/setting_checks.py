@@ -319,7 +319,7 @@ def warn_of_no_effect(config: Settings) -> None:
 def _without_effect_on_a_head(config: Settings) -> dict[str, bool]:
     head, unrolled = config.trainable == "head", config.head == "unroll"
     of_networks = "init pool_size pool_max_steps statistics train_with window window_length"
-    idle = dict.fromkeys([*of_networks.split(), "statistics_corrections"], head)
+    idle = dict.fromkeys(of_networks.split(), head)
     idle |= dict.fromkeys(["compile", "method", "storage"], head)
     idle |= dict.fromkeys(["activation_memory", "batch_networks", "memory_format"], head)
     of_unrolled = "inner_steps inner_optimizer inner_optimizer_args inner_lr step_sizes"
