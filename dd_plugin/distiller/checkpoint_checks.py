@@ -64,6 +64,8 @@ def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: 
     )
     if settings["activation_memory"] is None and "activation_memory" in changed:
         changed.remove("activation_memory")  # the run goes on with what it had
+    if "statistics_corrections" in changed and not state.synthetic.constants():
+        changed.remove("statistics_corrections")  # without BatchNorm there are none
     _check_processes(folder, saved, run, state)
     _check_networks(folder, saved, run, state)
     known = _check_data(folder, saved, state.train_data)

@@ -7,18 +7,19 @@ that coresets are chosen by; class means; or noise.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dd_plugin.bn import revert_bn
 from dd_plugin.data import RealData, Recipe, Transform
+from dd_plugin.data.real.rows import require
 from dd_plugin.data.synthetic import augmentation_of
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.networks import Networks
 from dd_plugin.evaluation import difficulty
-from dd_plugin.evaluation.preparation import InputBatches
+from dd_plugin.evaluation.preparation import InputBatches, prepared_by
 from dd_plugin.evaluation.real_coresets import RealCoresets
 from dd_plugin.evaluation.training_images import TrainingImages
 from dd_plugin.seeds import Purpose, mix
@@ -80,17 +81,16 @@ def _chosen(
         assert networks is not None
         logger.info("training %d networks to find the easiest images", difficulty.YOUNG_NETWORKS)
         inputs = InputBatches(train, transform, networks.dtype, _BATCH)
-        augmentation = augmentation_of(recipe, transform)
+        prepare = prepared_by(transform, augmentation_of(recipe, transform), networks.dtype)
 
-        def prepare(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-            return transform(augmentation(images.to(networks.dtype), seed)), labels
-
-        def new_network(seed: int) -> Any:
+        def new_network(seed: int) -> nn.Module:
             return revert_bn(networks.new_model(seed))
 
         return difficulty.of_images(new_network, train, inputs, prepare, autocast=recipe.autocast)
 
     if rule is TrainingImages.HERDING:
         logger.info("choosing images by herding")
-    train.of_each_class(per_class, 0)  # raises where a class has fewer, before long work
+    # Before long work.
+    counts = torch.bincount(train.labels(), minlength=train.num_classes)
+    require(counts, per_class, train.class_names)
     return RealCoresets(train, of_all).images(rule, per_class)

@@ -59,7 +59,7 @@ def make_initial_set(
     place = torch.arange(len(labels), device=device) % per_class
     order = torch.argsort(place * recipe.groups // per_class, stable=True)
     step_sizes = _step_sizes(config, recipe).to(device, dtype)
-    learns_constants = recipe.statistics != "tracked" or config.learns_corrections
+    learns_constants = config.trainable == "head" or config.learns_statistics
     if start is not None:
         step_sizes = start.step_sizes(config, recipe, step_sizes)
         constants = start.constants(constants) if learns_constants else constants

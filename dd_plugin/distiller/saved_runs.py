@@ -66,7 +66,8 @@ def as_then(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     It learned corrections of BatchNorm with constant step sizes too.
     """
-    if settings.get("step_sizes") != "constant":
+    is_tracked = settings.get("statistics") in (None, "tracked")
+    if settings.get("step_sizes") != "constant" or not is_tracked:
         return dict(settings)
     return {"statistics_corrections": "learned", **settings}
 

@@ -283,8 +283,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "label_lr": not config.soft_labels,
         "label_form": not config.soft_labels,
         "step_size_lr": config.step_sizes == "constant",
-        "statistics_lr": config.statistics == "frozen"
-        or (config.statistics != "learned" and not config.learns_corrections),
+        # A head learns other constants at that rate.
+        "statistics_lr": config.trainable != "head" and not config.learns_statistics,
         "statistics_corrections": config.trainable == "head"
         or config.statistics in ("learned", "frozen"),
         "eval_networks": config.init == "fixed" or config.trainable == "head",

@@ -83,12 +83,14 @@ class Settings(
         return bool(augmentation_names(self.augmentation))
 
     @property
-    def learns_corrections(self) -> bool:
-        """Whether corrections of tracked BatchNorm statistics are learned.
+    def learns_statistics(self) -> bool:
+        """Whether BatchNorm statistics are learned, or corrections of tracked ones.
 
-        Networks that are trained on the images alone have none, and constant step sizes are for
-        such networks.
+        Networks that are trained on the images alone have no corrections, and constant step sizes
+        are for such networks.
         """
+        if self.statistics in ("learned", "frozen"):
+            return self.statistics == "learned"
         by_default = "none" if self.step_sizes == "constant" else "learned"
         return (self.statistics_corrections or by_default) == "learned"
 

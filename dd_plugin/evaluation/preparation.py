@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dd_plugin.data import RealData, Transform
+from dd_plugin.data import Augmentation, RealData, Transform
 from dd_plugin.data.synthetic import SyntheticSet
 
 # From images, labels and a seed to augmented network input and labels.
@@ -55,9 +55,15 @@ def training_input(
 
 def preparation(synthetic: SyntheticSet) -> Prepare:
     """Return the preparation of images that networks are trained on beside a set."""
+    dtype = synthetic.log_step_sizes.dtype
+    return prepared_by(synthetic.transform, synthetic.augmentation, dtype)
+
+
+def prepared_by(transform: Transform, augmentation: Augmentation, dtype: torch.dtype) -> Prepare:
+    """Return the preparation of images by an augmentation and a transform."""
 
     def prepare(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        return training_input(synthetic, images, seed), labels
+        return transform(augmentation(images.to(dtype), seed)), labels
 
     return prepare
 

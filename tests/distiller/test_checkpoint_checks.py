@@ -32,7 +32,9 @@ def images(count=60, checksum="a1", in_memory=True):
     return data
 
 
-def check(saved, world=1, members=None, in_memory=True, data=None, own=False, **options):
+def check(
+    saved, world=1, members=None, in_memory=True, data=None, own=False, constants=1, **options
+):
     config = toy_config("out", **options)
     whole = {
         "config": toy_config("elsewhere").to_dict(),
@@ -45,6 +47,7 @@ def check(saved, world=1, members=None, in_memory=True, data=None, own=False, **
     state = SimpleNamespace(
         networks=SimpleNamespace(members=members or [network()]),
         train_data=data or SimpleNamespace(in_memory=in_memory),
+        synthetic=SimpleNamespace(constants=lambda: dict.fromkeys(range(constants))),
     )
     accelerator = SimpleNamespace(num_processes=world)
     run = replace(Run.of(config, accelerator), own_losses=own)
@@ -72,6 +75,14 @@ def test_corrections_that_were_learned_with_constant_step_sizes_are_so_still():
     check({"config": config}, step_sizes="constant", statistics_corrections="learned")
     with pytest.raises(ValueError, match="statistics_corrections: 'learned' then, None now"):
         check({"config": config}, step_sizes="constant")
+    # There are none without BatchNorm, or with another policy.
+    check({"config": config}, step_sizes="constant", constants=0)
+    for statistics in ("learned", "frozen"):
+        check(
+            {"config": {**config, "statistics": statistics}},
+            step_sizes="constant",
+            statistics=statistics,
+        )
 
 
 def test_all_settings_that_differ_are_named():

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,13 @@ def test_impossible_settings(options, message):
 def test_an_option_without_effect_warns(options):
     with pytest.warns(NoEffectWarning, match="has no effect with the other settings"):
         DistillerConfig(**options)
+
+
+def test_a_head_learns_constants_whatever_its_step_sizes_are():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        DistillerConfig(trainable="head", step_sizes="constant", statistics_lr=0.5)
+    assert not any("`statistics_lr`" in str(warning.message) for warning in caught)
 
 
 @pytest.mark.parametrize("value", [1e300, 1e39, 1e-46])
