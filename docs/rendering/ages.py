@@ -17,7 +17,7 @@ _NOT_MEASURED = {FILE, "published.json"}
 
 
 def write(results: Path) -> None:
-    """Write the day of the last commit of every file of results, beside them."""
+    """Write the day of every file of results, beside them."""
     rows = [
         {"file": path.name, "day": _day(path)}
         for path in sorted(results.glob("*.json"))
@@ -28,6 +28,10 @@ def write(results: Path) -> None:
 
 
 def _day(path: Path) -> str:
+    """The day that a file gives, where it was put together later, or that of its last commit."""
+    report = json.loads(path.read_text("utf-8"))
+    if isinstance(report, dict) and "day" in report:
+        return str(report["day"])
     command = ["git", "log", "-1", "--format=%as", "--", path.name]
     return subprocess.run(
         command, cwd=path.parent, capture_output=True, text=True, check=True

@@ -145,6 +145,13 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     "labels of herding": {**_WHOLE, "image_init": "herding", **_LABELS_ALONE},
     "labels of easiest": {**_WHOLE, "image_init": "easiest", **_LABELS_ALONE},
     "whole+easiest+pyramid": {**_WHOLE, "image_init": "easiest", **_PYRAMID},
+    "whole+upsampled+herding": {**_WHOLE, **_MORE_IMAGES, "image_init": "herding"},
+    "whole+upsampled+herding+corrections": {
+        **_WHOLE,
+        **_MORE_IMAGES,
+        **_CORRECTIONS,
+        "image_init": "herding",
+    },
     "whole+upsampled+easiest": {**_WHOLE, **_MORE_IMAGES, "image_init": "easiest"},
     "whole+upsampled+easiest+corrections": {
         **_WHOLE,

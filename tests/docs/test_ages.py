@@ -37,7 +37,7 @@ def test_the_option_writes_them(monkeypatch, tmp_path):
     assert written == [tmp_path / "docs" / "results"]
 
 
-def test_days_are_those_of_the_last_commits(ages, tmp_path):
+def test_days_are_those_that_files_say_or_of_their_last_commits(ages, tmp_path):
     def git(*words):
         author = ["-c", "user.name=a", "-c", "user.email=a@b"]
         command = ["git", *author, "-c", "commit.gpgsign=false", *words]
@@ -48,10 +48,13 @@ def test_days_are_those_of_the_last_commits(ages, tmp_path):
         (tmp_path / name).write_text("{}")
         git("add", name)
         git("commit", "-m", name, "--date", f"{day}T12:00:00")
+    # Put together from older rows.
+    (tmp_path / "old.json").write_text('{"day": "2025-12-24"}')
     ages.write(tmp_path)
     report = json.loads((tmp_path / "dates.json").read_text())
-    assert [row["day"] for row in report["rows"]] == ["2026-01-02", "2026-03-04"]
+    assert [row["day"] for row in report["rows"]] == ["2026-01-02", "2025-12-24", "2026-03-04"]
     assert ages.ages(report).splitlines()[2:] == [
         "| 2026-03-04 | scale |",
         "| 2026-01-02 | layers |",
+        "| 2025-12-24 | old |",
     ]

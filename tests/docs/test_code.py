@@ -2,10 +2,14 @@
 
 import argparse
 import ast
+import functools
 import importlib
 import os
 import re
+import runpy
 import shlex
+import string
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import yaml
 import dd_plugin
 from dd_plugin import DistillerConfig
 from dd_plugin.cli import _parser as command_parser
+from dd_plugin.recipes import recipe_names
 from tests.docs.pages import NAMES, ROOT, blocks
 from tests.hub.loopback import Hub
 from tests.hub.repositories import Account
@@ -122,15 +127,33 @@ def test_python_is_well_formed_and_imports_what_exists(name):
                         importlib.import_module(f"{statement.module}.{alias.name}")
 
 
-def commands(name):
-    """Every call of `dd-plugin` on a page, in words."""
+def lines_of_shell(name):
+    """Every line for the shell on a page, in words; variables are filled in."""
+    variables: dict[str, str] = {}
     for code in blocks(name, "sh"):
         for line in code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            for call in (["dd-plugin"], ["-m", "dd_plugin"]):
-                for place in range(len(words)):
-                    if words[place : place + len(call)] == call:
-                        yield words[place + len(call) :]
+            words = shlex.split(string.Template(line).safe_substitute(variables), comments=True)
+            yield words
+            variables |= dict(word.split("=", 1) for word in words if re.match(r"\w+=", word))
+
+
+def commands(name):
+    """Every call of `dd-plugin` on a page, in words."""
+    for words in lines_of_shell(name):
+        for call in (["dd-plugin"], ["-m", "dd_plugin"]):
+            for place in range(len(words)):
+                if words[place : place + len(call)] == call:
+                    yield words[place + len(call) :]
+
+
+def scripts(name):
+    """Every program of this repository that a page calls, and its arguments."""
+    for words in lines_of_shell(name):
+        match words:
+            case ["python", "-m", module, *more] if module.startswith("tests."):
+                yield module, more
+            case ["python", file, *more] if file.startswith(("examples/", "docs/")):
+                yield file, more
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if list(commands(n))])
@@ -142,7 +165,42 @@ def test_commands_are_understood(name, monkeypatch):
     for words in commands(name):
         if words[:1] == ["COMMAND"]:
             continue
-        command_parser(words).parse_args(words)
+        options = command_parser(words).parse_args(words)
+        if words[0] == "recipes" and options.name:
+            assert options.name in recipe_names()
+
+
+class ParserFoundError(Exception):
+    """A program has made its parser, and asks it for options."""
+
+
+def run_as_program(script):
+    """Run a file or a module as the shell does."""
+    run = runpy.run_path if script.endswith(".py") else runpy.run_module
+    run(script, run_name="__main__")
+
+
+@functools.cache
+def parser_of(script):
+    """The parser of a program, which is run until it has one."""
+
+    def stop(self, *words):
+        raise ParserFoundError(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.chdir(ROOT)
+        patch.syspath_prepend(str(Path(script).parent))
+        patch.delitem(sys.modules, script, raising=False)
+        with pytest.raises(ParserFoundError) as found:
+            run_as_program(script)
+    return found.value.args[0]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if list(scripts(n))])
+def test_scripts_are_called_with_options_that_they_have(name):
+    for script, words in scripts(name):
+        parser_of(script).parse_args(words)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import dd_plugin
+from dd_plugin.cli import _parser as command_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "reference"
@@ -41,6 +42,15 @@ def test_the_names_of_the_package_are_listed_with_their_homes():
     for name in dd_plugin.__all__:
         home = dd_plugin._HOMES.get(name)
         assert (f"[`{name}`][{home}.{name}]" if home else f"`{name}`") in text
+
+
+def test_every_command_is_on_its_page():
+    text = (PAGES / "command-line.md").read_text(encoding="utf-8")
+    names = re.findall(r"^    (\w+)  ", command_parser([]).format_help(), re.MULTILINE)
+    assert {"distill", "merge", "env"} <= set(names)
+    for name in names:
+        assert f"\n## {name}\n" in text
+        assert name == "distill" or f"{{{{ help {name} }}}}" in text
 
 
 def test_every_page_is_in_the_navigation():
