@@ -1,4 +1,4 @@
-"""Parametrizations of the synthetic images: pixels, fewer of them, or a pyramid.
+"""Parametrizations of the synthetic images: pixels, fewer of them, or a pyramid of either size.
 
 Below `synthetic`, which owns one. A parametrization is a module that returns all images in pixel
 space. It can put its parameters back into the range of images that survive as 8-bit PNG.
@@ -41,6 +41,15 @@ class Parametrization(nn.Module):
         images: Tensor = self()
         return images
 
+    @abstractmethod
+    def show_(self, rows: Tensor, stored: Tensor) -> None:
+        """Make some images show what is stored of others, in place.
+
+        Args:
+            rows: which of the images, ``(M,)``.
+            stored: what they are to show, ``(M, C, H / factor, W / factor)`` in [0, 1].
+        """
+
 
 class Pixels(Parametrization):
     """Every pixel is a parameter."""
@@ -57,6 +66,11 @@ class Pixels(Parametrization):
     def constrain_(self) -> None:
         """Clamp the pixels to [0, 1]."""
         self.pixels.clamp_(0.0, 1.0)
+
+    @torch.no_grad()
+    def show_(self, rows: Tensor, stored: Tensor) -> None:
+        """Write the pixels."""
+        self.pixels[rows] = stored.to(self.pixels)
 
 
 class Upsampled(Parametrization):
@@ -94,12 +108,17 @@ class Upsampled(Parametrization):
 
     def forward(self) -> Tensor:
         """Return the enlarged pixels."""
-        return F.interpolate(self.pixels, self.size, mode="bilinear", align_corners=False)
+        return _enlarged(self.pixels, self.size)
 
     @torch.no_grad()
     def constrain_(self) -> None:
         """Clamp the pixels to [0, 1]; interpolated ones stay within their range."""
         self.pixels.clamp_(0.0, 1.0)
+
+    @torch.no_grad()
+    def show_(self, rows: Tensor, stored: Tensor) -> None:
+        """Write the pixels before they are enlarged."""
+        self.pixels[rows] = stored.to(self.pixels)
 
 
 class Pyramid(Parametrization):
@@ -153,16 +172,18 @@ class Pyramid(Parametrization):
                 enlarging = _enlarging(low, high).to(images)
                 # A function of the sizes, so no part of the state.
                 self.register_buffer(f"enlarging_{index}_{axis}", enlarging, persistent=False)
-        # A Laplacian pyramid: each level has what the coarser ones leave over at its resolution.
-        margin = _BLACK
-        logits = images.detach().clamp(margin, 1 - margin).logit()
+        self.levels = nn.ParameterList(map(nn.Parameter, self._levels_of(images.detach())))
+
+    def _levels_of(self, images: Tensor) -> list[Tensor]:
+        """A Laplacian pyramid: each level has what coarser ones leave over at its resolution."""
+        logits = images.clamp(_BLACK, 1 - _BLACK).logit()
         left = _colors(logits, self.inverse) * (len(self.sizes) / _GAIN)
-        parameters = []
+        levels = []
         for index, size in enumerate(self.sizes):
             level = left if index == len(self.sizes) - 1 else F.adaptive_avg_pool2d(left, size)
             left = left - self._enlarged(level, index)
-            parameters.append(nn.Parameter(level.clone()))
-        self.levels = nn.ParameterList(parameters)
+            levels.append(level.clone())
+        return levels
 
     def forward(self) -> Tensor:
         """Return the sigmoid of the sum of the levels."""
@@ -194,6 +215,58 @@ class Pyramid(Parametrization):
         excess = logits - logits.clamp(-_LIMIT, _LIMIT)
         self.levels[-1].sub_(_colors(excess, self.inverse) * (len(self.sizes) / _GAIN))
 
+    @torch.no_grad()
+    def show_(self, rows: Tensor, stored: Tensor) -> None:
+        """Write the levels."""
+        for level, new in zip(self.levels, self._levels_of(stored.to(self.levels[0])), strict=True):
+            level[rows] = new
+
+
+class UpsampledPyramid(Parametrization):
+    """A `Pyramid` of a lower resolution, enlarged bilinearly: factor² as many images, all smooth.
+
+    Args:
+        images: where to start, in full size; they are averaged down.
+        factor: how many times smaller the stored images are.
+        levels: of the pyramid, whose last has the size of what is stored.
+        basis: ``(C, C)``, the color space of the levels; by default the channels themselves.
+
+    Raises:
+        ValueError: the size is not a multiple of the factor, there are more levels than the stored
+            images can be halved, or the basis does not fit.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        factor: int = 2,
+        levels: int | None = None,
+        basis: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        height, width = images.shape[-2:]
+        check_factor(height, width, factor)
+        self.size = (height, width)
+        self.factor = factor
+        self.small = Pyramid(F.avg_pool2d(images.detach(), factor), levels, basis)
+
+    def stored(self) -> Tensor:
+        """Return the images before they are enlarged."""
+        images: Tensor = self.small()
+        return images
+
+    def forward(self) -> Tensor:
+        """Return the enlarged images."""
+        return _enlarged(self.small(), self.size)
+
+    def constrain_(self) -> None:
+        """Limit the logits of the pyramid; interpolated pixels stay within their range."""
+        self.small.constrain_()
+
+    def show_(self, rows: Tensor, stored: Tensor) -> None:
+        """Write the levels."""
+        self.small.show_(rows, stored)
+
 
 # Logits per unit of all levels: the steepest slope of an image is then 1.
 _GAIN: Final = 4.0
@@ -203,6 +276,10 @@ _BLACK: Final = 1 / 600
 _LIMIT: Final = 8.0
 # The largest parameter; float32 then has the sum of all levels to a thousandth.
 _LARGEST: Final = 1000.0
+
+
+def _enlarged(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(pixels, size, mode="bilinear", align_corners=False)
 
 
 def _enlarging(low: int, high: int) -> Tensor:
@@ -222,4 +299,5 @@ PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
     "pixels": Pixels,
     "upsampled": Upsampled,
     "pyramid": Pyramid,
+    "upsampled_pyramid": UpsampledPyramid,
 }

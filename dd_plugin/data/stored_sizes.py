@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+# Parametrizations of images that are stored smaller, and of those that are sums of levels.
+UPSAMPLED: Final = ("upsampled", "upsampled_pyramid")
+PYRAMIDS: Final = ("pyramid", "upsampled_pyramid")
 # The least rows and columns of the coarsest level by default.
 _COARSEST: Final = 4
 

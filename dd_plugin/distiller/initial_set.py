@@ -14,7 +14,13 @@ from torch import Tensor
 
 from dd_plugin.data import RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.data.colors import decorrelating_basis
-from dd_plugin.data.parametrization import Parametrization, Pixels, Pyramid, Upsampled
+from dd_plugin.data.parametrization import (
+    Parametrization,
+    Pixels,
+    Pyramid,
+    Upsampled,
+    UpsampledPyramid,
+)
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.distiller.first_images import first_images
 from dd_plugin.distiller.networks import Networks
@@ -109,4 +115,6 @@ def _parametrization(config: DistillerConfig, images: Tensor, train: RealData) -
             logger.warning('color_space="decorrelated" has no effect on images of one channel')
         else:
             basis = decorrelating_basis(train)
+    if config.is_upsampled:
+        return UpsampledPyramid(images, config.upsample_factor, config.pyramid_levels, basis)
     return Pyramid(images, config.pyramid_levels, basis)

@@ -116,24 +116,25 @@ def check_combinations(config: Settings) -> None:
     is_said = not is_left_alone(config.groups)  # else they are chosen once more
     if config.batching == "groups" and is_said and config.trained_per_class % config.groups:
         what = "`images_per_class`"
-        if config.parametrization == "upsampled":
+        if config.is_upsampled:
             what += " * `upsample_factor` ** 2"
         raise ValueError(
             f"`groups` must divide {what} = {config.trained_per_class}, so that every group has "
             f"images of every class, got {config.groups}"
         )
-    if config.color_space != "rgb" and config.parametrization != "pyramid":
+    if config.color_space != "rgb" and not config.is_pyramid:
         raise ValueError(
             f'`color_space` must be "rgb" with parametrization="{config.parametrization}", whose '
             f'parameters are the pixels, got "{config.color_space}"; use '
             'parametrization="pyramid", or leave color_space out'
         )
     if config.image_size is not None and config.image_size >= 1:
-        size = (config.image_size, config.image_size)
-        if config.parametrization == "pyramid":
-            level_sizes(*size, config.pyramid_levels)
-        elif config.parametrization == "upsampled":
-            check_factor(*size, config.upsample_factor)
+        side = config.image_size
+        if config.is_upsampled:
+            check_factor(side, side, config.upsample_factor)
+            side //= config.upsample_factor
+        if config.is_pyramid:
+            level_sizes(side, side, config.pyramid_levels)
     if config.load_best_model_at_end and config.eval_split is not None:
         check_selection_data(True, config.eval_split)
     if config.batching == "minibatches" and config.batch_size is None:
@@ -276,8 +277,8 @@ def warn_of_no_effect(config: Settings) -> None:
         "window_length": config.window == "full",
         "pool_size": config.init != "pool",
         "pool_max_steps": config.init != "pool",
-        "upsample_factor": config.parametrization != "upsampled",
-        "pyramid_levels": config.parametrization != "pyramid",
+        "upsample_factor": not config.is_upsampled,
+        "pyramid_levels": not config.is_pyramid,
         "augmentations_per_step": not config.is_augmented,
         "head_copies": not config.is_augmented or config.trainable != "head",
         "label_lr": not config.soft_labels,

@@ -208,11 +208,11 @@ class SyntheticSettings:
         "Initial images. real: random real ones; noise: random pixels; mean: class means, of which "
         "several per class are means of disjoint parts; herding, easiest: real ones by a rule.",
     )
-    parametrization: Literal["pixels", "upsampled", "pyramid"] = option(
+    parametrization: Literal["pixels", "upsampled", "pyramid", "upsampled_pyramid"] = option(
         "pixels",
         "What is learned. pixels: every pixel; upsampled: more images, of lower resolution; "
         "pyramid: a sum of levels of rising resolution, for images that are to teach other "
-        "networks too, or to be looked at.",
+        "networks too, or to be looked at; upsampled_pyramid: both.",
     )
     upsample_factor: int = option(
         2, "How many times smaller upsampled images are stored, in height and in width."

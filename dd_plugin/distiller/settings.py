@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dd_plugin.data.augmentation_names import augmentation_names
+from dd_plugin.data.stored_sizes import PYRAMIDS, UPSAMPLED
 from dd_plugin.distiller.by_data import is_left_alone
 from dd_plugin.distiller.computing_groups import ComputingSettings, HubSettings
 from dd_plugin.distiller.json_settings import model_arguments
@@ -97,5 +98,14 @@ class Settings(
     @property
     def trained_per_class(self) -> int:
         """Images of each class that networks are trained on: more than are stored if upsampled."""
-        upsampled = self.parametrization == "upsampled"
-        return self.images_per_class * (self.upsample_factor**2 if upsampled else 1)
+        return self.images_per_class * (self.upsample_factor**2 if self.is_upsampled else 1)
+
+    @property
+    def is_upsampled(self) -> bool:
+        """Whether images are stored smaller than networks see them."""
+        return self.parametrization in UPSAMPLED
+
+    @property
+    def is_pyramid(self) -> bool:
+        """Whether images are learned as a sum of levels."""
+        return self.parametrization in PYRAMIDS

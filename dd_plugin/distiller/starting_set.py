@@ -17,7 +17,6 @@ from torch import Tensor
 
 from dd_plugin.data import RealData, Recipe, SyntheticSet, Transform
 from dd_plugin.data.growing import grown_labels, grown_step_sizes, in_words, same_transform
-from dd_plugin.data.parametrization import Upsampled
 from dd_plugin.distiller.checkpoint import find_checkpoint
 from dd_plugin.distiller.config import DistillerConfig
 from dd_plugin.hub.folder import CORE
@@ -130,8 +129,7 @@ class StartingSet:
 
     def _check_counts(self, config: DistillerConfig) -> None:
         factor, own = self.synthetic.parametrization.factor, config.trained_per_class
-        upsampled = config.parametrization == "upsampled"
-        if upsampled and factor != config.upsample_factor:
+        if config.is_upsampled and factor != config.upsample_factor:
             stored = f"stored {factor} times smaller" if factor > 1 else "of full size"
             remedy = f"give `upsample_factor={factor}` or " if factor > 1 else "use "
             raise ValueError(
@@ -140,7 +138,7 @@ class StartingSet:
             )
         largest = int(self.synthetic.labels.bincount().max())
         if largest > own:
-            least = math.ceil(largest / (factor * factor if upsampled else 1))
+            least = math.ceil(largest / (factor * factor if config.is_upsampled else 1))
             raise ValueError(
                 f"`images_per_class` must be at least {least}, since `start_from` {self.name!r} "
                 f"has {largest} images of a class, got {config.images_per_class}"
@@ -202,9 +200,9 @@ class StartingSet:
         names = list(synthetic.recipe.class_names)
         here, there = self.rows(names, synthetic.labels)
         images = synthetic.parametrization
-        if isinstance(images, Upsampled):
-            small = self.synthetic.parametrization.stored()
-            images.pixels[here.to(images.pixels.device)] = small[there].to(images.pixels)
+        learned = self.synthetic.parametrization
+        if images.factor == learned.factor:
+            images.show_(here.to(synthetic.labels.device), learned.stored()[there])
         if self.synthetic.label_form is None or synthetic.learned_labels is None:
             return
         places = [names.index(name) for name in self.recipe.class_names]

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from dd_plugin.data.parametrization import PARAMETRIZATIONS, Pixels, Upsampled
+from dd_plugin.data.parametrization import (
+    PARAMETRIZATIONS,
+    Pixels,
+    Pyramid,
+    Upsampled,
+    UpsampledPyramid,
+)
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETRIZATIONS))
@@ -15,6 +21,35 @@ def test_images_stay_in_the_range_of_a_png_after_a_hostile_step(name):
     assert images.shape == (3, 2, 8, 8)
     assert float(images.min()) >= 0
     assert float(images.max()) <= 1
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETRIZATIONS))
+def test_images_can_be_told_what_to_show(name):
+    made = PARAMETRIZATIONS[name](torch.rand(4, 2, 8, 8, dtype=torch.float64))
+    before = made.stored().detach().clone()
+    shown = torch.rand_like(before[:2]) * 0.9 + 0.05
+    made.show_(torch.tensor([3, 1]), shown)
+    torch.testing.assert_close(made.stored().detach()[[3, 1]], shown)
+    assert torch.equal(made.stored().detach()[[0, 2]], before[[0, 2]])
+
+
+def test_an_upsampled_pyramid_is_a_pyramid_of_what_is_stored():
+    images = torch.rand(4, 3, 8, 12, dtype=torch.float64) * 0.9 + 0.05
+    basis = torch.eye(3, dtype=torch.float64).roll(1, 0)
+    made = UpsampledPyramid(images, 2, 2, basis)
+    plain = Upsampled(images, 2)
+    torch.testing.assert_close(made(), plain())
+    assert [level.shape[-2:] for level in made.small.levels] == [(2, 3), (4, 6)]
+    assert torch.equal(Upsampled.of_stored(made.stored(), made.factor)(), made())
+    # Its gradient reaches every level.
+    (made() ** 2).sum().backward()
+    assert all(bool(level.grad.abs().sum() > 0) for level in made.small.levels)
+    small = Pyramid(plain.pixels.detach(), 2, basis)
+    torch.testing.assert_close(small(), made.stored())
+    with pytest.raises(ValueError, match="must divide"):
+        UpsampledPyramid(images, 3)
+    with pytest.raises(ValueError, match="`pyramid_levels` must be from 1 to 3"):
+        UpsampledPyramid(images, 2, 4)
 
 
 def test_pixels_start_at_the_images():

@@ -79,6 +79,7 @@ def test_no_tensor_outlives_its_step(tmp_path, storage):
         {"batching": "minibatches", "batch_size": 3, "images_per_class": 2},
         {"parametrization": "upsampled"},
         {"parametrization": "upsampled", "batching": "groups", "groups": 2},
+        {"parametrization": "upsampled_pyramid"},
         {"image_init": "mean", "step_sizes": "shared"},
         {"step_sizes": "per_layer", "inner_optimizer_args": {"momentum": 0.5}},
         {"step_sizes": "per_layer", "window": "random", "window_length": 2},

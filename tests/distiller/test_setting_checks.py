@@ -34,6 +34,18 @@ from tests.distiller.toy import toy_config
             '`color_space` must be "rgb" with parametrization="upsampled"',
         ),
         (
+            {"parametrization": "upsampled_pyramid", "image_size": 9},
+            "must divide the size of the images, 9 x 9, got 2",
+        ),
+        (
+            {"parametrization": "upsampled_pyramid", "image_size": 8, "pyramid_levels": 4},
+            "`pyramid_levels` must be from 1 to 3 for images of 4 x 4",
+        ),
+        (
+            {"batching": "groups", "groups": 3, "parametrization": "upsampled_pyramid"},
+            r"must divide `images_per_class` \* `upsample_factor` \*\* 2 = 4",
+        ),
+        (
             {"init": "pool", "window": "last", "window_length": 2, "pool_max_steps": 10},
             "`pool_max_steps` must be at least `inner_steps` = 20, got 10",
         ),

@@ -31,3 +31,4 @@ def test_upsampled_images_are_more_than_are_stored():
     options = {"images_per_class": 2, "upsample_factor": 3}
     assert Settings(**options).trained_per_class == 2
     assert Settings(**options, parametrization="upsampled").trained_per_class == 18
+    assert Settings(**options, parametrization="upsampled_pyramid").trained_per_class == 18

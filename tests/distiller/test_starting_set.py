@@ -117,6 +117,17 @@ def test_pixels_that_are_stored_smaller_stay_to_the_bit(tmp_path):
         started(tmp_path / "x", first, upsample_factor=4, **options)
 
 
+def test_a_pyramid_of_stored_pixels_begins_at_them(tmp_path):
+    first = small_run(tmp_path / "first", parametrization="upsampled")
+    options = {"images_per_class": 1, "parametrization": "upsampled_pyramid"}
+    distiller = started(tmp_path / "second", first, **options)
+    rows = distiller.synthetic.labels != 1
+    shown = distiller.synthetic.parametrization.stored()[rows]
+    assert (shown - first.synthetic("exact").parametrization.stored()).abs().max() < 1 / 255
+    with pytest.raises(ValueError, match="2 times smaller, which `upsample_factor` 4 would blur"):
+        started(tmp_path / "x", first, upsample_factor=4, **options)
+
+
 def test_a_pyramid_begins_at_the_images(tmp_path, plain):
     distiller = started(tmp_path, plain, images_per_class=1, parametrization="pyramid")
     images = distiller.synthetic.images()[[0, 2]]

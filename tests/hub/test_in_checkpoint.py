@@ -21,8 +21,13 @@ RICH = {
 
 @pytest.mark.parametrize(
     "options",
-    [{}, RICH, {"init": "fixed", "parametrization": "pyramid"}],
-    ids=["plain", "rich", "fixed"],
+    [
+        {},
+        RICH,
+        {"init": "fixed", "parametrization": "pyramid"},
+        {**RICH, "parametrization": "upsampled_pyramid"},
+    ],
+    ids=["plain", "rich", "fixed", "small pyramid"],
 )
 def test_an_exported_checkpoint_is_the_set_of_that_step(tmp_path, options):
     run = toy_distiller(tmp_path / "run", max_steps=2, save_steps=2, **options)

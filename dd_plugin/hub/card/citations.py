@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from dd_plugin.data.stored_sizes import PYRAMIDS, UPSAMPLED
 from dd_plugin.hub.record import Record
 
 
@@ -181,8 +182,8 @@ def papers_of(record: Record) -> list[Paper]:
         AT_BPTT: config.window == "adaptive",
         FREPO: recipe.init == "pool",
         DSA: bool(set(re.split("[_+]", augmentation)) - _NOT_OF_DSA),
-        IDC: config.parametrization == "upsampled",
-        LGM: config.parametrization == "pyramid" and not matched,
+        IDC: config.parametrization in UPSAMPLED,
+        LGM: config.parametrization in PYRAMIDS and not matched,
         LGM_OBJECTIVE: matched,
         SOFT_LABELS: record.images.soft_labels,
         STEP_SIZES: bool(recipe.step_size_parameters),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dd_plugin.data.recipe import Recipe
+from dd_plugin.data.stored_sizes import PYRAMIDS, UPSAMPLED
 from dd_plugin.hub.card.markdown import Markdown, code, count, decimal, literal
 from dd_plugin.hub.card.words import joined, one_of, say, table_of_rows
 from dd_plugin.hub.record import Record
@@ -181,7 +182,10 @@ def _learned_as(record: Record) -> Markdown:
         return _NOTHING
     if config.parametrization == "upsampled":
         return say("learned_as.upsampled", factor=count(config.upsample_factor))
-    if config.parametrization == "pyramid":
-        colors = config.color_space == "decorrelated"
-        return say("learned_as.decorrelated" if colors else "learned_as.pyramid")
-    return say("learned_as.pixels")
+    if config.parametrization not in PYRAMIDS:
+        return say("learned_as.pixels")
+    decorrelated = config.color_space == "decorrelated"
+    colors = say("learned_as.decorrelated") if decorrelated else _NOTHING
+    if config.parametrization in UPSAMPLED:
+        return say("learned_as.small_pyramid", factor=count(config.upsample_factor), colors=colors)
+    return say("learned_as.pyramid", colors=colors)

@@ -9,7 +9,7 @@ from tests.hub.records import bare_record, card_of
 
 
 @pytest.mark.parametrize(
-    ("change", "paper"),
+    ("change", "papers"),
     [
         ({}, None),
         ({"window": "random", "window_length": 3}, "2311.07025"),
@@ -23,12 +23,13 @@ from tests.hub.records import bare_record, card_of
         ({"augmentation": "resizedcrop+noise_shift"}, None),
         ({"augmentation": "resizedcrop+flip"}, "2102.08259"),
         ({"parametrization": "pyramid"}, "2511.16674"),
+        ({"parametrization": "upsampled_pyramid"}, "2205.14959 2511.16674"),
         ({"init": "pool"}, "2206.00719"),
         ({"method": "mixed"}, "2505.00793"),
         ({"step_size_parameters": ["head.weight"]}, "1810.09502"),
     ],
 )
-def test_citations_are_those_of_the_methods_used(change, paper):
+def test_citations_are_those_of_the_methods_used(change, papers):
     record = bare_record()
     config = {"window": "full", "parametrization": "pixels", "method": "reverse", **change}
     record["about"] = {"config": config}
@@ -37,6 +38,6 @@ def test_citations_are_those_of_the_methods_used(change, paper):
     record["recipe"]["step_size_parameters"] = change.get("step_size_parameters")
     record["images"]["soft_labels"] = change.get("soft_labels", False)
     text = sections(card_of(record))["citation"]
-    expected = {"1811.10959"} | ({paper} if paper else set())
+    expected = {"1811.10959", *(papers or "").split()}
     assert set(re.findall(r"arxiv.org/abs/([\d.]+)", text)) == expected
     assert set(re.findall(r"eprint = \{([\d.]+)\}", text)) == expected

@@ -50,6 +50,33 @@ def test_step_sizes_along_a_cosine_are_told():
     assert "not learned: half a cosine from 0.002 to 0" in sections(card_of(record))["recipe"]
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"parametrization": "pixels"}, "pixels"),
+        ({"parametrization": "upsampled"}, "pixels at 1/3 of the resolution"),
+        ({"parametrization": "pyramid"}, "a sum of levels of rising resolution"),
+        (
+            {"parametrization": "pyramid", "color_space": "decorrelated"},
+            "a sum of levels of rising resolution, in decorrelated colors",
+        ),
+        (
+            {"parametrization": "upsampled_pyramid"},
+            "a sum of levels up to 1/3 of the resolution",
+        ),
+        (
+            {"parametrization": "upsampled_pyramid", "color_space": "decorrelated"},
+            "a sum of levels up to 1/3 of the resolution, in decorrelated colors",
+        ),
+    ],
+)
+def test_what_is_learned_of_the_images_is_told(config, told):
+    record = a_record()
+    record["about"]["config"] |= {"upsample_factor": 3, **config}
+    rows = re.sub(" +", " ", sections(card_of(record))["distillation"])
+    assert f"| learned as | {told} |" in rows
+
+
 @pytest.mark.parametrize(("images", "told"), [(48, "48"), (321, "321"), (None, "321")])
 def test_a_step_takes_no_more_real_images_than_there_are(images, told):
     record = a_record()
