@@ -32,15 +32,15 @@ def test_ways_are_possible_and_have_no_idle_setting(way, size, per_class):
 def test_networks_take_small_images_and_are_not_distilled_with(size):
     networks = transfer_ways.SIZES[size]
     for name, network in networks.tested.items():
-        for sources in (networks.widths, networks.kinds):
+        for sources in (networks.widths, networks.kinds, networks.swin):
             assert (network in sources) == (name == transfer_ways.CONVNET)
-    for network in (*networks.tested.values(), *networks.widths, *networks.kinds):
+    for network in (*networks.tested.values(), *networks.widths, *networks.kinds, *networks.swin):
         model = load_model(network.name, num_classes=10, img_size=32, **network.arguments)
         assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_a_way_is_the_recipe_of_the_package():
-    name = "whole+upsampled+easiest+corrections"
+    name = "whole+upsampled+pyramid+easiest+corrections+swin"
     way = transfer_ways.settings(name, per_class=10, steps=200, size="small")
     recipe = DistillerConfig.from_recipe("cifar10_transfer_ipc10")
     given = DistillerConfig(**way, dataset="cifar10")
@@ -48,6 +48,14 @@ def test_a_way_is_the_recipe_of_the_package():
         assert getattr(given, name) == getattr(recipe, name)
     assert given.networks == recipe.networks
     assert given.augmentation == recipe.augmentation
+
+
+def test_every_way_names_networks_that_there_are():
+    for name, way in transfer_ways.WAYS.items():
+        chosen = transfer_ways.settings(name, per_class=1, steps=4, size="small")
+        several = way.get("networks", "one") != "one"
+        assert (len(chosen["model"]) > 1) == several
+        assert name.endswith(way.get("networks", "")) or not several
 
 
 def test_png_files_of_a_set_hold_what_is_stored(tmp_path):

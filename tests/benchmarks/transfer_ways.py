@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from dd_plugin.data.stored_sizes import UPSAMPLED
+
 
 class Network(NamedTuple):
     """A network as a setting names it: `model` and its part of `model_args`."""
@@ -37,11 +39,13 @@ class Networks(NamedTuple):
         tested: those that are trained on every set, by the name of their column.
         widths: to distill with: one kind of network in several widths, depths and norms.
         kinds: to distill with: several kinds of networks.
+        swin: to distill with: the ConvNet and a Swin transformer.
     """
 
     tested: dict[str, Network]
     widths: tuple[Network, ...]
     kinds: tuple[Network, ...]
+    swin: tuple[Network, ...]
 
 
 def _convnext(*widths: int, depth: int) -> Network:
@@ -49,9 +53,22 @@ def _convnext(*widths: int, depth: int) -> Network:
     return Network("timm/convnext_atto", arguments)
 
 
-def _of_size(tested: dict[str, Network], *others: Network, kinds: Sequence[Network]) -> Networks:
+def _swin(width: int) -> Network:
+    arguments = {
+        "patch_size": 4,
+        "window_size": 4,
+        "embed_dim": width,
+        "depths": [1, 1],
+        "num_heads": [2, 4],
+    }
+    return Network("timm/swin_tiny_patch4_window7_224", arguments)
+
+
+def _of_size(
+    tested: dict[str, Network], *others: Network, kinds: Sequence[Network], swin: Network
+) -> Networks:
     own = tested[CONVNET]
-    return Networks(tested, (own, *others), (own, *kinds))
+    return Networks(tested, (own, *others), (own, *kinds), (own, swin))
 
 
 _RESNET18: Final = Network("timm/resnet18", {})
@@ -67,6 +84,7 @@ SIZES: Final[dict[str, Networks]] = {
         _convnet(16, 2, "instancenorm"),
         _convnet(48, 4, "batchnorm"),
         kinds=(Network("timm/resnet10t", {}), _vit(8, 64, 2, 2)),
+        swin=_swin(64),
     ),
     "small": _of_size(
         {
@@ -78,12 +96,14 @@ SIZES: Final[dict[str, Networks]] = {
         _convnet(12, 2, "instancenorm"),
         _convnet(24, 4, "batchnorm"),
         kinds=(Network("timm/dd_lenet", {}), _vit(8, 32, 1, 2)),
+        swin=_swin(32),
     ),
     "toy": _of_size(
         {CONVNET: _convnet(4, 2, "batchnorm"), "vit": _vit(8, 8, 1, 1)},
         _convnet(5, 2, "batchnorm"),
         _convnet(4, 1, "instancenorm"),
         kinds=(_convnet(4, 1, "batchnorm"),),
+        swin=_swin(8),
     ),
 }
 
@@ -131,6 +151,10 @@ _PYRAMID: Final = {"parametrization": "pyramid", "color_space": "decorrelated"}
 # Labels are learned, as probabilities, and real images stay as they are.
 _LABELS_ALONE: Final = {"soft_labels": True, "label_lr": 0.05, "learning_rate": 1e-12}
 _MORE_IMAGES: Final = {"parametrization": "upsampled"}
+_MORE_SMOOTH_IMAGES: Final = {
+    "parametrization": "upsampled_pyramid",
+    "color_space": "decorrelated",
+}
 
 WAYS: Final[dict[str, dict[str, Any]]] = {
     "whole": _WHOLE,
@@ -158,6 +182,30 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
         **_MORE_IMAGES,
         **_CORRECTIONS,
         "image_init": "easiest",
+    },
+    "whole+upsampled+pyramid+easiest": {
+        **_WHOLE,
+        **_MORE_SMOOTH_IMAGES,
+        "image_init": "easiest",
+    },
+    "whole+upsampled+pyramid+easiest+corrections": {
+        **_WHOLE,
+        **_MORE_SMOOTH_IMAGES,
+        **_CORRECTIONS,
+        "image_init": "easiest",
+    },
+    "whole+upsampled+pyramid+easiest+corrections+swin": {
+        **_WHOLE,
+        **_MORE_SMOOTH_IMAGES,
+        **_CORRECTIONS,
+        "image_init": "easiest",
+        "networks": "swin",
+    },
+    "whole+herding+pyramid+swin": {
+        **_WHOLE,
+        "image_init": "herding",
+        **_PYRAMID,
+        "networks": "swin",
     },
     "whole+upsampled+easiest+kinds": {
         **_WHOLE,
@@ -204,7 +252,7 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
 
 def images_in_one(chosen: Mapping[str, Any]) -> int:
     """Return how many images take the storage of one, by the settings of a way."""
-    return 4 if chosen.get("parametrization") == "upsampled" else 1
+    return 4 if chosen.get("parametrization") in UPSAMPLED else 1
 
 
 def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, Any]:
@@ -218,8 +266,13 @@ def settings(way: str, *, per_class: int, steps: int, size: str) -> dict[str, An
     """
     chosen = dict(WAYS[way])
     networks = SIZES[size]
-    several = {"widths": networks.widths, "kinds": networks.kinds}
-    learners = several.get(chosen.pop("networks", ""), (networks.tested[CONVNET],))
+    several = {
+        "one": (networks.tested[CONVNET],),
+        "widths": networks.widths,
+        "kinds": networks.kinds,
+        "swin": networks.swin,
+    }
+    learners = several[chosen.pop("networks", "one")]
     if size == "toy":
         chosen["inner_steps"] = 4
         small = {"window_length": 2, "pool_size": 1}
