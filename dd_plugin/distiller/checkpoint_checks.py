@@ -5,6 +5,7 @@ Called by `checkpoint` before anything is restored.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
@@ -38,6 +39,17 @@ def data_in_words(data: RealData) -> dict[str, Any] | None:
     return {"images": len(data), "checksum": data.fingerprint()}
 
 
+def _learn_the_same(
+    config: DistillerConfig, settings_then: Mapping[str, Any], state: TrainState
+) -> bool:
+    """Return whether `statistics_corrections` then and now are the same in other words."""
+    if not state.synthetic.constants():
+        return True  # without BatchNorm there are none
+    then = copy.copy(config)
+    vars(then)["statistics_corrections"] = settings_then["statistics_corrections"]
+    return then.learns_statistics == config.learns_statistics
+
+
 def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: TrainState) -> None:
     """Check that a run can resume from a checkpoint.
 
@@ -64,8 +76,8 @@ def check_resumable(folder: Path, saved: Mapping[str, Any], *, run: Run, state: 
     )
     if settings["activation_memory"] is None and "activation_memory" in changed:
         changed.remove("activation_memory")  # the run goes on with what it had
-    if "statistics_corrections" in changed and not state.synthetic.constants():
-        changed.remove("statistics_corrections")  # without BatchNorm there are none
+    if "statistics_corrections" in changed and _learn_the_same(run.config, settings_then, state):
+        changed.remove("statistics_corrections")
     _check_processes(folder, saved, run, state)
     _check_networks(folder, saved, run, state)
     known = _check_data(folder, saved, state.train_data)

@@ -10,6 +10,8 @@ import logging
 from typing import Final
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from dd_plugin.bn import revert_bn
@@ -28,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Values of `image_init` that choose real images by a rule.
 _RULES: Final = {"herding": TrainingImages.HERDING, "easiest": TrainingImages.EASIEST}
-_BATCH = 500
 
 
 def first_images(
@@ -52,13 +53,15 @@ def first_images(
 
     Raises:
         DataError: a class has fewer images.
+        ValueError: the networks that were asked have diverged.
     """
     per_class, seed = config.trained_per_class, mix(config.seed, Purpose.INITIAL_IMAGES)
     rule = _RULES.get(config.image_init)
     if rule is not None and config.resume_from_checkpoint is None:
-        return _chosen(rule, per_class, recipe, train, transform=transform, networks=networks)
+        return _by_rule(rule, config, recipe, train, transform=transform, networks=networks)
     if config.image_init == "real" or rule is not None:
-        return train.of_each_class(per_class, seed)
+        images, labels = train.of_each_class(per_class, seed)
+        return images.clone(memory_format=torch.contiguous_format), labels
     labels = torch.arange(recipe.num_classes).repeat_interleave(per_class)
     if config.image_init == "mean":
         return train.class_means(per_class), labels
@@ -66,31 +69,50 @@ def first_images(
     return torch.rand(len(labels), *recipe.shape, generator=generator), labels
 
 
-def _chosen(
+def _by_rule(
     rule: TrainingImages,
-    per_class: int,
+    config: DistillerConfig,
     recipe: Recipe,
     train: RealData,
     *,
     transform: Transform,
     networks: Networks | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the real images of a rule, which is asked about all of them."""
+    """Return the real images of a rule, which is asked about all of them.
+
+    Of several processes the first asks for all: what networks find easy differs by rounding on
+    other processors and numbers of threads.
+    """
 
     def of_all() -> Tensor:
         assert networks is not None
         logger.info("training %d networks to find the easiest images", difficulty.YOUNG_NETWORKS)
-        inputs = InputBatches(train, transform, networks.dtype, _BATCH)
+        inputs = InputBatches(train, transform, networks.dtype, config.per_device_eval_batch_size)
         prepare = prepared_by(transform, augmentation_of(recipe, transform), networks.dtype)
 
         def new_network(seed: int) -> nn.Module:
             return revert_bn(networks.new_model(seed))
 
-        return difficulty.of_images(new_network, train, inputs, prepare, autocast=recipe.autocast)
+        scores = difficulty.of_images(new_network, train, inputs, prepare, autocast=recipe.autocast)
+        if difficulty.tells_nothing(scores):
+            raise ValueError(
+                "`image_init=easiest` asks networks that were trained for a while, but all of them "
+                "have diverged; use `image_init=herding`, or another network"
+            )
+        return scores
 
-    if rule is TrainingImages.HERDING:
-        logger.info("choosing images by herding")
+    per_class = config.trained_per_class
     # Before long work.
     counts = torch.bincount(train.labels(), minlength=train.num_classes)
     require(counts, per_class, train.class_names)
-    return RealCoresets(train, of_all).images(rule, per_class)
+    state = PartialState()
+    if state.num_processes == 1 or state.is_main_process:
+        if rule is TrainingImages.HERDING:
+            logger.info("choosing images by herding")
+        images, labels = RealCoresets(train, of_all).images(rule, per_class)
+    else:
+        images, labels = train.of_each_class(per_class, config.seed)
+    if state.num_processes > 1:
+        images = torch.as_tensor(broadcast(images.to(state.device).contiguous(), from_process=0))
+    # With the strides of a resumed run, on which the rounding of convolutions depends.
+    return images.clone(memory_format=torch.contiguous_format), labels

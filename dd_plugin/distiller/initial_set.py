@@ -68,7 +68,7 @@ def make_initial_set(
     learns_constants = config.trainable == "head" or config.learns_statistics
     if start is not None:
         step_sizes = start.step_sizes(config, recipe, step_sizes)
-        constants = start.constants(constants) if learns_constants else constants
+        constants = start.constants(config, constants)
     synthetic = SyntheticSet(
         recipe,
         _parametrization(config, images[order], train),

@@ -249,9 +249,22 @@ class StartingSet:
         shape = (recipe.steps,) if constant else tuple(fresh.shape)
         return grown_step_sizes(learned, shape).to(fresh)
 
-    def constants(self, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is learned about BatchNorm, from the set where a network has the same."""
+    def constants(self, config: DistillerConfig, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is learned about BatchNorm or a head, from the set where it has the same.
+
+        Args:
+            config: of the run.
+            fresh: what they are without the set.
+        """
         old = self.synthetic.constants()
+        if config.trainable != "head" and not config.learns_statistics:
+            if any(bool(value.any()) for value in old.values()):
+                logger.warning(
+                    "the corrections of BatchNorm that %r has learned are left out, since this run "
+                    "learns none; `statistics_corrections=learned` keeps them",
+                    self.name,
+                )
+            return dict(fresh)
         return {
             name: old[name] if name in old and old[name].shape == value.shape else value
             for name, value in fresh.items()

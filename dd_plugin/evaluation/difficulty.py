@@ -50,6 +50,11 @@ def el2n(logits: Tensor, labels: Tensor) -> Tensor:
     return (probabilities - one_hot).norm(dim=1).nan_to_num(nan=_LARGEST)
 
 
+def tells_nothing(scores: Tensor) -> bool:
+    """Return whether all images are as hard as can be, as for networks that have diverged."""
+    return bool((scores > _LARGEST - 1e-9).all())
+
+
 def of_images(
     new_network: Callable[[int], nn.Module],
     data: RealData,

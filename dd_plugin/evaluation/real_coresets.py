@@ -66,13 +66,30 @@ class RealCoresets:
         """
         wanted = (kind, per_class)
         if wanted not in self._chosen:
-            labels = self._data.labels()
-            rule, values = self._rule_of(kind)
+            self._chosen[wanted] = self._different(kind, per_class)
+        return self._chosen[wanted]
+
+    def _different(self, kind: TrainingImages, per_class: int) -> tuple[Tensor, Tensor]:
+        """Choose images of which no two are the same, as long as there are others.
+
+        The same image twice is as easy twice, so that a rule takes it twice, where others look at
+        what they have chosen.
+        """
+        labels = self._data.labels()
+        rule, values = self._rule_of(kind)
+        by_difficulty = kind in DIFFICULTY_RULES
+        last = torch.finfo(values.dtype).max ** 0.5 if by_difficulty else 0.0
+        again = torch.zeros(len(labels), dtype=torch.bool)
+        while True:
             rows = rule(values, labels, per_class, num_classes=self._data.num_classes)
             order = rows.argsort()
-            images = rows_of(self._data, rows[order], _BATCH)
-            self._chosen[wanted] = (images[order.argsort()], labels[rows].to(images.device))
-        return self._chosen[wanted]
+            images = rows_of(self._data, rows[order], _BATCH)[order.argsort()]
+            repeated = rows[_repeated(images)] if by_difficulty else rows[:0]
+            if bool(again[repeated].all()):  # also where there is none
+                return images, labels[rows].to(images.device)
+            again[repeated] = True
+            # Behind all others.
+            values = values.masked_fill(again, -last if kind is TrainingImages.HARDEST else last)
 
     def _rule_of(self, kind: TrainingImages) -> tuple[Callable[..., Tensor], Tensor]:
         """Return the rule of a kind, and what it chooses by: features, or the difficulty."""
@@ -84,6 +101,16 @@ class RealCoresets:
         if self._features is None:
             self._features = pixel_features(self._data)
         return RULES[kind], self._features
+
+
+def _repeated(images: Tensor) -> Tensor:
+    """Return which images are the same as an earlier one, ``(N,)`` on the CPU."""
+    _, same = images.flatten(1).unique(dim=0, return_inverse=True)
+    same = same.cpu()
+    first = torch.full((len(same),), len(same)).scatter_reduce(
+        0, same, torch.arange(len(same)), reduce="amin"
+    )
+    return first[same] != torch.arange(len(same))
 
 
 def pixel_features(data: RealData) -> Tensor:

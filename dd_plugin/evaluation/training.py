@@ -82,7 +82,7 @@ def train_by_recipe(
     which = _place_of(network, synthetic) if which is None else which
     constants = synthetic.constants(which)
     own_name = recipe.architectures[which].model or "its network"
-    is_plain = policy == "tracked" and _are_zero(constants)
+    is_plain = policy == "tracked" and _has_learned_nothing(synthetic)
     if is_plain:
         constants = {}
     fits = is_plain or _fits(network, constants)
@@ -142,9 +142,10 @@ def _fits(network: nn.Module, constants: Mapping[str, Tensor]) -> bool:
     return {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
 
 
-def _are_zero(constants: Mapping[str, Tensor]) -> bool:
-    """Return whether a set has corrections of statistics, and has learned none of them."""
-    return bool(constants) and not any(bool(value.any()) for value in constants.values())
+def _has_learned_nothing(synthetic: SyntheticSet) -> bool:
+    """Return whether no architecture of a set has corrections of statistics but zeros."""
+    places = range(len(synthetic.recipe.architectures))
+    return not any(bool(t.any()) for p in places for t in synthetic.constants(p).values())
 
 
 def _place_of(network: nn.Module, synthetic: SyntheticSet) -> int:

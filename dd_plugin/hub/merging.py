@@ -119,6 +119,7 @@ def _check(sets: Mapping[str, StoredSet]) -> None:
                 f"{both} have step sizes of different shapes, {shapes[0]} and {shapes[1]}; distill "
                 "one of them again with the `step_sizes` of the other"
             )
+        _check_statistics(first.synthetic, other.synthetic, both)
         _check_starts(first, other, both)
 
 
@@ -162,6 +163,17 @@ def _check_recipes(one: Recipe, two: Recipe, both: str) -> None:
         raise MergeError(
             f"{both} are trained on in two ways ({listed}); distill one of them again with the "
             "settings of the other"
+        )
+
+
+def _check_statistics(one: SyntheticSet, two: SyntheticSet, both: str) -> None:
+    """Half of what one set has learned about BatchNorm would be right for neither."""
+    learned = [any(bool(t.any()) for t in each.constants().values()) for each in (one, two)]
+    if one.constants() and two.constants() and learned[0] != learned[1]:
+        raise MergeError(
+            f"of {both} only the {'first' if learned[0] else 'second'} has learned corrections of "
+            "BatchNorm's statistics; distill one of them again with the `statistics_corrections` "
+            "of the other"
         )
 
 

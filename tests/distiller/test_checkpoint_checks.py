@@ -75,6 +75,11 @@ def test_corrections_that_were_learned_with_constant_step_sizes_are_so_still():
     check({"config": config}, step_sizes="constant", statistics_corrections="learned")
     with pytest.raises(ValueError, match="statistics_corrections: 'learned' then, None now"):
         check({"config": config}, step_sizes="constant")
+    # The same in other words.
+    check({"config": toy_config("out").to_dict()}, statistics_corrections="learned")
+    check({"config": toy_config("out", statistics_corrections="learned").to_dict()})
+    with pytest.raises(ValueError, match="statistics_corrections: None then, 'none' now"):
+        check({"config": toy_config("out").to_dict()}, statistics_corrections="none")
     # There are none without BatchNorm, or with another policy.
     check({"config": config}, step_sizes="constant", constants=0)
     for statistics in ("learned", "frozen"):

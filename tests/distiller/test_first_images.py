@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 import torch
+from datasets import concatenate_datasets
+from torch import nn
 
 from dd_plugin.data import DataError
 from dd_plugin.distiller import Distiller
@@ -80,6 +82,51 @@ def test_a_class_with_too_few_images_is_told_before_networks_are_trained(
 ):
     with pytest.raises(DataError, match="each class must have at least 21 images"):
         toy_distiller(tmp_path, image_init="easiest", images_per_class=21)
+
+
+def test_the_easiest_images_are_not_one_of_them_several_times(tmp_path):
+    rows = toy_dataset(12)
+    twice = concatenate_datasets([rows, rows, rows.select([0, 1, 2])])
+    config = toy_config(tmp_path, image_init="easiest", images_per_class=4)
+    images = Distiller(None, config, twice, toy_dataset(30, 1)).synthetic.images().detach()
+    assert len(images.flatten(1).unique(dim=0)) == 12
+    # Where there are no others, an image comes back.
+    config = toy_config(tmp_path, image_init="easiest", images_per_class=6)
+    images = Distiller(None, config, twice, toy_dataset(30, 1)).synthetic.images().detach()
+    assert len(images.flatten(1).unique(dim=0)) == 12
+
+
+def test_networks_that_all_diverged_choose_no_images(tmp_path):
+    class Wrong(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1)) * float("nan")
+
+    config = toy_config(tmp_path, image_init="easiest", verify=False)
+    with pytest.raises(ValueError, match=r"all of them have diverged; use `image_init=herding`"):
+        Distiller(Wrong, config, toy_dataset(30), toy_dataset(30, 1))
+
+
+def test_real_images_of_a_rule_are_read_in_the_batches_of_the_settings(tmp_path, monkeypatch):
+    sizes = []
+    logits = difficulty.logits_of
+
+    def seen(output):
+        sizes.append(len(output))
+        return logits(output)
+
+    monkeypatch.setattr(difficulty, "logits_of", seen)
+    toy_distiller(tmp_path, image_init="easiest", per_device_eval_batch_size=7)
+    assert max(sizes) == 7
+
+
+@pytest.mark.parametrize("rule", ["real", "herding", "easiest"])
+def test_images_have_the_strides_of_a_resumed_run(tmp_path, rule):
+    images = toy_distiller(tmp_path, image_init=rule).synthetic.images()
+    assert images.stride() == torch.empty(images.shape).stride()
 
 
 def test_a_resumed_run_applies_no_rule(tmp_path, monkeypatch):

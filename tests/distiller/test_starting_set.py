@@ -204,15 +204,17 @@ def test_step_sizes_of_another_optimizer_begin_anew(tmp_path, plain, caplog):
     assert not constant.synthetic.log_step_sizes.requires_grad
 
 
-def test_corrections_are_taken_over_where_they_are_learned(tmp_path):
+def test_corrections_are_taken_over_where_they_are_learned(tmp_path, caplog):
     first = small_run(tmp_path / "first", statistics_lr=0.5)
     learned = first.synthetic("exact").constants()
     assert any(bool(t.any()) for t in learned.values())
     same = started(tmp_path / "same", first).synthetic.constants()
     assert all(torch.equal(same[name], value) for name, value in learned.items())
+    assert "corrections of BatchNorm" not in caplog.text
     plain = started(tmp_path / "plain", first, statistics_corrections="none").synthetic.constants()
     assert plain.keys() == learned.keys()
     assert not any(bool(t.any()) for t in plain.values())
+    assert "left out, since this run learns none; `statistics_corrections=learned`" in caplog.text
 
 
 def test_a_step_size_without_effect_is_told(tmp_path, plain, caplog):

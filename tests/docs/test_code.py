@@ -191,7 +191,8 @@ def parser_of(script):
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.chdir(ROOT)
         patch.syspath_prepend(str(Path(script).parent))
-        patch.delitem(sys.modules, script, raising=False)
+        for name in (script, f"{script}.__main__"):  # imported by another test
+            patch.delitem(sys.modules, name, raising=False)
         with pytest.raises(ParserFoundError) as found:
             run_as_program(script)
     return found.value.args[0]

@@ -162,6 +162,16 @@ def test_a_network_whose_train_returns_nothing(distilled, protocol, norm):
         assert torch.equal(second.state_dict()[name], value)
 
 
+def test_a_set_that_learned_nothing_about_batchnorm_trains_any_network_as_usual(distilled):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OtherArchitectureWarning)
+        model = distilled.fit(nn.Sequential(*layers), protocol="recipe", seed=1)
+    # The moving average of stock layers, and no statistics taken afresh.
+    assert int(model[1].num_batches_tracked) == distilled.synthetic("exact").recipe.steps
+
+
 def test_a_part_whose_train_returns_nothing_and_a_name(distilled, monkeypatch):
     def made(*args, **options):
         return nn.Sequential(nn.Flatten(), silent(nn.Linear)(64, 2))

@@ -170,6 +170,20 @@ def test_the_record_says_what_is_known_of_all(tmp_path):
     assert record["source"]["licenses"] == []
 
 
+def test_learned_corrections_are_not_averaged_with_none(tmp_path):
+    def corrected(name, value):
+        constants = {"norm.running_mean": torch.tensor([value])}
+        return make(tmp_path / name, {"a": "xy", "b": "zw", "c": "uv"}[name], constants=constants)
+
+    a, b, c = corrected("a", 0.0), corrected("b", 0.5), corrected("c", 0.0)
+    message = "a and .*b only the second has learned corrections .* `statistics_corrections`"
+    with pytest.raises(MergeError, match=message):
+        a.merge(b, folder=tmp_path / "out")
+    with pytest.raises(MergeError, match="only the first has learned"):
+        b.merge(a, folder=tmp_path / "out")
+    a.merge(c, folder=tmp_path / "out")
+
+
 START = {"fc.weight": torch.ones(2)}
 DIFFERENT = {
     "size": ({"shape": (1, 6, 6)}, "images of 4 x 4 and 6 x 6 pixels; .* `image_size`"),

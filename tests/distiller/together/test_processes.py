@@ -31,6 +31,14 @@ if sys.argv[3] == "full disk":
     if int(os.environ["RANK"]) == 0:
         checkpoint.save_file = full
 
+if sys.argv[3] == "finds nothing easy" and int(os.environ["RANK"]) == 1:
+    from dd_plugin.evaluation import difficulty
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the second process is asked too")
+
+    difficulty.of_images = refuse
+
 class Dies(DistillerCallback):
     def on_step_end(self, config, state, control, **kwargs):
         if dies and state.global_step == 2 and kwargs["distiller"].accelerator.process_index == 1:
@@ -111,6 +119,16 @@ def test_two_processes_with_half_the_networks_each(tmp_path, two, name):
     assert record["results"]["distilled"]["accuracies"] == list(
         alone.results["distilled"].accuracies
     )
+
+
+@pytest.mark.parametrize("rule", ["herding", "easiest"])
+def test_one_process_chooses_the_first_images_of_all(tmp_path, rule):
+    options = {"image_init": rule, "images_per_class": 2}
+    done = two_processes(tmp_path / "two", json.dumps(options), how="finds nothing easy")
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = toy_distiller(tmp_path / "one", networks_per_step=4, **options)
+    alone.train()
+    assert largest_error(tmp_path / "two" / "out", alone) < 1e-10
 
 
 def test_a_run_of_two_processes_goes_on_in_one(tmp_path, two):
