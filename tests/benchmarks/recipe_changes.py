@@ -1,7 +1,7 @@
 r"""A recipe with single settings changed, each for the same seconds of one core.
 
     python -m tests.benchmarks.recipe_changes RECIPE FOLDER --json FILE \\
-      --changes '{}' '{"mixed_precision": "bf16"}' '{"adam_lr": 0.02}'
+      --changes '{}' '{"mixed_precision": "bf16"}' '{"learning_rate": 0.02}'
 
 RECIPE is one of the package, FOLDER a data set that `load_dataset` reads, with the splits train and
 validation. Seconds are those of the processor from the end of the first outer step, before which
