@@ -8,7 +8,7 @@ import pytest
 
 from dd_plugin import Distiller, DistillerConfig
 from dd_plugin.cli import main
-from dd_plugin.recipes import recipe_names, recipe_settings, recipe_summary
+from dd_plugin.recipes import recipe_names, recipe_settings, recipe_summary, recipe_text
 from tests.gpu.runs import pictures
 from tests.repository import ROOT
 
@@ -25,7 +25,7 @@ def test_recipes_are_possible_and_have_no_idle_option(name):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_say_what_they_are_and_how_to_run_them(name):
-    text = (ROOT / "dd_plugin/recipes" / f"{name}.yaml").read_text()
+    text = recipe_text(name)
     assert f" distill recipe:{name}\n" in text
     summary = recipe_summary(name)
     assert summary.endswith(".")
