@@ -77,19 +77,18 @@ class RealCoresets:
         """
         labels = self._data.labels()
         rule, values = self._rule_of(kind)
-        by_difficulty = kind in DIFFICULTY_RULES
-        last = torch.finfo(values.dtype).max ** 0.5 if by_difficulty else 0.0
         again = torch.zeros(len(labels), dtype=torch.bool)
         while True:
             rows = rule(values, labels, per_class, num_classes=self._data.num_classes)
             order = rows.argsort()
             images = rows_of(self._data, rows[order], _BATCH)[order.argsort()]
-            repeated = rows[_repeated(images)] if by_difficulty else rows[:0]
+            repeated = rows[_repeated(images)] if kind in DIFFICULTY_RULES else rows[:0]
             if bool(again[repeated].all()):  # also where there is none
                 return images, labels[rows].to(images.device)
             again[repeated] = True
             # Behind all others.
-            values = values.masked_fill(again, -last if kind is TrainingImages.HARDEST else last)
+            last = values.min() - 1 if kind is TrainingImages.HARDEST else values.max() + 1
+            values = values.masked_fill(again, float(last))
 
     def _rule_of(self, kind: TrainingImages) -> tuple[Callable[..., Tensor], Tensor]:
         """Return the rule of a kind, and what it chooses by: features, or the difficulty."""

@@ -5,7 +5,13 @@ import torch
 
 from dd_plugin.data import RealData
 from dd_plugin.evaluation.coresets import herding
-from dd_plugin.evaluation.real_coresets import RULES, RealCoresets, pixel_features, rows_of
+from dd_plugin.evaluation.real_coresets import (
+    DIFFICULTY_RULES,
+    RULES,
+    RealCoresets,
+    pixel_features,
+    rows_of,
+)
 from dd_plugin.evaluation.training_images import TrainingImages
 from tests.distiller.toy import toy_dataset
 
@@ -105,3 +111,27 @@ def test_the_difficulty_is_asked_for_once_and_only_where_it_decides(data):
     assert torch.equal(easy, everything[[0, 3, 1, 4, 2, 5]])
     assert torch.equal(hard, everything[[27, 24, 28, 25, 29, 26]])
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", DIFFICULTY_RULES)
+def test_images_that_come_back_are_behind_all_others_in_their_order(data, kind):
+    images = torch.cat([images for images, _ in data.batches(100)])[:5]
+    # The extreme image is there three times; the others are in no order.
+    scores = torch.tensor([0.5, 0.1, 0.9, 0.3, 0.7, 0.1, 0.9, 0.9, 0.1], dtype=torch.float64)
+    pixels = images[[0, 1, 2, 3, 4, 1, 2, 2, 1]]
+
+    class Nine:
+        shape, num_classes = (1, 8, 8), 1
+
+        def batches(self, size):
+            yield pixels, self.labels()
+
+        def labels(self):
+            return torch.zeros(9, dtype=torch.long)
+
+    coresets = RealCoresets(Nine(), lambda: scores)
+    easy_first = [1, 3, 0, 4, 2]
+    order = easy_first if kind is TrainingImages.EASIEST else easy_first[::-1]
+    assert torch.equal(coresets.images(kind, 4)[0], images[order[:4]])
+    # Where there are no others, one comes back.
+    assert torch.equal(coresets.images(kind, 6)[0][:5], images[order])
