@@ -1,4 +1,4 @@
-"""Parametrizations of the synthetic images: pixels, fewer of them, or a pyramid of either size.
+"""Parametrizations of the synthetic images: pixels or a pyramid, in full size or smaller.
 
 Below `synthetic`, which owns one. A parametrization is a module that returns all images in pixel
 space. It can put its parameters back into the range of images that survive as 8-bit PNG.
@@ -223,7 +223,7 @@ class Pyramid(Parametrization):
 
 
 class UpsampledPyramid(Parametrization):
-    """A `Pyramid` of a lower resolution, enlarged bilinearly: factor² as many images, all smooth.
+    """A `Pyramid` of a lower resolution, enlarged bilinearly: factor² as many in the same storage.
 
     Args:
         images: where to start, in full size; they are averaged down.

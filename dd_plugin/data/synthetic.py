@@ -172,6 +172,11 @@ class SyntheticSet(nn.Module):
         return everything if network is None else self.recipe.of_network(network, everything)
 
     @property
+    def has_constants(self) -> bool:
+        """Whether anything but zeros was learned about the BatchNorm of any network."""
+        return any(bool(value.any()) for value in self._constants)
+
+    @property
     def copies_per_step(self) -> int:
         """How often an image is in the batch of a step; copies without augmentation are one."""
         return self.recipe.augmentations_per_step if self.augmentation.names else 1

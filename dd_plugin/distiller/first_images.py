@@ -60,8 +60,7 @@ def first_images(
     if rule is not None and config.resume_from_checkpoint is None:
         return _by_rule(rule, config, recipe, train, transform=transform, networks=networks)
     if config.image_init == "real" or rule is not None:
-        images, labels = train.of_each_class(per_class, seed)
-        return images.clone(memory_format=torch.contiguous_format), labels
+        return train.of_each_class(per_class, seed)
     labels = torch.arange(recipe.num_classes).repeat_interleave(per_class)
     if config.image_init == "mean":
         return train.class_means(per_class), labels
@@ -80,7 +79,7 @@ def _by_rule(
 ) -> tuple[Tensor, Tensor]:
     """Return the real images of a rule, which is asked about all of them.
 
-    Of several processes the first asks for all: what networks find easy differs by rounding on
+    Of several processes the first chooses for all: what networks find easy differs by rounding on
     other processors and numbers of threads.
     """
 
@@ -106,7 +105,7 @@ def _by_rule(
     counts = torch.bincount(train.labels(), minlength=train.num_classes)
     require(counts, per_class, train.class_names)
     state = PartialState()
-    if state.num_processes == 1 or state.is_main_process:
+    if state.is_main_process:
         if rule is TrainingImages.HERDING:
             logger.info("choosing images by herding")
         images, labels = RealCoresets(train, of_all).images(rule, per_class)
@@ -114,5 +113,4 @@ def _by_rule(
         images, labels = train.of_each_class(per_class, config.seed)
     if state.num_processes > 1:
         images = torch.as_tensor(broadcast(images.to(state.device).contiguous(), from_process=0))
-    # With the strides of a resumed run, on which the rounding of convolutions depends.
-    return images.clone(memory_format=torch.contiguous_format), labels
+    return images, labels

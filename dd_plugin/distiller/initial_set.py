@@ -60,6 +60,9 @@ def make_initial_set(
         images = images.to(dtype)
         images[here.to(images.device)] = start.synthetic.images().detach()[there].to(images)
     images, labels = images.to(device, dtype), labels.to(device)
+    # With the same strides however they were made: the rounding of convolutions depends on them,
+    # and a resumed run makes them in another way.
+    images = images.clone(memory_format=torch.contiguous_format)
     # Sorted by class so far; a group takes its share of every class.
     per_class = config.trained_per_class
     place = torch.arange(len(labels), device=device) % per_class

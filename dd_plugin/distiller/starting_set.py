@@ -256,15 +256,15 @@ class StartingSet:
             config: of the run.
             fresh: what they are without the set.
         """
-        old = self.synthetic.constants()
         if config.trainable != "head" and not config.learns_statistics:
-            if any(bool(value.any()) for value in old.values()):
+            if self.synthetic.has_constants:
                 logger.warning(
                     "the corrections of BatchNorm that %r has learned are left out, since this run "
                     "learns none; `statistics_corrections=learned` keeps them",
                     self.name,
                 )
             return dict(fresh)
+        old = self.synthetic.constants()
         return {
             name: old[name] if name in old and old[name].shape == value.shape else value
             for name, value in fresh.items()

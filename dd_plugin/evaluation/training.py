@@ -82,7 +82,7 @@ def train_by_recipe(
     which = _place_of(network, synthetic) if which is None else which
     constants = synthetic.constants(which)
     own_name = recipe.architectures[which].model or "its network"
-    is_plain = policy == "tracked" and _has_learned_nothing(synthetic)
+    is_plain = policy == "tracked" and not synthetic.has_constants
     if is_plain:
         constants = {}
     fits = is_plain or _fits(network, constants)
@@ -140,12 +140,6 @@ def _fits(network: nn.Module, constants: Mapping[str, Tensor]) -> bool:
     """Return whether a converted network has the BatchNorm layers of what was learned."""
     places = learnable_constants(network)
     return {n: t.shape for n, t in places.items()} == {n: t.shape for n, t in constants.items()}
-
-
-def _has_learned_nothing(synthetic: SyntheticSet) -> bool:
-    """Return whether no architecture of a set has corrections of statistics but zeros."""
-    places = range(len(synthetic.recipe.architectures))
-    return not any(bool(t.any()) for p in places for t in synthetic.constants(p).values())
 
 
 def _place_of(network: nn.Module, synthetic: SyntheticSet) -> int:

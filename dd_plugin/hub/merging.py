@@ -168,12 +168,11 @@ def _check_recipes(one: Recipe, two: Recipe, both: str) -> None:
 
 def _check_statistics(one: SyntheticSet, two: SyntheticSet, both: str) -> None:
     """Half of what one set has learned about BatchNorm would be right for neither."""
-    learned = [any(bool(t.any()) for t in each.constants().values()) for each in (one, two)]
-    if one.constants() and two.constants() and learned[0] != learned[1]:
+    if one.constants() and two.constants() and one.has_constants != two.has_constants:
+        which = "first" if one.has_constants else "second"
         raise MergeError(
-            f"of {both} only the {'first' if learned[0] else 'second'} has learned corrections of "
-            "BatchNorm's statistics; distill one of them again with the `statistics_corrections` "
-            "of the other"
+            f"of {both} only the {which} has learned corrections of BatchNorm's statistics; "
+            "distill one of them again with the `statistics_corrections` of the other"
         )
 
 
